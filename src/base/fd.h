@@ -1,0 +1,57 @@
+/* base/fd.h: descriptors: ownership, whole reads and writes, passing over unix sockets. Everything opened here is
+ * close-on-exec. Used by every program; no allocation unless said. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+int fd_close(int fd); /* ignores -1, keeps errno; always returns -1: fd = fd_close(fd) */
+
+static inline void auto_fd_impl(int *fd)
+{
+	*fd = fd_close(*fd);
+}
+#define auto_fd AUTO(auto_fd_impl) int
+
+static inline int fd_steal(int *fd)
+{
+	int f = *fd;
+	*fd = -1;
+	return f;
+}
+
+/* -errno of fcntl(2), as -EBADF. */
+MUST_CHECK int fd_set_nonblock(int fd, bool on);
+MUST_CHECK int fd_set_cloexec(int fd, bool on);
+
+/* All of len or a negative errno; EINTR is retried; -EPIPE/-EIO for a short end. For blocking descriptors. */
+MUST_CHECK int fd_write_all(int fd, const void *p, size_t len);
+MUST_CHECK int fd_read_all(int fd, void *p, size_t len);
+/* Appends the rest of a file, up to the buffer's maximum; -ENOBUFS when there is more, with what fitted in the buffer. */
+MUST_CHECK int fd_read_to_end(int fd, struct buf *ret);
+/* The same by name; errors name the path. */
+MUST_CHECK int fd_read_file(const char *path, struct buf *ret, struct err *err);
+/* Written aside (in the same folder), synced and renamed, the folder synced: after a power cut there is the old content
+ * or the new, never a part. The file gets exactly this mode whatever the umask. Nothing is left behind on failure. */
+MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, struct err *err);
+
+#define FD_PASS_MAX 8 /* descriptors in one message */
+
+/* One message on a SEQPACKET or DGRAM socket with up to FD_PASS_MAX descriptors (which stay the caller's).
+ * Returns 0, or a negative errno; -EAGAIN on a full non-blocking socket. MSG_NOSIGNAL is set. */
+MUST_CHECK int fd_send(int sock, const void *p, size_t len, const int *fds, size_t n_fds);
+
+/* Receives one message: *ret_len bytes (0 = the peer closed) and its descriptors, close-on-exec, now the caller's.
+ * -EMSGSIZE when it did not fit (descriptors are closed), -EAGAIN, or another negative errno. */
+MUST_CHECK int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds);
+
+/* A memory file (memfd) that holds p; read position 0. name shows in /proc. */
+MUST_CHECK int fd_memfd(int *ret, const char *name, const void *p, size_t len, struct err *err);
+
+/* mkdir -p with a mode (less the umask) for what is made; what is there already keeps its own. -ENOTDIR when something
+ * else is in the way. Symbolic links are followed: not for paths that others may write to. */
+MUST_CHECK int fd_mkdirs(const char *path, mode_t mode, struct err *err);

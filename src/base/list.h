@@ -1,0 +1,49 @@
+/* base/list.h: intrusive doubly linked list with a head node. The list owns nothing. O(1) everything.
+ *
+ * An element embeds a struct list, initialised with list_init() so that removing it is always harmless; the head is a
+ * struct list of its own (LIST_INIT or list_init). An element is in at most one list by one node. Emptying a list:
+ *   struct job *j; while ((j = list_first(&jobs, struct job, link))) { list_remove(&j->link); job_free(j); } */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/macros.h"
+
+struct list {
+	struct list *prev, *next; /* themselves, when the list is empty or the node in none */
+};
+
+#define LIST_INIT(l) { &(l), &(l) }
+
+static inline void list_init(struct list *l) { l->prev = l->next = l; }
+static inline bool list_empty(const struct list *l) { return l->next == l; }
+
+/* Private: between two neighbours. */
+static inline void list_insert_(struct list *prev, struct list *next, struct list *n)
+{
+	n->prev = prev;
+	n->next = next;
+	prev->next = next->prev = n;
+}
+
+/* n must be in no list. */
+static inline void list_push_back(struct list *l, struct list *n) { list_insert_(l->prev, l, n); }
+static inline void list_push_front(struct list *l, struct list *n) { list_insert_(l, l->next, n); }
+
+/* Takes n out of its list; harmless on a node that is in none (after list_init). */
+static inline void list_remove(struct list *n)
+{
+	n->prev->next = n->next;
+	n->next->prev = n->prev;
+	list_init(n);
+}
+
+/* The first element, as its own type; NULL when there is none. */
+#define list_first(l, type, member) (list_empty(l) ? NULL : container_of((l)->next, type, member))
+
+/* Safe against removal of the current element, but not of the one after it: where the body may end other elements too,
+ * take them one by one as above. */
+#define list_foreach(l, type, member, it)                                                                     \
+	for (type *it = container_of((l)->next, type, member),                                                \
+		  *it##_next = container_of(it->member.next, type, member);                                   \
+	     &it->member != (l); it = it##_next, it##_next = container_of(it->member.next, type, member))

@@ -1,0 +1,228 @@
+/* Strict reading with jansson. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json/json.h"
+
+#define MAX_DEPTH 64      /* of nested objects and arrays */
+#define SHOWN_BYTES 60    /* of a value in an error message */
+
+/* -- parsing -------------------------------------------------------------------------------------------------- */
+
+/* Where in the text a byte lies, both counted from 1, the column in bytes. */
+struct position {
+	int line, column;
+};
+
+static struct position position_of(const char *data, size_t offset)
+{
+	struct position p = { 1, 1 };
+
+	for (size_t i = 0; i < offset; i++) {
+		p.column++;
+		if (data[i] == '\n') {
+			p.line++;
+			p.column = 1;
+		}
+	}
+	return p;
+}
+
+/* jansson recurses, and its own limit is 2,048; so the depth is counted before it starts. In text that is not JSON
+ * the count may be wrong, but then jansson refuses it, at a depth that never exceeds what was counted: both see the
+ * same strings up to the first error. */
+static int check_depth(const char *data, size_t len, struct err *err)
+{
+	bool in_string = false;
+	int depth = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		char c = data[i];
+
+		if (in_string && c == '\\')
+			i++;
+		else if (c == '"')
+			in_string = !in_string;
+		else if (!in_string && (c == '}' || c == ']'))
+			depth--;
+		else if (!in_string && (c == '{' || c == '[') && ++depth > MAX_DEPTH) {
+			struct position p = position_of(data, i);
+
+			return err_set(err, -EINVAL, "JSON: line %d, column %d: nested deeper than %d", p.line, p.column,
+				       MAX_DEPTH);
+		}
+	}
+	return 0;
+}
+
+int json_read(json_t **ret, const char *data, size_t len, struct err *err)
+{
+	json_error_t where;
+	json_t *v;
+	int r;
+
+	if (len == 0)
+		return err_set(err, -EINVAL, "JSON: empty: expected a value");
+	r = check_depth(data, len, err);
+	if (r < 0)
+		return r;
+	v = json_loadb(data, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
+	if (!v)
+		return err_set(err, -EINVAL, "JSON: line %d, column %d: %s", where.line, where.column, where.text);
+	*ret = v;
+	return 0;
+}
+
+static const char *type_name(const json_t *v)
+{
+	switch (json_typeof(v)) {
+	case JSON_OBJECT:
+		return "an object";
+	case JSON_ARRAY:
+		return "an array";
+	case JSON_STRING:
+		return "a string";
+	case JSON_INTEGER:
+	case JSON_REAL:
+		return "a number";
+	case JSON_TRUE:
+	case JSON_FALSE:
+		return "a boolean";
+	case JSON_NULL:
+	default:
+		return "null";
+	}
+}
+
+int json_read_object(json_t **ret, const char *data, size_t len, struct err *err)
+{
+	auto_json v = NULL;
+	int r = json_read(&v, data, len, err);
+
+	if (r < 0)
+		return r;
+	if (!json_is_object(v))
+		return err_set(err, -EINVAL, "JSON: %s: expected an object", type_name(v));
+	*ret = STEAL(v);
+	return 0;
+}
+
+/* -- members -------------------------------------------------------------------------------------------------- */
+
+/* The value in short, for a message. ASCII, so that no character is cut in two. */
+static void show(const json_t *v, char *ret)
+{
+	auto_free char *s = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+	bool cut = s && strlen(s) > SHOWN_BYTES;
+
+	snprintf(ret, SHOWN_BYTES + 4, "%.*s%s", SHOWN_BYTES, s ? s : "?", cut ? "..." : "");
+}
+
+static int PRINTF_LIKE(4, 5) bad_value(struct err *err, const char *key, const json_t *v, const char *fmt, ...)
+{
+	char expected[160], value[SHOWN_BYTES + 4];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(expected, sizeof(expected), fmt, ap);
+	va_end(ap);
+	show(v, value);
+	return err_set(err, -EINVAL, "%s: %s: expected %s", key, value, expected);
+}
+
+/* NULL when absent or null. */
+static json_t *member(json_t *obj, const char *key)
+{
+	json_t *v = json_object_get(obj, key);
+
+	return json_is_null(v) ? NULL : v;
+}
+
+int json_get_str(json_t *obj, const char *key, const char **ret, struct err *err)
+{
+	const json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (!json_is_string(v))
+		return bad_value(err, key, v, "a string");
+	*ret = json_string_value(v);
+	return 0;
+}
+
+int json_need_str(json_t *obj, const char *key, const char **ret, struct err *err)
+{
+	if (!member(obj, key))
+		return err_set(err, -EINVAL, "%s: missing: expected a string", key);
+	return json_get_str(obj, key, ret, err);
+}
+
+int json_get_bool(json_t *obj, const char *key, bool *ret, struct err *err)
+{
+	const json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (!json_is_boolean(v))
+		return bad_value(err, key, v, "true or false");
+	*ret = json_is_true(v);
+	return 0;
+}
+
+int json_get_i64(json_t *obj, const char *key, int64_t min, int64_t max, int64_t *ret, struct err *err)
+{
+	const json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (json_is_integer(v) && json_integer_value(v) >= min && json_integer_value(v) <= max) {
+		*ret = json_integer_value(v);
+		return 0;
+	}
+	if (max == INT64_MAX)
+		return bad_value(err, key, v, min == INT64_MIN ? "an integer" : "an integer of at least %lld",
+				 (long long)min);
+	return bad_value(err, key, v, "an integer from %lld to %lld", (long long)min, (long long)max);
+}
+
+int json_get_double(json_t *obj, const char *key, double min, double max, double *ret, struct err *err)
+{
+	const json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (json_is_number(v) && json_number_value(v) >= min && json_number_value(v) <= max) {
+		*ret = json_number_value(v);
+		return 0;
+	}
+	if (isinf(max))
+		return bad_value(err, key, v, isinf(min) ? "a number" : "a number of at least %g", min);
+	return bad_value(err, key, v, "a number from %g to %g", min, max);
+}
+
+int json_get_object(json_t *obj, const char *key, json_t **ret, struct err *err)
+{
+	json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (!json_is_object(v))
+		return bad_value(err, key, v, "an object");
+	*ret = v;
+	return 0;
+}
+
+int json_get_array(json_t *obj, const char *key, json_t **ret, struct err *err)
+{
+	json_t *v = member(obj, key);
+
+	if (!v)
+		return 0;
+	if (!json_is_array(v))
+		return bad_value(err, key, v, "an array");
+	*ret = v;
+	return 0;
+}

@@ -1,0 +1,237 @@
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+static char dir[] = "/tmp/openreward-test-fd-XXXXXX";
+
+static void make_dir(void)
+{
+	cr_assert_not_null(mkdtemp(dir));
+}
+
+static void remove_dir(void)
+{
+	static const char *const names[] = { "file", "a/b/c", "a/b", "a", "" };
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		remove(path);
+	}
+}
+
+static const char *in_dir(const char *name)
+{
+	static char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return path;
+}
+
+TestSuite(fd, .init = make_dir, .fini = remove_dir);
+
+static bool is_cloexec(int fd)
+{
+	return fcntl(fd, F_GETFD) & FD_CLOEXEC;
+}
+
+Test(fd, close_keeps_errno_and_returns_minus_one)
+{
+	errno = E2BIG;
+	cr_assert_eq(fd_close(-1), -1);
+	cr_assert_eq(fd_close(dup(0)), -1);
+	cr_assert_eq(errno, E2BIG);
+}
+
+Test(fd, files_are_written_whole_with_their_mode)
+{
+	auto_buf struct buf b;
+	struct err err = ERR_INIT;
+	struct stat st;
+
+	umask(0077);
+	cr_assert_eq(fd_write_file(in_dir("file"), "one", 3, 0644, &err), 0, "%s", err.msg);
+	cr_assert_eq(fd_write_file(in_dir("file"), "second", 6, 0640, &err), 0, "%s", err.msg);
+	cr_assert_eq(stat(in_dir("file"), &st), 0);
+	cr_assert_eq(st.st_mode & 07777, 0640);
+	buf_init(&b, 100);
+	cr_assert_eq(fd_read_file(in_dir("file"), &b, &err), 0);
+	cr_assert_str_eq(b.data, "second");
+	cr_assert_eq(rmdir(dir), -1);
+	cr_assert_eq(unlink(in_dir("file")), 0);
+	cr_assert_eq(rmdir(dir), 0, "nothing is left aside");
+}
+
+Test(fd, write_file_leaves_nothing_on_failure)
+{
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(mkdir(in_dir("file"), 0700), 0);
+	cr_assert_eq(fd_write_file(in_dir("file"), "x", 1, 0600, &err), -EISDIR);
+	cr_assert(strstr(err.msg, "rename"));
+	cr_assert_eq(rmdir(in_dir("file")), 0);
+	cr_assert_eq(rmdir(dir), 0);
+	cr_assert_eq(fd_write_file(in_dir("file"), "x", 1, 0600, &err), -ENOENT);
+}
+
+Test(fd, read_file_stops_at_the_maximum)
+{
+	auto_buf struct buf exact, small;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(fd_write_file(in_dir("file"), "0123456789", 10, 0600, &err), 0);
+	buf_init(&exact, 10);
+	buf_init(&small, 9);
+	cr_assert_eq(fd_read_file(in_dir("file"), &exact, &err), 0, "%s", err.msg);
+	cr_assert_str_eq(exact.data, "0123456789");
+	cr_assert_eq(fd_read_file(in_dir("file"), &small, &err), -ENOBUFS);
+	cr_assert(str_ends(err.msg, "larger than 9 bytes"));
+	cr_assert_eq(fd_read_file("/nowhere", &exact, &err), -ENOENT);
+	cr_assert(strstr(err.msg, "/nowhere"));
+}
+
+Test(fd, mkdirs)
+{
+	struct err err = ERR_INIT;
+	struct stat st;
+
+	cr_assert_eq(fd_mkdirs(in_dir("a//b/c/"), 0750, &err), 0, "%s", err.msg);
+	cr_assert_eq(fd_mkdirs(in_dir("a/b/c"), 0700, &err), 0);
+	cr_assert_eq(stat(in_dir("a/b"), &st), 0);
+	cr_assert_eq(st.st_mode & 07777, 0750);
+	cr_assert_eq(fd_write_file(in_dir("file"), "", 0, 0600, &err), 0);
+	cr_assert_eq(fd_mkdirs(in_dir("file"), 0700, &err), -ENOTDIR);
+	cr_assert_eq(fd_mkdirs(in_dir("file/x"), 0700, &err), -ENOTDIR);
+	cr_assert_eq(fd_mkdirs("", 0700, &err), -EINVAL);
+}
+
+Test(fd, read_all_wants_all)
+{
+	char four[4];
+	int p[2];
+
+	cr_assert_eq(pipe2(p, O_CLOEXEC), 0);
+	cr_assert_eq(fd_write_all(p[1], "abcdef", 6), 0);
+	fd_close(p[1]);
+	cr_assert_eq(fd_read_all(p[0], four, 4), 0);
+	cr_assert_eq(memcmp(four, "abcd", 4), 0);
+	cr_assert_eq(fd_read_all(p[0], four, 4), -EPIPE);
+	fd_close(p[0]);
+	signal(SIGPIPE, SIG_IGN);
+	cr_assert_eq(pipe2(p, O_CLOEXEC), 0);
+	fd_close(p[0]);
+	cr_assert_eq(fd_write_all(p[1], "x", 1), -EPIPE);
+	fd_close(p[1]);
+}
+
+Test(fd, flags)
+{
+	int p[2];
+
+	cr_assert_eq(pipe2(p, 0), 0);
+	cr_assert_eq(fd_set_nonblock(p[0], true), 0);
+	cr_assert_eq(read(p[0], &(char){ 0 }, 1), -1);
+	cr_assert_eq(errno, EAGAIN);
+	cr_assert_eq(fd_set_nonblock(p[0], false), 0);
+	cr_assert_not(fcntl(p[0], F_GETFL) & O_NONBLOCK);
+	cr_assert_eq(fd_set_cloexec(p[0], true), 0);
+	cr_assert(is_cloexec(p[0]));
+	cr_assert_eq(fd_set_cloexec(p[0], false), 0);
+	cr_assert_not(is_cloexec(p[0]));
+	fd_close(p[0]);
+	fd_close(p[1]);
+	cr_assert_eq(fd_set_nonblock(p[0], true), -EBADF);
+}
+
+struct pair {
+	int s[2];
+};
+
+static struct pair seqpacket(void)
+{
+	struct pair p;
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p.s), 0);
+	return p;
+}
+
+Test(fd, descriptors_travel)
+{
+	struct pair p = seqpacket();
+	int pipes[2], got[2] = { -1, -1 };
+	size_t len, n_fds;
+	char text[16];
+
+	cr_assert_eq(pipe2(pipes, 0), 0);
+	cr_assert_eq(fd_send(p.s[0], "hello", 5, pipes, 2), 0);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 2, &n_fds), 0);
+	cr_assert_eq(len, 5);
+	cr_assert_eq(n_fds, 2);
+	cr_assert(is_cloexec(got[0]) && is_cloexec(got[1]));
+	cr_assert_eq(fd_write_all(got[1], "x", 1), 0);
+	cr_assert_eq(fd_read_all(pipes[0], text, 1), 0);
+	cr_assert_eq(fd_send(p.s[0], "plain", 5, NULL, 0), 0);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, NULL, 0, NULL), 0);
+	cr_assert_eq(fd_send(p.s[0], "x", 1, got, FD_PASS_MAX + 1), -EINVAL);
+	fd_close(p.s[0]);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 2, &n_fds), 0);
+	cr_assert_eq(len, 0, "end of file");
+	cr_assert_eq(fd_send(p.s[1], "x", 1, NULL, 0), -EPIPE, "and no signal");
+}
+
+Test(fd, what_does_not_fit_is_refused_and_leaks_nothing)
+{
+	struct pair p = seqpacket();
+	int pipes[2], got[1] = { -1 };
+	size_t len = 77, n_fds;
+	char text[4];
+
+	cr_assert_eq(pipe2(pipes, 0), 0);
+	/* Too many descriptors, then too many bytes with one. */
+	cr_assert_eq(fd_send(p.s[0], "a", 1, pipes, 2), 0);
+	cr_assert_eq(fd_send(p.s[0], "hello", 5, pipes + 1, 1), 0);
+	fd_close(pipes[1]);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 1, &n_fds), -EMSGSIZE);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 1, &n_fds), -EMSGSIZE);
+	cr_assert_eq(len, 77);
+	cr_assert_eq(got[0], -1);
+	/* No copy of the write end is open any more. */
+	cr_assert_eq(read(pipes[0], text, 1), 0);
+}
+
+Test(fd, a_full_socket_says_so)
+{
+	struct pair p = seqpacket();
+	char block[4096] = { 0 };
+	int r = 0;
+
+	cr_assert_eq(fd_set_nonblock(p.s[0], true), 0);
+	for (int i = 0; i < 10000 && r == 0; i++)
+		r = fd_send(p.s[0], block, sizeof(block), NULL, 0);
+	cr_assert_eq(r, -EAGAIN);
+}
+
+Test(fd, memfd)
+{
+	struct err err = ERR_INIT;
+	auto_buf struct buf b;
+	int fd;
+
+	cr_assert_eq(fd_memfd(&fd, "plan", "content", 7, &err), 0, "%s", err.msg);
+	cr_assert(is_cloexec(fd));
+	buf_init(&b, 100);
+	cr_assert_eq(fd_read_to_end(fd, &b), 0);
+	cr_assert_str_eq(b.data, "content");
+	fd_close(fd);
+}
