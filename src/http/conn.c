@@ -1,0 +1,453 @@
+/* http/conn.c: one connection of the server. The states and the rules are in private.h. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "http/private.h"
+
+static void on_io(struct loop_io *io, uint32_t events, void *arg);
+static void on_timer(struct loop_timer *t, void *arg);
+
+/* -- life ------------------------------------------------------------------------------------------------------ */
+
+static void note_peer(struct http_conn *c, const struct sockaddr *peer, uint64_t tag)
+{
+	c->tag = tag;
+	c->is_unix = peer->sa_family == AF_UNIX;
+	c->peer.any.sa_family = peer->sa_family;
+	if (peer->sa_family == AF_INET)
+		memcpy(&c->peer.in4, peer, sizeof(c->peer.in4));
+	else if (peer->sa_family == AF_INET6)
+		memcpy(&c->peer.in6, peer, sizeof(c->peer.in6));
+}
+
+int conn_new(struct http_server *s, int conn_fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base,
+	     struct err *err)
+{
+	auto_fd fd = conn_fd;
+	struct http_conn *c = NEW(struct http_conn);
+	int r;
+
+	c->server = s;
+	list_init(&c->link);
+	list_init(&c->dirty);
+	buf_init(&c->in, s->limits.header_bytes + 2 * HTTP_READ_BYTES);
+	buf_init(&c->out, BUF_UNLIMITED); /* bounded by who produces: see http_reply_write() */
+	note_peer(c, peer, tag);
+	r = loop_io_open(&c->io, s->loop, fd, EPOLLIN | EPOLLRDHUP, on_io, c, err);
+	if (r < 0) {
+		free(c);
+		return r;
+	}
+	c->fd = fd_steal(&fd);
+	c->acked_base = acked_base;
+	c->read_ms = loop_now_ms(s->loop);
+	loop_timer_init(&c->timer, s->loop, on_timer, c);
+	loop_timer_start(&c->timer, s->limits.idle_ms);
+	list_push_back(&s->conns, &c->link);
+	s->stats.connections++;
+	s->stats.open_connections++;
+	return 0;
+}
+
+static void conn_destroy(void *arg)
+{
+	struct http_conn *c = arg;
+
+	buf_done(&c->in);
+	buf_done(&c->out);
+	free(c);
+}
+
+static void conn_close(struct http_conn *c)
+{
+	struct http_server *s = c->server;
+
+	if (c->state == CONN_CLOSED)
+		return;
+	c->state = CONN_CLOSED;
+	loop_io_close(&c->io);
+	loop_timer_stop(&c->timer);
+	c->fd = fd_close(c->fd);
+	list_remove(&c->link);
+	list_remove(&c->dirty);
+	loop_release(s->loop, conn_destroy, c);
+	server_conn_closed(s);
+}
+
+static void drop_request(struct http_conn *c, bool complete)
+{
+	struct http_req *r = c->req;
+
+	if (!r)
+		return;
+	/* Before the callback: what it calls must not find this request in flight any more. */
+	c->req = NULL;
+	req_free(r, complete);
+}
+
+void conn_break(struct http_conn *c)
+{
+	if (c->state == CONN_CLOSED)
+		return;
+	drop_request(c, false);
+	conn_close(c);
+}
+
+bool conn_idle(const struct http_conn *c)
+{
+	return c->state == CONN_OPEN && !c->req && c->rd_len == 0 && c->in.len == 0;
+}
+
+void conn_mark_dirty(struct http_conn *c)
+{
+	if (!c->advancing && c->state != CONN_CLOSED)
+		server_mark_dirty(c->server, c);
+}
+
+/* -- ends ------------------------------------------------------------------------------------------------------ */
+
+static void enter_linger(struct http_conn *c)
+{
+	if (c->eof || shutdown(c->fd, SHUT_WR) < 0) {
+		conn_close(c);
+		return;
+	}
+	c->state = CONN_LINGER;
+	c->drained = 0;
+	c->read_ms = loop_now_ms(c->server->loop);
+	buf_clear(&c->in);
+	c->rd_len = 0;
+}
+
+void conn_refuse(struct http_conn *c, int status, const char *why)
+{
+	struct buf json;
+	char head[256];
+	int n;
+
+	buf_init(&json, BUF_UNLIMITED);
+	reply_error_json(&json, why);
+	n = snprintf(head, sizeof(head),
+		     "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+		     "%sConnection: close\r\n\r\n",
+		     status, http_reason(status), server_date(c->server), json.len,
+		     status == 405 ? "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" : "");
+	conn_queue(c, head, (size_t)n);
+	conn_queue(c, json.data, json.len);
+	buf_done(&json);
+	c->server->stats.refused++;
+	c->state = CONN_CLOSING;
+	c->want_linger = true;
+}
+
+/* The answer is with the kernel: what becomes of the connection? */
+static void finish_request(struct http_conn *c)
+{
+	struct http_req *r = c->req;
+	bool unread = !r->body_done;
+	bool keep = r->head.keep_alive && !r->close_after && r->body_done && !c->server->stopping;
+
+	drop_request(c, true);
+	if (c->state == CONN_CLOSED)
+		return;
+	c->read_ms = loop_now_ms(c->server->loop);
+	c->drained = 0;
+	if (keep && !c->server->stopping)
+		return;
+	c->state = CONN_CLOSING;
+	c->want_linger = unread || c->rd_len > 0;
+}
+
+/* -- progress -------------------------------------------------------------------------------------------------- */
+
+static void take_input(struct http_conn *c, size_t n)
+{
+	c->rd += n;
+	c->rd_len -= n;
+}
+
+/* Looks for a request in the input. True = there was one, or it was refused. */
+static bool start_request(struct http_conn *c)
+{
+	struct http_server *s = c->server;
+	struct http_refusal why;
+	size_t end, begin;
+	int r = http_head_find(&c->scan, HTTP_SIDE_REQUEST, c->rd, c->rd_len, &s->limits, &end, &why);
+
+	if (r == 0)
+		return false;
+	begin = c->scan.start;
+	if (r > 0)
+		c->req = req_new(c, c->rd + begin, end - begin, c->scan.n_lines, &why);
+	c->scan = (struct http_head_scan){ 0 };
+	if (!c->req) {
+		conn_refuse(c, why.status, why.why);
+		return true;
+	}
+	take_input(c, end);
+	s->stats.requests++;
+	c->read_ms = loop_now_ms(s->loop);
+	s->handler(c->req, s->handler_arg);
+	return true;
+}
+
+/* The peer will send nothing more, and what it sent is used up as far as it can be. */
+static void handle_eof(struct http_conn *c)
+{
+	struct http_req *r = c->req;
+
+	if (!r || (!r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused))
+		conn_break(c);
+}
+
+static bool request_is_over(const struct http_conn *c)
+{
+	const struct http_req *r = c->req;
+
+	if (!r || r->reply != REPLY_ENDED || c->out.len)
+		return false;
+	return r->body_done || r->close_after;
+}
+
+/* An answer that lasts until the connection ends can only be seen to be broken when that end is a RST. */
+static void break_off(struct http_conn *c)
+{
+	struct linger reset = { .l_onoff = 1 };
+
+	if (c->req && c->req->reply == REPLY_STARTED && c->req->framing == FRAME_UNTIL_CLOSE)
+		(void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	conn_break(c);
+}
+
+/* One step; false when nothing more can be done now. */
+static bool step(struct http_conn *c)
+{
+	if (c->failed || (c->req && c->req->aborted)) {
+		break_off(c);
+		return false;
+	}
+	conn_flush(c);
+	if (c->failed)
+		return true;
+	if (c->state == CONN_CLOSING) {
+		if (c->out.len == 0)
+			c->want_linger ? enter_linger(c) : conn_close(c);
+		return false;
+	}
+	if (request_is_over(c)) {
+		finish_request(c);
+		return c->state != CONN_CLOSED;
+	}
+	if (!c->req)
+		return c->rd_len > 0 && start_request(c);
+	return req_eat(c->req);
+}
+
+/* Keeps what is left of the input, and no memory when nothing is. */
+static void stash_input(struct http_conn *c)
+{
+	if (c->rd_shared && c->rd_len && buf_append(&c->in, c->rd, c->rd_len) < 0)
+		c->failed = true; /* cannot be: reading pauses far below the maximum */
+	else if (!c->rd_shared)
+		buf_consume(&c->in, c->in.len - c->rd_len);
+	if (c->in.len == 0)
+		buf_done(&c->in);
+	c->rd_shared = false;
+	c->rd = c->in.data;
+	c->rd_len = c->in.len;
+}
+
+static bool wants_input(const struct http_conn *c)
+{
+	const struct http_req *r = c->req;
+
+	if (c->eof)
+		return false;
+	if (c->state == CONN_LINGER)
+		return true;
+	if (c->state != CONN_OPEN)
+		return false;
+	if (!r || (!r->body_done && r->body_mode != BODY_UNASKED))
+		return !r || !r->body_paused;
+	return c->in.len < HTTP_AHEAD_BYTES;
+}
+
+static void update_events(struct http_conn *c)
+{
+	uint32_t events = c->eof || c->rdhup ? 0 : EPOLLRDHUP;
+
+	if (wants_input(c))
+		events |= EPOLLIN;
+	if (c->out.len && c->blocked)
+		events |= EPOLLOUT;
+	loop_io_set(&c->io, events);
+}
+
+/* -- deadlines ------------------------------------------------------------------------------------------------- */
+
+/* What the reading side may take, in ms since read_ms; 0 = for ever. */
+static uint64_t read_allowance(const struct http_conn *c)
+{
+	const struct http_limits *l = &c->server->limits;
+	const struct http_req *r = c->req;
+
+	if (c->state == CONN_LINGER)
+		return HTTP_LINGER_MS;
+	if (c->state != CONN_OPEN)
+		return 0;
+	if (!r)
+		return c->in.len ? l->header_deadline_ms : l->idle_ms;
+	return !r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused ? l->body_stall_ms : 0;
+}
+
+static uint64_t next_deadline(const struct http_conn *c)
+{
+	uint64_t allowance = read_allowance(c);
+	uint64_t due = allowance ? c->read_ms + allowance : UINT64_MAX;
+
+	if (c->out.len)
+		due = MIN(due, c->write_ms + c->server->limits.write_stall_ms);
+	return due;
+}
+
+/* The timer is only ever moved to an earlier time here; when it fires too early it is armed anew. So a kept
+ * connection under load costs no timer operations. */
+static void update_timer(struct http_conn *c)
+{
+	uint64_t due = next_deadline(c), now = loop_now_ms(c->server->loop);
+
+	if (due == UINT64_MAX || (loop_timer_armed(&c->timer) && c->timer.due_ms <= due))
+		return;
+	loop_timer_start(&c->timer, due > now ? due - now : 0);
+}
+
+static void time_out(struct http_conn *c)
+{
+	if (c->state != CONN_OPEN || c->out.len || (!c->req && !c->in.len)) {
+		conn_break(c);
+		return;
+	}
+	if (!c->req)
+		conn_refuse(c, 408, "the header section did not arrive in time");
+	else
+		req_fail(c->req, 408, "the body of the request stopped arriving");
+	conn_advance(c);
+}
+
+static void on_timer(struct loop_timer *t UNUSED, void *arg)
+{
+	struct http_conn *c = arg;
+
+	if (next_deadline(c) <= loop_now_ms(c->server->loop))
+		time_out(c);
+	else
+		update_timer(c);
+}
+
+/* -- events ---------------------------------------------------------------------------------------------------- */
+
+/* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
+static bool has_more_to_do(const struct http_conn *c)
+{
+	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked);
+}
+
+void conn_advance(struct http_conn *c)
+{
+	if (c->state == CONN_CLOSED || c->advancing)
+		return;
+	if (!c->rd_shared) {
+		c->rd = c->in.data;
+		c->rd_len = c->in.len;
+	}
+	c->advancing = true;
+	while (c->state != CONN_CLOSED && c->state != CONN_LINGER && step(c))
+		continue;
+	c->advancing = false;
+	if (c->state == CONN_CLOSED)
+		return;
+	stash_input(c);
+	if (c->eof && c->state == CONN_OPEN)
+		handle_eof(c);
+	if (c->state == CONN_CLOSED)
+		return;
+	if (has_more_to_do(c))
+		server_mark_dirty(c->server, c);
+	update_events(c);
+	update_timer(c);
+}
+
+static void read_linger(struct http_conn *c)
+{
+	ssize_t n = recv(c->fd, c->server->scratch, HTTP_READ_BYTES, 0);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	c->drained += n > 0 ? (size_t)n : 0;
+	if (n <= 0 || c->drained > HTTP_LINGER_BYTES)
+		conn_close(c);
+}
+
+/* Puts new bytes where conn_advance() finds them: in place when nothing was left over, else behind what was. */
+static void add_input(struct http_conn *c, size_t n)
+{
+	struct http_server *s = c->server;
+
+	s->stats.bytes_in += n;
+	/* A header section has one deadline from its first byte, however slowly it trickles in; a body has a new one
+	 * with every byte. */
+	if (c->req ? !c->req->body_done : !c->in.len)
+		c->read_ms = loop_now_ms(s->loop);
+	if (c->in.len) {
+		if (buf_append(&c->in, s->scratch, n) < 0)
+			c->failed = true;
+		return;
+	}
+	c->rd = s->scratch;
+	c->rd_len = n;
+	c->rd_shared = true;
+}
+
+static void read_input(struct http_conn *c)
+{
+	bool ahead = c->req && (c->req->body_done || c->req->body_mode == BODY_UNASKED);
+	ssize_t n = recv(c->fd, c->server->scratch, ahead ? HTTP_AHEAD_BYTES : HTTP_READ_BYTES, 0);
+
+	if (n > 0)
+		add_input(c, (size_t)n);
+	else if (n == 0)
+		c->eof = true;
+	else if (errno != EAGAIN && errno != EINTR)
+		c->failed = true;
+}
+
+static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
+{
+	struct http_conn *c = arg;
+
+	if (c->state == CONN_LINGER) {
+		read_linger(c);
+		return;
+	}
+	if (events & (EPOLLERR | EPOLLHUP)) {
+		conn_break(c);
+		return;
+	}
+	if (events & EPOLLOUT)
+		c->blocked = false;
+	if (events & EPOLLRDHUP) {
+		c->rdhup = true;
+		if (c->req && c->req->ends_on_rdhup) {
+			conn_break(c);
+			return;
+		}
+	}
+	if ((events & EPOLLIN) && wants_input(c))
+		read_input(c);
+	conn_advance(c);
+}

@@ -1,0 +1,112 @@
+/* http/output.c: the output queue of a connection, and what the peer's TCP has acknowledged of it. */
+#include <errno.h>
+/* Not <netinet/tcp.h>: its struct tcp_info ends before tcpi_bytes_acked. */
+#include <linux/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "http/private.h"
+
+uint64_t conn_offset(const struct http_conn *c)
+{
+	return c->sent + c->out.len;
+}
+
+void conn_queue(struct http_conn *c, const void *p, size_t len)
+{
+	if (c->out.len == 0)
+		c->write_ms = loop_now_ms(c->server->loop);
+	if (buf_append(&c->out, p, len) < 0)
+		c->failed = true; /* cannot be: out has no maximum */
+}
+
+static void note_sent(struct http_conn *c, size_t n)
+{
+	c->sent += n;
+	c->server->stats.bytes_out += n;
+	c->write_ms = loop_now_ms(c->server->loop);
+}
+
+/* Sends out and then p; returns the bytes taken. Failures are only noted: who called is often inside a handler. */
+static size_t send_now(struct http_conn *c, const void *p, size_t len)
+{
+	struct iovec iov[2] = { { c->out.data, c->out.len }, { (void *)p, len } };
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = len ? 2 : 1 };
+	ssize_t n;
+
+	do
+		n = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno != EAGAIN)
+		c->failed = true;
+	c->blocked = n < 0 ? !c->failed : (size_t)n < c->out.len + len;
+	if (n <= 0)
+		return 0;
+	note_sent(c, (size_t)n);
+	return (size_t)n;
+}
+
+/* A piece that is worth no copy goes straight from the caller's memory to the kernel, with all that is queued. */
+void conn_queue_big(struct http_conn *c, const void *p, size_t len)
+{
+	size_t n, queued;
+
+	if (len < HTTP_DIRECT_BYTES || c->blocked || c->failed) {
+		conn_queue(c, p, len);
+		return;
+	}
+	n = send_now(c, p, len);
+	queued = MIN(n, c->out.len);
+	buf_consume(&c->out, queued);
+	n -= queued;
+	if (n < len)
+		conn_queue(c, (const char *)p + n, len - n);
+}
+
+static void send_queue(struct http_conn *c)
+{
+	size_t n = send_now(c, NULL, 0);
+
+	buf_consume(&c->out, n);
+	if (c->out.len == 0)
+		buf_done(&c->out); /* an idle connection owns no buffer */
+}
+
+void conn_flush(struct http_conn *c)
+{
+	struct http_req *r = c->req;
+
+	if (c->out.len && !c->blocked && !c->failed)
+		send_queue(c);
+	if (c->failed || !r || !r->want_drain || r->reply != REPLY_STARTED)
+		return;
+	if (c->out.len > c->server->limits.high_water_bytes / 2)
+		return;
+	r->want_drain = false;
+	if (r->drain_fn)
+		r->drain_fn(r, r->drain_arg);
+}
+
+/* -- acknowledged ---------------------------------------------------------------------------------------------- */
+
+uint64_t conn_kernel_acked(int fd)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return 0;
+	return info.tcpi_bytes_acked;
+}
+
+/* On a connection that this side opened (one that was handed over may be), the kernel counts the SYN as a byte:
+ * acked_base is what it said before our first byte. After our FIN it counts one more, which no offset reaches. */
+bool conn_acked(const struct http_conn *c, uint64_t offset)
+{
+	if (c->fd < 0 || c->sent < offset)
+		return false;
+	if (c->is_unix)
+		return true;
+	return conn_kernel_acked(c->fd) >= c->acked_base + offset;
+}

@@ -1,0 +1,168 @@
+/* http/private.h: what the files of the server share; nobody outside src/http includes it.
+ *
+ * A connection is in one of these states:
+ *   OPEN     between requests (req NULL), or with one request in flight;
+ *   CLOSING  its last answer is queued; when the kernel has it: LINGER, or closed where nothing can be lost;
+ *   LINGER   our side is shut down; what the peer still sends is read and thrown away, bounded in bytes and time,
+ *            because closing a socket with unread data makes the kernel send RST, which can destroy the answer
+ *            before the peer reads it;
+ *   CLOSED   waits for the loop's close phase.
+ * conn_advance() (conn.c) makes every transition but the one to CLOSED, which conn_close() makes. It runs from the
+ * connection's own event and, for everything that happened elsewhere (an answer from another callback, a resumed
+ * body), once per turn from the server's list of dirty connections. So no callback of a request ever runs inside an
+ * http_* call of that request, and all that was queued in a turn leaves in one system call. */
+#pragma once
+
+#include <netinet/in.h>
+
+#include "base/list.h"
+#include "http/parse.h"
+#include "http/server.h"
+
+#define HTTP_READ_BYTES 65536      /* one recv(2), into memory that the whole server shares */
+#define HTTP_AHEAD_BYTES 16384     /* pipelined input kept while a request is in flight */
+#define HTTP_DRAIN_BYTES (256 << 10) /* of a body that nobody wanted, to keep the connection */
+#define HTTP_LINGER_BYTES (16 << 20)
+#define HTTP_LINGER_MS 5000
+#define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
+#define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
+
+struct http_listener {
+	struct list link;
+	struct http_server *server;
+	struct loop_io io;
+	int fd;
+};
+
+struct http_server {
+	struct loop *loop;
+	struct http_limits limits;
+	http_handler_fn *handler;
+	void *handler_arg;
+	struct list listeners, conns;
+	struct list dirty;      /* connections to advance at the end of this turn */
+	bool deferred;          /* run_dirty() is on its way */
+	bool stopping;          /* connections close after their answer */
+	bool accept_paused;
+	bool dead;              /* freed by run_dirty() */
+	struct loop_timer accept_timer;
+	struct http_stats stats;
+	uint64_t date_s;        /* of date[] */
+	char date[32];          /* "Sun, 06 Nov 1994 08:49:37 GMT" */
+	char *scratch;          /* HTTP_READ_BYTES */
+};
+
+enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_CLOSED };
+
+struct http_conn {
+	struct http_server *server;
+	struct list link, dirty;
+	struct loop_io io;
+	struct loop_timer timer; /* armed at or before the next deadline; checks and arms anew */
+	int fd;
+	uint64_t tag;
+	enum conn_state state;
+	bool advancing;     /* inside conn_advance(): what changes is seen by its loop */
+	bool eof;           /* recv gave 0 */
+	bool rdhup;         /* EPOLLRDHUP was seen: no longer asked for, it would fire for ever */
+	bool blocked;       /* the kernel's buffer is full: wait for EPOLLOUT */
+	bool failed;        /* a write failed: breaks at the next advance */
+	bool want_linger;   /* when CLOSING is over */
+	bool is_unix;
+	struct http_head_scan scan;
+	struct buf in;      /* bytes received and not yet used; no memory while empty */
+	struct buf out;     /* bytes not yet given to the kernel; no memory while empty */
+	const char *rd;     /* unread input: in `in`, or in the server's scratch during its read event */
+	size_t rd_len;
+	bool rd_shared;     /* rd is in scratch */
+	struct http_req *req;
+	uint64_t sent;      /* bytes given to the kernel since the start of the connection */
+	uint64_t acked_base; /* what tcpi_bytes_acked was before our first byte */
+	uint64_t read_ms;   /* start of what is waited for on the reading side */
+	uint64_t write_ms;  /* last progress of out */
+	size_t drained;     /* bytes thrown away in LINGER or of an unwanted body */
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in4;
+		struct sockaddr_in6 in6;
+	} peer;
+};
+
+enum body_mode { BODY_UNASKED, BODY_WHOLE, BODY_STREAM, BODY_DRAIN };
+enum reply_state { REPLY_NONE, REPLY_STARTED, REPLY_ENDED };
+enum reply_framing { FRAME_LENGTH, FRAME_CHUNKED, FRAME_UNTIL_CLOSE, FRAME_NO_BODY };
+
+struct http_param {
+	const char *name, *value;
+};
+
+struct arena_block; /* request.c */
+
+struct http_req {
+	struct http_conn *conn;
+	struct http_head head;
+	struct arena_block *arena; /* newest block first; the request lives in the last one */
+	char *path;
+	const char *query;
+	const struct http_param *params;
+	size_t n_params;
+
+	struct http_body body;
+	enum body_mode body_mode;
+	bool body_done, body_paused;
+	bool expect;        /* 100 Continue is owed when the body is asked for */
+	struct buf whole;   /* BODY_WHOLE */
+	size_t body_max;
+	http_body_fn *body_fn;
+	void *body_arg;
+
+	enum reply_state reply;
+	enum reply_framing framing;
+	uint64_t reply_left; /* FRAME_LENGTH: bytes still to come */
+	uint64_t base;       /* offset of the answer in the connection's output */
+	struct buf extra;    /* headers from http_reply_header() */
+	bool close_after;    /* the connection cannot be kept */
+	bool aborted;
+	bool ends_on_rdhup;  /* private to sse.c: a client of events never half-closes, so EPOLLRDHUP is its end */
+	bool want_drain;
+	http_drain_fn *drain_fn;
+	void *drain_arg;
+	http_close_fn *close_fn, *private_close_fn;
+	void *close_arg, *private_close_arg;
+};
+
+/* conn.c */
+/* Takes ownership of fd, on failure too. */
+MUST_CHECK int conn_new(struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base,
+			struct err *err);
+void conn_advance(struct http_conn *c);
+void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
+void conn_break(struct http_conn *c);      /* on_close(false), then close */
+void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
+bool conn_idle(const struct http_conn *c);
+
+/* output.c */
+void conn_queue(struct http_conn *c, const void *p, size_t len);
+void conn_queue_big(struct http_conn *c, const void *p, size_t len); /* may send at once */
+void conn_flush(struct http_conn *c);
+uint64_t conn_offset(const struct http_conn *c); /* bytes queued since the start of the connection */
+bool conn_acked(const struct http_conn *c, uint64_t offset);
+uint64_t conn_kernel_acked(int fd); /* tcpi_bytes_acked; 0 where there is none */
+
+/* request.c */
+/* The request whose header section is p[0..len). NULL = refused, with *why. */
+struct http_req *req_new(struct http_conn *c, const char *p, size_t len, size_t n_lines, struct http_refusal *why);
+void req_free(struct http_req *r, bool complete); /* runs the close callbacks */
+bool req_eat(struct http_req *r); /* takes body bytes from the connection; true = progress */
+/* Answers where that is still possible, else breaks the answer off; the connection ends either way. */
+void req_fail(struct http_req *r, int status, const char *why);
+void req_set_params(struct http_req *r, const struct http_param *params, size_t n);
+void req_on_private_close(struct http_req *r, http_close_fn *fn, void *arg); /* runs before the public one */
+
+/* reply.c */
+void reply_error_json(struct buf *ret, const char *text);
+
+/* server.c */
+const char *server_date(struct http_server *s);
+void server_conn_closed(struct http_server *s); /* one less: accepting may go on */
+void server_mark_dirty(struct http_server *s, struct http_conn *c);

@@ -1,0 +1,266 @@
+/* http/reply.c: answers: the header section, framing, streaming. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/str.h"
+#include "http/private.h"
+#include "json/json.h"
+
+/* -- headers --------------------------------------------------------------------------------------------------- */
+
+/* Headers that this file decides on. */
+static bool is_ours(const char *name)
+{
+	return str_ieq(name, "Content-Length") || str_ieq(name, "Transfer-Encoding") || str_ieq(name, "Date") ||
+	       str_ieq(name, "Keep-Alive");
+}
+
+/* Appends without the bytes that could end a line. */
+static int append_clean(struct buf *b, const char *s)
+{
+	int r = 0;
+
+	while (*s && r == 0) {
+		size_t n = strcspn(s, "\r\n");
+		r = buf_append(b, s, n);
+		s += n + (s[n] != '\0');
+	}
+	return r;
+}
+
+void http_reply_header(struct http_req *r, const char *name, const char *value)
+{
+	size_t before = r->extra.len;
+
+	if (is_ours(name) || name[strcspn(name, ": \t\r\n")] || r->reply != REPLY_NONE)
+		return;
+	if (str_ieq(name, "Connection")) {
+		r->close_after = r->close_after || str_ieq(value, "close");
+		return;
+	}
+	if (buf_printf(&r->extra, "%s: ", name) < 0 || append_clean(&r->extra, value) < 0 || buf_puts(&r->extra, "\r\n") < 0)
+		r->extra.data[r->extra.len = before] = '\0'; /* too many headers: this one is left out whole */
+}
+
+static bool forbids_body(const struct http_req *r, int status)
+{
+	return status < 200 || status == 204 || status == 304 || !strcmp(r->head.method, "HEAD");
+}
+
+/* A body that is still to come and that nobody will read ends the connection, when it is long, or when the peer waits
+ * for a 100 that it will not get: then nobody can tell whether it will send it. */
+static void decide_close(struct http_req *r)
+{
+	bool unasked = r->body_mode == BODY_UNASKED && r->head.body_length != 0;
+
+	if (unasked && (r->expect || r->head.body_length > HTTP_DRAIN_BYTES))
+		r->close_after = true;
+	if (!r->head.keep_alive || r->conn->server->stopping)
+		r->close_after = true;
+}
+
+/* Content-Length or its replacement, into b. */
+static int put_framing(struct http_req *r, struct buf *b, int status, int64_t content_length)
+{
+	bool no_body = forbids_body(r, status);
+
+	r->framing = no_body ? FRAME_NO_BODY : FRAME_LENGTH;
+	r->reply_left = content_length > 0 && !no_body ? (uint64_t)content_length : 0;
+	if (status < 200 || status == 204 || (status == 304 && content_length <= 0))
+		return 0;
+	if (content_length >= 0)
+		return buf_printf(b, "Content-Length: %lld\r\n", (long long)content_length);
+	if (r->head.minor >= 1) {
+		r->framing = no_body ? FRAME_NO_BODY : FRAME_CHUNKED;
+		return buf_puts(b, "Transfer-Encoding: chunked\r\n");
+	}
+	r->framing = no_body ? FRAME_NO_BODY : FRAME_UNTIL_CLOSE;
+	r->close_after = true;
+	return 0;
+}
+
+static int put_head(struct http_req *r, struct buf *b, int status, const char *content_type, int64_t content_length)
+{
+	int e = buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, http_reason(status), server_date(r->conn->server));
+
+	if (e == 0 && content_type)
+		e = buf_printf(b, "Content-Type: %s\r\n", content_type);
+	if (e == 0)
+		e = put_framing(r, b, status, content_length);
+	if (e == 0 && r->close_after)
+		e = buf_puts(b, "Connection: close\r\n");
+	else if (e == 0 && r->head.minor == 0)
+		e = buf_puts(b, "Connection: keep-alive\r\n");
+	if (e == 0)
+		e = buf_append(b, r->extra.data, r->extra.len);
+	return e == 0 ? buf_puts(b, "\r\n") : e;
+}
+
+/* -- answers --------------------------------------------------------------------------------------------------- */
+
+static void begin(struct http_req *r, int status, const char *content_type, int64_t content_length)
+{
+	struct http_conn *c = r->conn;
+
+	decide_close(r);
+	r->base = conn_offset(c);
+	if (c->out.len == 0)
+		c->write_ms = loop_now_ms(c->server->loop);
+	if (put_head(r, &c->out, status, content_type, content_length) < 0)
+		c->failed = true; /* cannot be: out has no maximum */
+	buf_done(&r->extra);
+	r->reply = REPLY_STARTED;
+	conn_mark_dirty(c);
+}
+
+void http_reply_start(struct http_req *r, int status, const char *content_type, int64_t content_length)
+{
+	if (r->reply == REPLY_NONE)
+		begin(r, status, content_type, content_length);
+}
+
+static void write_chunk(struct http_conn *c, const void *p, size_t len)
+{
+	char size[20];
+
+	conn_queue(c, size, (size_t)snprintf(size, sizeof(size), "%zx\r\n", len));
+	conn_queue_big(c, p, len);
+	conn_queue(c, "\r\n", 2);
+}
+
+static void write_body(struct http_req *r, const void *p, size_t len)
+{
+	if (r->framing == FRAME_LENGTH) {
+		len = MIN((uint64_t)len, r->reply_left); /* more than was announced would be read as the next answer */
+		r->reply_left -= len;
+	}
+	if (len == 0 || r->framing == FRAME_NO_BODY)
+		return;
+	if (r->framing == FRAME_CHUNKED)
+		write_chunk(r->conn, p, len);
+	else
+		conn_queue_big(r->conn, p, len);
+}
+
+bool http_reply_write(struct http_req *r, const void *p, size_t len)
+{
+	struct http_conn *c = r->conn;
+	bool room;
+
+	if (r->reply != REPLY_STARTED)
+		return false;
+	write_body(r, p, len);
+	room = c->out.len < c->server->limits.high_water_bytes;
+	r->want_drain = r->want_drain || !room;
+	conn_mark_dirty(c);
+	return room;
+}
+
+void http_reply_on_drain(struct http_req *r, http_drain_fn *fn, void *arg)
+{
+	r->drain_fn = fn;
+	r->drain_arg = arg;
+}
+
+size_t http_reply_queued(const struct http_req *r)
+{
+	return r->conn->out.len;
+}
+
+bool http_reply_started(const struct http_req *r)
+{
+	return r->reply != REPLY_NONE;
+}
+
+/* Nobody reads the body any more: what is left of it is in the way of the next request. */
+static void drop_body(struct http_req *r)
+{
+	if (r->body_done)
+		return;
+	if (r->head.body_length == 0) {
+		r->body_done = true;
+		return;
+	}
+	r->body_mode = r->close_after ? BODY_UNASKED : BODY_DRAIN;
+	r->body_paused = false;
+	r->conn->drained = 0;
+	r->conn->read_ms = loop_now_ms(r->conn->server->loop);
+}
+
+void http_reply_end(struct http_req *r)
+{
+	if (r->reply != REPLY_STARTED)
+		return;
+	if (r->framing == FRAME_LENGTH && r->reply_left) {
+		http_req_abort(r); /* shorter than announced: only a broken connection can say so */
+		return;
+	}
+	if (r->framing == FRAME_CHUNKED)
+		conn_queue(r->conn, "0\r\n\r\n", 5);
+	r->reply = REPLY_ENDED;
+	drop_body(r);
+	conn_mark_dirty(r->conn);
+}
+
+void http_req_abort(struct http_req *r)
+{
+	r->aborted = true;
+	conn_mark_dirty(r->conn);
+}
+
+void http_reply(struct http_req *r, int status, const char *content_type, const void *body, size_t len)
+{
+	if (r->reply != REPLY_NONE)
+		return;
+	begin(r, status, content_type, (int64_t)len);
+	if (body)
+		write_body(r, body, len);
+	http_reply_end(r);
+}
+
+void http_reply_json(struct http_req *r, int status, const struct buf *json)
+{
+	http_reply(r, status, "application/json", json->data, json->len);
+}
+
+void reply_error_json(struct buf *ret, const char *text)
+{
+	struct json_writer w;
+
+	json_write_begin(&w, ret);
+	json_open_object(&w);
+	json_kv_str(&w, "detail", text);
+	json_kv_str(&w, "message", text);
+	json_close(&w);
+	if (json_write_end(&w) < 0)
+		buf_clear(ret);
+}
+
+void http_reply_error(struct http_req *r, int status, const char *fmt, ...)
+{
+	auto_buf struct buf text, json;
+	va_list ap;
+
+	buf_init(&text, BUF_UNLIMITED);
+	buf_init(&json, BUF_UNLIMITED);
+	va_start(ap, fmt);
+	if (buf_vprintf(&text, fmt, ap) < 0)
+		buf_clear(&text);
+	va_end(ap);
+	reply_error_json(&json, text.data);
+	http_reply_json(r, status, &json);
+}
+
+/* -- offsets --------------------------------------------------------------------------------------------------- */
+
+uint64_t http_reply_offset(const struct http_req *r)
+{
+	return r->reply == REPLY_NONE ? 0 : conn_offset(r->conn) - r->base;
+}
+
+bool http_reply_acked(const struct http_req *r, uint64_t offset)
+{
+	return r->reply != REPLY_NONE && conn_acked(r->conn, r->base + offset);
+}

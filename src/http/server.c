@@ -1,0 +1,256 @@
+/* http/server.c: listening sockets, limits, and the list of connections that have something to do. */
+#include "http/server.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/un.h>
+#include <time.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "http/private.h"
+
+#define ACCEPT_BATCH 64 /* connections taken per event, so that a flood does not starve those already here */
+
+void http_limits_default(struct http_limits *ret)
+{
+	*ret = (struct http_limits){
+		.header_bytes = 64 << 10,
+		.header_count = 100,
+		.body_bytes = 64 << 20,
+		.high_water_bytes = 256 << 10,
+		.max_connections = 16000,
+		.header_deadline_ms = 15000,
+		.idle_ms = 75000,
+		.body_stall_ms = 60000,
+		.write_stall_ms = 120000,
+	};
+}
+
+/* -- dirty connections ----------------------------------------------------------------------------------------- */
+
+static void server_destroy(void *arg)
+{
+	struct http_server *s = arg;
+
+	free(s->scratch);
+	free(s);
+}
+
+static void run_dirty(void *arg)
+{
+	struct http_server *s = arg;
+	struct list now;
+
+	s->deferred = false;
+	if (s->dead) {
+		loop_release(s->loop, server_destroy, s);
+		return;
+	}
+	/* Those that become dirty meanwhile wait for the next turn, so that no connection can hold the others up. */
+	list_init(&now);
+	while (!list_empty(&s->dirty)) {
+		struct list *n = s->dirty.next;
+		list_remove(n);
+		list_push_back(&now, n);
+	}
+	while (!list_empty(&now)) {
+		struct http_conn *c = list_first(&now, struct http_conn, dirty);
+		list_remove(&c->dirty);
+		conn_advance(c);
+	}
+}
+
+void server_mark_dirty(struct http_server *s, struct http_conn *c)
+{
+	if (!list_empty(&c->dirty))
+		return;
+	list_push_back(&s->dirty, &c->dirty);
+	if (!s->deferred)
+		loop_defer(s->loop, run_dirty, s);
+	s->deferred = true;
+}
+
+/* -- accepting ------------------------------------------------------------------------------------------------- */
+
+/* Above the limit nothing is accepted: the kernel's backlog holds who comes, and they are served when others leave. */
+static void update_listeners(struct http_server *s)
+{
+	bool open = !s->accept_paused && s->stats.open_connections < s->limits.max_connections;
+
+	list_foreach(&s->listeners, struct http_listener, link, l)
+		loop_io_set(&l->io, open ? EPOLLIN : 0);
+}
+
+static void on_accept_timer(struct loop_timer *t UNUSED, void *arg)
+{
+	struct http_server *s = arg;
+
+	s->accept_paused = false;
+	update_listeners(s);
+}
+
+/* Without descriptors the listening socket stays readable: asking again at once would only burn the processor. */
+static void pause_accepting(struct http_server *s)
+{
+	s->accept_paused = true;
+	update_listeners(s);
+	loop_timer_start(&s->accept_timer, HTTP_ACCEPT_PAUSE_MS);
+}
+
+static bool is_shortage(int e)
+{
+	return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
+}
+
+/* Accepts one connection; false when there is none, or none can be taken now. */
+static bool accept_one(struct http_listener *l)
+{
+	struct sockaddr_storage peer = { 0 };
+	socklen_t len = sizeof(peer);
+	int fd = accept4(l->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (fd < 0) {
+		if (is_shortage(errno))
+			pause_accepting(l->server);
+		return errno == ECONNABORTED || errno == EINTR;
+	}
+	if (conn_new(l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0)
+		pause_accepting(l->server);
+	return true;
+}
+
+static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *arg)
+{
+	struct http_listener *l = arg;
+	struct http_server *s = l->server;
+
+	for (int i = 0; i < ACCEPT_BATCH; i++)
+		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
+			break;
+	update_listeners(s);
+}
+
+int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
+{
+	auto_fd fd = listen_fd;
+	struct http_listener *l;
+	int r, on = 1;
+
+	/* Accepted sockets inherit it, which saves a system call for each. A unix socket refuses; that is fine. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	r = fd_set_nonblock(fd, true);
+	if (r < 0)
+		return err_sys_code(err, r, "make the listening socket non-blocking");
+	l = NEW(struct http_listener);
+	l->server = s;
+	l->fd = fd;
+	r = loop_io_open(&l->io, s->loop, fd, EPOLLIN, on_accept, l, err);
+	if (r < 0) {
+		free(l);
+		return r;
+	}
+	fd_steal(&fd);
+	list_push_back(&s->listeners, &l->link);
+	update_listeners(s);
+	return 0;
+}
+
+static void close_listener(struct http_listener *l)
+{
+	loop_io_close(&l->io);
+	fd_close(l->fd);
+	list_remove(&l->link);
+	loop_release(l->server->loop, free, l);
+}
+
+int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct err *err)
+{
+	struct sockaddr_storage peer = { 0 };
+	socklen_t len = sizeof(peer);
+	auto_fd fd = conn_fd;
+	int r, on = 1;
+
+	r = fd_set_nonblock(fd, true);
+	if (r < 0)
+		return err_sys_code(err, r, "make a connection non-blocking");
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
+		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
+	return conn_new(s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
+}
+
+void server_conn_closed(struct http_server *s)
+{
+	if (s->stats.open_connections-- >= s->limits.max_connections)
+		update_listeners(s);
+}
+
+/* -- life ------------------------------------------------------------------------------------------------------ */
+
+int http_server_new(struct http_server **ret, struct loop *l, const struct http_limits *limits,
+		    http_handler_fn *handler, void *arg, struct err *err)
+{
+	struct http_server *s;
+
+	if (!handler)
+		return err_set(err, -EINVAL, "handler: missing: a server needs one");
+	s = NEW(struct http_server);
+	s->loop = l;
+	s->handler = handler;
+	s->handler_arg = arg;
+	http_limits_default(&s->limits);
+	if (limits)
+		s->limits = *limits;
+	s->scratch = xmalloc(HTTP_READ_BYTES);
+	list_init(&s->listeners);
+	list_init(&s->conns);
+	list_init(&s->dirty);
+	loop_timer_init(&s->accept_timer, l, on_accept_timer, s);
+	*ret = s;
+	return 0;
+}
+
+void http_server_stop_accepting(struct http_server *s)
+{
+	s->stopping = true;
+	loop_timer_stop(&s->accept_timer);
+	list_foreach(&s->listeners, struct http_listener, link, l)
+		close_listener(l);
+	list_foreach(&s->conns, struct http_conn, link, c)
+		if (conn_idle(c))
+			conn_break(c);
+}
+
+struct http_server *http_server_free(struct http_server *s)
+{
+	if (!s)
+		return NULL;
+	http_server_stop_accepting(s);
+	while (!list_empty(&s->conns))
+		conn_break(list_first(&s->conns, struct http_conn, link));
+	s->dead = true;
+	if (!s->deferred)
+		loop_release(s->loop, server_destroy, s);
+	return NULL;
+}
+
+const struct http_stats *http_server_stats(const struct http_server *s)
+{
+	return &s->stats;
+}
+
+const char *server_date(struct http_server *s)
+{
+	uint64_t now_s = (uint64_t)time_wall_ms() / 1000;
+	time_t t = (time_t)now_s;
+	struct tm tm;
+
+	if (now_s != s->date_s) {
+		s->date_s = now_s;
+		strftime(s->date, sizeof(s->date), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&t, &tm));
+	}
+	return s->date;
+}

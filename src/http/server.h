@@ -1,0 +1,122 @@
+/* http/server.h: the HTTP/1.1 server: connections, requests, streaming answers. Loop thread only.
+ *
+ * A request (struct http_req) is made when its header section is complete and valid, and is given to the router's
+ * handler. The server owns it. It is alive until its on_close callback has run, which happens exactly once, always
+ * last, and after the peer went away as well as after a complete exchange; afterwards no pointer into it is valid.
+ * All strings of a request live as long as the request.
+ *
+ * A handler must, now or later, do one of: answer (http_reply*), or start an answer and end it (http_reply_start ...
+ * http_reply_end), or http_req_abort(). It reads the body whole (http_req_body) or as a stream (http_req_stream); a
+ * body that nobody asked for is drained up to a limit after the answer. "Expect: 100-continue" is answered when the
+ * body is first asked for. Refused before any handler sees them: anything ambiguous about the length or the host of a
+ * request (see docs/PROTOCOL.md, "What the parser refuses"). */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "loop/loop.h"
+
+struct http_server;
+struct http_req;
+
+/* Every limit of the server; http_limits_default() fills in the defaults (see daemon/config.h for their names). */
+struct http_limits {
+	size_t header_bytes;         /* request line and headers, 64 KiB */
+	size_t header_count;         /* 100 */
+	size_t body_bytes;           /* for http_req_body when the caller gives no maximum; 64 MiB */
+	size_t high_water_bytes;     /* reading from a producer pauses above this much unsent data; 256 KiB */
+	size_t max_connections;      /* beyond it new ones wait in the backlog; 16,000 */
+	uint64_t header_deadline_ms; /* total time for a header section, from its first byte; 15,000 */
+	uint64_t idle_ms;            /* a kept connection without a request; 75,000 */
+	uint64_t body_stall_ms;      /* no byte of a body for this long; 60,000 */
+	uint64_t write_stall_ms;     /* a peer that takes no byte of an answer for this long; 120,000 */
+};
+void http_limits_default(struct http_limits *ret);
+
+typedef void http_handler_fn(struct http_req *req, void *arg);
+
+struct http_stats { /* counters since the start; gauges where said */
+	uint64_t connections, requests, refused, bytes_in, bytes_out;
+	size_t open_connections; /* gauge */
+};
+
+/* handler gets every valid request. */
+MUST_CHECK int http_server_new(struct http_server **ret, struct loop *l, const struct http_limits *limits,
+			       http_handler_fn *handler, void *arg, struct err *err);
+struct http_server *http_server_free(struct http_server *s); /* closes everything; returns NULL */
+/* Accepts from a listening socket; takes ownership of listen_fd, on failure too. May be called several times. */
+MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct err *err);
+/* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
+ * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets. */
+MUST_CHECK int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err);
+void http_server_stop_accepting(struct http_server *s); /* idle connections close, open exchanges go on */
+const struct http_stats *http_server_stats(const struct http_server *s);
+
+/* -- the request ---------------------------------------------------------------------------------------------- */
+struct http_header {
+	const char *name;  /* as sent */
+	const char *value; /* blanks trimmed */
+};
+
+const char *http_req_method(const struct http_req *r);  /* "GET" */
+const char *http_req_target(const struct http_req *r);  /* as sent: "/a%20b?x=1" */
+const char *http_req_path(const struct http_req *r);    /* raw path without the query, runs of '/' made one */
+const char *http_req_raw_query(const struct http_req *r); /* without '?'; "" = none */
+const char *http_req_header(const struct http_req *r, const char *name); /* any case; first one; NULL = absent */
+size_t http_req_n_headers(const struct http_req *r);
+const struct http_header *http_req_header_at(const struct http_req *r, size_t i);
+/* A decoded query parameter; NULL = absent; "" = present without a value. First one wins. */
+const char *http_req_query(struct http_req *r, const char *name);
+/* A decoded parameter of the route's pattern ("owner" of "/v1/environments/{owner}"); NULL = not in the pattern. */
+const char *http_req_param(const struct http_req *r, const char *name);
+int64_t http_req_content_length(const struct http_req *r); /* -1 = chunked; 0 = no body */
+uint64_t http_req_tag(const struct http_req *r);
+const char *http_req_peer(const struct http_req *r); /* "127.0.0.1:4711" or "unix" */
+/* Memory that lives as long as the request. Never NULL. */
+void *http_req_alloc(struct http_req *r, size_t size);
+struct loop *http_req_loop(const struct http_req *r);
+
+/* Called once, last, whatever happened. complete = the whole answer was given to the kernel. */
+typedef void http_close_fn(struct http_req *r, bool complete, void *arg);
+void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg);
+
+/* Reads the whole body; max 0 = the server's limit. Beyond it the server answers 413 itself and fn is not called.
+ * fn runs once; data is NUL-terminated and lives as long as the request. */
+typedef void http_body_fn(struct http_req *r, const char *data, size_t len, void *arg);
+void http_req_body(struct http_req *r, size_t max_bytes, http_body_fn *fn, void *arg);
+
+/* Reads the body piece by piece: fn(data, len) for each, then fn(NULL, 0) at its end. */
+void http_req_stream(struct http_req *r, http_body_fn *fn, void *arg);
+void http_req_pause(struct http_req *r);  /* stops reading from the peer; pieces already read may still come, once */
+void http_req_resume(struct http_req *r);
+
+/* -- the answer ------------------------------------------------------------------------------------------------ */
+/* A complete answer. body may be NULL with len 0. content_type NULL = none. Adds Content-Length. */
+void http_reply(struct http_req *r, int status, const char *content_type, const void *body, size_t len);
+void http_reply_json(struct http_req *r, int status, const struct buf *json);
+/* {"detail": MESSAGE, "message": MESSAGE}: what the session clients and the command line read. */
+void http_reply_error(struct http_req *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Before http_reply*: one more header. Values are copied; CR, LF and NUL in them are dropped. */
+void http_reply_header(struct http_req *r, const char *name, const char *value);
+
+/* A streamed answer. content_length -1 = chunked (or until close for an HTTP/1.0 peer). */
+void http_reply_start(struct http_req *r, int status, const char *content_type, int64_t content_length);
+/* Queues bytes (copied). Returns true while the queue is below the high-water mark; false = wait for on_drain. */
+bool http_reply_write(struct http_req *r, const void *p, size_t len);
+typedef void http_drain_fn(struct http_req *r, void *arg);
+void http_reply_on_drain(struct http_req *r, http_drain_fn *fn, void *arg); /* runs when the queue is down to half */
+size_t http_reply_queued(const struct http_req *r); /* bytes not yet given to the kernel */
+void http_reply_end(struct http_req *r);
+bool http_reply_started(const struct http_req *r);
+void http_req_abort(struct http_req *r); /* closes the connection without an end: the peer sees a broken answer */
+
+/* Bytes of this answer, headers and framing included, that http_reply_* produced so far; and whether the peer's TCP has
+ * acknowledged at least that offset (TCP_INFO; a unix socket counts as acknowledged once written). Valid in on_close,
+ * which after a complete answer comes as soon as the kernel has it: its acknowledgement is then still on its way. */
+uint64_t http_reply_offset(const struct http_req *r);
+bool http_reply_acked(const struct http_req *r, uint64_t offset);
