@@ -1,0 +1,287 @@
+#include "auth/auth.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "base/str.h"
+
+struct auth {
+	struct store *store;
+	struct map *session_keys;    /* struct session_key by the hash of its text */
+	struct map *keys_of_session; /* the same by session id */
+};
+
+struct session_key {
+	unsigned char hash[STORE_HASH_LEN];
+	char session_id[STORE_ID_LEN];
+	struct auth_caller caller;
+};
+
+int auth_new(struct auth **ret, struct store *store, struct err *err)
+{
+	struct auth *a = NEW(struct auth);
+
+	(void)err;
+	a->store = store;
+	a->session_keys = map_new();
+	a->keys_of_session = map_new();
+	*ret = a;
+	return 0;
+}
+
+struct auth *auth_free(struct auth *a)
+{
+	struct map_iter it = { 0 };
+
+	if (!a)
+		return NULL;
+	while (map_next(a->keys_of_session, &it))
+		free(it.value);
+	map_free(a->session_keys);
+	map_free(a->keys_of_session);
+	free(a);
+	return NULL;
+}
+
+/* -- keys ------------------------------------------------------------------------------------------------------ */
+
+static void hash_key(const char *key, unsigned char ret[STORE_HASH_LEN])
+{
+	unsigned len = STORE_HASH_LEN;
+
+	if (!EVP_Digest(key, strlen(key), ret, &len, EVP_sha256(), NULL))
+		abort(); /* SHA-256 cannot fail on memory; going on with an unset hash could let somebody in */
+}
+
+static bool looks_like_key(const char *key)
+{
+	return strlen(key) == AUTH_KEY_LEN - 1 && str_starts(key, AUTH_KEY_PREFIX);
+}
+
+int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct err *err)
+{
+	unsigned char hash[STORE_HASH_LEN];
+
+	if (!key || !looks_like_key(key))
+		return err_set(err, -EKEYREJECTED, "the API key is not valid");
+	hash_key(key, hash);
+	const struct session_key *of_session = map_get_bytes(a->session_keys, hash, sizeof(hash));
+	if (of_session) {
+		*ret = of_session->caller;
+		return 0;
+	}
+	const struct store_key *k = store_key_by_hash(a->store, hash);
+	if (!k || k->revoked_ms)
+		return err_set(err, -EKEYREJECTED, "the API key is not valid");
+	*ret = (struct auth_caller){
+		.namespace_id = k->ns->id,
+		.namespace_name = k->ns->name,
+		.key_id = k->id,
+		.role = k->role,
+		.ns = k->ns,
+	};
+	return 0;
+}
+
+static const char *key_of(struct http_req *req)
+{
+	const char *key = http_req_header(req, "X-API-Key");
+	const char *bearer = http_req_header(req, "Authorization");
+
+	if (!str_empty(key))
+		return key;
+	if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
+		return bearer + 7 + strspn(bearer + 7, " ");
+	return NULL;
+}
+
+int auth_request_optional(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)
+{
+	const char *key = key_of(req);
+	struct auth_caller caller;
+
+	if (!key) {
+		*ret = NULL;
+		return 0;
+	}
+	int r = auth_key(a, key, &caller, err);
+	if (r < 0)
+		return r;
+	struct auth_caller *copy = http_req_alloc(req, sizeof(*copy));
+	*copy = caller;
+	*ret = copy;
+	return 0;
+}
+
+int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)
+{
+	const struct auth_caller *c;
+	int r = auth_request_optional(a, req, &c, err);
+
+	if (r < 0)
+		return r;
+	if (!c)
+		return err_set(err, -EKEYREJECTED, "no API key: send one in the header X-API-Key or as a Bearer token");
+	*ret = c;
+	return 0;
+}
+
+/* 32 bytes in base64url without padding: 43 characters. */
+static void key_text(const unsigned char bytes[32], char ret[AUTH_KEY_LEN])
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+	char *p = (char *)memcpy(ret, AUTH_KEY_PREFIX, strlen(AUTH_KEY_PREFIX)) + strlen(AUTH_KEY_PREFIX);
+	uint32_t bits = 0;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < 32; i++) {
+		bits = bits << 8 | bytes[i];
+		for (n += 8; n >= 6; n -= 6)
+			*p++ = digits[bits >> (n - 6) & 63];
+	}
+	*p++ = digits[bits << (6 - n) & 63];
+	*p = '\0';
+}
+
+int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role role, const char *label,
+		  char ret[AUTH_KEY_LEN], struct err *err)
+{
+	unsigned char bytes[32], hash[STORE_HASH_LEN];
+	char text[AUTH_KEY_LEN];
+	struct store_key *k;
+
+	random_bytes(bytes, sizeof(bytes));
+	key_text(bytes, text);
+	hash_key(text, hash);
+	int r = store_key_add(a->store, ns, label, role, hash, &k, err);
+	if (r == 0)
+		memcpy(ret, text, sizeof(text));
+	explicit_bzero(bytes, sizeof(bytes));
+	explicit_bzero(text, sizeof(text));
+	return r;
+}
+
+void auth_session_key_make(struct auth *a, const struct auth_caller *caller, const char *session_id, char ret[AUTH_KEY_LEN])
+{
+	unsigned char bytes[32];
+	struct session_key *k = NEW(struct session_key);
+
+	auth_session_key_drop(a, session_id);
+	random_bytes(bytes, sizeof(bytes));
+	key_text(bytes, ret);
+	explicit_bzero(bytes, sizeof(bytes));
+	hash_key(ret, k->hash);
+	snprintf(k->session_id, sizeof(k->session_id), "%s", session_id);
+	k->caller = *caller;
+	k->caller.session_id = k->session_id;
+	k->caller.role = MIN(caller->role, STORE_ROLE_MEMBER);
+	map_put_bytes(a->session_keys, k->hash, sizeof(k->hash), k);
+	map_put(a->keys_of_session, k->session_id, k);
+}
+
+void auth_session_key_drop(struct auth *a, const char *session_id)
+{
+	struct session_key *k = map_del(a->keys_of_session, session_id);
+
+	if (k)
+		map_del_bytes(a->session_keys, k->hash, sizeof(k->hash));
+	free(k);
+}
+
+/* The file's key, when it is one that this store knows. */
+static bool file_key_valid(struct auth *a, const char *path, char ret[AUTH_KEY_LEN])
+{
+	struct auth_caller c;
+	struct err err;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 4096);
+	if (fd_read_file(path, &b, &err) < 0)
+		return false;
+	b.data[strcspn(b.data, "\r\n")] = '\0';
+	if (auth_key(a, b.data, &c, &err) < 0)
+		return false;
+	memcpy(ret, b.data, AUTH_KEY_LEN);
+	return true;
+}
+
+int auth_first_start(struct auth *a, const char *path, char ret_text[AUTH_KEY_LEN], struct err *err)
+{
+	struct store_namespace *ns = store_namespace_find(a->store, STORE_NAMESPACE_LOCAL);
+	char line[AUTH_KEY_LEN + 1];
+	int r;
+
+	if (ns && file_key_valid(a, path, ret_text))
+		return 0;
+	if (!ns) {
+		/* "org": the command line asks for one first and takes it for the default owner. */
+		r = store_namespace_add(a->store, STORE_NAMESPACE_LOCAL, "org", &ns, err);
+		if (r < 0)
+			return r;
+	}
+	r = auth_key_make(a, ns, STORE_ROLE_ADMIN, "admin.key", ret_text, err);
+	if (r < 0)
+		return r;
+	snprintf(line, sizeof(line), "%s\n", ret_text);
+	return fd_write_file(path, line, strlen(line), 0600, err);
+}
+
+/* -- permission ------------------------------------------------------------------------------------------------ */
+
+int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err)
+{
+	if (c->role >= role)
+		return 0;
+	return err_set(err, -EPERM, "this key's role is %s, the request needs %s", store_role_name(c->role),
+		       store_role_name(role));
+}
+
+static int not_there(const char *owner, const char *name, struct err *err)
+{
+	return err_set(err, -ENOENT, "Deployment not found. There is no environment \"%s/%s\" that this key may see", owner,
+		       name);
+}
+
+static bool sees(const struct auth_caller *c, const struct store_environment *e)
+{
+	return !e->is_private || (c && (c->ns == e->ns || c->role == STORE_ROLE_ADMIN));
+}
+
+int auth_may_see(const struct auth_caller *c, const struct store_environment *e, struct err *err)
+{
+	return sees(c, e) ? 0 : not_there(e->ns->name, e->name, err);
+}
+
+int auth_may_change(const struct auth_caller *c, const struct store_environment *e, struct err *err)
+{
+	if (!sees(c, e))
+		return not_there(e->ns->name, e->name, err);
+	if (!c)
+		return err_set(err, -EKEYREJECTED, "no API key: send one in the header X-API-Key or as a Bearer token");
+	if (c->role == STORE_ROLE_ADMIN)
+		return 0;
+	if (c->ns != e->ns)
+		return err_set(err, -EPERM, "the environment \"%s/%s\" belongs to another namespace than this key", e->ns->name,
+			       e->name);
+	return auth_need_role(c, STORE_ROLE_MEMBER, err);
+}
+
+int auth_find_environment(struct auth *a, const struct auth_caller *c, const char *owner, const char *name,
+			  struct store_environment **ret, struct err *err)
+{
+	if (str_empty(owner))
+		owner = c ? c->namespace_name : STORE_NAMESPACE_LOCAL;
+	struct store_environment *e = store_environment_find(a->store, owner, name);
+	if (!e || !sees(c, e))
+		return not_there(owner, name, err);
+	*ret = e;
+	return 0;
+}

@@ -1,0 +1,60 @@
+/* auth/auth.h: who is asking, and what they may do. Keys are 32 random bytes written as "orw_" and 43 characters of
+ * base64url; the store has their SHA-256 only. A look-up is one hash and one map access: nothing here touches the
+ * database. The randomness of a key (256 bits) makes a plain fast hash enough: there is no dictionary to try.
+ * Owned by the daemon; borrows the store. Loop thread only. */
+#pragma once
+
+#include "http/server.h"
+#include "store/store.h"
+
+#define AUTH_KEY_PREFIX "orw_"
+#define AUTH_KEY_LEN 48 /* characters of a key with the final NUL */
+
+struct auth;
+
+MUST_CHECK int auth_new(struct auth **ret, struct store *store, struct err *err);
+struct auth *auth_free(struct auth *a); /* NULL is allowed; returns NULL */
+DEFINE_FREEP(auth, auth_free)
+
+/* The one who sent a request. Lives as long as the request; ns and key belong to the store. */
+struct auth_caller {
+	const char *namespace_id, *namespace_name;
+	const char *key_id;
+	enum store_role role;
+	struct store_namespace *ns;
+	const char *session_id; /* the key is the own one of this session; NULL = an ordinary key */
+};
+
+/* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`. -EKEYREJECTED (401) when there is none or it is not
+ * valid; the message does not say which keys exist and never repeats the key. */
+MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
+/* For what may be asked without a key (public environments): *ret = NULL when the request names no key; a key that is
+ * named must be valid. */
+MUST_CHECK int auth_request_optional(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
+/* The text of a key, when it does not come with a request ("api_key" of X-Secrets). ret->* belong to the store. */
+MUST_CHECK int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct err *err);
+
+/* -EPERM (403) with what was needed. */
+MUST_CHECK int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err);
+
+/* Environments. see: public ones, one's own namespace's, everything for admins; -ENOENT (404) otherwise, with the same
+ * text as for one that does not exist. change: a member of its namespace or an admin; -ENOENT when it may not even be
+ * seen, else -EPERM. c may be NULL (no key). */
+MUST_CHECK int auth_may_see(const struct auth_caller *c, const struct store_environment *e, struct err *err);
+MUST_CHECK int auth_may_change(const struct auth_caller *c, const struct store_environment *e, struct err *err);
+/* Both look-ups in one: finds owner/name (owner NULL or "" = the caller's own namespace) and checks auth_may_see. */
+MUST_CHECK int auth_find_environment(struct auth *a, const struct auth_caller *c, const char *owner, const char *name,
+				     struct store_environment **ret, struct err *err);
+
+/* Makes a key; its text is given once, here. The record is queued: store_sync() before telling anybody. */
+MUST_CHECK int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role role, const char *label,
+			     char ret[AUTH_KEY_LEN], struct err *err);
+/* The first start: a namespace `local` and an admin key in path (mode 0600), written aside and renamed. A later start
+ * finds the namespace and does nothing, unless the file is gone: then it makes another key. *ret_text: the key. */
+MUST_CHECK int auth_first_start(struct auth *a, const char *path, char ret_text[AUTH_KEY_LEN], struct err *err);
+
+/* A key of a session's own, for the environment that serves it: it acts for caller's namespace, as a member at most, and
+ * what it opens belongs to the session. In memory only; valid until dropped. One per session: asked again, the first
+ * becomes invalid. */
+void auth_session_key_make(struct auth *a, const struct auth_caller *caller, const char *session_id, char ret[AUTH_KEY_LEN]);
+void auth_session_key_drop(struct auth *a, const char *session_id);

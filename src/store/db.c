@@ -1,0 +1,204 @@
+/* The database file: opening, migrations, and one transaction per batch. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Each entry brings user_version from its index to index + 1, and is never changed once released: a new shape is a new
+ * entry. Times are milliseconds since 1970. */
+static const char *const migrations[] = {
+	"CREATE TABLE namespace ("
+	"  id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, type TEXT NOT NULL, created_ms INTEGER NOT NULL) STRICT;"
+	"CREATE TABLE api_key ("
+	"  id TEXT PRIMARY KEY, namespace_id TEXT NOT NULL REFERENCES namespace(id), label TEXT NOT NULL,"
+	"  role TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_ms INTEGER NOT NULL, revoked_ms INTEGER NOT NULL) STRICT;"
+	"CREATE TABLE environment ("
+	"  id TEXT PRIMARY KEY, namespace_id TEXT NOT NULL REFERENCES namespace(id), name TEXT NOT NULL,"
+	"  description TEXT NOT NULL, is_private INTEGER NOT NULL, is_harbor INTEGER NOT NULL, cpu_milli INTEGER NOT NULL,"
+	"  memory_bytes INTEGER NOT NULL, max_concurrency INTEGER NOT NULL, max_scale INTEGER NOT NULL,"
+	"  created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, UNIQUE (namespace_id, name)) STRICT;"
+	"CREATE TABLE deployment ("
+	"  id TEXT PRIMARY KEY, environment_id TEXT NOT NULL REFERENCES environment(id), state TEXT NOT NULL,"
+	"  image TEXT NOT NULL, source TEXT NOT NULL, branch TEXT NOT NULL, commit_sha TEXT NOT NULL, reason TEXT NOT NULL,"
+	"  cpu_milli INTEGER NOT NULL, memory_bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL,"
+	"  updated_ms INTEGER NOT NULL) STRICT;"
+	"CREATE INDEX deployment_of_environment ON deployment (environment_id, created_ms);"
+	"CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;",
+};
+
+static int errno_of(int code)
+{
+	switch (code & 0xff) {
+	case SQLITE_FULL: return -ENOSPC;
+	case SQLITE_CANTOPEN:
+	case SQLITE_PERM:
+	case SQLITE_READONLY: return -EACCES;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED: return -EBUSY;
+	case SQLITE_CONSTRAINT: return -EEXIST;
+	default: return -EIO;
+	}
+}
+
+int store_db_error(sqlite3 *db, const char *path, const char *what, struct err *err)
+{
+	int code = sqlite3_extended_errcode(db);
+
+	return err_set(err, errno_of(code), "%s %s: %s", what, path,
+		       code == SQLITE_FULL ? "the disk is full" : sqlite3_errmsg(db));
+}
+
+static int user_version(sqlite3 *db, const char *path, int64_t *ret, struct err *err)
+{
+	sqlite3_stmt *st;
+
+	if (sqlite3_prepare_v2(db, "PRAGMA user_version", -1, &st, NULL) != SQLITE_OK)
+		return store_db_error(db, path, "reading", err);
+	int code = sqlite3_step(st);
+	if (code == SQLITE_ROW)
+		*ret = sqlite3_column_int64(st, 0);
+	sqlite3_finalize(st);
+	return code == SQLITE_ROW ? 0 : store_db_error(db, path, "reading", err);
+}
+
+static int exec(sqlite3 *db, const char *path, const char *sql, struct err *err)
+{
+	if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+		return store_db_error(db, path, "the database", err);
+	return 0;
+}
+
+static int migrate_one(sqlite3 *db, const char *path, size_t from, struct err *err)
+{
+	char pragma[64];
+
+	snprintf(pragma, sizeof(pragma), "PRAGMA user_version = %zu", from + 1);
+	int r = exec(db, path, "BEGIN IMMEDIATE", err);
+	if (r < 0)
+		return r;
+	r = exec(db, path, migrations[from], err);
+	if (r == 0)
+		r = exec(db, path, pragma, err);
+	if (r == 0)
+		r = exec(db, path, "COMMIT", err);
+	if (r < 0)
+		(void)sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+	return r;
+}
+
+static int migrate(sqlite3 *db, const char *path, struct err *err)
+{
+	int64_t version = 0;
+	int r = user_version(db, path, &version, err);
+
+	if (r < 0)
+		return r;
+	if (version < 0 || version > (int64_t)ARRAY_LEN(migrations))
+		return err_set(err, -EPROTONOSUPPORT,
+			       "the database %s has version %lld, this program knows versions up to %zu: use a newer one",
+			       path, (long long)version, ARRAY_LEN(migrations));
+	for (size_t i = (size_t)version; i < ARRAY_LEN(migrations); i++) {
+		r = migrate_one(db, path, i, err);
+		if (r < 0)
+			return err_wrap(err, r, "migrating to version %zu", i + 1);
+	}
+	return 0;
+}
+
+static int configure(sqlite3 *db, const char *path, struct err *err)
+{
+	/* FULL: with WAL, NORMAL may lose the last transactions in a power cut, and a client was told that they are safe. */
+	static const char *const pragmas[] = {
+		"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON",
+		"PRAGMA journal_size_limit = 4194304",
+	};
+
+	sqlite3_busy_timeout(db, 2000);
+	for (size_t i = 0; i < ARRAY_LEN(pragmas); i++) {
+		int r = exec(db, path, pragmas[i], err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int store_db_open(sqlite3 **ret, const char *path, struct err *err)
+{
+	sqlite3 *db = NULL;
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX;
+	int r;
+
+	if (sqlite3_open_v2(path, &db, flags, NULL) != SQLITE_OK) {
+		r = store_db_error(db, path, "opening", err);
+		sqlite3_close(db);
+		return r;
+	}
+	r = configure(db, path, err);
+	if (r == 0)
+		r = migrate(db, path, err);
+	if (r < 0) {
+		sqlite3_close(db);
+		return r;
+	}
+	*ret = db;
+	return 0;
+}
+
+/* -- writing: on the writer's thread ---------------------------------------------------------------------------- */
+
+static int bind(sqlite3_stmt *st, int i, const struct store_value *v)
+{
+	switch (v->type) {
+	case STORE_I64: return sqlite3_bind_int64(st, i, v->i64);
+	case STORE_TEXT: return sqlite3_bind_text(st, i, v->p, (int)v->len, SQLITE_STATIC);
+	case STORE_BLOB: return sqlite3_bind_blob(st, i, v->p, (int)v->len, SQLITE_STATIC);
+	case STORE_NULL: break;
+	}
+	return sqlite3_bind_null(st, i);
+}
+
+static int run_op(sqlite3 *db, const struct store_op *op)
+{
+	sqlite3_stmt *st;
+	int code = sqlite3_prepare_v2(db, op->sql, -1, &st, NULL);
+
+	if (code != SQLITE_OK)
+		return code;
+	for (int i = 0; i < op->n && code == SQLITE_OK; i++)
+		code = bind(st, i + 1, &op->v[i]);
+	if (code == SQLITE_OK)
+		code = sqlite3_step(st);
+	sqlite3_finalize(st);
+	return code == SQLITE_DONE || code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
+static int run_all(sqlite3 *db, struct store_batch *b)
+{
+	list_foreach(&b->ops, struct store_op, all, op) {
+		int code = run_op(db, op);
+		if (code != SQLITE_OK)
+			return code;
+	}
+	return SQLITE_OK;
+}
+
+void store_db_write(struct store *s, struct store_batch *b)
+{
+	b->err = (struct err)ERR_INIT;
+	b->retry = false;
+	if (list_empty(&b->ops))
+		return;
+	int code = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+	if (code == SQLITE_OK)
+		code = run_all(s->db, b);
+	if (code == SQLITE_OK)
+		code = sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
+	if (code == SQLITE_OK)
+		return;
+	b->err.code = store_db_error(s->db, s->path, "writing", &b->err);
+	/* A change that breaks a rule of the schema would break it again; everything else may pass. */
+	b->retry = (code & 0xff) != SQLITE_CONSTRAINT && (code & 0xff) != SQLITE_MISMATCH && (code & 0xff) != SQLITE_ERROR;
+	if (!sqlite3_get_autocommit(s->db))
+		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+}

@@ -1,0 +1,184 @@
+/* The queue of changes: collected on the loop's thread, written in order on the writer's.
+ *
+ * One batch is open at a time. The first change of a turn opens it and defers its submission, so that everything a
+ * handler changes becomes one transaction. A batch that failed for a reason that may pass (disk full) gives its changes
+ * to the front of the next one: memory and disk meet again by themselves. */
+#include "store/internal.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+static struct store_batch *batch_new(struct store *s)
+{
+	struct store_batch *b = NEW(struct store_batch);
+
+	b->store = s;
+	list_init(&b->ops);
+	list_init(&b->waiters);
+	list_init(&b->all);
+	return b;
+}
+
+static void op_free(struct store_op *op)
+{
+	list_remove(&op->all);
+	for (int i = 0; i < op->n; i++)
+		free(op->v[i].p);
+	free(op);
+}
+
+static struct store_batch *batch_free(struct store_batch *b)
+{
+	list_foreach(&b->ops, struct store_op, all, op)
+		op_free(op);
+	list_foreach(&b->waiters, struct store_waiter, all, w)
+		free(w);
+	list_remove(&b->all);
+	free(b);
+	return NULL;
+}
+
+static void on_work(void *arg)
+{
+	struct store_batch *b = arg;
+	struct store *s = b->store; /* alive: store_free waits for n_writing */
+
+	store_db_write(s, b);
+	pthread_mutex_lock(&s->lock);
+	s->n_writing--;
+	pthread_cond_signal(&s->idle);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static struct store_batch *open_batch(struct store *s);
+
+/* Failed changes go before what came later, in their order. */
+static void requeue(struct store *s, struct store_batch *b)
+{
+	struct store_batch *next = open_batch(s);
+
+	while (!list_empty(&b->ops)) {
+		struct list *last = b->ops.prev;
+		list_remove(last);
+		list_push_front(&next->ops, last);
+	}
+}
+
+static void tell(struct store_batch *b)
+{
+	list_foreach(&b->waiters, struct store_waiter, all, w) {
+		list_remove(&w->all);
+		if (w->done)
+			w->done(w->arg, b->err.code ? &b->err : NULL);
+		free(w);
+	}
+}
+
+static void on_done(void *arg)
+{
+	struct store_batch *b = arg;
+
+	if (b->store) {
+		list_remove(&b->all);
+		/* Changes that could not be written wait for the next change: a loop of retries would help nobody. */
+		if (b->err.code && b->retry)
+			requeue(b->store, b);
+		tell(b);
+	}
+	batch_free(b);
+}
+
+static void submit(struct store *s)
+{
+	struct store_batch *b = STEAL(s->open);
+
+	if (!b)
+		return;
+	list_push_back(&s->in_flight, &b->all);
+	pthread_mutex_lock(&s->lock);
+	s->n_writing++;
+	pthread_mutex_unlock(&s->lock);
+	loop_work(s->loop, LOOP_LANE_STORE, on_work, on_done, b);
+}
+
+static void on_flush(void *arg)
+{
+	auto_free struct store_flush *flush = arg;
+
+	if (!flush->store)
+		return;
+	flush->store->flush = NULL;
+	submit(flush->store);
+}
+
+static struct store_batch *open_batch(struct store *s)
+{
+	if (!s->open)
+		s->open = batch_new(s);
+	return s->open;
+}
+
+static void flush_soon(struct store *s)
+{
+	if (s->flush)
+		return;
+	s->flush = NEW(struct store_flush);
+	s->flush->store = s;
+	loop_defer(s->loop, on_flush, s->flush);
+}
+
+void store_sync(struct store *s, store_done_fn *done, void *arg)
+{
+	struct store_waiter *w = NEW(struct store_waiter);
+
+	w->done = done;
+	w->arg = arg;
+	list_push_back(&open_batch(s)->waiters, &w->all);
+	flush_soon(s);
+}
+
+struct store_op *store_op_new(struct store *s, const char *sql)
+{
+	struct store_op *op = NEW(struct store_op);
+
+	op->sql = sql;
+	list_push_back(&open_batch(s)->ops, &op->all);
+	flush_soon(s);
+	return op;
+}
+
+void store_op_i64(struct store_op *op, int64_t v)
+{
+	op->v[op->n++] = (struct store_value){ .type = STORE_I64, .i64 = v };
+}
+
+void store_op_text(struct store_op *op, const char *text)
+{
+	op->v[op->n++] = (struct store_value){ .type = STORE_TEXT, .p = xstrdup(text), .len = strlen(text) };
+}
+
+void store_op_blob(struct store_op *op, const void *p, size_t len)
+{
+	op->v[op->n++] = (struct store_value){ .type = STORE_BLOB, .p = xmemdup(p, len), .len = len };
+}
+
+void store_queue_finish(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->n_writing)
+		pthread_cond_wait(&s->idle, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+	list_foreach(&s->in_flight, struct store_batch, all, b) {
+		list_remove(&b->all);
+		if (b->err.code && b->retry)
+			requeue(s, b);
+		b->store = NULL; /* its on_done only frees it */
+	}
+	if (s->flush)
+		s->flush->store = NULL;
+	if (s->open) {
+		store_db_write(s, s->open);
+		s->open = batch_free(s->open);
+	}
+}

@@ -1,0 +1,376 @@
+/* The records in memory, and the statements that repeat their changes in the database. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/random.h"
+#include "base/str.h"
+#include "base/time.h"
+
+void store_set_str(char **field, const char *value)
+{
+	char *copy = xstrdup(value ? value : "");
+
+	free(*field);
+	*field = copy;
+}
+
+static const char *const role_names[] = {
+#define X(name, text) [STORE_ROLE_##name] = text,
+	STORE_ROLES(X)
+#undef X
+};
+
+const char *store_role_name(enum store_role r)
+{
+	return role_names[r];
+}
+
+static const char *const state_names[] = {
+#define X(name, text) [STORE_DEPLOYMENT_##name] = text,
+	STORE_DEPLOYMENT_STATES(X)
+#undef X
+};
+
+const char *store_deployment_state_name(enum store_deployment_state s)
+{
+	return state_names[s];
+}
+
+bool store_deployment_state_final(enum store_deployment_state s)
+{
+	return s == STORE_DEPLOYMENT_STOPPED || s == STORE_DEPLOYMENT_FAILED || s == STORE_DEPLOYMENT_SUPERSEDED;
+}
+
+static int check_name(const char *what, const char *name, struct err *err)
+{
+	if (str_is_name(name, STORE_NAME_MAX))
+		return 0;
+	return err_set(err, -EINVAL,
+		       "%s: \"%.120s\": expected 1 to %d letters, digits, '.', '_' and '-', the first a letter or digit", what,
+		       name ? name : "", STORE_NAME_MAX);
+}
+
+static void copy_id(char ret[STORE_ID_LEN], const char *id)
+{
+	if (id)
+		snprintf(ret, STORE_ID_LEN, "%s", id);
+	else
+		random_uuid(ret);
+}
+
+/* -- namespaces ------------------------------------------------------------------------------------------------ */
+
+struct store_namespace *store_namespace_attach(struct store *s, const char *id, const char *name, const char *type)
+{
+	struct store_namespace *ns = NEW(struct store_namespace);
+
+	copy_id(ns->id, id);
+	ns->name = xstrdup(name);
+	ns->type = xstrdup(type);
+	list_init(&ns->keys);
+	list_init(&ns->environments);
+	list_push_back(&s->namespaces, &ns->all);
+	map_put(s->by_name, ns->name, ns);
+	map_put(s->by_id, ns->id, ns);
+	return ns;
+}
+
+struct store_namespace *store_namespace_find(struct store *s, const char *name)
+{
+	return map_get(s->by_name, name);
+}
+
+struct store_namespace *store_namespace_by_id(struct store *s, const char *id)
+{
+	return map_get(s->by_id, id);
+}
+
+int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret, struct err *err)
+{
+	int r = check_name("namespace", name, err);
+
+	if (r < 0)
+		return r;
+	if (map_get(s->by_name, name))
+		return err_set(err, -EEXIST, "the namespace \"%s\" exists", name);
+	struct store_namespace *ns = store_namespace_attach(s, NULL, name, type);
+	ns->created_ms = time_wall_ms();
+
+	struct store_op *op = store_op_new(s, "INSERT INTO namespace (id, name, type, created_ms) VALUES (?, ?, ?, ?)");
+	store_op_text(op, ns->id);
+	store_op_text(op, ns->name);
+	store_op_text(op, ns->type);
+	store_op_i64(op, ns->created_ms);
+	*ret = ns;
+	return 0;
+}
+
+/* -- keys ------------------------------------------------------------------------------------------------------ */
+
+struct store_key *store_key_attach(struct store *s, struct store_namespace *ns, const char *id, const unsigned char *hash)
+{
+	struct store_key *k = NEW(struct store_key);
+
+	copy_id(k->id, id);
+	k->ns = ns;
+	memcpy(k->hash, hash, sizeof(k->hash));
+	store_set_str(&k->label, "");
+	list_push_back(&ns->keys, &k->of_namespace);
+	map_put_bytes(s->keys_by_hash, k->hash, sizeof(k->hash), k);
+	return k;
+}
+
+struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN])
+{
+	return map_get_bytes(s->keys_by_hash, hash, STORE_HASH_LEN);
+}
+
+int store_key_add(struct store *s, struct store_namespace *ns, const char *label, enum store_role role,
+		  const unsigned char hash[STORE_HASH_LEN], struct store_key **ret, struct err *err)
+{
+	if (store_key_by_hash(s, hash))
+		return err_set(err, -EEXIST, "this key exists");
+	struct store_key *k = store_key_attach(s, ns, NULL, hash);
+	store_set_str(&k->label, label);
+	k->role = role;
+	k->created_ms = time_wall_ms();
+
+	struct store_op *op = store_op_new(s, "INSERT INTO api_key (id, namespace_id, label, role, hash, created_ms, revoked_ms)"
+					      " VALUES (?, ?, ?, ?, ?, ?, 0)");
+	store_op_text(op, k->id);
+	store_op_text(op, ns->id);
+	store_op_text(op, k->label);
+	store_op_text(op, store_role_name(role));
+	store_op_blob(op, k->hash, sizeof(k->hash));
+	store_op_i64(op, k->created_ms);
+	*ret = k;
+	return 0;
+}
+
+void store_key_save(struct store *s, const struct store_key *k)
+{
+	struct store_op *op = store_op_new(s, "UPDATE api_key SET label = ?, role = ?, revoked_ms = ? WHERE id = ?");
+
+	store_op_text(op, k->label);
+	store_op_text(op, store_role_name(k->role));
+	store_op_i64(op, k->revoked_ms);
+	store_op_text(op, k->id);
+}
+
+/* -- environments ---------------------------------------------------------------------------------------------- */
+
+static char *environment_key(const char *owner, const char *name)
+{
+	return xasprintf("%s/%s", owner, name);
+}
+
+struct store_environment *store_environment_attach(struct store *s, struct store_namespace *ns, const char *id,
+						   const char *name)
+{
+	struct store_environment *e = NEW(struct store_environment);
+	auto_free char *key = environment_key(ns->name, name);
+
+	copy_id(e->id, id);
+	e->ns = ns;
+	e->name = xstrdup(name);
+	store_set_str(&e->description, "");
+	list_init(&e->deployments);
+	list_push_back(&ns->environments, &e->of_namespace);
+	map_put(s->env_by_name, key, e);
+	map_put(s->env_by_id, e->id, e);
+	return e;
+}
+
+struct store_environment *store_environment_find(struct store *s, const char *owner, const char *name)
+{
+	auto_free char *key = environment_key(owner, name);
+
+	return map_get(s->env_by_name, key);
+}
+
+struct store_environment *store_environment_by_id(struct store *s, const char *id)
+{
+	return map_get(s->env_by_id, id);
+}
+
+static void put_environment(struct store *s, const struct store_environment *e)
+{
+	struct store_op *op = store_op_new(
+		s, "INSERT INTO environment (id, namespace_id, name, description, is_private, is_harbor, cpu_milli,"
+		   " memory_bytes, max_concurrency, max_scale, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+		   " ON CONFLICT (id) DO UPDATE SET description = excluded.description, is_private = excluded.is_private,"
+		   " is_harbor = excluded.is_harbor, cpu_milli = excluded.cpu_milli, memory_bytes = excluded.memory_bytes,"
+		   " max_concurrency = excluded.max_concurrency, max_scale = excluded.max_scale,"
+		   " updated_ms = excluded.updated_ms");
+
+	store_op_text(op, e->id);
+	store_op_text(op, e->ns->id);
+	store_op_text(op, e->name);
+	store_op_text(op, e->description);
+	store_op_i64(op, e->is_private);
+	store_op_i64(op, e->is_harbor);
+	store_op_i64(op, (int64_t)e->cpu_milli);
+	store_op_i64(op, (int64_t)e->memory_bytes);
+	store_op_i64(op, (int64_t)e->max_concurrency);
+	store_op_i64(op, (int64_t)e->max_scale);
+	store_op_i64(op, e->created_ms);
+	store_op_i64(op, e->updated_ms);
+}
+
+int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
+			  struct err *err)
+{
+	int r = check_name("name", name, err);
+
+	if (r < 0)
+		return r;
+	if (store_environment_find(s, ns->name, name))
+		return err_set(err, -EEXIST, "the environment \"%s/%s\" exists", ns->name, name);
+	struct store_environment *e = store_environment_attach(s, ns, NULL, name);
+	e->max_concurrency = 1000;
+	e->max_scale = 1;
+	e->created_ms = e->updated_ms = time_wall_ms();
+	put_environment(s, e);
+	*ret = e;
+	return 0;
+}
+
+void store_environment_save(struct store *s, struct store_environment *e)
+{
+	e->updated_ms = time_wall_ms();
+	put_environment(s, e);
+}
+
+void store_environments(struct store *s, store_environment_fn *fn, void *arg)
+{
+	list_foreach(&s->namespaces, struct store_namespace, all, ns)
+		list_foreach(&ns->environments, struct store_environment, of_namespace, e)
+			if (!fn(arg, e))
+				return;
+}
+
+/* -- deployments ----------------------------------------------------------------------------------------------- */
+
+struct store_deployment *store_deployment_attach(struct store *s, struct store_environment *e, const char *id)
+{
+	struct store_deployment *d = NEW(struct store_deployment);
+
+	copy_id(d->id, id);
+	d->environment = e;
+	store_set_str(&d->image, "");
+	store_set_str(&d->source, "");
+	store_set_str(&d->branch, "");
+	store_set_str(&d->commit, "");
+	store_set_str(&d->reason, "");
+	list_push_front(&e->deployments, &d->of_environment);
+	map_put(s->dep_by_id, d->id, d);
+	return d;
+}
+
+struct store_deployment *store_deployment_by_id(struct store *s, const char *id)
+{
+	return map_get(s->dep_by_id, id);
+}
+
+static void put_deployment(struct store *s, const struct store_deployment *d)
+{
+	struct store_op *op = store_op_new(
+		s, "INSERT INTO deployment (id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli,"
+		   " memory_bytes, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+		   " ON CONFLICT (id) DO UPDATE SET state = excluded.state, image = excluded.image, source = excluded.source,"
+		   " branch = excluded.branch, commit_sha = excluded.commit_sha, reason = excluded.reason,"
+		   " cpu_milli = excluded.cpu_milli, memory_bytes = excluded.memory_bytes, updated_ms = excluded.updated_ms");
+
+	store_op_text(op, d->id);
+	store_op_text(op, d->environment->id);
+	store_op_text(op, store_deployment_state_name(d->state));
+	store_op_text(op, d->image);
+	store_op_text(op, d->source);
+	store_op_text(op, d->branch);
+	store_op_text(op, d->commit);
+	store_op_text(op, d->reason);
+	store_op_i64(op, (int64_t)d->cpu_milli);
+	store_op_i64(op, (int64_t)d->memory_bytes);
+	store_op_i64(op, d->created_ms);
+	store_op_i64(op, d->updated_ms);
+}
+
+struct store_deployment *store_deployment_add(struct store *s, struct store_environment *e, const char *id,
+					      const char *source)
+{
+	struct store_deployment *d = store_deployment_attach(s, e, id);
+
+	store_set_str(&d->source, source);
+	d->state = STORE_DEPLOYMENT_QUEUED;
+	d->cpu_milli = e->cpu_milli;
+	d->memory_bytes = e->memory_bytes;
+	d->created_ms = d->updated_ms = time_wall_ms();
+	put_deployment(s, d);
+	return d;
+}
+
+void store_deployment_save(struct store *s, struct store_deployment *d)
+{
+	d->updated_ms = time_wall_ms();
+	put_deployment(s, d);
+}
+
+/* -- settings -------------------------------------------------------------------------------------------------- */
+
+const char *store_setting(struct store *s, const char *key)
+{
+	return map_get(s->settings, key);
+}
+
+void store_setting_put(struct store *s, const char *key, const char *value)
+{
+	free(map_put(s->settings, key, xstrdup(value)));
+	struct store_op *op = store_op_new(s, "INSERT INTO setting (key, value) VALUES (?, ?)"
+					      " ON CONFLICT (key) DO UPDATE SET value = excluded.value");
+	store_op_text(op, key);
+	store_op_text(op, value);
+}
+
+/* -- the end --------------------------------------------------------------------------------------------------- */
+
+static void environment_free(struct store_environment *e)
+{
+	list_foreach(&e->deployments, struct store_deployment, of_environment, d) {
+		free(d->image);
+		free(d->source);
+		free(d->branch);
+		free(d->commit);
+		free(d->reason);
+		free(d);
+	}
+	free(e->name);
+	free(e->description);
+	free(e);
+}
+
+static void namespace_free(struct store_namespace *ns)
+{
+	list_foreach(&ns->keys, struct store_key, of_namespace, k) {
+		free(k->label);
+		free(k);
+	}
+	list_foreach(&ns->environments, struct store_environment, of_namespace, e)
+		environment_free(e);
+	free(ns->name);
+	free(ns->type);
+	free(ns);
+}
+
+void store_records_free(struct store *s)
+{
+	struct map_iter it = { 0 };
+
+	list_foreach(&s->namespaces, struct store_namespace, all, ns)
+		namespace_free(ns);
+	while (map_next(s->settings, &it))
+		free(it.value);
+}

@@ -1,0 +1,205 @@
+/* Opening: the database, then everything in it into memory. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+typedef int row_fn(struct store *s, sqlite3_stmt *st, struct err *err);
+
+static const char *text(sqlite3_stmt *st, int column)
+{
+	const char *t = (const char *)sqlite3_column_text(st, column);
+
+	return t ? t : "";
+}
+
+static int damaged(struct err *err, const char *table, const char *id)
+{
+	return err_set(err, -EIO, "the database is damaged: %s %s does not make sense", table, id);
+}
+
+static int on_namespace(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_namespace *ns = store_namespace_attach(s, text(st, 0), text(st, 1), text(st, 2));
+
+	(void)err;
+	ns->created_ms = sqlite3_column_int64(st, 3);
+	return 0;
+}
+
+static int role_of(const char *name)
+{
+#define X(value, t)              \
+	if (strcmp(name, t) == 0) \
+		return STORE_ROLE_##value;
+	STORE_ROLES(X)
+#undef X
+	return -1;
+}
+
+static int on_key(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_namespace *ns = store_namespace_by_id(s, text(st, 1));
+	int role = role_of(text(st, 3));
+
+	if (!ns || role < 0 || sqlite3_column_bytes(st, 4) != STORE_HASH_LEN)
+		return damaged(err, "key", text(st, 0));
+	struct store_key *k = store_key_attach(s, ns, text(st, 0), sqlite3_column_blob(st, 4));
+	store_set_str(&k->label, text(st, 2));
+	k->role = (enum store_role)role;
+	k->created_ms = sqlite3_column_int64(st, 5);
+	k->revoked_ms = sqlite3_column_int64(st, 6);
+	return 0;
+}
+
+static int on_environment(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_namespace *ns = store_namespace_by_id(s, text(st, 1));
+
+	if (!ns)
+		return damaged(err, "environment", text(st, 0));
+	struct store_environment *e = store_environment_attach(s, ns, text(st, 0), text(st, 2));
+	store_set_str(&e->description, text(st, 3));
+	e->is_private = sqlite3_column_int64(st, 4);
+	e->is_harbor = sqlite3_column_int64(st, 5);
+	e->cpu_milli = (uint64_t)sqlite3_column_int64(st, 6);
+	e->memory_bytes = (uint64_t)sqlite3_column_int64(st, 7);
+	e->max_concurrency = (uint64_t)sqlite3_column_int64(st, 8);
+	e->max_scale = (uint64_t)sqlite3_column_int64(st, 9);
+	e->created_ms = sqlite3_column_int64(st, 10);
+	e->updated_ms = sqlite3_column_int64(st, 11);
+	return 0;
+}
+
+static int state_of(const char *name)
+{
+#define X(value, t)              \
+	if (strcmp(name, t) == 0) \
+		return STORE_DEPLOYMENT_##value;
+	STORE_DEPLOYMENT_STATES(X)
+#undef X
+	return -1;
+}
+
+static int on_deployment(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_environment *e = store_environment_by_id(s, text(st, 1));
+	int state = state_of(text(st, 2));
+
+	if (!e || state < 0)
+		return damaged(err, "deployment", text(st, 0));
+	struct store_deployment *d = store_deployment_attach(s, e, text(st, 0));
+	d->state = (enum store_deployment_state)state;
+	store_set_str(&d->image, text(st, 3));
+	store_set_str(&d->source, text(st, 4));
+	store_set_str(&d->branch, text(st, 5));
+	store_set_str(&d->commit, text(st, 6));
+	store_set_str(&d->reason, text(st, 7));
+	d->cpu_milli = (uint64_t)sqlite3_column_int64(st, 8);
+	d->memory_bytes = (uint64_t)sqlite3_column_int64(st, 9);
+	d->created_ms = sqlite3_column_int64(st, 10);
+	d->updated_ms = sqlite3_column_int64(st, 11);
+	return 0;
+}
+
+static int on_setting(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	(void)err;
+	free(map_put(s->settings, text(st, 0), xstrdup(text(st, 1))));
+	return 0;
+}
+
+static int load_table(struct store *s, const char *sql, row_fn *fn, struct err *err)
+{
+	sqlite3_stmt *st;
+	int code, r = 0;
+
+	if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL) != SQLITE_OK)
+		return store_db_error(s->db, s->path, "reading", err);
+	while (r == 0 && (code = sqlite3_step(st)) == SQLITE_ROW)
+		r = fn(s, st, err);
+	if (r == 0 && code != SQLITE_DONE)
+		r = store_db_error(s->db, s->path, "reading", err);
+	sqlite3_finalize(st);
+	return r;
+}
+
+/* Parents before children; rowid keeps the order of creation, which a wall clock does not. */
+static const struct {
+	const char *sql;
+	row_fn *fn;
+} tables[] = {
+	{ "SELECT id, name, type, created_ms FROM namespace ORDER BY rowid", on_namespace },
+	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms FROM api_key ORDER BY rowid", on_key },
+	{ "SELECT id, namespace_id, name, description, is_private, is_harbor, cpu_milli, memory_bytes, max_concurrency,"
+	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },
+	{ "SELECT id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli, memory_bytes, created_ms,"
+	  " updated_ms FROM deployment ORDER BY rowid", on_deployment },
+	{ "SELECT key, value FROM setting", on_setting },
+};
+
+int store_load(struct store *s, struct err *err)
+{
+	for (size_t i = 0; i < ARRAY_LEN(tables); i++) {
+		int r = load_table(s, tables[i].sql, tables[i].fn, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static struct store *store_new(struct loop *l, const char *path)
+{
+	struct store *s = NEW(struct store);
+
+	s->loop = l;
+	s->path = xstrdup(path);
+	list_init(&s->namespaces);
+	list_init(&s->in_flight);
+	s->by_name = map_new();
+	s->by_id = map_new();
+	s->keys_by_hash = map_new();
+	s->env_by_name = map_new();
+	s->env_by_id = map_new();
+	s->dep_by_id = map_new();
+	s->settings = map_new();
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->idle, NULL);
+	return s;
+}
+
+int store_open(struct store **ret, struct loop *l, const char *path, struct err *err)
+{
+	AUTO(store_freep) struct store *s = store_new(l, path);
+	int r = store_db_open(&s->db, path, err);
+
+	if (r == 0)
+		r = store_load(s, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(s);
+	return 0;
+}
+
+struct store *store_free(struct store *s)
+{
+	if (!s)
+		return NULL;
+	store_queue_finish(s);
+	store_records_free(s);
+	map_free(s->by_name);
+	map_free(s->by_id);
+	map_free(s->keys_by_hash);
+	map_free(s->env_by_name);
+	map_free(s->env_by_id);
+	map_free(s->dep_by_id);
+	map_free(s->settings);
+	sqlite3_close(s->db);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->idle);
+	free(s->path);
+	free(s);
+	return NULL;
+}

@@ -1,0 +1,154 @@
+/* store/store.h: what must outlive the daemon: namespaces, keys, environments, deployments, settings.
+ *
+ * SQLite in DATA/openreward.db (WAL, foreign keys, migrations by user_version), but no request ever waits for it to be
+ * read: store_open() loads everything into the structs below, and reading is following pointers. A change is made to the
+ * struct and queued at once; the queue is written in order by one writer (loop lane LOOP_LANE_STORE), several changes to
+ * one transaction where they come together. Whoever promises durability to a client answers from store_sync().
+ *
+ * Owner of every record: the store. A record is never moved and lives as long as the store, so pointers to it may be
+ * kept. Loop thread only. Strings inside records are never NULL unless said; change them with store_set_str(). */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/list.h"
+#include "loop/loop.h"
+
+#define STORE_ID_LEN 37       /* ids are UUIDs in text, with NUL */
+#define STORE_NAME_MAX 100    /* bytes of a namespace's or environment's name; str_is_name() */
+#define STORE_HASH_LEN 32     /* SHA-256 */
+
+struct store;
+
+/* Opens or makes the database, migrates it, loads it. Errors name the path and the reason: not writable, disk full,
+ * not a database, or made by a newer version of the program (-EPROTONOSUPPORT). */
+MUST_CHECK int store_open(struct store **ret, struct loop *l, const char *path, struct err *err);
+/* Waits until everything queued is written, then closes. NULL is allowed; returns NULL. */
+struct store *store_free(struct store *s);
+DEFINE_FREEP(store, store_free)
+
+/* Runs done when every change made so far is on disk; err = the first write that failed since the last sync that
+ * reported one (NULL = all well). Always asynchronous. done may be NULL. */
+typedef void store_done_fn(void *arg, const struct err *err);
+void store_sync(struct store *s, store_done_fn *done, void *arg);
+
+/* Replaces *field (malloc'ed) by a copy of value; NULL becomes "". */
+void store_set_str(char **field, const char *value);
+
+/* -- namespaces ------------------------------------------------------------------------------------------------ */
+#define STORE_NAMESPACE_LOCAL "local" /* the one that the first start makes */
+
+struct store_namespace {
+	char id[STORE_ID_LEN];
+	char *name;
+	char *type;               /* "user" or "org" */
+	int64_t created_ms;       /* wall clock, since 1970 */
+	struct list keys;         /* struct store_key.of_namespace */
+	struct list environments; /* struct store_environment.of_namespace, in order of creation */
+	struct list all;          /* private */
+};
+
+struct store_namespace *store_namespace_find(struct store *s, const char *name); /* NULL = none */
+struct store_namespace *store_namespace_by_id(struct store *s, const char *id);
+/* -EINVAL for a name against the rules, -EEXIST. */
+MUST_CHECK int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret,
+				   struct err *err);
+
+/* -- keys ------------------------------------------------------------------------------------------------------ */
+/* What a key may do: read what it sees; that, and use and change what its namespace owns; everything on this server. */
+#define STORE_ROLES(X) X(READER, "reader") X(MEMBER, "member") X(ADMIN, "admin")
+enum store_role {
+#define X(name, text) STORE_ROLE_##name,
+	STORE_ROLES(X)
+#undef X
+};
+const char *store_role_name(enum store_role r);
+
+struct store_key {
+	char id[STORE_ID_LEN];
+	struct store_namespace *ns;
+	char *label;                       /* for people; may be "" */
+	enum store_role role;
+	unsigned char hash[STORE_HASH_LEN]; /* SHA-256 of the key's whole text; the text itself is nowhere */
+	int64_t created_ms;
+	int64_t revoked_ms;                /* 0 = valid */
+	struct list of_namespace;          /* private */
+};
+
+MUST_CHECK int store_key_add(struct store *s, struct store_namespace *ns, const char *label, enum store_role role,
+			     const unsigned char hash[STORE_HASH_LEN], struct store_key **ret, struct err *err);
+void store_key_save(struct store *s, const struct store_key *k);
+struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
+
+/* -- environments ---------------------------------------------------------------------------------------------- */
+struct store_environment {
+	char id[STORE_ID_LEN];
+	struct store_namespace *ns;  /* its owner */
+	char *name;
+	char *description;
+	bool is_private;             /* others see it as missing (404) */
+	bool is_harbor;
+	uint64_t cpu_milli;          /* size of an instance, thousandths of a CPU */
+	uint64_t memory_bytes;
+	uint64_t max_concurrency;    /* open sessions per instance */
+	uint64_t max_scale;          /* instances */
+	int64_t created_ms, updated_ms;
+	struct list deployments;     /* struct store_deployment.of_environment, newest first */
+	struct list of_namespace;    /* private */
+	void *user;                  /* free for env/, which keeps the runtime state there */
+};
+
+/* NULL = none. name may not hold a slash. */
+struct store_environment *store_environment_find(struct store *s, const char *owner, const char *name);
+struct store_environment *store_environment_by_id(struct store *s, const char *id);
+/* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST. */
+MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
+				     struct store_environment **ret, struct err *err);
+/* Queues the record as it now is, with updated_ms = now. ns and name may not be changed. */
+void store_environment_save(struct store *s, struct store_environment *e);
+/* Visits all, in order of creation, until fn returns false. */
+typedef bool store_environment_fn(void *arg, struct store_environment *e);
+void store_environments(struct store *s, store_environment_fn *fn, void *arg);
+
+/* -- deployments ----------------------------------------------------------------------------------------------- */
+/* The life of one revision of an environment; env/ makes every transition (its essay says which function and when).
+ * Final: stopped, failed, superseded. */
+#define STORE_DEPLOYMENT_STATES(X)                                                                                \
+	X(QUEUED, "queued") X(BUILDING, "building") X(DEPLOYING, "deploying") X(READY, "ready")                    \
+	X(DRAINING, "draining") X(STOPPED, "stopped") X(FAILED, "failed") X(SUPERSEDED, "superseded")
+enum store_deployment_state {
+#define X(name, text) STORE_DEPLOYMENT_##name,
+	STORE_DEPLOYMENT_STATES(X)
+#undef X
+};
+const char *store_deployment_state_name(enum store_deployment_state s);
+bool store_deployment_state_final(enum store_deployment_state s);
+
+struct store_deployment {
+	char id[STORE_ID_LEN];             /* also the folder DATA/builds/<id> */
+	struct store_environment *environment;
+	enum store_deployment_state state;
+	char *image;                       /* reference of what was built; "" before that */
+	char *source;                      /* "folder", "git", ... */
+	char *branch, *commit;             /* "" unless it came from git */
+	char *reason;                      /* why it failed or ended; "" = nothing to say */
+	uint64_t cpu_milli, memory_bytes;  /* size of its instances */
+	int64_t created_ms, updated_ms;
+	struct list of_environment;        /* private */
+	void *user;                        /* free for env/ */
+};
+
+struct store_deployment *store_deployment_by_id(struct store *s, const char *id); /* NULL = none */
+/* A new one in state queued with the environment's size. id NULL = the store makes one; else a fresh UUID of the caller's
+ * (who has made its folder already). */
+struct store_deployment *store_deployment_add(struct store *s, struct store_environment *e, const char *id,
+					      const char *source);
+/* Queues the record as it now is, with updated_ms = now. */
+void store_deployment_save(struct store *s, struct store_deployment *d);
+
+/* -- settings -------------------------------------------------------------------------------------------------- */
+/* Small facts of the installation ("node", "installed_at"). NULL = absent. */
+const char *store_setting(struct store *s, const char *key);
+void store_setting_put(struct store *s, const char *key, const char *value);

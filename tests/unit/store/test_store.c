@@ -1,0 +1,225 @@
+/* The store: what is changed is there after a new start; failures are told; nothing is lost when a write fails. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "store/store.h"
+
+static char dir[64], path[96];
+static struct loop *loop;
+
+static void set_up(void)
+{
+	struct err err;
+
+	snprintf(dir, sizeof(dir), "/tmp/test-store-XXXXXX");
+	cr_assert_not_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/x.db", dir);
+	cr_assert_eq(loop_new(&loop, &err), 0);
+}
+
+static void tear_down(void)
+{
+	static const char *const suffixes[] = { "", "-wal", "-shm" };
+	char p[128];
+
+	loop = loop_free(loop);
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(p, sizeof(p), "%s%s", path, suffixes[i]);
+		unlink(p);
+	}
+	rmdir(dir);
+}
+
+TestSuite(store, .init = set_up, .fini = tear_down, .timeout = 20);
+
+static struct store *open_store(void)
+{
+	struct store *s = NULL;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(store_open(&s, loop, path, &err), 0, "%s", err.msg);
+	return s;
+}
+
+struct sync_result {
+	int calls, code;
+	char msg[ERR_MSG_MAX];
+};
+
+static void on_sync(void *arg, const struct err *err)
+{
+	struct sync_result *res = arg;
+
+	res->calls++;
+	res->code = err ? err->code : 0;
+	snprintf(res->msg, sizeof(res->msg), "%s", err ? err->msg : "");
+	loop_stop(loop, 0);
+}
+
+static struct sync_result sync_store(struct store *s)
+{
+	struct sync_result res = { 0 };
+
+	store_sync(s, on_sync, &res);
+	cr_assert_eq(res.calls, 0, "a callback ran inside the call that asked for it");
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(res.calls, 1);
+	return res;
+}
+
+static struct store_environment *make_environment(struct store *s)
+{
+	struct store_namespace *ns;
+	struct store_environment *e;
+	struct err err;
+
+	cr_assert_eq(store_namespace_add(s, "local", "org", &ns, &err), 0);
+	cr_assert_eq(store_environment_add(s, ns, "hello", &e, &err), 0);
+	return e;
+}
+
+Test(store, everything_is_there_after_a_new_start)
+{
+	unsigned char hash[STORE_HASH_LEN] = { 1, 2, 3 };
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s);
+	struct store_deployment *d, *newer;
+	struct store_key *k;
+	struct err err;
+	char env_id[STORE_ID_LEN], dep_id[STORE_ID_LEN];
+
+	cr_assert_eq(store_key_add(s, e->ns, "mine", STORE_ROLE_MEMBER, hash, &k, &err), 0);
+	e->is_private = true;
+	e->memory_bytes = 1ull << 33;
+	store_set_str(&e->description, "it's \"quoted\"; DROP TABLE environment");
+	store_environment_save(s, e);
+	d = store_deployment_add(s, e, NULL, "folder");
+	newer = store_deployment_add(s, e, "11111111-2222-4333-8444-555555555555", "git");
+	d->state = STORE_DEPLOYMENT_FAILED;
+	store_set_str(&d->reason, "no Dockerfile");
+	store_deployment_save(s, d);
+	store_setting_put(s, "node", "7");
+	store_setting_put(s, "node", "8");
+	memcpy(env_id, e->id, sizeof(env_id));
+	memcpy(dep_id, d->id, sizeof(dep_id));
+	cr_assert_str_eq(newer->id, "11111111-2222-4333-8444-555555555555");
+	cr_assert_eq(sync_store(s).code, 0);
+	store_free(s);
+
+	s = open_store();
+	e = store_environment_find(s, "local", "hello");
+	cr_assert_not_null(e);
+	cr_assert_str_eq(e->id, env_id);
+	cr_assert_eq(e, store_environment_by_id(s, env_id));
+	cr_assert(e->is_private);
+	cr_assert_eq(e->memory_bytes, 1ull << 33);
+	cr_assert_str_eq(e->description, "it's \"quoted\"; DROP TABLE environment");
+	d = store_deployment_by_id(s, dep_id);
+	cr_assert_not_null(d);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_FAILED);
+	cr_assert_str_eq(d->reason, "no Dockerfile");
+	cr_assert_eq(d->environment, e);
+	newer = list_first(&e->deployments, struct store_deployment, of_environment);
+	cr_assert_str_eq(newer->id, "11111111-2222-4333-8444-555555555555", "newest first");
+	k = store_key_by_hash(s, hash);
+	cr_assert_not_null(k);
+	cr_assert_eq(k->role, STORE_ROLE_MEMBER);
+	cr_assert_str_eq(k->label, "mine");
+	cr_assert_eq(k->ns, e->ns);
+	cr_assert_str_eq(store_setting(s, "node"), "8");
+	cr_assert_null(store_setting(s, "nothing"));
+	store_free(s);
+}
+
+Test(store, closing_writes_what_was_not_synced)
+{
+	struct store *s = open_store();
+
+	make_environment(s);
+	store_free(s); /* without a turn of the loop */
+	s = open_store();
+	cr_assert_not_null(store_environment_find(s, "local", "hello"));
+	store_free(s);
+}
+
+Test(store, names_and_twins_are_refused)
+{
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s), *other = NULL;
+	struct store_namespace *ns = NULL;
+	struct err err;
+	static const char *const bad[] = { "", "a/b", "../x", ".x", "-x", "a b", "\xc3\xa4" };
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		cr_assert_eq(store_environment_add(s, e->ns, bad[i], &other, &err), -EINVAL, "%s", bad[i]);
+		cr_assert_eq(store_namespace_add(s, bad[i], "org", &ns, &err), -EINVAL, "%s", bad[i]);
+	}
+	cr_assert_eq(store_environment_add(s, e->ns, "hello", &other, &err), -EEXIST);
+	cr_assert_not_null(strstr(err.msg, "local/hello"));
+	cr_assert_eq(store_namespace_add(s, "local", "org", &ns, &err), -EEXIST);
+	cr_assert_null(other);
+	cr_assert_null(ns);
+	store_free(s);
+}
+
+Test(store, a_newer_database_is_refused)
+{
+	struct store *s = NULL;
+	struct err err;
+	sqlite3 *db;
+
+	cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(db, "PRAGMA user_version = 999", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+	cr_assert_eq(store_open(&s, loop, path, &err), -EPROTONOSUPPORT);
+	cr_assert_not_null(strstr(err.msg, "999"));
+	cr_assert_null(s);
+}
+
+Test(store, what_is_no_database_is_refused)
+{
+	struct store *s = NULL;
+	struct err err;
+	int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	static const char junk[] = "this is certainly not a database file, and it is longer than its header of 100 bytes is; so there";
+
+	cr_assert_eq(write(fd, junk, sizeof(junk)), (ssize_t)sizeof(junk));
+	close(fd);
+	cr_assert_lt(store_open(&s, loop, path, &err), 0);
+	cr_assert_not_null(strstr(err.msg, path));
+}
+
+/* A full disk is played by RLIMIT_FSIZE: SQLite's write fails, and passes again once the limit is lifted. */
+Test(store, a_failed_write_is_told_and_made_up_for)
+{
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s);
+	struct rlimit none = { .rlim_cur = 0, .rlim_max = RLIM_INFINITY }, all = { RLIM_INFINITY, RLIM_INFINITY };
+	char *big;
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(sync_store(s).code, 0);
+	big = calloc(1, 1 << 20);
+	memset(big, 'x', (1 << 20) - 1);
+	store_set_str(&e->description, big);
+	store_environment_save(s, e);
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &none), 0);
+	struct sync_result res = sync_store(s);
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &all), 0);
+	cr_assert_lt(res.code, 0);
+	cr_assert_not_null(strstr(res.msg, path), "%s", res.msg);
+	cr_assert_eq(sync_store(s).code, 0, "the change is written with the next batch");
+	store_free(s);
+
+	s = open_store();
+	cr_assert_str_eq(store_environment_find(s, "local", "hello")->description, big);
+	store_free(s);
+	free(big);
+}
