@@ -1,0 +1,125 @@
+/* engine/engine.h: whatever runs images. Everything above uses a box (a running sandbox or instance) through this table
+ * and assumes nothing about where it runs; sandbox/local.c is the first implementation. Loop thread only.
+ *
+ * A box is owned by the engine; the holder of its pointer may use it until on_end has run (exactly once, last). Calls on
+ * a box that is ending fail with -EIDRM. Every callback runs from the loop, never inside the call that asked. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "loop/loop.h"
+
+struct engine;
+struct engine_box;
+struct engine_exec;
+struct image; /* image/image.h; counted */
+
+/* -- images ---------------------------------------------------------------------------------------------------- */
+typedef void engine_progress_fn(void *arg, const char *line); /* "pulling docker.io/library/alpine:3: 40 %" */
+/* img is counted for the callee (image_unref when done with it), NULL on failure with *err. */
+typedef void engine_image_fn(void *arg, struct image *img, const struct err *err);
+
+/* -- boxes ------------------------------------------------------------------------------------------------------ */
+struct engine_size {
+	uint64_t cpu_milli;    /* 500 = half a CPU */
+	uint64_t memory_bytes;
+};
+
+struct engine_mount {
+	const char *source, *target; /* see struct plan_mount */
+	bool read_only;
+};
+
+struct engine_spec { /* strings are copied */
+	const char *id;           /* UUID text */
+	bool instance;            /* an environment server: longer lease, its own log */
+	struct image *image;      /* counted by the engine itself */
+	struct engine_size size;
+	const char *const *env;   /* NULL-terminated "K=V", over the image's own */
+	bool block_network;
+	uint64_t lease_ms, hard_ms; /* 0 = never */
+	const char *hosts_extra;  /* lines for /etc/hosts, or NULL */
+};
+
+typedef void engine_create_fn(void *arg, struct engine_box *box, const struct err *err);
+/* reason: "deleted", "lease", "deadline", "killed", "exited", "host": what the API tells in a 410. */
+typedef void engine_end_fn(void *arg, struct engine_box *box, const char *reason);
+typedef void engine_done_fn(void *arg, const struct err *err); /* err NULL = success */
+typedef void engine_fd_fn(void *arg, int fd, const struct err *err); /* fd is the callee's; -1 on failure */
+
+/* -- exec ------------------------------------------------------------------------------------------------------- */
+#define ENGINE_OUTCOMES(X)                                                                                 \
+	X(INFRA, "infra") X(KILLED, "killed") X(TIMEOUT, "timeout") X(OOM, "oom") X(DISK, "disk")          \
+	X(PIDS, "pids") X(SIGNALLED, "signalled") X(EXITED, "exited")
+enum engine_outcome {
+#define X(name, text) ENGINE_##name,
+	ENGINE_OUTCOMES(X)
+#undef X
+};
+const char *engine_outcome_name(enum engine_outcome o);
+
+struct engine_exec_spec {
+	const char *id;          /* the run's task_id, unique in its box */
+	const char *cmd;         /* a script for shell, cmd_len bytes, up to 16 MiB; or NULL with argv */
+	size_t cmd_len;
+	const char *shell;       /* NULL or "" = /bin/bash; /bin/sh where that is missing */
+	const char *const *argv; /* used when cmd is NULL */
+	const char *const *env;  /* over the box's; may be NULL */
+	uint64_t timeout_ms;     /* 0 = none */
+	uint64_t max_bytes;      /* UINT64_MAX = everything */
+	int log_fd;              /* >= 0: output goes there, uncaptured; borrowed, dup'ed */
+	bool main;               /* the box ends when this exec does */
+};
+
+struct engine_exec_result {
+	int return_code;         /* 0..255; 128 + n for a signal; 124 = timed out; 127 = no shell */
+	bool timed_out;
+	enum engine_outcome outcome;
+	uint64_t bytes, dropped; /* of output: kept; counted and thrown away */
+	uint64_t duration_us, cpu_us, peak_bytes;
+};
+/* err != NULL: ours, not the command's, fault; res is then NULL. The exec stays readable until engine_exec_release. */
+typedef void engine_exec_fn(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err);
+
+/* -- files ------------------------------------------------------------------------------------------------------ */
+enum engine_open { ENGINE_OPEN_READ, ENGINE_OPEN_STAGE, ENGINE_OPEN_STAGE_MKDIRS };
+/* tmp: name of the staged file, to be given to commit; valid during the call. */
+typedef void engine_open_fn(void *arg, int fd, uint64_t size, const char *tmp, const struct err *err);
+
+struct engine_ops {
+	/* Finds an image here or brings it ("image X is not here and could not be pulled: REASON"). progress may be NULL. */
+	void (*prepare_image)(struct engine *e, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg);
+	void (*create)(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg);
+	/* done when the last process is dead; harmless to repeat; on_end follows. */
+	void (*destroy)(struct engine_box *b, const char *reason, engine_done_fn *done, void *arg);
+	void (*renew)(struct engine_box *b);
+	/* started: the run exists in the box and will not be lost. *ret is valid at once. */
+	int (*exec)(struct engine_box *b, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,
+		    struct engine_exec **ret, struct err *err);
+	/* Kept output from offset into p; bytes read, 0 at the end. Only after done. */
+	ssize_t (*exec_read)(struct engine_exec *x, uint64_t offset, void *p, size_t cap);
+	void (*exec_kill)(struct engine_exec *x, int signo);
+	void (*exec_release)(struct engine_exec *x); /* its result is no longer needed, or its callback no longer wanted */
+	/* A stream connection to a port of the box's loopback. */
+	void (*connect)(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);
+	/* As the image's USER. Errors: -ENOENT, -ELOOP (a symlink), -EISDIR, -EINVAL (FIFO, device), -EACCES, -ENOSPC. */
+	void (*open)(struct engine_box *b, const char *path, enum engine_open mode, const char *tmp, engine_open_fn *done, void *arg);
+	void (*commit)(struct engine_box *b, const char *path, const char *tmp, engine_done_fn *done, void *arg);
+	void (*discard)(struct engine_box *b, const char *path, const char *tmp);
+};
+
+struct engine {
+	const struct engine_ops *ops;
+};
+struct engine_box { /* first member of the implementation's object */
+	struct engine *engine;
+	const char *id;
+	void *user; /* free for the holder */
+};
+struct engine_exec {
+	struct engine_box *box;
+	const char *id;
+};

@@ -1,0 +1,255 @@
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "image/private.h"
+#include "image/record.h"
+
+#define ALIAS_HOPS 8
+
+int images_new(struct images **ret, struct loop *l, const char *data_dir, const struct image_alias *aliases,
+	       struct image_jobs *jobs, struct err *err)
+{
+	for (const struct image_alias *a = aliases; a && a->from; a++) {
+		auto_free char *from = NULL, *to = NULL;
+		int r = image_normalise(&from, a->from, err);
+		if (r == 0)
+			r = image_normalise(&to, a->to, err);
+		if (r < 0)
+			return err_wrap(err, r, "images.aliases");
+	}
+	struct images *s = NEW(struct images);
+	s->loop = l;
+	s->data_dir = data_dir;
+	s->aliases = aliases;
+	s->jobs = jobs;
+	s->cache = map_new();
+	list_init(&s->fetches);
+	list_init(&s->removals);
+	*ret = s;
+	return 0;
+}
+
+/* -- records, cached ------------------------------------------------------------------------------------------- */
+static struct cached *cached_free(struct cached *c)
+{
+	if (!c)
+		return NULL;
+	image_unref(c->image);
+	image_list_free(c->old, c->n_old);
+	free(c);
+	return NULL;
+}
+
+static void drop_unused(struct cached *c)
+{
+	size_t kept = 0;
+
+	for (size_t k = 0; k < c->n_old; k++)
+		if (c->old[k]->refs == 1)
+			image_unref(c->old[k]);
+		else
+			c->old[kept++] = c->old[k];
+	c->n_old = kept;
+}
+
+static void cached_replace(struct cached *c, struct image *i, const struct stat *seen)
+{
+	drop_unused(c);
+	if (c->image) {
+		c->old = xrealloc(c->old, (c->n_old + 1) * sizeof(*c->old));
+		c->old[c->n_old++] = c->image;
+	}
+	c->image = i;
+	c->seen = *seen;
+	drop_unused(c);
+}
+
+static bool cached_busy(struct cached *c)
+{
+	drop_unused(c);
+	return c->n_old > 0 || (c->image && c->image->refs > 1);
+}
+
+void images_forget(struct images *s, const char *name)
+{
+	struct cached *c = map_get(s->cache, name);
+
+	if (c && !cached_busy(c))
+		cached_free(map_del(s->cache, name));
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_ino == b->st_ino && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+	       a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+static int load_new(struct images *s, const char *name, const char *path, const struct stat *st, struct image **ret,
+		    struct err *err)
+{
+	AUTO(image_freep) struct image *i = NULL;
+
+	int r = image_record_read(&i, path, err);
+	if (r < 0)
+		return r;
+	if (!str_eq(i->name, name))
+		return err_set(err, -EINVAL, "image record %s is of another image: %s", path, i->name);
+	struct cached *c = map_get(s->cache, name);
+	if (!c)
+		map_put(s->cache, name, c = NEW(struct cached));
+	cached_replace(c, STEAL(i), st);
+	*ret = image_ref(c->image);
+	return 0;
+}
+
+int images_load(struct images *s, const char *name, struct image **ret, struct err *err)
+{
+	auto_free char *path = image_record_path(s->data_dir, name);
+	struct cached *c = map_get(s->cache, name);
+	struct stat st;
+
+	if (stat(path, &st) < 0) {
+		if (errno != ENOENT)
+			return err_sys(err, "look for image %s: %s", name, path);
+		images_forget(s, name);
+		return err_set(err, -ENOENT, "image %s is not here", name);
+	}
+	if (!c || !c->image || !same_file(&c->seen, &st))
+		return load_new(s, name, path, &st, ret, err);
+	*ret = image_ref(c->image);
+	return 0;
+}
+
+/* -- names ------------------------------------------------------------------------------------------------------ */
+/* The target of the alias whose normalised form is name, or NULL. images_new has checked that all normalise. */
+static const char *alias_of(const struct images *s, const char *name)
+{
+	for (const struct image_alias *a = s->aliases; a && a->from; a++) {
+		auto_free char *from = NULL;
+		if (image_normalise(&from, a->from, NULL) == 0 && str_eq(from, name))
+			return a->to;
+	}
+	return NULL;
+}
+
+int images_resolve(struct images *s, const char *ref, char **ret, struct err *err)
+{
+	auto_free char *name = NULL;
+
+	int r = image_normalise(&name, ref, err);
+	for (int hop = 0; r == 0; hop++) {
+		const char *to = alias_of(s, name);
+		if (!to)
+			break;
+		if (hop == ALIAS_HOPS)
+			return err_set(err, -EINVAL, "images.aliases: \"%s\" leads in a circle", ref);
+		auto_free char *next = NULL;
+		r = image_normalise(&next, to, err);
+		if (r == 0) {
+			free(name);
+			name = STEAL(next);
+		}
+	}
+	if (r < 0)
+		return r;
+	*ret = STEAL(name);
+	return 0;
+}
+
+int images_find(struct images *s, const char *ref, struct image **ret, struct err *err)
+{
+	auto_free char *name = NULL;
+
+	int r = images_resolve(s, ref, &name, err);
+	return r < 0 ? r : images_load(s, name, ret, err);
+}
+
+int images_list(struct images *s, struct image ***ret, size_t *ret_n, struct err *err)
+{
+	return image_record_list(s->data_dir, ret, ret_n, err);
+}
+
+/* -- removal ----------------------------------------------------------------------------------------------------- */
+struct removal {
+	struct list in_images;
+	struct images *images; /* NULL = gone meanwhile */
+	char *name;
+	engine_done_fn *done;
+	void *arg;
+	struct err err; /* code 0 = success */
+	uint64_t job;
+};
+
+static void removal_finish(void *arg)
+{
+	struct removal *x = arg;
+
+	list_remove(&x->in_images);
+	if (x->images) {
+		if (!x->err.code)
+			images_forget(x->images, x->name);
+		x->done(x->arg, x->err.code ? &x->err : NULL);
+	}
+	free(x->name);
+	free(x);
+}
+
+static void removal_done(void *arg, int status, const struct err *err)
+{
+	struct removal *x = arg;
+
+	if (status || err)
+		err_set(&x->err, err && err->code == -EBUSY ? -EBUSY : -EIO, "image %s could not be removed: %s", x->name,
+			err ? err->msg : "its job failed");
+	removal_finish(x);
+}
+
+static int removal_start(struct removal *x)
+{
+	struct images *s = x->images;
+	const char *argv[] = { NULL, NULL };
+	AUTO(image_freep) struct image *i = NULL;
+
+	int r = images_load(s, x->name, &i, &x->err);
+	if (r < 0)
+		return r;
+	struct cached *c = map_get(s->cache, x->name);
+	i = image_unref(i);
+	if (cached_busy(c))
+		return err_set(&x->err, -EBUSY, "image %s is used by a sandbox or an instance", x->name);
+	argv[0] = x->name;
+	return s->jobs->start(s->jobs, "remove", argv, NULL, removal_done, x, &x->job, &x->err);
+}
+
+void images_remove(struct images *s, const char *ref, engine_done_fn *done, void *arg)
+{
+	struct removal *x = NEW(struct removal);
+
+	x->images = s;
+	x->done = done;
+	x->arg = arg;
+	list_init(&x->in_images);
+	list_push_back(&s->removals, &x->in_images);
+	if (image_normalise(&x->name, ref, &x->err) < 0 || removal_start(x) < 0)
+		loop_defer(s->loop, removal_finish, x);
+}
+
+struct images *images_free(struct images *s)
+{
+	struct map_iter it = { 0 };
+
+	if (!s)
+		return NULL;
+	list_foreach(&s->removals, struct removal, in_images, x) {
+		x->images = NULL;
+		list_remove(&x->in_images);
+	}
+	images_cancel_fetches(s);
+	while (map_next(s->cache, &it))
+		cached_free(it.value);
+	map_free(s->cache);
+	free(s);
+	return NULL;
+}

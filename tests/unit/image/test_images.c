@@ -1,0 +1,288 @@
+/* The daemon's side of images, with a stand-in for the spawner's jobs. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "image/image.h"
+#include "image/record.h"
+#include "unit/image/tmpdir.h"
+
+typedef void job_done_fn(void *arg, int status, const struct err *err);
+
+static struct {
+	struct image_jobs jobs;
+	unsigned started, cancelled;
+	char kind[32], args[2][256];
+	engine_progress_fn *line;
+	job_done_fn *done;
+	void *arg;
+	int refuse;
+} fake;
+
+static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, engine_progress_fn *line, job_done_fn *done,
+		      void *arg, uint64_t *ret_job, struct err *err)
+{
+	(void)j;
+	if (fake.refuse)
+		return err_set(err, fake.refuse, "no spawner");
+	fake.started++;
+	snprintf(fake.kind, sizeof(fake.kind), "%s", kind);
+	for (size_t i = 0; i < 2 && argv[i]; i++)
+		snprintf(fake.args[i], sizeof(fake.args[i]), "%s", argv[i]);
+	fake.line = line;
+	fake.done = done;
+	fake.arg = arg;
+	*ret_job = fake.started;
+	return 0;
+}
+
+static void fake_cancel(struct image_jobs *j, uint64_t job)
+{
+	(void)j;
+	(void)job;
+	fake.cancelled++;
+}
+
+static char dir[] = "/tmp/orw-images-XXXXXX";
+static struct loop *loop;
+static struct images *images;
+static const struct image_alias aliases[] = { { "ubuntu:22.04", "python:3.11-slim" }, { "ring:1", "ring:2" }, { "ring:2", "ring:1" },
+					      { NULL, NULL } };
+
+static void begin(void)
+{
+	struct err err = ERR_INIT;
+
+	tmpdir_make(dir);
+	fake.jobs = (struct image_jobs){ fake_start, fake_cancel };
+	cr_assert_eq(loop_new(&loop, &err), 0);
+	cr_assert_eq(images_new(&images, loop, dir, aliases, &fake.jobs, &err), 0, "%s", err.msg);
+}
+
+static void end(void)
+{
+	tmpdir_remove(dir);
+}
+
+TestSuite(images, .init = begin, .fini = end, .timeout = 20);
+
+static void put_record(const char *name, const char *digest)
+{
+	struct err err = ERR_INIT;
+	struct image *i = image_new();
+
+	i->name = xstrdup(name);
+	i->digest = xstrdup(digest);
+	i->layers = xcalloc(1, sizeof(char *));
+	i->layers[i->n_layers++] = xstrdup("bases/store/overlay/x/diff");
+	i->workdir = xstrdup("/");
+	i->user = xstrdup("");
+	cr_assert_eq(image_record_write(dir, i, &err), 0, "%s", err.msg);
+	image_unref(i);
+}
+
+static void stop(void *arg)
+{
+	(void)arg;
+	loop_stop(loop, 0);
+}
+
+static void turn(void)
+{
+	loop_defer(loop, stop, NULL);
+	cr_assert_eq(loop_run(loop), 0);
+}
+
+struct answer {
+	unsigned calls, lines;
+	struct image *image;
+	struct err err;
+};
+
+static void on_line(void *arg, const char *line)
+{
+	(void)line;
+	((struct answer *)arg)->lines++;
+}
+
+static void on_image(void *arg, struct image *img, const struct err *err)
+{
+	struct answer *a = arg;
+
+	a->calls++;
+	a->image = img;
+	err_copy(&a->err, err);
+}
+
+static void on_done(void *arg, const struct err *err)
+{
+	struct answer *a = arg;
+
+	a->calls++;
+	err_copy(&a->err, err);
+}
+
+#define PYTHON "docker.io/library/python:3.11-slim"
+
+Test(images, find_follows_aliases_and_sees_new_records)
+{
+	struct err err = ERR_INIT;
+	struct image *i = NULL, *again = NULL;
+
+	cr_assert_eq(images_find(images, "ubuntu:22.04", &i, &err), -ENOENT);
+	put_record(PYTHON, "sha256:1");
+	cr_assert_eq(images_find(images, "ubuntu:22.04", &i, &err), 0, "%s", err.msg);
+	cr_assert_str_eq(i->name, PYTHON);
+	cr_assert_eq(images_find(images, "python:3.11-slim", &again, &err), 0);
+	cr_assert_eq(i, again, "one object while the record is the same");
+	image_unref(again);
+	put_record(PYTHON, "sha256:22");
+	cr_assert_eq(images_find(images, "python:3.11-slim", &again, &err), 0);
+	cr_assert_str_eq(again->digest, "sha256:22");
+	cr_assert_str_eq(i->digest, "sha256:1", "what a box holds does not change");
+	image_unref(again);
+	image_unref(i);
+	cr_assert_eq(images_find(images, "ring:1", &i, &err), -EINVAL);
+	cr_assert(strstr(err.msg, "circle"), "%s", err.msg);
+	images_free(images);
+}
+
+Test(images, prepare_answers_from_the_loop_only)
+{
+	struct answer a = { 0 };
+
+	put_record(PYTHON, "sha256:1");
+	images_prepare(images, "python:3.11-slim", NULL, on_image, &a);
+	cr_assert_eq(a.calls, 0);
+	turn();
+	cr_assert_eq(a.calls, 1);
+	cr_assert_not_null(a.image);
+	cr_assert_eq(fake.started, 0);
+	image_unref(a.image);
+	images_free(images);
+}
+
+Test(images, one_pull_serves_all_who_wait)
+{
+	struct answer a[3] = { 0 };
+
+	images_prepare(images, "python:3.11-slim", on_line, on_image, &a[0]);
+	images_prepare(images, "ubuntu:22.04", on_line, on_image, &a[1]);
+	images_prepare(images, PYTHON, NULL, on_image, &a[2]);
+	turn();
+	cr_assert_eq(fake.started, 1);
+	cr_assert_str_eq(fake.kind, "pull");
+	cr_assert_str_eq(fake.args[0], PYTHON);
+	fake.line(fake.arg, "pulling");
+	put_record(PYTHON, "sha256:1");
+	fake.done(fake.arg, 0, NULL);
+	for (int i = 0; i < 3; i++) {
+		cr_assert_eq(a[i].calls, 1);
+		cr_assert_not_null(a[i].image);
+		image_unref(a[i].image);
+	}
+	cr_assert_eq(a[0].lines + a[1].lines, 2);
+	images_free(images);
+}
+
+Test(images, a_failed_pull_names_image_and_reason_and_may_be_tried_again)
+{
+	struct answer a = { 0 };
+	struct err why = ERR_INIT;
+
+	images_prepare(images, "nosuch:1", NULL, on_image, &a);
+	err_set(&why, -EIO, "no such host");
+	fake.done(fake.arg, 256, &why);
+	cr_assert_eq(a.calls, 1);
+	cr_assert_null(a.image);
+	cr_assert_str_eq(a.err.msg, "image nosuch:1 is not here and could not be pulled: no such host");
+	images_prepare(images, "nosuch:1", NULL, on_image, &a);
+	cr_assert_eq(fake.started, 2);
+	fake.refuse = -EPIPE;
+	images_prepare(images, "other:1", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(a.calls, 2);
+	cr_assert(strstr(a.err.msg, "no spawner"), "%s", a.err.msg);
+}
+
+Test(images, names_of_builds_are_never_pulled)
+{
+	struct answer a = { 0 };
+
+	images_prepare(images, "localhost/env/a/b:1", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(fake.started, 0);
+	cr_assert_eq(a.calls, 1);
+	cr_assert_eq(a.err.code, -ENOENT);
+	images_prepare(images, "BAD NAME", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(a.err.code, -EINVAL);
+	images_free(images);
+}
+
+Test(images, bootstrap_is_cached_and_import_needs_a_path)
+{
+	struct answer a = { 0 };
+
+	images_bootstrap(images, "python:3.11-slim", NULL, on_image, &a);
+	cr_assert_str_eq(fake.kind, "bootstrap");
+	put_record(PYTHON, "sha256:1");
+	fake.done(fake.arg, 0, NULL);
+	image_unref(a.image);
+	images_bootstrap(images, "python:3.11-slim", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(fake.started, 1);
+	cr_assert_eq(a.calls, 2);
+	image_unref(a.image);
+	images_import(images, "x.tar", "x:1", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(a.err.code, -EINVAL);
+	images_import(images, "/x.tar", "x:1", NULL, on_image, &a);
+	cr_assert_str_eq(fake.kind, "import");
+	cr_assert_str_eq(fake.args[0], "/x.tar");
+	cr_assert_str_eq(fake.args[1], "docker.io/library/x:1");
+}
+
+Test(images, what_is_used_is_not_removed)
+{
+	struct answer a = { 0 };
+	struct image *i = NULL;
+
+	images_remove(images, "python:3.11-slim", on_done, &a);
+	turn();
+	cr_assert_eq(a.err.code, -ENOENT);
+	put_record(PYTHON, "sha256:1");
+	cr_assert_eq(images_find(images, PYTHON, &i, NULL), 0);
+	images_remove(images, "python:3.11-slim", on_done, &a);
+	turn();
+	cr_assert_eq(a.err.code, -EBUSY, "%s", a.err.msg);
+	/* A newer record does not free the older image's layers. */
+	put_record(PYTHON, "sha256:22");
+	images_remove(images, "python:3.11-slim", on_done, &a);
+	turn();
+	cr_assert_eq(a.err.code, -EBUSY);
+	cr_assert_eq(fake.started, 0);
+	image_unref(i);
+	images_remove(images, "python:3.11-slim", on_done, &a);
+	cr_assert_str_eq(fake.kind, "remove");
+	a.err.code = 0;
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(a.calls, 4);
+	cr_assert_eq(a.err.code, 0);
+	images_free(images);
+}
+
+Test(images, the_end_cancels_and_calls_nobody)
+{
+	struct answer a = { 0 };
+
+	images_prepare(images, "nosuch:1", NULL, on_image, &a);
+	images_free(images);
+	cr_assert_eq(fake.cancelled, 1);
+	fake.done(fake.arg, 9, NULL);
+	cr_assert_eq(a.calls, 0);
+}
