@@ -20,7 +20,7 @@ struct buf {
 
 void buf_init(struct buf *b, size_t max_bytes);
 void buf_done(struct buf *b); /* frees; b may be used again only after buf_init */
-#define auto_buf AUTO(buf_done) /* struct buf that frees itself at the end of its scope */
+#define auto_buf AUTO(buf_done) /* frees itself at the end of its scope: auto_buf struct buf b = { 0 }; */
 
 /* Append. -ENOBUFS when len would exceed max; the buffer is then unchanged. */
 MUST_CHECK int buf_append(struct buf *b, const void *p, size_t len);

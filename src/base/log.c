@@ -149,7 +149,7 @@ static void make_text(struct buf *line, const char *ts, enum log_level level, co
 void log_event(enum log_level level, const char *module, const char *const *kv, const char *fmt, ...)
 {
 	char ts[TIME_ISO_LEN], msg[4096];
-	auto_buf struct buf line;
+	auto_buf struct buf line = { 0 };
 	int saved = errno;
 	ssize_t n UNUSED;
 	va_list ap;

@@ -146,7 +146,7 @@ int str_percent_decode(struct buf *ret, const char *s, size_t len, bool form)
 	int r = 0;
 
 	/* Never longer than the input; asked for at once so that a failure leaves the buffer unchanged. */
-	auto_buf struct buf tmp;
+	auto_buf struct buf tmp = { 0 };
 	buf_init(&tmp, len);
 	r = buf_reserve(&tmp, len, &to);
 	for (size_t i = 0; r >= 0 && i < len; i += (size_t)r) {

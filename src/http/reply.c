@@ -240,7 +240,7 @@ void reply_error_json(struct buf *ret, const char *text)
 
 void http_reply_error(struct http_req *r, int status, const char *fmt, ...)
 {
-	auto_buf struct buf text, json;
+	auto_buf struct buf text = { 0 }, json = { 0 };
 	va_list ap;
 
 	buf_init(&text, BUF_UNLIMITED);

@@ -272,7 +272,7 @@ const char *http_req_peer(const struct http_req *r)
 /* Decodes into the request's memory; NULL for a bad escape. */
 static const char *decode(struct http_req *r, const char *s, size_t len)
 {
-	auto_buf struct buf b;
+	auto_buf struct buf b = { 0 };
 
 	buf_init(&b, len + 1);
 	if (str_percent_decode(&b, s, len, true) < 0)

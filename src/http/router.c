@@ -239,7 +239,7 @@ static bool store_params(struct http_req *req, const struct match *m)
 	struct http_param *params = http_req_alloc(req, (n + 1) * sizeof(*params));
 
 	for (size_t i = 0; i < n; i++) {
-		auto_buf struct buf b;
+		auto_buf struct buf b = { 0 };
 		char *value;
 
 		buf_init(&b, BUF_UNLIMITED);

@@ -56,7 +56,7 @@ struct sse *sse_start(struct http_req *req)
 
 bool sse_event(struct sse *s, const char *event, const char *data, size_t len)
 {
-	auto_buf struct buf b;
+	auto_buf struct buf b = { 0 };
 
 	if (s->ended)
 		return false;
@@ -84,7 +84,7 @@ static int append_line(struct buf *b, const char *text)
 
 void sse_comment(struct sse *s, const char *text)
 {
-	auto_buf struct buf b;
+	auto_buf struct buf b = { 0 };
 
 	if (s->ended)
 		return;
@@ -124,7 +124,7 @@ static void end_answer(struct sse *s)
 
 void sse_error(struct sse *s, const char *text)
 {
-	auto_buf struct buf line;
+	auto_buf struct buf line = { 0 };
 
 	if (s->ended)
 		return;

@@ -15,7 +15,7 @@
 
 static int read_json(json_t **ret, const char *path, struct err *err)
 {
-	auto_buf struct buf text;
+	auto_buf struct buf text = { 0 };
 
 	buf_init(&text, STORE_FILE_MAX);
 	int r = fd_read_file(path, &text, err);
@@ -38,9 +38,10 @@ static bool has_name(json_t *image, const char *name)
 	json_t *n;
 	size_t k;
 
-	json_array_foreach(json_object_get(image, "names"), k, n)
+	json_array_foreach(json_object_get(image, "names"), k, n) {
 		if (str_eq(json_string_value(n), name))
 			return true;
+	}
 	return false;
 }
 
@@ -49,9 +50,10 @@ static json_t *find_by_name(json_t *list, const char *name)
 	json_t *image;
 	size_t k;
 
-	json_array_foreach(list, k, image)
+	json_array_foreach(list, k, image) {
 		if (has_name(image, name))
 			return image;
+	}
 	return NULL;
 }
 
@@ -60,9 +62,10 @@ static json_t *find_by_id(json_t *list, const char *id)
 	json_t *item;
 	size_t k;
 
-	json_array_foreach(list, k, item)
+	json_array_foreach(list, k, item) {
 		if (str_eq(text_of(item, "id"), id))
 			return item;
+	}
 	return NULL;
 }
 
@@ -108,7 +111,8 @@ static int add_layer(struct image *i, const char *store, const char *id, json_t 
 	json_t *size = json_object_get(layer, "diff-size");
 
 	if (i->n_layers == IMAGE_LAYERS_MAX)
-		return err_set(err, -EINVAL, "image %s has more than %d layers: merge some of its steps", i->name, IMAGE_LAYERS_MAX);
+		return err_set(err, -EINVAL, "image %s has more than %d layers: merge some of its steps", i->name,
+			       IMAGE_LAYERS_MAX);
 	i->layers = xrealloc(i->layers, (i->n_layers + 1) * sizeof(*i->layers));
 	i->layers[i->n_layers++] = xasprintf("%s/overlay/%s/diff", store, id);
 	i->size_bytes += (uint64_t)json_integer_value(size);
@@ -138,9 +142,10 @@ static char **strv_of(json_t *array)
 	json_t *item;
 	size_t k, n = 0;
 
-	json_array_foreach(array, k, item)
+	json_array_foreach(array, k, item) {
 		if (json_is_string(item))
 			out[n++] = xstrdup(json_string_value(item));
+	}
 	return out;
 }
 
@@ -199,7 +204,8 @@ static int read_chain(struct image *i, const char *images_dir, const char *store
 
 int cstore_read(struct image **ret, const char *images_dir, const char *store, const char *name, struct err *err)
 {
-	auto_free char *dir = xasprintf("%s/%s", images_dir, store), *path = xasprintf("%s/overlay-images/images.json", dir);
+	auto_free char *dir = xasprintf("%s/%s", images_dir, store),
+		       *path = xasprintf("%s/overlay-images/images.json", dir);
 	AUTO(image_freep) struct image *i = image_new();
 	auto_json list = NULL;
 

@@ -171,7 +171,8 @@ void images_prepare(struct images *s, const char *ref, engine_progress_fn *progr
 		return;
 	}
 	if (r == -ENOENT)
-		err_set(&w->err, r, "image %s is not here; names below localhost/ are built here and never pulled", ref);
+		err_set(&w->err, r, "image %s is not here; names below localhost/ are built here and never pulled",
+			ref);
 	loop_defer(s->loop, waiter_finish, w);
 }
 
@@ -191,8 +192,8 @@ void images_bootstrap(struct images *s, const char *ref, engine_progress_fn *pro
 	fetch_join(s, "bootstrap", name, NULL, w);
 }
 
-void images_import(struct images *s, const char *path, const char *ref, engine_progress_fn *progress, engine_image_fn *done,
-		   void *arg)
+void images_import(struct images *s, const char *path, const char *ref, engine_progress_fn *progress,
+		   engine_image_fn *done, void *arg)
 {
 	struct waiter *w = waiter_new(s, ref, progress, done, arg);
 	auto_free char *name = NULL;

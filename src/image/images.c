@@ -201,8 +201,8 @@ static void removal_done(void *arg, int status, const struct err *err)
 	struct removal *x = arg;
 
 	if (status || err)
-		err_set(&x->err, err && err->code == -EBUSY ? -EBUSY : -EIO, "image %s could not be removed: %s", x->name,
-			err ? err->msg : "its job failed");
+		err_set(&x->err, err && err->code == -EBUSY ? -EBUSY : -EIO, "image %s could not be removed: %s",
+			x->name, err ? err->msg : "its job failed");
 	removal_finish(x);
 }
 

@@ -12,7 +12,7 @@
 struct cached {
 	struct image *image; /* one count */
 	struct stat seen;
-	struct image **old;  /* one count each */
+	struct image **old; /* one count each */
 	size_t n_old;
 };
 

@@ -80,12 +80,14 @@ static int read_list(json_t *obj, const char *key, char ***ret, size_t *ret_n, s
 	int r = json_get_array(obj, key, &array, err);
 	if (r < 0)
 		return r;
-	json_array_foreach(array, k, item)
+	json_array_foreach(array, k, item) {
 		if (!json_is_string(item))
 			return err_set(err, -EINVAL, "%s: item %zu: expected a string", key, k);
+	}
 	*ret = xcalloc(json_array_size(array) + 1, sizeof(**ret));
-	json_array_foreach(array, k, item)
+	json_array_foreach(array, k, item) {
 		(*ret)[k] = xstrdup(json_string_value(item));
+	}
 	if (ret_n)
 		*ret_n = json_array_size(array);
 	return 0;
@@ -117,7 +119,8 @@ static int read_layers(json_t *obj, struct image *i, struct err *err)
 		return err_set(err, -EINVAL, "layers: %zu: expected 1 to %d", i->n_layers, IMAGE_LAYERS_MAX);
 	for (size_t k = 0; k < i->n_layers; k++)
 		if (!is_layer_path(i->layers[k]))
-			return err_set(err, -EINVAL, "layers: \"%.100s\": expected a path below DATA/images", i->layers[k]);
+			return err_set(err, -EINVAL, "layers: \"%.100s\": expected a path below DATA/images",
+				       i->layers[k]);
 	return 0;
 }
 
@@ -126,10 +129,12 @@ static int read_fields(json_t *obj, struct image *i, struct err *err)
 	int64_t size = 0;
 	int r;
 
-	if ((r = read_text(obj, "name", NULL, &i->name, err)) < 0 || (r = read_text(obj, "digest", NULL, &i->digest, err)) < 0 ||
-	    (r = read_layers(obj, i, err)) < 0 || (r = read_list(obj, "env", &i->env, NULL, err)) < 0 ||
+	if ((r = read_text(obj, "name", NULL, &i->name, err)) < 0 ||
+	    (r = read_text(obj, "digest", NULL, &i->digest, err)) < 0 || (r = read_layers(obj, i, err)) < 0 ||
+	    (r = read_list(obj, "env", &i->env, NULL, err)) < 0 ||
 	    (r = read_list(obj, "entrypoint", &i->entrypoint, NULL, err)) < 0 ||
-	    (r = read_list(obj, "cmd", &i->cmd, NULL, err)) < 0 || (r = read_text(obj, "workdir", "/", &i->workdir, err)) < 0 ||
+	    (r = read_list(obj, "cmd", &i->cmd, NULL, err)) < 0 ||
+	    (r = read_text(obj, "workdir", "/", &i->workdir, err)) < 0 ||
 	    (r = read_text(obj, "user", "", &i->user, err)) < 0 ||
 	    (r = json_get_i64(obj, "size_bytes", 0, INT64_MAX, &size, err)) < 0 ||
 	    (r = json_get_i64(obj, "created_ms", 0, INT64_MAX, &i->created_ms, err)) < 0)
@@ -141,7 +146,7 @@ static int read_fields(json_t *obj, struct image *i, struct err *err)
 int image_record_read(struct image **ret, const char *path, struct err *err)
 {
 	AUTO(image_freep) struct image *i = image_new();
-	auto_buf struct buf text;
+	auto_buf struct buf text = { 0 };
 	auto_json obj = NULL;
 
 	buf_init(&text, IMAGE_RECORD_MAX);
@@ -195,10 +200,11 @@ static int write_text(const struct image *i, struct buf *out)
 int image_record_write(const char *data_dir, const struct image *i, struct err *err)
 {
 	auto_free char *path = image_record_path(data_dir, i->name), *dir = xasprintf("%s/images/records", data_dir);
-	auto_buf struct buf text;
+	auto_buf struct buf text = { 0 };
 
 	if (i->n_layers > IMAGE_LAYERS_MAX)
-		return err_set(err, -EINVAL, "image %s has %zu layers: expected at most %d", i->name, i->n_layers, IMAGE_LAYERS_MAX);
+		return err_set(err, -EINVAL, "image %s has %zu layers: expected at most %d", i->name, i->n_layers,
+			       IMAGE_LAYERS_MAX);
 	buf_init(&text, IMAGE_RECORD_MAX);
 	int r = write_text(i, &text);
 	if (r < 0)

@@ -51,7 +51,8 @@ static bool is_host(const char *s, size_t len)
 	for (size_t i = 0; i < len; i++)
 		if (s[i] == ':' && colon == len)
 			colon = i;
-		else if (colon < len ? !isdigit((unsigned char)s[i]) : !isalnum((unsigned char)s[i]) && !strchr(".-", s[i]))
+		else if (colon < len ? !isdigit((unsigned char)s[i])
+				     : !isalnum((unsigned char)s[i]) && !strchr(".-", s[i]))
 			return false;
 	return colon > 0 && isalnum((unsigned char)s[0]) && colon + 1 != len && !memmem(s, len, "..", 2);
 }
@@ -84,7 +85,8 @@ static size_t host_len(const char *s)
 
 static int bad(struct err *err, const char *ref, const char *why)
 {
-	return err_set(err, -EINVAL, "image: \"%.300s\": %s: expected [HOST/]NAME[:TAG] or [HOST/]NAME@sha256:DIGEST", ref, why);
+	return err_set(err, -EINVAL, "image: \"%.300s\": %s: expected [HOST/]NAME[:TAG] or [HOST/]NAME@sha256:DIGEST",
+		       ref, why);
 }
 
 /* Splits ref (writable) after its repository. A tag beside a digest says nothing more: the digest decides. */
@@ -155,8 +157,10 @@ static char *component_of(const char *name)
 int image_env_dir(char **ret, const char *owner, const char *name, struct err *err)
 {
 	if (!str_is_name(owner, 64) || !str_is_name(name, 64))
-		return err_set(err, -EINVAL, "environment: \"%.80s/%.80s\": expected OWNER/NAME, each of 1 to 64 letters, digits, "
-			       "'.', '_' and '-'", owner ? owner : "", name ? name : "");
+		return err_set(err, -EINVAL,
+			       "environment: \"%.80s/%.80s\": expected OWNER/NAME, each of 1 to 64 letters, digits, "
+			       "'.', '_' and '-'",
+			       owner ? owner : "", name ? name : "");
 	auto_free char *o = component_of(owner), *n = component_of(name);
 	*ret = xasprintf("env/%s/%s", o, n);
 	return 0;
@@ -170,7 +174,8 @@ int image_of_build(char **ret, const char *owner, const char *name, const char *
 	if (r < 0)
 		return r;
 	if (!str_is_name(deployment, 64) || strstr(deployment, ".."))
-		return err_set(err, -EINVAL, "deployment: \"%.80s\": expected an id of 1 to 64 letters, digits, '.', '_' and '-'",
+		return err_set(err, -EINVAL,
+			       "deployment: \"%.80s\": expected an id of 1 to 64 letters, digits, '.', '_' and '-'",
 			       deployment ? deployment : "");
 	*ret = xasprintf("localhost/%s:%s", dir, deployment);
 	return 0;

@@ -23,8 +23,8 @@ static struct {
 	int refuse;
 } fake;
 
-static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, engine_progress_fn *line, job_done_fn *done,
-		      void *arg, uint64_t *ret_job, struct err *err)
+static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, engine_progress_fn *line,
+		      job_done_fn *done, void *arg, uint64_t *ret_job, struct err *err)
 {
 	(void)j;
 	if (fake.refuse)
@@ -50,8 +50,9 @@ static void fake_cancel(struct image_jobs *j, uint64_t job)
 static char dir[] = "/tmp/orw-images-XXXXXX";
 static struct loop *loop;
 static struct images *images;
-static const struct image_alias aliases[] = { { "ubuntu:22.04", "python:3.11-slim" }, { "ring:1", "ring:2" }, { "ring:2", "ring:1" },
-					      { NULL, NULL } };
+static const struct image_alias aliases[] = {
+	{ "ubuntu:22.04", "python:3.11-slim" }, { "ring:1", "ring:2" }, { "ring:2", "ring:1" }, { NULL, NULL }
+};
 
 static void begin(void)
 {

@@ -51,9 +51,11 @@ static void make_stores(void)
 	put("images/env/a/b/store/overlay-images/images.json",
 	    "[{\"id\":\"" ID "\",\"names\":[\"localhost/env/a/b:1\"],\"layer\":\"" TOP "\"}]");
 	put("images/env/a/b/store/overlay-layers/layers.json",
-	    "[{\"id\":\"" MID "\",\"parent\":\"" LOW "\",\"diff-size\":20},{\"id\":\"" TOP "\",\"parent\":\"" MID "\",\"diff-size\":1}]");
+	    "[{\"id\":\"" MID "\",\"parent\":\"" LOW "\",\"diff-size\":20},{\"id\":\"" TOP "\",\"parent\":\"" MID
+	    "\",\"diff-size\":1}]");
 	put("images/bases/store/overlay-layers/layers.json", "[{\"id\":\"" LOW "\",\"diff-size\":300}]");
-	put(config, "{\"created\":\"2025-01-01T00:00:00.5Z\",\"config\":{\"Env\":[\"A=1\",\"B=2\"],\"Cmd\":[\"x\"],\"User\":\"joe\","
+	put(config, "{\"created\":\"2025-01-01T00:00:00.5Z\",\"config\":{\"Env\":[\"A=1\",\"B=2\"],\"Cmd\":[\"x\"],"
+		    "\"User\":\"joe\","
 		    "\"WorkingDir\":\"/srv\"}}");
 }
 

@@ -43,8 +43,9 @@ Test(ref, hosts_ports_and_digests_are_kept)
 }
 
 static const char *const bad[] = {
-	"", " ", "UPPER", "a b", "-x", "x:", "x:-t", "a//b", "/a", "a/", "a/../b", "../x", "x@sha256:12", "x@md5:" HEX, "a:b:c",
-	"a..b", "a___b", "_a", "a_", "x:a..b", "ho$t.x/a", "--help", "a\nb", "localhost:x/a", "http://x/y",
+	"",         " ",      "UPPER",       "a b",           "-x",         "x:",   "x:-t",  "a//b", "/a", "a/",
+	"a/../b",   "../x",   "x@sha256:12", "x@md5:" HEX,    "a:b:c",      "a..b", "a___b", "_a",   "a_", "x:a..b",
+	"ho$t.x/a", "--help", "a\nb",        "localhost:x/a", "http://x/y",
 };
 
 Test(ref, what_is_no_name_is_refused_with_its_text)
