@@ -1,0 +1,227 @@
+#include "init/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/str.h"
+#include "init/boot.h"
+#include "init/init.h"
+
+#define LINGER_CHECK_US 500000
+#define SMALL_FILE 4096
+
+static bool is_cgroup2(int fd)
+{
+	struct statfs s;
+
+	return fstatfs(fd, &s) == 0 && (unsigned long)s.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+static int open_first(int dir, const char *a, const char *b)
+{
+	int fd = openat(dir, a, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 && b ? openat(dir, b, O_RDONLY | O_CLOEXEC) : fd;
+}
+
+void groups_open(struct init *in)
+{
+	struct groups *gs = &in->groups;
+
+	*gs = (struct groups){ .usable = is_cgroup2(BOOT_FD_CGROUP) };
+	list_init(&gs->lingering);
+	gs->oom_fd = open_first(BOOT_FD_STATS, "memory.events", "memory.oom_control");
+	gs->pids_fd = open_first(BOOT_FD_PIDS, "pids.events", NULL);
+}
+
+/* The number behind "KEY " in a file of such lines, from its start; 0 when absent. */
+static uint64_t keyed(int fd, const char *key)
+{
+	char text[SMALL_FILE], *line = text;
+	size_t len = strlen(key);
+	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	while (line) {
+		if (!strncmp(line, key, len) && line[len] == ' ')
+			return strtoull(line + len, NULL, 10);
+		line = strchr(line, '\n');
+		line += line ? 1 : 0;
+	}
+	return 0;
+}
+
+struct counters groups_counters(const struct init *in)
+{
+	return (struct counters){
+		.oom_kills = keyed(in->groups.oom_fd, "oom_kill"),
+		.pids_hits = keyed(in->groups.pids_fd, "max"),
+	};
+}
+
+uint64_t group_read_u64(int dir, const char *name, uint64_t fallback)
+{
+	auto_fd fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	char text[32];
+	uint64_t v;
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return fallback;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return str_to_u64(text, &v) < 0 ? fallback : v;
+}
+
+static void group_name(char ret[32], unsigned number)
+{
+	snprintf(ret, 32, "run-%u", number);
+}
+
+static int group_make(struct init *in, struct group **ret)
+{
+	auto_free struct group *g = calloc(1, sizeof(*g));
+	char name[32];
+
+	if (!g)
+		return -ENOMEM;
+	g->number = ++in->groups.last;
+	group_name(name, g->number);
+	if (mkdirat(BOOT_FD_CGROUP, name, 0755) < 0)
+		return -errno;
+	g->fd = openat(BOOT_FD_CGROUP, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (g->fd < 0) {
+		int r = -errno;
+
+		(void)unlinkat(BOOT_FD_CGROUP, name, AT_REMOVEDIR);
+		return r;
+	}
+	list_init(&g->link);
+	*ret = STEAL(g);
+	return 0;
+}
+
+static uint64_t usage_us(const struct group *g)
+{
+	auto_fd fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+
+	return keyed(fd, "usage_usec");
+}
+
+int group_take(struct init *in, struct group **ret)
+{
+	*ret = NULL;
+	if (!in->groups.usable)
+		return 0;
+	if (!in->groups.spare)
+		return group_make(in, ret);
+	*ret = STEAL(in->groups.spare);
+	return 0;
+}
+
+bool group_populated(const struct group *g)
+{
+	auto_fd fd = openat(g->fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+
+	return keyed(fd, "populated") != 0;
+}
+
+/* An empty group: kept as the spare, or removed. -EBUSY when it is not empty after all. */
+static int retire(struct init *in, struct group *g)
+{
+	char name[32];
+
+	list_remove(&g->link);
+	if (!in->groups.spare && !g->killed) {
+		g->cpu_base_us = usage_us(g);
+		in->groups.spare = g;
+		return 0;
+	}
+	group_name(name, g->number);
+	if (unlinkat(BOOT_FD_CGROUP, name, AT_REMOVEDIR) < 0 && errno == EBUSY)
+		return -EBUSY;
+	fd_close(g->fd);
+	free(g);
+	return 0;
+}
+
+void group_put(struct init *in, struct group *g)
+{
+	if (!g)
+		return;
+	if (!group_populated(g) && retire(in, g) == 0)
+		return;
+	list_push_back(&in->groups.lingering, &g->link);
+}
+
+int group_kill(struct group *g)
+{
+	auto_fd fd = openat(g->fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return errno == ENOENT ? group_signal(g, SIGKILL) : -errno;
+	g->killed = true;
+	return write(fd, "1", 1) == 1 ? 0 : -errno;
+}
+
+int group_signal(const struct group *g, int sig)
+{
+	auto_fd fd = openat(g->fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+	char text[SMALL_FILE];
+	long pid = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	while ((n = read(fd, text, sizeof(text))) > 0) {
+		for (ssize_t i = 0; i < n; i++) {
+			if (text[i] >= '0' && text[i] <= '9') {
+				pid = pid * 10 + (text[i] - '0');
+				continue;
+			}
+			if (pid > 1)
+				(void)kill((pid_t)pid, sig);
+			pid = 0;
+		}
+	}
+	return n < 0 ? -errno : 0;
+}
+
+uint64_t group_cpu_us(const struct group *g)
+{
+	uint64_t now = usage_us(g);
+
+	return now > g->cpu_base_us ? now - g->cpu_base_us : 0;
+}
+
+void groups_touch(struct init *in, uint64_t now_us)
+{
+	if (!list_empty(&in->groups.lingering) && !in->groups.check_us)
+		in->groups.check_us = now_us + LINGER_CHECK_US;
+}
+
+uint64_t groups_next_us(const struct init *in)
+{
+	return in->groups.check_us ? in->groups.check_us : UINT64_MAX;
+}
+
+void groups_tick(struct init *in, uint64_t now_us)
+{
+	if (!in->groups.check_us || now_us < in->groups.check_us)
+		return;
+	in->groups.check_us = 0;
+	list_foreach(&in->groups.lingering, struct group, link, g)
+		if (!group_populated(g) && retire(in, g) < 0)
+			list_push_back(&in->groups.lingering, &g->link);
+}

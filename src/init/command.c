@@ -1,0 +1,218 @@
+#include "init/command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/str.h"
+#include "init/path.h"
+#include "init/seccomp.h"
+
+#define FIELDS_MAX (WIRE_MAX / 16) /* a field takes no less in a message */
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define OOM_SCORE "500" /* commands go before init and before the host's own services; it may only ever be raised */
+
+enum { EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
+
+/* Filled in the child only: the parent never touches these pages. */
+static const char *argv[FIELDS_MAX + 2];
+static const char *envp[FIELDS_MAX + 4];
+static char home[sizeof("HOME=") + USER_HOME_MAX];
+
+static NORETURN void give_up(int status, const char *what, const char *name, int code)
+{
+	char text[512];
+	int n = snprintf(text, sizeof(text), "openreward: cannot %s %.300s: %s\n", what, name, strerror(-code));
+
+	if (n > 0 && write(2, text, (size_t)n) < 0)
+		status = EXIT_CANNOT_RUN;
+	_exit(status);
+}
+
+static size_t collect(const struct wire_in *msg, enum wire_tag tag, const char **ret)
+{
+	size_t n = 0;
+
+	while (n < FIELDS_MAX && (ret[n] = wire_get_str(msg, tag, n)))
+		n++;
+	ret[n] = NULL;
+	return n;
+}
+
+static const char *variable(const char *name)
+{
+	size_t len = strlen(name);
+
+	for (size_t i = 0; envp[i]; i++)
+		if (!strncmp(envp[i], name, len) && envp[i][len] == '=')
+			return envp[i] + len + 1;
+	return NULL;
+}
+
+static void collect_env(const struct command *c)
+{
+	size_t n = collect(c->msg, WIRE_T_ENV, envp);
+
+	if (!variable("HOME")) {
+		snprintf(home, sizeof(home), "HOME=%s", c->user.home);
+		envp[n++] = home;
+		envp[n] = NULL;
+	}
+	if (!variable("PATH")) {
+		envp[n++] = "PATH=" DEFAULT_PATH;
+		envp[n] = NULL;
+	}
+}
+
+/* Descriptors: 0 is /dev/null already; everything else of init's goes. */
+static int set_descriptors(const struct command *c)
+{
+	unsigned first = COMMAND_SCRIPT_FD;
+
+	if (dup2(c->output, 1) < 0 || dup2(c->output, 2) < 0)
+		return -errno;
+	if (c->script >= 0) {
+		/* c->script is never the target itself: boot leaves no hole below BOOT_FD_END. */
+		if (dup2(c->script, COMMAND_SCRIPT_FD) < 0)
+			return -errno;
+		first++;
+	}
+	(void)syscall(SYS_close_range, 3u, COMMAND_SCRIPT_FD - 1u, 0u);
+	return syscall(SYS_close_range, first, ~0u, 0u) < 0 ? -errno : 0;
+}
+
+static void raise_oom_score(void)
+{
+	auto_fd fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0 && write(fd, OOM_SCORE, sizeof(OOM_SCORE) - 1) < 0)
+		return;
+}
+
+/* Before the user is set, as Docker does: a working directory that USER can't enter is no error. */
+static int enter_directory(const char *cwd)
+{
+	auto_fd fd = path_open(AT_FDCWD, cwd, O_PATH | O_DIRECTORY, 0);
+
+	if (fd < 0)
+		return fd;
+	return fchdir(fd) < 0 ? -errno : 0;
+}
+
+static int become(const struct user *u)
+{
+	/* Raw calls: this process has one thread. Leaving uid 0 clears every capability; staying at it, the next
+	 * execve gives the bounding set, which boot has cut. */
+	if (syscall(SYS_setgroups, u->n_groups, u->groups) < 0 ||
+	    syscall(SYS_setresgid, u->gid, u->gid, u->gid) < 0 || syscall(SYS_setresuid, u->uid, u->uid, u->uid) < 0)
+		return -errno;
+	return 0;
+}
+
+static int execute_at(const char *path)
+{
+	execve(path, (char *const *)argv, (char *const *)envp);
+	return -errno;
+}
+
+/* As execvp: an entry that may not be executed is remembered while the search goes on. */
+static int search(const char *name)
+{
+	const char *path = variable("PATH");
+	char full[PATH_BYTES];
+	int found = -ENOENT;
+
+	while (path) {
+		size_t len = strcspn(path, ":");
+		int n = snprintf(full, sizeof(full), "%.*s/%s", len ? (int)len : 1, len ? path : ".", name);
+		int r = n > 0 && (size_t)n < sizeof(full) ? execute_at(full) : -ENAMETOOLONG;
+
+		if (r != -ENOENT && r != -ENOTDIR && r != -ENAMETOOLONG) {
+			if (r != -EACCES)
+				return r;
+			found = r;
+		}
+		path = path[len] ? path + len + 1 : NULL;
+	}
+	return found;
+}
+
+const char *command_fallback(const char *const *args)
+{
+	const char *a = args[1];
+
+	if (!a || args[0][0] != '/' || !str_ends(args[0], "sh") || str_eq(args[0], "/bin/sh"))
+		return NULL;
+	return a[0] == '-' || str_starts(a, "/dev/fd/") ? "/bin/sh" : NULL;
+}
+
+static NORETURN void execute(void)
+{
+	const char *name = argv[0], *fallback = command_fallback(argv);
+	int r = strchr(name, '/') ? execute_at(name) : search(name);
+
+	if (r == -ENOENT && fallback) {
+		argv[0] = fallback;
+		r = execute_at(fallback);
+	}
+	give_up(r == -ENOENT || r == -ENOTDIR ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN, "run", name, r);
+}
+
+static NORETURN void child(const struct command *c)
+{
+	const char *cwd = c->cwd[0] ? c->cwd : "/";
+	sigset_t none;
+	int r;
+
+	seccomp_forget();
+	setsid();
+	collect(c->msg, WIRE_T_ARG, argv);
+	collect_env(c);
+	r = set_descriptors(c);
+	if (r < 0)
+		give_up(EXIT_CANNOT_RUN, "set descriptors for", argv[0], r);
+	raise_oom_score();
+	r = enter_directory(cwd);
+	if (r < 0)
+		give_up(EXIT_CANNOT_RUN, "enter the working directory", cwd, r);
+	r = become(&c->user);
+	if (r < 0)
+		give_up(EXIT_CANNOT_RUN, "become the user of", argv[0], r);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execute();
+}
+
+static long clone_child(int cgroup)
+{
+	struct clone_args args = { .exit_signal = SIGCHLD };
+
+	if (cgroup >= 0) {
+		args.flags = CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)cgroup;
+	}
+	/* Not vfork: somebody with the command's user id could stop the child before exec, and init with it. */
+	return seccomp_clone3(&args, sizeof(args));
+}
+
+int command_start(pid_t *ret, const struct command *c, struct err *err)
+{
+	long pid = clone_child(c->cgroup);
+
+	if (pid < 0 && c->cgroup >= 0 && (errno == EOPNOTSUPP || errno == EBUSY || errno == EINVAL))
+		pid = clone_child(-1);
+	if (pid < 0)
+		return err_sys(err, errno == EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
+	if (pid == 0)
+		child(c);
+	*ret = (pid_t)pid;
+	return 0;
+}

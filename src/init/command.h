@@ -1,0 +1,26 @@
+/* init/command.h: the first process of a run: from init's child to the command. */
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "init/user.h"
+#include "sandbox/wire.h"
+
+#define COMMAND_SCRIPT_FD 9 /* where the shell reads a command that is too long for one argument */
+
+struct command {
+	const struct wire_in *msg; /* ARG*, ENV*: valid in the child by copy-on-write */
+	const char *cwd;           /* absolute; "" = "/" */
+	struct user user;
+	int output;                /* becomes stdout and stderr */
+	int script;                /* becomes COMMAND_SCRIPT_FD; -1 = none */
+	int cgroup;                /* folder to be born in; -1 = init's own */
+};
+
+/* Forks the child, which never returns here: it executes, or says why not on stderr and exits with 126 or 127 (126 also
+ * when the working directory can't be entered). Descriptors stay the caller's. -EAGAIN: the sandbox's process limit. */
+MUST_CHECK int command_start(pid_t *ret, const struct command *c, struct err *err);
+
+/* The command that is tried when argv[0] does not exist: /bin/sh for an absent shell, else NULL. */
+const char *command_fallback(const char *const *argv);

@@ -1,0 +1,257 @@
+#include "init/control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "init/conf.h"
+#include "init/files.h"
+#include "init/init.h"
+
+#define RETRY_US 20000 /* after the kernel refused for lack of memory, or of room for passed descriptors */
+#define BIG_MESSAGE (16 * 1024) /* buffers that grew beyond this are given back to the kernel */
+
+static _Alignas(4096) char in_buf[WIRE_MAX];
+static _Alignas(4096) char out_buf[WIRE_MAX];
+static struct wire_out out;
+
+static void give_back(char *buf, size_t used)
+{
+	if (used > BIG_MESSAGE)
+		(void)madvise(buf, WIRE_MAX, MADV_DONTNEED);
+}
+
+/* A socket without room, or a shortage that passes. */
+static bool is_transient(int r)
+{
+	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
+}
+
+static void update_events(struct init *in)
+{
+	struct control *c = &in->control;
+	uint32_t events = c->pending ? 0 : EPOLLIN;
+
+	if (!c->retry_us && (c->pending || in->runs.n_unsent > 0))
+		events |= EPOLLOUT;
+	watch_set(in, &c->watch, events);
+}
+
+static void note_refusal(struct init *in, int r)
+{
+	if (r != -EAGAIN)
+		in->control.retry_us = time_now_us() + RETRY_US;
+}
+
+static void drop_pending(struct control *c)
+{
+	for (size_t i = 0; i < c->n_pending_fds; i++)
+		fd_close(c->pending_fds[i]);
+	c->n_pending_fds = 0;
+	free(c->pending);
+	c->pending = NULL;
+}
+
+static void keep_pending(struct control *c, size_t len, const int *fds, size_t n_fds)
+{
+	c->pending = malloc(len);
+	if (!c->pending)
+		return; /* the answer is lost: the daemon's request times out */
+	memcpy(c->pending, out_buf, len);
+	c->pending_len = len;
+	for (size_t i = 0; i < n_fds; i++) {
+		c->pending_fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, BOOT_FD_END);
+		if (c->pending_fds[i] < 0)
+			break;
+		c->n_pending_fds++;
+	}
+}
+
+struct wire_out *control_begin(enum wire_type type, uint64_t request)
+{
+	wire_begin(&out, out_buf, sizeof(out_buf), type, request);
+	return &out;
+}
+
+void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n_fds)
+{
+	size_t len = 0;
+	int r;
+
+	if (in->control.watch.fd < 0 || wire_end(o, &len) < 0)
+		return;
+	r = in->control.pending ? -EAGAIN : fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
+	if (is_transient(r) && !in->control.pending) {
+		keep_pending(&in->control, len, fds, n_fds);
+		note_refusal(in, r);
+	}
+	give_back(out_buf, len);
+	update_events(in);
+}
+
+int control_event(struct init *in, struct wire_out *o, const int *fds, size_t n_fds)
+{
+	size_t len = 0;
+	int r = wire_end(o, &len);
+
+	if (r < 0)
+		return r;
+	if (in->control.watch.fd < 0 || in->control.pending || in->control.retry_us)
+		return -EAGAIN;
+	r = fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
+	give_back(out_buf, len);
+	if (!is_transient(r))
+		return r;
+	note_refusal(in, r);
+	update_events(in);
+	return -EAGAIN;
+}
+
+void control_ok(struct init *in, uint64_t request)
+{
+	control_reply(in, control_begin(WIRE_OK, request), NULL, 0);
+}
+
+void control_failed(struct init *in, uint64_t request, const char *stage, int code, const struct err *err)
+{
+	struct wire_out *o = control_begin(WIRE_FAILED, request);
+
+	wire_put_str(o, WIRE_T_STAGE, stage);
+	wire_put_u64(o, WIRE_T_ERRNO, (uint64_t)-code);
+	wire_put_str(o, WIRE_T_TEXT, err && err->msg[0] ? err->msg : strerror(-code));
+	control_reply(in, o, NULL, 0);
+}
+
+static int status_request(struct init *in, struct request *q, struct err *err)
+{
+	struct wire_out *o = control_begin(WIRE_OK, q->msg->request);
+	uint64_t current = group_read_u64(BOOT_FD_STATS, "memory.current", 0);
+	uint64_t peak = group_read_u64(BOOT_FD_STATS, "memory.peak", 0);
+	struct statvfs fs;
+
+	(void)err;
+	wire_put_u64(o, WIRE_T_N_RUNS, in->runs.n);
+	wire_put_u64(o, WIRE_T_N_PROCS, group_read_u64(BOOT_FD_PIDS, "pids.current", 0));
+	wire_put_u64(o, WIRE_T_MEMORY, group_read_u64(BOOT_FD_STATS, "memory.usage_in_bytes", current));
+	wire_put_u64(o, WIRE_T_MEMORY_PEAK, group_read_u64(BOOT_FD_STATS, "memory.max_usage_in_bytes", peak));
+	if (statvfs("/", &fs) == 0)
+		wire_put_u64(o, WIRE_T_DISK_FREE, (uint64_t)fs.f_bavail * fs.f_frsize);
+	control_reply(in, o, NULL, 0);
+	return 0;
+}
+
+static int handle(struct init *in, struct request *q, struct err *err)
+{
+	/* Every other number is answered -ENOSYS, those of newer programs too. */
+	switch ((int)q->msg->type) {
+	case WIRE_CONFIG:
+		return conf_request(in, q, err);
+	case WIRE_RUN:
+		return run_request(in, q, err);
+	case WIRE_RESULT:
+		return run_result(in, q, err);
+	case WIRE_ACK:
+		run_ack(in, q);
+		return 0;
+	case WIRE_KILL:
+		return run_kill(in, q, err);
+	case WIRE_CONNECT:
+		return net_connect_request(in, q, err);
+	case WIRE_OPEN:
+		return files_open(in, q, err);
+	case WIRE_COMMIT:
+		return files_commit(in, q, err);
+	case WIRE_DISCARD:
+		return files_discard(in, q, err);
+	case WIRE_STATUS:
+		return status_request(in, q, err);
+	default:
+		return err_set(err, -ENOSYS, "request type %d is not known", (int)q->msg->type);
+	}
+}
+
+static void receive(struct init *in)
+{
+	struct wire_in msg = { 0 };
+	struct request q = { .msg = &msg, .stage = "request" };
+	struct err err = ERR_INIT;
+	size_t len = 0;
+	int r = fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &len, q.fds, FD_PASS_MAX, &q.n_fds);
+
+	if ((r == 0 && len == 0) || r == -ECONNRESET) {
+		/* Every holder of the other end is gone. Runs go on: whoever ends the sandbox ends them. */
+		drop_pending(&in->control);
+		watch_close(in, &in->control.watch);
+		in->over = in->holder;
+		return;
+	}
+	if (r == 0)
+		r = wire_parse(&msg, in_buf, len);
+	if (r == 0) {
+		r = handle(in, &q, &err);
+		if (r < 0)
+			control_failed(in, msg.request, q.stage, r, &err);
+	}
+	for (size_t i = 0; i < q.n_fds; i++)
+		fd_close(q.fds[i]);
+	give_back(in_buf, len);
+}
+
+static void flush(struct init *in)
+{
+	struct control *c = &in->control;
+
+	if (c->pending) {
+		int r = fd_send(c->watch.fd, c->pending, c->pending_len, c->pending_fds, c->n_pending_fds);
+
+		if (is_transient(r))
+			note_refusal(in, r);
+		else
+			drop_pending(c);
+	}
+	if (!c->pending)
+		runs_flush(in);
+	update_events(in);
+}
+
+static void on_control(struct init *in, struct watch *w, uint32_t events)
+{
+	/* Reading first: it is what finds out that the socket is dead. */
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !in->control.pending)
+		receive(in);
+	else if (events & (EPOLLHUP | EPOLLERR))
+		drop_pending(&in->control);
+	if (w->fd >= 0)
+		flush(in);
+}
+
+int control_open(struct init *in)
+{
+	int size = 4 * WIRE_MAX;
+
+	in->control = (struct control){ .watch = WATCH_INIT };
+	/* Best effort: the maker of the socket pair has done the same. */
+	(void)setsockopt(BOOT_FD_CONTROL, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	return watch_open(in, &in->control.watch, BOOT_FD_CONTROL, EPOLLIN, on_control);
+}
+
+uint64_t control_next_us(const struct init *in)
+{
+	return in->control.retry_us ? in->control.retry_us : UINT64_MAX;
+}
+
+void control_tick(struct init *in, uint64_t now_us)
+{
+	struct control *c = &in->control;
+
+	if (!c->retry_us || now_us < c->retry_us)
+		return;
+	c->retry_us = 0;
+	if (c->watch.fd >= 0)
+		flush(in);
+}

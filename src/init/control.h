@@ -1,0 +1,51 @@
+/* init/control.h: the socket to the daemon: requests in, answers and events out.
+ *
+ * The socket may be full. An answer that does not fit waits in `pending` and no further request is read until it is gone;
+ * events need no queue, since "this run's end has not been sent" is a flag of the run. End-of-file is no reason to end:
+ * the daemon may come back through the spawner, which holds the other end. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/fd.h"
+#include "init/loop.h"
+#include "sandbox/wire.h"
+
+struct control {
+	struct watch watch;
+	char *pending;            /* malloc'ed encoded answer, or NULL */
+	size_t pending_len;       /* bytes */
+	int pending_fds[FD_PASS_MAX];
+	size_t n_pending_fds;     /* dups owned here */
+	uint64_t retry_us;        /* 0 = none; set when the kernel refuses for another reason than a full socket */
+};
+
+/* A request being handled. Its strings point into the receive buffer and die with the call. */
+struct request {
+	const struct wire_in *msg;
+	int fds[FD_PASS_MAX]; /* closed after the handler; -1 = stolen */
+	size_t n_fds;
+	const char *stage; /* what a failure is called in the answer; the handler moves it on */
+};
+
+/* Starts watching BOOT_FD_CONTROL. */
+MUST_CHECK int control_open(struct init *in);
+
+/* Starts an answer in the one output buffer: valid until the next begin. */
+struct wire_out *control_begin(enum wire_type type, uint64_t request);
+
+/* Sends the answer begun last, or keeps it as pending. fds stay the caller's. */
+void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n_fds);
+
+/* OK without fields. */
+void control_ok(struct init *in, uint64_t request);
+/* code is a negative errno; err may be NULL. */
+void control_failed(struct init *in, uint64_t request, const char *stage, int code, const struct err *err);
+
+/* Sends an event; -EAGAIN when it must be tried again later (control_tick or the socket's readiness will ask for it). */
+MUST_CHECK int control_event(struct init *in, struct wire_out *o, const int *fds, size_t n_fds);
+
+uint64_t control_next_us(const struct init *in); /* UINT64_MAX = nothing to wait for */
+void control_tick(struct init *in, uint64_t now_us);

@@ -1,0 +1,455 @@
+#include "init/run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/time.h"
+#include "init/command.h"
+#include "init/init.h"
+
+#define READ_BUDGET (256 * 1024) /* bytes of one run's output before others get a turn */
+#define DYING_MAX_US 2000000     /* how long an answer waits for a killed tree */
+#define DYING_STEP_US 2000
+#define OVER_MAX_US 10000000     /* how long a main run's result waits for its acknowledgement */
+#define REAP_MAX 1024            /* processes before the loop gets a turn */
+
+void runs_init(struct runs *r)
+{
+	*r = (struct runs){ 0 };
+	list_init(&r->alive);
+	list_init(&r->ended);
+	list_init(&r->drains);
+}
+
+static struct run *find_in(struct list *l, const void *id, size_t len)
+{
+	list_foreach(l, struct run, link, run)
+		if (run->id_len == len && !memcmp(run->id, id, len))
+			return run;
+	return NULL;
+}
+
+static struct run *find(struct init *in, const struct wire_in *msg)
+{
+	size_t len = 0;
+	const void *id = wire_get(msg, WIRE_T_RUN_ID, 0, &len);
+	struct run *run = id ? find_in(&in->runs.alive, id, len) : NULL;
+
+	return run || !id ? run : find_in(&in->runs.ended, id, len);
+}
+
+/* -- the end of a run ------------------------------------------------------------------------------------------ */
+
+static void put_result(struct wire_out *o, const struct run *run)
+{
+	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
+	wire_put_u64(o, WIRE_T_STATUS, (uint64_t)(unsigned)run->status);
+	wire_put_u64(o, WIRE_T_TIMED_OUT, run->timed_out);
+	wire_put_u64(o, WIRE_T_KILLED, run->killed);
+	wire_put_u64(o, WIRE_T_BYTES, run->out.kept);
+	wire_put_u64(o, WIRE_T_DROPPED, run->out.dropped);
+	wire_put_u64(o, WIRE_T_DURATION_US, run->end_us - run->start_us);
+	wire_put_u64(o, WIRE_T_CPU_US, run->cpu_us);
+	wire_put_u64(o, WIRE_T_PEAK_BYTES, (uint64_t)run->usage.ru_maxrss * 1024);
+	wire_put_u64(o, WIRE_T_OOM_KILLS, run->base.oom_kills);
+	wire_put_u64(o, WIRE_T_PIDS_HITS, run->base.pids_hits);
+	wire_put_u64(o, WIRE_T_DISK_FREE, run->disk_free);
+	if (run->out.spool < 0)
+		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.kept);
+}
+
+static void set_unsent(struct init *in, struct run *run, bool unsent)
+{
+	in->runs.n_unsent += (size_t)unsent - (size_t)run->unsent;
+	run->unsent = unsent;
+}
+
+static bool send_done(struct init *in, struct run *run)
+{
+	struct wire_out *o = control_begin(WIRE_DONE, 0);
+	auto_fd spool = output_reopen(&run->out);
+
+	put_result(o, run);
+	if (control_event(in, o, &spool, spool >= 0) == -EAGAIN)
+		return false;
+	set_unsent(in, run, false);
+	return true;
+}
+
+void runs_flush(struct init *in)
+{
+	list_foreach(&in->runs.ended, struct run, link, run)
+		if (run->unsent && !send_done(in, run))
+			return;
+}
+
+static void measure(struct init *in, struct run *run)
+{
+	struct counters now = groups_counters(in);
+	struct timeval *u = &run->usage.ru_utime, *s = &run->usage.ru_stime;
+	uint64_t waited_us = (uint64_t)(u->tv_sec + s->tv_sec) * 1000000 + (uint64_t)(u->tv_usec + s->tv_usec);
+	uint64_t group_us = run->group ? group_cpu_us(run->group) : 0;
+	struct statvfs fs;
+
+	run->end_us = time_now_us();
+	run->base.oom_kills = now.oom_kills - run->base.oom_kills;
+	run->base.pids_hits = now.pids_hits - run->base.pids_hits;
+	run->cpu_us = MAX(waited_us, group_us);
+	if (statvfs("/", &fs) == 0)
+		run->disk_free = fs.f_files && !fs.f_favail ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+/* The sandbox goes with its main run: nobody else lives on, and init waits only for the acknowledgement. */
+static void end_sandbox(struct init *in, const struct run *run)
+{
+	(void)kill(-1, SIGKILL);
+	in->status = WIFEXITED(run->status) ? WEXITSTATUS(run->status) : 128 + WTERMSIG(run->status);
+	in->runs.over_us = run->end_us + OVER_MAX_US;
+}
+
+static void finish(struct init *in, struct run *run)
+{
+	output_end(&run->out);
+	measure(in, run);
+	run->state = RUN_ENDED;
+	list_remove(&run->link);
+	list_push_back(&in->runs.ended, &run->link);
+	set_unsent(in, run, true);
+	runs_flush(in); /* in order: older ends that are still unsent go first */
+	if (run->main)
+		end_sandbox(in, run);
+	if (run->group && !group_populated(run->group)) {
+		group_put(in, run->group);
+		run->group = NULL;
+	}
+}
+
+static void ended(struct init *in, struct run *run, int status, const struct rusage *usage)
+{
+	run->status = status;
+	run->usage = *usage;
+	run->pid = 0;
+	if ((run->timed_out || run->killed) && run->group && group_populated(run->group)) {
+		run->state = RUN_DYING;
+		run->deadline_us = time_now_us() + DYING_MAX_US;
+		return;
+	}
+	finish(in, run);
+}
+
+void runs_reap(struct init *in)
+{
+	struct rusage usage;
+	bool orphans = false;
+	int status, n = 0;
+	pid_t pid;
+
+	/* One that stays a zombie brings no second SIGCHLD, but the loop calls again until none is left. */
+	while (n++ < REAP_MAX && (pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
+		struct run *found = NULL;
+
+		list_foreach(&in->runs.alive, struct run, link, run)
+			if (run->pid == pid)
+				found = run;
+		if (found)
+			ended(in, found, status, &usage);
+		orphans |= !found;
+	}
+	if (orphans)
+		groups_touch(in, time_now_us());
+	if (n > REAP_MAX)
+		(void)raise(SIGCHLD);
+}
+
+/* -- output ---------------------------------------------------------------------------------------------------- */
+
+static void run_free(struct init *in, struct run *run)
+{
+	watch_close(in, &run->out.pipe);
+	output_done(&run->out);
+	list_remove(&run->link);
+	free(run);
+}
+
+static void on_output(struct init *in, struct watch *w, uint32_t events)
+{
+	struct run *run = container_of(w, struct run, out.pipe);
+
+	(void)events;
+	if (!output_read(&run->out, READ_BUDGET))
+		return;
+	watch_close(in, w);
+	if (!run->id_len)
+		run_free(in, run);
+}
+
+/* -- requests -------------------------------------------------------------------------------------------------- */
+
+struct spec {
+	struct command cmd;
+	int read_end;  /* -1 when the output goes to a passed descriptor */
+	int write_end; /* owned; closed when the child has it */
+	uint64_t flags;
+};
+
+static void spec_done(struct spec *s)
+{
+	s->read_end = fd_close(s->read_end);
+	s->write_end = fd_close(s->write_end);
+}
+
+/* Descriptors that came with the request, in the header's order. */
+static int spec_fds(struct spec *s, const struct request *q, struct err *err)
+{
+	size_t want = !!(s->flags & WIRE_RUN_SCRIPT) + !!(s->flags & WIRE_RUN_OUTPUT_FD), i = 0;
+	int pipe_fds[2];
+
+	if (q->n_fds < want)
+		return err_set(err, -EINVAL, "RUN came with %zu descriptors, its flags say %zu", q->n_fds, want);
+	if (s->flags & WIRE_RUN_SCRIPT)
+		s->cmd.script = q->fds[i++];
+	if (s->flags & WIRE_RUN_OUTPUT_FD) {
+		s->cmd.output = q->fds[i];
+		return 0;
+	}
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return err_sys(err, "make a pipe");
+	s->read_end = pipe_fds[0];
+	s->write_end = s->cmd.output = pipe_fds[1];
+	return fd_set_nonblock(s->read_end, true);
+}
+
+static int spec_read(struct spec *s, struct request *q, struct err *err)
+{
+	const char *user = wire_get_str(q->msg, WIRE_T_USER, 0);
+	const char *cwd = wire_get_str(q->msg, WIRE_T_CWD, 0);
+	int r;
+
+	q->stage = "command";
+	if (!wire_get_str(q->msg, WIRE_T_ARG, 0))
+		return err_set(err, -EINVAL, "RUN without ARG: there is no command");
+	s->cmd.msg = q->msg;
+	s->cmd.cwd = cwd ? cwd : "";
+	s->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
+	q->stage = "user";
+	r = user_lookup(&s->cmd.user, user ? user : "", err);
+	if (r < 0)
+		return r;
+	q->stage = "descriptors";
+	return spec_fds(s, q, err);
+}
+
+static struct run *run_new(const struct request *q, const void *id, size_t id_len)
+{
+	uint64_t timeout_ms = wire_get_u64(q->msg, WIRE_T_TIMEOUT_MS, 0);
+	struct run *run = calloc(1, sizeof(*run));
+
+	if (!run)
+		return NULL;
+	list_init(&run->link);
+	memcpy(run->id, id, id_len);
+	run->id_len = id_len;
+	output_init(&run->out, wire_get_u64(q->msg, WIRE_T_MAX_BYTES, UINT64_MAX), BOOT_FD_SPOOL);
+	run->main = wire_get_u64(q->msg, WIRE_T_FLAGS, 0) & WIRE_RUN_MAIN;
+	run->start_us = time_now_us();
+	run->deadline_us = UINT64_MAX;
+	if (timeout_ms && timeout_ms < (UINT64_MAX - run->start_us) / 1000)
+		run->deadline_us = run->start_us + timeout_ms * 1000;
+	return run;
+}
+
+static int start(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
+{
+	int r;
+
+	q->stage = "cgroup";
+	r = group_take(in, &run->group);
+	if (r < 0)
+		return err_sys_code(err, r, "make the run's cgroup");
+	s->cmd.cgroup = run->group ? run->group->fd : -1;
+	run->base = groups_counters(in);
+	q->stage = "output";
+	if (s->read_end >= 0) {
+		r = watch_open(in, &run->out.pipe, fd_steal(&s->read_end), EPOLLIN, on_output);
+		if (r < 0)
+			return err_sys_code(err, r, "watch the output");
+	}
+	q->stage = "clone";
+	return command_start(&run->pid, &s->cmd, err);
+}
+
+static void started(struct init *in, const struct run *run, uint64_t request)
+{
+	struct wire_out *o = control_begin(WIRE_STARTED, request);
+
+	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
+	wire_put_u64(o, WIRE_T_PID, (uint64_t)run->pid);
+	control_reply(in, o, NULL, 0);
+}
+
+static int run_begin(struct init *in, struct request *q, const void *id, size_t id_len, struct err *err)
+{
+	AUTO(spec_done) struct spec s = { .cmd = { .script = -1 }, .read_end = -1, .write_end = -1 };
+	struct run *run;
+	int r = spec_read(&s, q, err);
+
+	if (r < 0)
+		return r;
+	q->stage = "memory";
+	run = run_new(q, id, id_len);
+	if (!run)
+		return err_set(err, -ENOMEM, "no memory for a run");
+	r = start(in, run, &s, q, err);
+	if (r < 0) {
+		group_put(in, run->group);
+		run_free(in, run);
+		return r;
+	}
+	list_push_back(&in->runs.alive, &run->link);
+	in->runs.n++;
+	started(in, run, q->msg->request);
+	return 0;
+}
+
+int run_request(struct init *in, struct request *q, struct err *err)
+{
+	size_t len = 0;
+	const void *id = wire_get(q->msg, WIRE_T_RUN_ID, 0, &len);
+	const struct run *twin;
+
+	q->stage = "run";
+	if (!id || len == 0 || len > RUN_ID_MAX)
+		return err_set(err, -EINVAL, "RUN_ID has %zu bytes, expected 1 to %d", len, RUN_ID_MAX);
+	twin = find(in, q->msg);
+	if (twin) {
+		started(in, twin, q->msg->request);
+		return 0;
+	}
+	if (in->runs.over_us)
+		return err_set(err, -ESHUTDOWN, "the sandbox's main command has ended");
+	if (in->runs.n >= RUNS_MAX)
+		return err_set(err, -EAGAIN, "%zu runs are alive or unacknowledged", in->runs.n);
+	return run_begin(in, q, id, len, err);
+}
+
+int run_result(struct init *in, struct request *q, struct err *err)
+{
+	struct run *run = find(in, q->msg);
+	struct wire_out *o;
+	auto_fd spool = -1;
+
+	q->stage = "run";
+	if (!run)
+		return err_set(err, -ENOENT, "no such run: never started here, or acknowledged");
+	if (run->state != RUN_ENDED) {
+		control_ok(in, q->msg->request);
+		return 0;
+	}
+	o = control_begin(WIRE_DONE, q->msg->request);
+	put_result(o, run);
+	set_unsent(in, run, false);
+	spool = output_reopen(&run->out);
+	control_reply(in, o, &spool, spool >= 0);
+	return 0;
+}
+
+void run_ack(struct init *in, struct request *q)
+{
+	struct run *run = find(in, q->msg);
+
+	if (!run || run->state != RUN_ENDED)
+		return;
+	if (run->main)
+		in->over = true;
+	set_unsent(in, run, false);
+	in->runs.n--;
+	group_put(in, run->group);
+	run->group = NULL;
+	output_done(&run->out);
+	run->id_len = 0;
+	list_remove(&run->link);
+	if (run->out.pipe.fd >= 0)
+		list_push_back(&in->runs.drains, &run->link);
+	else
+		run_free(in, run);
+}
+
+static int kill_tree(const struct run *run, int sig)
+{
+	if (run->group)
+		return sig == SIGKILL ? group_kill(run->group) : group_signal(run->group, sig);
+	/* The command is leader of its session and process group. */
+	if (run->pid > 0 && kill(-run->pid, sig) < 0 && kill(run->pid, sig) < 0)
+		return -errno;
+	return 0;
+}
+
+static bool ends_processes(int sig)
+{
+	return sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT;
+}
+
+int run_kill(struct init *in, struct request *q, struct err *err)
+{
+	uint64_t sig = wire_get_u64(q->msg, WIRE_T_SIGNAL, SIGKILL);
+	struct run *run = find(in, q->msg);
+	int r;
+
+	q->stage = "kill";
+	if (!run)
+		return err_set(err, -ENOENT, "no such run: never started here, or acknowledged");
+	if (sig < 1 || sig > 64)
+		return err_set(err, -EINVAL, "SIGNAL is %llu, expected 1 to 64", (unsigned long long)sig);
+	r = kill_tree(run, (int)sig);
+	if (r < 0)
+		return err_sys_code(err, r, "kill the run");
+	if (run->state == RUN_ALIVE && ends_processes((int)sig))
+		run->killed = true;
+	control_ok(in, q->msg->request);
+	return 0;
+}
+
+/* -- time ------------------------------------------------------------------------------------------------------ */
+
+uint64_t runs_next_us(const struct init *in)
+{
+	uint64_t next = in->runs.over_us ? in->runs.over_us : UINT64_MAX;
+	const struct runs *rs = &in->runs;
+
+	for (const struct list *l = rs->alive.next; l != &rs->alive; l = l->next) {
+		const struct run *run = container_of(l, const struct run, link);
+
+		next = MIN(next, run->state == RUN_DYING ? time_now_us() + DYING_STEP_US : run->deadline_us);
+	}
+	return next;
+}
+
+static void tick_one(struct init *in, struct run *run, uint64_t now_us)
+{
+	if (run->state == RUN_DYING) {
+		if (now_us >= run->deadline_us || !group_populated(run->group))
+			finish(in, run);
+		return;
+	}
+	if (now_us < run->deadline_us)
+		return;
+	run->timed_out = true;
+	/* Again soon, should the kill have failed or somebody have slipped away from a process group. */
+	run->deadline_us = now_us + 100000;
+	(void)kill_tree(run, SIGKILL);
+}
+
+void runs_tick(struct init *in, uint64_t now_us)
+{
+	list_foreach(&in->runs.alive, struct run, link, run)
+		tick_one(in, run, now_us);
+	if (in->runs.over_us && now_us >= in->runs.over_us)
+		in->over = true;
+}

@@ -1,0 +1,73 @@
+/* init/run.h: commands. A run is known by the id that the daemon chose and lives until the daemon acknowledges its result.
+ *
+ *              RUN                first process ends         group empty, or 2 s
+ *   (none) ----------> ALIVE --------------------------> DYING ----------------> ENDED ---ACK---> (none)
+ *                        |      (killed or timed out)                              ^
+ *                        +---------------------------------------------------------+
+ *                                first process ends by itself
+ *
+ * ALIVE   pid is not reaped. A timeout or KILL kills the group and changes nothing else.
+ * DYING   status is known; the answer waits until the killed tree is really dead.
+ * ENDED   status, output and counters are fixed. `unsent` until DONE went out; then again on RESULT.
+ *
+ * A RUN with a known id starts nothing: it is answered like the first. What a run leaves behind (background processes,
+ * a held pipe) outlives it: their group lingers, their output is read and forgotten. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "base/list.h"
+#include "init/cgroup.h"
+#include "init/control.h"
+#include "init/output.h"
+
+#define RUN_ID_MAX 64    /* bytes; the id is opaque: a number or a text */
+#define RUNS_MAX 4096    /* alive and unacknowledged together */
+
+enum run_state { RUN_ALIVE, RUN_DYING, RUN_ENDED };
+
+struct run {
+	struct list link; /* in runs.alive (ALIVE, DYING), runs.ended, or runs.drains */
+	char id[RUN_ID_MAX];
+	size_t id_len; /* 0 = acknowledged: only the pipe is left */
+	enum run_state state;
+	pid_t pid;            /* of the first process, inside */
+	struct group *group;  /* NULL = none, or empty already */
+	struct output out;
+	uint64_t start_us, end_us;
+	uint64_t deadline_us; /* UINT64_MAX = none. While DYING: when to stop waiting */
+	struct counters base; /* the sandbox's counters at the start; at the end the difference */
+	struct rusage usage;
+	uint64_t cpu_us;
+	uint64_t disk_free;   /* bytes at the end */
+	int status;           /* as waitpid gives it */
+	bool timed_out, killed;
+	bool main;            /* the sandbox ends with it */
+	bool unsent;
+};
+
+struct runs {
+	struct list alive, ended, drains;
+	size_t n;             /* alive and ended */
+	size_t n_unsent;
+	uint64_t over_us;     /* after a main run's end: when init ends at the latest; 0 = no */
+};
+
+void runs_init(struct runs *r);
+
+/* Request handlers (control.c calls them). A negative result becomes the FAILED answer. */
+MUST_CHECK int run_request(struct init *in, struct request *q, struct err *err);
+MUST_CHECK int run_result(struct init *in, struct request *q, struct err *err);
+MUST_CHECK int run_kill(struct init *in, struct request *q, struct err *err);
+void run_ack(struct init *in, struct request *q);
+
+/* Reaps whatever has died, orphans too. Call on SIGCHLD. */
+void runs_reap(struct init *in);
+/* Sends the ends that could not be sent yet. */
+void runs_flush(struct init *in);
+uint64_t runs_next_us(const struct init *in);
+void runs_tick(struct init *in, uint64_t now_us);

@@ -1,0 +1,29 @@
+/* init/seccomp.h: the system-call filter of the sandbox, compiled when the program was built (tools/gen-seccomp.c has the
+ * list and the reasons). init loads it once, before the first command, and every command inherits it.
+ *
+ * Two calls that the filter refuses to everybody are init's work. It lets them pass with a key of 128 random bits in
+ * arguments that the kernel does not look at. Commands never see the key: a child is born as undumpable as init, and
+ * forgets it before it becomes anybody else. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/macros.h"
+
+struct clone_args;
+struct sock_fprog;
+
+/* Draws a key and puts the filter on this process and all that come from it. Needs CAP_SYS_ADMIN in the user namespace, or
+ * no_new_privs. */
+MUST_CHECK int seccomp_load(void);
+
+/* The calls that need the key; they work without a filter too. Results as of the system calls, errno set. */
+MUST_CHECK long seccomp_clone3(const struct clone_args *args, size_t size);
+MUST_CHECK int seccomp_sethostname(const char *name, size_t len);
+
+/* In a child: wipes the key. The calls above fail from then on. */
+void seccomp_forget(void);
+
+/* For tests: the program, with this key in place. */
+const struct sock_fprog *seccomp_program(const uint64_t key[2]);

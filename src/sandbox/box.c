@@ -1,0 +1,395 @@
+/* sandbox/box.c: the life of a box: see the states in local.h. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "sandbox/private.h"
+
+#define INIT_TIMEOUT_MS 60000 /* an answer of init's */
+#define ORPHAN_MS 5000        /* from the loss of init's socket to the end by force */
+#define NAMESERVER "198.18.0.53"
+
+/* -- ends --------------------------------------------------------------------------------------------------------------- */
+
+static void box_release(void *arg)
+{
+	struct box *b = arg;
+
+	list_foreach(&b->waiters, struct waiter, node, w)
+		free(w);
+	image_unref(b->image);
+	env_free(b->env);
+	free(b->hosts_extra);
+	free(b->end_reason);
+	free(b);
+}
+
+static void box_close(struct box *b)
+{
+	b->state = BOX_GONE;
+	loop_timer_stop(&b->orphan);
+	if (map_get(b->local->boxes, b->id) == b)
+		map_del(b->local->boxes, b->id);
+	b->init = chan_free(b->init);
+}
+
+static void box_free(struct box *b)
+{
+	chan_forget(link_chan(b->local->link), b);
+	if (!b->deferred) /* else end_deferred() does it */
+		loop_release(b->local->loop, box_release, b);
+}
+
+void box_forget(struct box *b)
+{
+	box_close(b);
+	execs_orphan(b);
+	box_free(b);
+}
+
+static void tell_waiters(struct box *b)
+{
+	while (!list_empty(&b->waiters)) {
+		struct waiter *w = list_first(&b->waiters, struct waiter, node);
+
+		list_remove(&w->node);
+		if (w->done)
+			w->done(w->arg, NULL);
+		free(w);
+	}
+}
+
+void box_end(struct box *b, const char *reason)
+{
+	auto_free char *why = xstrdup(b->end_reason ? b->end_reason : reason);
+	struct chan *init = b->init;
+	struct err err;
+
+	if (b->state == BOX_GONE)
+		return;
+	err_set(&err, -EIDRM, "the sandbox has ended (%s)", why);
+	b->state = BOX_GONE;
+	if (init)
+		chan_fail_all(init, &err);
+	execs_fail(b, &err);
+	box_close(b);
+	execs_orphan(b);
+	if (b->created) {
+		engine_create_fn *created = b->created;
+
+		b->created = NULL;
+		b->local->counts.failed_total++;
+		created(b->arg, NULL, b->err.code ? &b->err : &err);
+	} else if (b->on_end) {
+		b->on_end(b->arg, &b->base, why);
+	}
+	tell_waiters(b);
+	box_free(b);
+}
+
+static void end_deferred(void *arg)
+{
+	struct box *b = arg;
+
+	b->deferred = false;
+	if (b->state == BOX_GONE)
+		loop_release(b->local->loop, box_release, b);
+	else
+		box_end(b, "host");
+}
+
+static void defer_end(struct box *b)
+{
+	b->deferred = true;
+	loop_defer(b->local->loop, end_deferred, b);
+}
+
+static void on_ended(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct box *b = arg;
+
+	/* -ENOENT: it ended by itself just before. A lost connection ends all boxes by itself. */
+	if (err && err->code == -ECONNRESET)
+		return;
+	box_end(b, "deleted");
+}
+
+/* Asks the spawner to end it. The first reason stays. */
+static void ask_end(struct box *b, const char *reason)
+{
+	struct chan *c = link_chan(b->local->link);
+	struct wire_out *o;
+
+	if (!b->end_reason)
+		b->end_reason = xstrdup(reason);
+	b->state = BOX_ENDING;
+	if (c) {
+		o = chan_begin(c, WIRE_END, true);
+		wire_put_str(o, WIRE_T_ID, b->id);
+		wire_put_str(o, WIRE_T_REASON, reason);
+	}
+	if (!c || chan_send(c, o, NULL, 0, on_ended, b, NULL) < 0)
+		defer_end(b);
+}
+
+void local_destroy(struct engine_box *base, const char *reason, engine_done_fn *done, void *arg)
+{
+	struct box *b = (struct box *)base;
+
+	if (done) {
+		struct waiter *w = NEW(struct waiter);
+
+		*w = (struct waiter){ .done = done, .arg = arg };
+		list_push_back(&b->waiters, &w->node);
+	}
+	if (b->state != BOX_ENDING)
+		ask_end(b, reason);
+}
+
+/* -- init ----------------------------------------------------------------------------------------------------------------- */
+
+static void on_orphan(struct loop_timer *t UNUSED, void *arg)
+{
+	struct box *b = arg;
+
+	if (b->state != BOX_ENDING)
+		ask_end(b, b->main_over ? "exited" : "killed");
+}
+
+/* Init is dead, or about to be: the spawner, its parent, says how. */
+static void on_init_lost(void *arg, const struct err *why UNUSED)
+{
+	struct box *b = arg;
+	struct err err;
+
+	if (b->state == BOX_GONE)
+		return;
+	err_set(&err, -EIDRM, "the sandbox has ended");
+	b->init = chan_free(b->init);
+	execs_fail(b, &err);
+	if (b->state == BOX_READY)
+		loop_timer_start(&b->orphan, ORPHAN_MS);
+}
+
+static void on_init_event(void *arg, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	if (in->type == WIRE_DONE)
+		execs_event(arg, in, fds, n_fds);
+}
+
+struct chan *box_chan(struct box *b, struct err *err)
+{
+	if (b->state == BOX_READY && b->init)
+		return b->init;
+	err_set(err, -EIDRM, "the sandbox has ended%s%s", b->end_reason ? ": " : "", b->end_reason ? b->end_reason : "");
+	return NULL;
+}
+
+/* -- creation ------------------------------------------------------------------------------------------------------------- */
+
+/* It exists, but nobody will get it. */
+static void give_up(struct box *b, const struct err *err)
+{
+	err_copy(&b->err, err);
+	if (b->state != BOX_ENDING && b->state != BOX_GONE)
+		ask_end(b, "host");
+}
+
+static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct box *b = arg;
+	engine_create_fn *created = b->created;
+	struct err e;
+
+	if (b->state == BOX_GONE)
+		return;
+	if (err) {
+		err_copy(&e, err);
+		err_wrap(&e, err->code, "prepare the sandbox");
+		give_up(b, &e);
+		return;
+	}
+	b->state = BOX_READY;
+	b->created = NULL;
+	b->local->counts.created_total++;
+	b->local->counts.create_us_total += time_now_us() - b->asked_us;
+	created(b->arg, &b->base, NULL);
+}
+
+static int configure(struct box *b, struct err *err)
+{
+	struct wire_out *o = chan_begin(b->init, WIRE_CONFIG, true);
+	auto_free char *hosts = xasprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t%s\n%s",
+					  b->hostname, b->hosts_extra ? b->hosts_extra : "");
+
+	wire_put_str(o, WIRE_T_HOSTNAME, b->hostname);
+	wire_put_str(o, WIRE_T_HOSTS, hosts);
+	wire_put_str(o, WIRE_T_RESOLV, "nameserver " NAMESERVER "\noptions timeout:5 attempts:2\n");
+	wire_put_str(o, WIRE_T_DIR, str_empty(b->image->workdir) ? "/" : b->image->workdir);
+	return chan_send(b->init, o, NULL, 0, on_configured, b, err);
+}
+
+static void on_made(void *arg, const struct wire_in *in UNUSED, int *fds, size_t n_fds, const struct err *err)
+{
+	static const struct chan_events events = { .event = on_init_event, .lost = on_init_lost };
+	struct box *b = arg;
+	struct err e = ERR_INIT;
+	int r;
+
+	if (err) {
+		if (err->code == -ECONNRESET)
+			return; /* the lost link ends it */
+		err_copy(&b->err, err);
+		err_wrap(&b->err, err->code, "make the sandbox");
+		box_end(b, "host");
+		return;
+	}
+	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */
+	r = n_fds < 1 ? err_set(&e, -EPROTO, "the sandbox came without its socket") : 0;
+	b->state = BOX_CONFIGURING;
+	if (r == 0)
+		r = chan_new(&b->init, b->local->loop, fd_steal(&fds[0]), INIT_TIMEOUT_MS, &events, b, &e);
+	if (r == 0)
+		r = configure(b, &e);
+	if (r < 0)
+		give_up(b, &e);
+}
+
+static int check_env(struct box *b, const struct engine_spec *spec, struct err *err)
+{
+	auto_free char *host = xasprintf("HOSTNAME=%s", b->hostname);
+	const char *const own[] = { host, NULL };
+	const char *const *const lists[] = {
+		own, (const char *const *)spec->image->env, b->local->settings.env, spec->env,
+	};
+
+	b->env = env_merge(lists, ARRAY_LEN(lists), &b->env_bytes);
+	if (b->env_bytes > LOCAL_ENV_MAX)
+		return err_set(err, -EINVAL, "env: %zu bytes with the image's own, expected at most %u", b->env_bytes, LOCAL_ENV_MAX);
+	return 0;
+}
+
+static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan *p, struct err *err)
+{
+	struct local *e = b->local;
+
+	if (spec->image->n_layers > PLAN_LAYERS_MAX)
+		return err_set(err, -EINVAL, "image %s has %zu layers, expected at most %d", spec->image->name, spec->image->n_layers,
+			       PLAN_LAYERS_MAX);
+	*p = (struct plan){
+		.id = b->id, .kind = spec->instance ? PLAN_INSTANCE : PLAN_SANDBOX,
+		.net = spec->block_network ? PLAN_NET_BLOCKED : PLAN_NET_OPEN, .n_layers = spec->image->n_layers,
+		.n_mounts = e->n_mounts, .hostname = b->hostname, .cpu_milli = spec->size.cpu_milli,
+		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
+		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
+	};
+	for (size_t i = 0; i < p->n_layers; i++)
+		p->layers[i] = spec->image->layers[i];
+	memcpy(p->mounts, e->mounts, e->n_mounts * sizeof(*e->mounts));
+	return plan_check(p, err);
+}
+
+static struct box *box_new(struct local *e, const struct engine_spec *spec)
+{
+	struct box *b = NEW(struct box);
+	size_t len = strlen(spec->id);
+
+	b->base = (struct engine_box){ .engine = &e->base, .id = b->id };
+	b->local = e;
+	snprintf(b->id, sizeof(b->id), "%s", spec->id);
+	/* The end of an id is random, its beginning counts up. */
+	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
+	b->image = image_ref(spec->image);
+	b->hosts_extra = xstrdup(spec->hosts_extra);
+	b->lease_ms = spec->lease_ms;
+	b->renewed_ms = loop_now_ms(e->loop);
+	list_init(&b->execs);
+	list_init(&b->waiters);
+	loop_timer_init(&b->orphan, e->loop, on_orphan, b);
+	return b;
+}
+
+static int make(struct box *b, const struct engine_spec *spec, struct err *err)
+{
+	struct local *e = b->local;
+	struct chan *c = link_chan(e->link);
+	struct wire_out *o;
+	struct plan p;
+	int r;
+
+	if (map_get(e->boxes, b->id))
+		return err_set(err, -EEXIST, "a sandbox %s exists already", b->id);
+	r = check_env(b, spec, err);
+	if (r == 0)
+		r = fill_plan(b, spec, &p, err);
+	if (r < 0)
+		return r;
+	if (!c)
+		return err_set(err, -EAGAIN, "the spawner is away");
+	b->asked_us = time_now_us();
+	o = chan_begin(c, WIRE_MAKE, true);
+	plan_encode(&p, o);
+	r = chan_send(c, o, NULL, 0, on_made, b, err);
+	if (r == 0)
+		map_put(e->boxes, b->id, b);
+	return r;
+}
+
+void local_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg)
+{
+	struct box *b = box_new((struct local *)e, spec);
+
+	b->created = done;
+	b->on_end = on_end;
+	b->arg = arg;
+	if (make(b, spec, &b->err) < 0)
+		defer_end(b);
+}
+
+/* -- leases and left-overs ---------------------------------------------------------------------------------------------------- */
+
+void local_renew(struct engine_box *base)
+{
+	struct box *b = (struct box *)base;
+	struct chan *c = link_chan(b->local->link);
+	uint64_t now = loop_now_ms(b->local->loop);
+	struct wire_out *o;
+
+	if (!b->lease_ms || b->state != BOX_READY || !c || now - b->renewed_ms < MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4))
+		return;
+	o = chan_begin(c, WIRE_RENEW, false);
+	wire_put_str(o, WIRE_T_ID, b->id);
+	/* What is left out in between counts too. */
+	wire_put_u64(o, WIRE_T_LEASE_MS, b->lease_ms + MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4));
+	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) == 0)
+		b->renewed_ms = now;
+}
+
+static void on_item(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct local *e = arg;
+	const char *id = err || in->type != WIRE_ITEM ? NULL : wire_get_str(in, WIRE_T_ID, 0);
+	struct chan *c = link_chan(e->link);
+	struct wire_out *o;
+
+	if (!id || !c || map_get(e->boxes, id))
+		return;
+	o = chan_begin(c, WIRE_END, true);
+	wire_put_str(o, WIRE_T_ID, id);
+	wire_put_str(o, WIRE_T_REASON, "host");
+	/* What can't be asked for now ends with its lease. */
+	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}
+
+void local_reconcile(struct local *e)
+{
+	struct chan *c = link_chan(e->link);
+
+	if (c && chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_item, e, NULL) < 0)
+		return;
+}

@@ -1,0 +1,44 @@
+/* sandbox/chan.h: one end of a conversation in wire.h's language over a SEQPACKET socket: requests with their answers,
+ * events, and a queue for what the peer does not take at once. The daemon has one to the spawner, one to egress and one to
+ * the init of every sandbox. Owned by whoever made it. Loop thread only.
+ *
+ * Nothing is read while a callback runs, so strings of a message are valid during the callback. Descriptors that come
+ * with a message are closed after the callback, except those that it took (fd_steal). */
+#pragma once
+
+#include "base/err.h"
+#include "loop/loop.h"
+#include "sandbox/wire.h"
+
+struct chan;
+
+/* The answer to a request: either in, or err and no in: a FAILED from the peer (its code and text), a lost connection
+ * (-ECONNRESET), or none within the time (-ETIMEDOUT). A request that is answered by several messages gets a call for each:
+ * WIRE_ITEM is never the last. */
+typedef void chan_answer_fn(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err);
+
+struct chan_events {
+	/* A message that nobody asked for. May be NULL. */
+	void (*event)(void *arg, const struct wire_in *in, int *fds, size_t n_fds);
+	/* The peer is gone; every open request was answered before. Once. The owner still frees the chan. */
+	void (*lost)(void *arg, const struct err *err);
+};
+
+/* Takes ownership of fd (a connected SEQPACKET socket), on failure too. ev must outlive the chan.
+ * timeout_ms: for each request; 0 = waits for ever. */
+MUST_CHECK int chan_new(struct chan **ret, struct loop *l, int fd, uint64_t timeout_ms, const struct chan_events *ev, void *arg,
+			struct err *err);
+/* Closes; open requests get no callback any more. Allowed inside callbacks; NULL is allowed; returns NULL. */
+struct chan *chan_free(struct chan *c);
+
+/* Begins a message in a buffer that all chans share: nothing else may be begun before chan_send. answered = a request that
+ * gets an answer. */
+struct wire_out *chan_begin(struct chan *c, enum wire_type type, bool answered);
+/* Sends or queues it; fds stay the caller's. fn gets the answer, never from inside this call; NULL for a message without
+ * answer, or one whose answer is of no interest. -EMSGSIZE, -EPIPE (gone), -ENOBUFS (queue full): fn is not called then. */
+MUST_CHECK int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, chan_answer_fn *fn, void *arg,
+			 struct err *err);
+/* Open requests of this arg get no callback any more: arg is going. c may be NULL. */
+void chan_forget(struct chan *c, const void *arg);
+/* Answers every open request with err, as if the peer had: from the loop only. */
+void chan_fail_all(struct chan *c, const struct err *err);

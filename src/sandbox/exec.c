@@ -1,0 +1,322 @@
+/* sandbox/exec.c: commands in a box. init holds a result until it is acknowledged, so what is here is the daemon's knowledge
+ * of it; a released run that is still going is acknowledged when it ends. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "sandbox/outcome.h"
+#include "sandbox/private.h"
+
+#define CMD_MAX_BYTES (16u * 1024 * 1024)
+#define INLINE_MAX_BYTES (100u * 1024) /* command and variables in one message; longer commands go by file */
+#define SHELL_DEFAULT "/bin/bash"
+#define SCRIPT_PATH "/dev/fd/9"        /* wire.h, WIRE_RUN_SCRIPT */
+
+/* -- ends --------------------------------------------------------------------------------------------------------------- */
+
+static void exec_release_memory(void *arg)
+{
+	struct exec *x = arg;
+
+	fd_close(x->spool);
+	free(x->output);
+	free(x->id);
+	free(x);
+}
+
+static struct box *exec_box(const struct exec *x)
+{
+	return (struct box *)x->base.box;
+}
+
+static void exec_free(struct exec *x)
+{
+	list_remove(&x->node);
+	loop_release(x->loop, exec_release_memory, x);
+}
+
+static void acknowledge(const struct exec *x)
+{
+	struct box *b = exec_box(x);
+	struct wire_out *o;
+
+	if (!b || !b->init)
+		return;
+	o = chan_begin(b->init, WIRE_ACK, false);
+	wire_put_str(o, WIRE_T_RUN_ID, x->id);
+	/* Without init there is nothing left to forget. */
+	if (chan_send(b->init, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}
+
+static void exec_over(struct exec *x, const struct engine_exec_result *res, const struct err *err)
+{
+	struct local_counts *counts = &exec_box(x)->local->counts;
+
+	x->state = EXEC_DONE;
+	counts->execs--;
+	counts->outcomes[res ? res->outcome : ENGINE_INFRA]++;
+	if (x->main && exec_box(x))
+		exec_box(x)->main_over = true;
+	if (x->released) {
+		acknowledge(x);
+		exec_free(x);
+		return;
+	}
+	x->done(x->arg, &x->base, res, err);
+}
+
+void local_exec_release(struct engine_exec *base)
+{
+	struct exec *x = (struct exec *)base;
+
+	if (x->released)
+		return;
+	x->released = true;
+	if (x->state != EXEC_DONE)
+		return;
+	acknowledge(x);
+	exec_free(x);
+}
+
+void execs_fail(struct box *b, const struct err *err)
+{
+	struct list all = LIST_INIT(all);
+
+	while (!list_empty(&b->execs)) {
+		struct list *first = b->execs.next;
+
+		list_remove(first);
+		list_push_back(&all, first);
+	}
+	while (!list_empty(&all)) {
+		struct exec *x = list_first(&all, struct exec, node);
+
+		list_remove(&x->node);
+		list_push_back(&b->execs, &x->node);
+		if (x->state != EXEC_DONE)
+			exec_over(x, NULL, err);
+	}
+}
+
+void execs_orphan(struct box *b)
+{
+	list_foreach(&b->execs, struct exec, node, x) {
+		x->base.box = NULL;
+		list_remove(&x->node);
+		/* Only when the engine is freed with runs under way. */
+		if (x->released)
+			loop_release(x->loop, exec_release_memory, x);
+	}
+}
+
+/* -- results --------------------------------------------------------------------------------------------------------------- */
+
+static void take_output(struct exec *x, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	size_t len = 0;
+	const void *p = wire_get(in, WIRE_T_OUTPUT, 0, &len);
+
+	if (n_fds > 0) {
+		x->spool = fd_steal(&fds[0]);
+	} else if (p && len > 0) {
+		x->output = xmemdup(p, len);
+		x->n_output = len;
+	}
+}
+
+static void read_result(const struct wire_in *in, struct engine_exec_result *ret)
+{
+	struct outcome_evidence e = {
+		.wait_status = (int)wire_get_u64(in, WIRE_T_STATUS, 0),
+		.timed_out = wire_get_u64(in, WIRE_T_TIMED_OUT, 0),
+		.killed = wire_get_u64(in, WIRE_T_KILLED, 0),
+		.oom_kills = wire_get_u64(in, WIRE_T_OOM_KILLS, 0),
+		.pids_hits = wire_get_u64(in, WIRE_T_PIDS_HITS, 0),
+		.disk_free_bytes = wire_get_u64(in, WIRE_T_DISK_FREE, UINT64_MAX),
+	};
+
+	*ret = (struct engine_exec_result){
+		.return_code = outcome_return_code(&e),
+		.timed_out = e.timed_out,
+		.outcome = outcome_of(&e),
+		.bytes = wire_get_u64(in, WIRE_T_BYTES, 0),
+		.dropped = wire_get_u64(in, WIRE_T_DROPPED, 0),
+		.duration_us = wire_get_u64(in, WIRE_T_DURATION_US, 0),
+		.cpu_us = wire_get_u64(in, WIRE_T_CPU_US, 0),
+		.peak_bytes = wire_get_u64(in, WIRE_T_PEAK_BYTES, 0),
+	};
+}
+
+void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
+	struct engine_exec_result res;
+
+	list_foreach(&b->execs, struct exec, node, x) {
+		if (x->state == EXEC_DONE || !str_eq(x->id, id))
+			continue;
+		take_output(x, in, fds, n_fds);
+		read_result(in, &res);
+		exec_over(x, &res, NULL);
+		return;
+	}
+}
+
+ssize_t local_exec_read(struct engine_exec *base, uint64_t offset, void *p, size_t cap)
+{
+	struct exec *x = (struct exec *)base;
+	ssize_t n;
+
+	if (x->spool < 0) {
+		size_t len = offset < x->n_output ? MIN(cap, x->n_output - (size_t)offset) : 0;
+
+		if (len > 0)
+			memcpy(p, x->output + offset, len);
+		return (ssize_t)len;
+	}
+	/* Just written by init: it comes from memory, mostly. */
+	do {
+		n = pread(x->spool, p, cap, (off_t)offset);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+/* -- starting ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct exec *x = arg;
+
+	if (x->state != EXEC_STARTING)
+		return; /* its end came first: the box is going */
+	if (err)
+		exec_over(x, NULL, err);
+	else
+		x->state = EXEC_RUNNING;
+}
+
+static void put_env(struct wire_out *o, const struct box *b, const char *const *extra)
+{
+	const char *const *const lists[] = { (const char *const *)b->env, extra };
+	size_t bytes;
+	char **env;
+
+	if (!extra) {
+		for (size_t i = 0; b->env[i]; i++)
+			wire_put_str(o, WIRE_T_ENV, b->env[i]);
+		return;
+	}
+	env = env_merge(lists, ARRAY_LEN(lists), &bytes);
+	for (size_t i = 0; env[i]; i++)
+		wire_put_str(o, WIRE_T_ENV, env[i]);
+	env_free(env);
+}
+
+static void put_command(struct wire_out *o, const struct engine_exec_spec *spec, bool by_file)
+{
+	if (!spec->cmd) {
+		for (size_t i = 0; spec->argv[i]; i++)
+			wire_put_str(o, WIRE_T_ARG, spec->argv[i]);
+		return;
+	}
+	wire_put_str(o, WIRE_T_ARG, str_empty(spec->shell) ? SHELL_DEFAULT : spec->shell);
+	if (!by_file)
+		wire_put_str(o, WIRE_T_ARG, "-c");
+	wire_put_str(o, WIRE_T_ARG, by_file ? SCRIPT_PATH : spec->cmd);
+}
+
+static struct wire_out *encode(struct box *b, struct chan *c, const struct engine_exec_spec *spec, bool by_file)
+{
+	struct wire_out *o = chan_begin(c, WIRE_RUN, true);
+
+	wire_put_str(o, WIRE_T_RUN_ID, spec->id);
+	put_command(o, spec, by_file);
+	put_env(o, b, spec->env);
+	wire_put_str(o, WIRE_T_CWD, str_empty(b->image->workdir) ? "/" : b->image->workdir);
+	wire_put_str(o, WIRE_T_USER, b->image->user ? b->image->user : "");
+	wire_put_u64(o, WIRE_T_TIMEOUT_MS, spec->timeout_ms);
+	wire_put_u64(o, WIRE_T_MAX_BYTES, spec->max_bytes);
+	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD : 0u) |
+				      (spec->main ? WIRE_RUN_MAIN : 0u));
+	return o;
+}
+
+static int check(const struct engine_exec_spec *spec, struct err *err)
+{
+	if (spec->cmd && spec->cmd_len > CMD_MAX_BYTES)
+		return err_set(err, -EMSGSIZE, "cmd: %zu bytes, expected at most %u", spec->cmd_len, CMD_MAX_BYTES);
+	if (spec->cmd && memchr(spec->cmd, 0, spec->cmd_len))
+		return err_set(err, -EINVAL, "cmd: holds a NUL byte");
+	if (!spec->cmd && (!spec->argv || !spec->argv[0]))
+		return err_set(err, -EINVAL, "neither a command nor its arguments were given");
+	return 0;
+}
+
+static int send_run(struct box *b, struct exec *x, const struct engine_exec_spec *spec, struct err *err)
+{
+	bool by_file = spec->cmd && spec->cmd_len + b->env_bytes > INLINE_MAX_BYTES;
+	struct chan *c = box_chan(b, err);
+	auto_fd script = -1;
+	int fds[2], r;
+	size_t n = 0;
+
+	if (!c)
+		return err && err->code ? err->code : -EIDRM;
+	if (by_file) {
+		r = fd_memfd(&script, "command", spec->cmd, spec->cmd_len, err);
+		if (r < 0)
+			return r;
+		fds[n++] = script;
+	}
+	if (spec->log_fd >= 0)
+		fds[n++] = spec->log_fd;
+	return chan_send(c, encode(b, c, spec, by_file), fds, n, on_started, x, err);
+}
+
+int local_exec(struct engine_box *base, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,
+	       struct engine_exec **ret, struct err *err)
+{
+	struct box *b = (struct box *)base;
+	int r = check(spec, err);
+	struct exec *x;
+
+	if (r < 0)
+		return r;
+	x = NEW(struct exec);
+	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main,
+			    .spool = -1 };
+	x->base = (struct engine_exec){ .box = base, .id = x->id };
+	r = send_run(b, x, spec, err);
+	if (r < 0) {
+		free(x->id);
+		free(x);
+		return r;
+	}
+	list_push_back(&b->execs, &x->node);
+	b->local->counts.execs++;
+	b->local->counts.execs_total++;
+	*ret = &x->base;
+	return 0;
+}
+
+void local_exec_kill(struct engine_exec *base, int signo)
+{
+	struct exec *x = (struct exec *)base;
+	struct box *b = exec_box(x);
+	struct wire_out *o;
+
+	if (!b || !b->init || x->state == EXEC_DONE)
+		return;
+	o = chan_begin(b->init, WIRE_KILL, true);
+	wire_put_str(o, WIRE_T_RUN_ID, x->id);
+	wire_put_u64(o, WIRE_T_SIGNAL, (uint64_t)signo);
+	/* A box that can't be told is ending, and the run with it. */
+	if (chan_send(b->init, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}

@@ -1,0 +1,124 @@
+/* sandbox/local.c: the engine itself: its table, the link's events, the mounts that every box gets. */
+#include "sandbox/local.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "sandbox/private.h"
+
+#define PIDS_MAX_DEFAULT 4096
+
+static void local_prepare_image(struct engine *e, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg)
+{
+	images_prepare(((struct local *)e)->images, ref, progress, done, arg);
+}
+
+static const struct engine_ops local_ops = {
+	.prepare_image = local_prepare_image,
+	.create = local_create,
+	.destroy = local_destroy,
+	.renew = local_renew,
+	.exec = local_exec,
+	.exec_read = local_exec_read,
+	.exec_kill = local_exec_kill,
+	.exec_release = local_exec_release,
+	.connect = local_connect,
+	.open = local_open,
+	.commit = local_commit,
+	.discard = local_discard,
+};
+
+/* -- the link's events -------------------------------------------------------------------------------------------------- */
+
+static void on_gone(void *arg, const char *id, const char *reason)
+{
+	struct local *e = arg;
+	struct box *b = map_get(e->boxes, id);
+
+	if (b)
+		box_end(b, b->main_over && str_eq(reason, "killed") ? "exited" : reason);
+}
+
+static void on_lost(void *arg, const struct err *why UNUSED)
+{
+	struct local *e = arg;
+
+	/* Callbacks may make new boxes, which fail at once and are not in the map before their MAKE is sent. */
+	while (map_len(e->boxes) > 0) {
+		struct map_iter it = { 0 };
+
+		if (!map_next(e->boxes, &it))
+			break;
+		box_end(it.value, "host");
+	}
+}
+
+static void on_up(void *arg)
+{
+	local_reconcile(arg);
+}
+
+/* -- life --------------------------------------------------------------------------------------------------------------- */
+
+static int add_mount(struct local *e, const struct engine_mount *m, struct err *err)
+{
+	if (e->n_mounts == PLAN_MOUNTS_MAX)
+		return err_set(err, -E2BIG, "sandboxes.mounts: more than %d", PLAN_MOUNTS_MAX);
+	e->mounts[e->n_mounts++] = (struct plan_mount){
+		.source = m->source, .target = m->target, .flags = m->read_only ? PLAN_MOUNT_RO : 0,
+	};
+	return 0;
+}
+
+int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct images *images,
+		     const struct local_settings *settings, struct err *err)
+{
+	static const struct link_events events = { .gone = on_gone, .lost = on_lost, .up = on_up };
+	struct local *e = NEW(struct local);
+
+	e->base.ops = &local_ops;
+	e->loop = l;
+	e->link = k;
+	e->images = images;
+	e->settings = *settings;
+	e->settings.pids_max = settings->pids_max ? settings->pids_max : PIDS_MAX_DEFAULT;
+	e->boxes = map_new();
+	for (size_t i = 0; settings->mounts && settings->mounts[i].source; i++) {
+		int r = add_mount(e, &settings->mounts[i], err);
+
+		if (r < 0) {
+			local_engine_free(&e->base);
+			return r;
+		}
+	}
+	link_set_events(k, &events, e);
+	local_reconcile(e);
+	*ret = &e->base;
+	return 0;
+}
+
+struct engine *local_engine_free(struct engine *base)
+{
+	struct local *e = (struct local *)base;
+	struct map_iter it = { 0 };
+
+	if (!e)
+		return NULL;
+	link_set_events(e->link, NULL, e);
+	chan_forget(link_chan(e->link), e);
+	while (map_next(e->boxes, &it))
+		box_forget(it.value);
+	map_free(e->boxes);
+	free(e);
+	return NULL;
+}
+
+void local_engine_counts(const struct engine *base, struct local_counts *ret)
+{
+	const struct local *e = (const struct local *)base;
+
+	*ret = e->counts;
+	ret->boxes = map_len(e->boxes);
+}

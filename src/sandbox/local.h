@@ -1,0 +1,45 @@
+/* sandbox/local.h: the engine of this machine: boxes made by the spawner, commands run by their init. Implements
+ * engine/engine.h; owned by the daemon, loop thread only. It takes the link's events for itself.
+ *
+ *   MAKING -> CONFIGURING -> READY -> ENDING -> (gone)
+ *
+ *   MAKING       MAKE is with the spawner.                                             local_create()
+ *   CONFIGURING  init has its socket and writes /etc; nobody else knows the box yet.   on_made()
+ *   READY        its holder has it.                                                    on_configured()
+ *   ENDING       END is with the spawner; every call fails with -EIDRM.                local_destroy()
+ *   gone         the last process is dead: ENDED came, or GONE by itself, or the
+ *                spawner was lost. Runs that were not over fail, then on_end.          box_end()
+ *
+ * The spawner enforces leases. renew() may be called at every request: one message is sent per LOCAL_RENEW_MS, for a lease
+ * that is longer by as much. */
+#pragma once
+
+#include "engine/engine.h"
+#include "image/image.h"
+#include "sandbox/link.h"
+
+#define LOCAL_RENEW_MS 10000
+#define LOCAL_ENV_MAX (96u * 1024) /* bytes of all variables of a box together */
+
+struct local_settings {
+	uint64_t pids_max;         /* processes and threads in a box; 0 = 4096 */
+	bool no_new_privs;
+	const char *const *env;    /* "K=V" for every box, over the image's and under its own; may be NULL */
+	const struct engine_mount *mounts; /* in every box, ended by a NULL source; may be NULL. The spawner was started with
+					      --mount for each */
+};
+
+/* Everything is borrowed for the life of the engine. Ends whatever boxes the spawner still has of a former daemon. */
+MUST_CHECK int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct images *images,
+				const struct local_settings *settings, struct err *err);
+/* Forgets its boxes without a callback: whoever wants them dead ends the spawner, or waits for their leases. */
+struct engine *local_engine_free(struct engine *e); /* NULL is allowed; returns NULL */
+
+struct local_counts {
+	size_t boxes;            /* gauge: alive, being made or ending; instances too */
+	size_t execs;            /* gauge: commands that run */
+	uint64_t created_total, failed_total, execs_total;
+	uint64_t create_us_total; /* from asking the spawner to a box that is ready */
+	uint64_t outcomes[ENGINE_EXITED + 1]; /* of ended commands, by enum engine_outcome */
+};
+void local_engine_counts(const struct engine *e, struct local_counts *ret);

@@ -1,0 +1,101 @@
+/* sandbox/private.h: the objects behind local.h. Included by src/sandbox only. */
+#pragma once
+
+#include "base/list.h"
+#include "base/map.h"
+#include "sandbox/chan.h"
+#include "sandbox/local.h"
+#include "sandbox/plan.h"
+
+struct local {
+	struct engine base; /* first: engine.h */
+	struct loop *loop;
+	struct link *link;
+	struct images *images;
+	struct local_settings settings;
+	struct plan_mount mounts[PLAN_MOUNTS_MAX];
+	size_t n_mounts;
+	struct map *boxes; /* by id */
+	struct local_counts counts;
+};
+
+enum box_state { BOX_MAKING, BOX_CONFIGURING, BOX_READY, BOX_ENDING, BOX_GONE };
+
+struct box {
+	struct engine_box base; /* first: engine.h */
+	struct local *local;
+	char id[PLAN_ID_LEN];
+	enum box_state state;
+	struct image *image;
+	char **env;          /* of every command: "K=V", NULL-terminated, names unique */
+	size_t env_bytes;
+	char hostname[64];
+	char *hosts_extra;
+	uint64_t lease_ms, renewed_ms;
+	uint64_t asked_us;   /* CLOCK_MONOTONIC, when MAKE was sent */
+	struct chan *init;   /* NULL before MADE, and when init is lost */
+	engine_create_fn *created; /* until it was called */
+	engine_end_fn *on_end;
+	void *arg;
+	struct list execs;   /* struct exec, until their end */
+	struct list waiters; /* struct waiter: destroy's callers */
+	char *end_reason;    /* of the first who asked */
+	bool deferred;       /* end_deferred() will run */
+	bool main_over;      /* a main run ended: the box ends by itself */
+	struct loop_timer orphan; /* init is lost and the spawner says nothing */
+	struct err err;      /* why it could not be made */
+};
+
+struct waiter {
+	struct list node;
+	engine_done_fn *done;
+	void *arg;
+};
+
+enum exec_state { EXEC_STARTING, EXEC_RUNNING, EXEC_DONE };
+
+struct exec {
+	struct engine_exec base; /* first: engine.h; base.box is NULL once the box is gone */
+	struct list node;        /* in box.execs until released or the box is gone */
+	struct loop *loop;
+	char *id;
+	enum exec_state state;
+	engine_exec_fn *done;    /* NULL = released before its end */
+	void *arg;
+	bool released, main;
+	char *output;            /* n_output bytes, or NULL and spool */
+	size_t n_output;
+	int spool;
+	struct err err;          /* it could not be started */
+};
+
+/* box.c */
+void local_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg);
+void local_destroy(struct engine_box *b, const char *reason, engine_done_fn *done, void *arg);
+void local_renew(struct engine_box *b);
+void box_end(struct box *b, const char *reason); /* it is gone: from the loop only */
+void box_forget(struct box *b);                  /* no callback */
+/* The channel of a READY box, or NULL with -EIDRM. */
+struct chan *box_chan(struct box *b, struct err *err);
+void local_reconcile(struct local *e); /* ends boxes that the spawner has and we do not know */
+
+/* env.c */
+/* Merges lists of "K=V" (each may be NULL), later ones over earlier ones. The caller frees with env_free. */
+char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes);
+char **env_free(char **env); /* returns NULL */
+
+/* exec.c */
+int local_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,
+	       struct engine_exec **ret, struct err *err);
+ssize_t local_exec_read(struct engine_exec *x, uint64_t offset, void *p, size_t cap);
+void local_exec_kill(struct engine_exec *x, int signo);
+void local_exec_release(struct engine_exec *x);
+void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */
+void execs_fail(struct box *b, const struct err *err); /* all that are not over */
+void execs_orphan(struct box *b);                      /* the box is gone; results stay readable */
+
+/* files.c */
+void local_connect(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);
+void local_open(struct engine_box *b, const char *path, enum engine_open mode, const char *tmp, engine_open_fn *done, void *arg);
+void local_commit(struct engine_box *b, const char *path, const char *tmp, engine_done_fn *done, void *arg);
+void local_discard(struct engine_box *b, const char *path, const char *tmp);

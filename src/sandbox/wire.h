@@ -1,0 +1,157 @@
+/* sandbox/wire.h: the protocols between the programs, over SOCK_SEQPACKET unix sockets.
+ *
+ *   daemon  <-> spawner   "make, end, list, take over, renew, run this job"   (spawner/: root; daemon: ordinary user)
+ *   daemon  <-> init      exec, files, connections, one socket per sandbox
+ *   init     -> egress    accepted connections and DNS queries, one socket per sandbox
+ *   spawner  -> egress    "here is the socket of a new sandbox, and its policy"
+ *   egress   -> daemon    connections to openreward.internal
+ *
+ * One message = one datagram = a head and fields. A field is a tag, a length and bytes, padded to 8; integers are u64
+ * in host order (all ends are on one machine). Unknown tags are skipped, so a newer program may add fields; a program
+ * speaks WIRE_VERSION and the one before. Descriptors ride beside a message (SCM_RIGHTS) in the order its comment gives.
+ * Nothing here allocates; decoding never reads outside the datagram, whatever the bytes are (fuzzed: tests/fuzz).
+ * Compiles in every program, the static ones too. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/macros.h"
+
+#define WIRE_VERSION 1
+#define WIRE_VERSION_MIN 1
+#define WIRE_MAGIC 0x3153524fu   /* "ORS1" */
+#define WIRE_MAX (128u * 1024)   /* bytes in one message; sockets get SO_SNDBUF of at least twice that */
+#define WIRE_INLINE_MAX (60u * 1024) /* output that travels in a message; more comes as a descriptor */
+
+struct wire_head {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;    /* enum wire_type */
+	uint64_t request; /* chosen by the asker, repeated in the answer; 0 = an event that nobody asked for */
+};
+
+#define WIRE_TYPES(X)                                                                                                    \
+	/* daemon -> spawner; the answer has the same request number. Every failure is WIRE_FAILED. */                   \
+	X(HELLO, 1)        /* PROGRAM_VERSION. First on every connection. */                                             \
+	X(WELCOME, 2)      /* PID, BOOT (uuid of this spawner's life). fds: listening sockets..., see N_FDS;             \
+			      then the channel to egress (last). */                                                      \
+	X(MAKE, 3)         /* a plan (sandbox/plan.h) */                                                                 \
+	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host. fds: init's control socket, process pidfd */      \
+	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
+	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
+	X(LIST, 7)         /* answered by one ITEM per sandbox, then OK */                                               \
+	X(ITEM, 8)         /* ID, KIND, PID, LEASE_MS left */                                                            \
+	X(TAKE, 9)         /* ID -> MADE: hands over an existing sandbox's control socket (a dup) */                     \
+	X(RENEW, 10)       /* ID, LEASE_MS from now. Not answered. */                                                    \
+	X(JOB, 11)         /* ID, JOB_KIND, ARG... -> JOB_STARTED. fds: none */                                          \
+	X(JOB_STARTED, 12) /* ID. fds: read end of the job's stdout and stderr */                                        \
+	X(JOB_DONE, 13)    /* event: ID, STATUS as waitpid gives it, REASON (timeout, cancelled) or none */             \
+	X(JOB_CANCEL, 14)  /* ID -> OK when nothing of it is left alive */                                               \
+	X(SHUTDOWN, 15)    /* ends everything; answered by OK just before the spawner exits */                           \
+	X(GONE, 16)        /* event: ID, REASON ("lease", "killed", "deadline"): a sandbox ended by itself */            \
+	X(OK, 17)                                                                                                        \
+	X(FAILED, 18)      /* STAGE ("mount overlay"), ERRNO, PATH?, TEXT? */                                            \
+	X(LEAKS, 19)       /* -> OK with TEXT: one line per thing of ours that no living object owns; "" = none */       \
+	/* daemon -> init */                                                                                             \
+	X(CONFIG, 40)      /* HOSTNAME, HOSTS (file text), RESOLV (file text), DIR* (made if missing) -> OK */           \
+	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
+			      none), MAX_BYTES (UINT64_MAX = all), FLAGS (enum wire_run_flag).                           \
+			      fds: the script (RUN_SCRIPT), then the output target (RUN_OUTPUT_FD) -> STARTED */         \
+	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
+	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
+			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, OUTPUT (when it fits       \
+			      WIRE_INLINE_MAX). fds: the output's spool otherwise (offset 0, BYTES long) */              \
+	X(RESULT, 44)      /* RUN_ID -> DONE when it has ended, OK when it runs, FAILED ENOENT */                         \
+	X(ACK, 45)         /* RUN_ID: its result is no longer needed. Not answered. */                                   \
+	X(KILL, 46)        /* RUN_ID, SIGNAL: to every process of the run -> OK */                                       \
+	X(CONNECT, 47)     /* PORT -> OK with fd: a connection to 127.0.0.1:PORT (then ::1) inside */                    \
+	X(OPEN, 48)        /* PATH, USER, OPEN_MODE -> OK with fd, SIZE, FILE_MODE, TMP (name, for OPEN_STAGE) */         \
+	X(COMMIT, 49)      /* PATH, TMP, USER: rename the staged file into place -> OK */                                \
+	X(DISCARD, 50)     /* PATH, TMP, USER: remove a staged file -> OK */                                             \
+	X(STATUS, 51)      /* -> OK: N_RUNS, N_PROCS, MEMORY... */                                                       \
+	/* init -> egress, egress -> init */                                                                             \
+	X(CONN, 70)        /* FAMILY (4, 6), ADDR (4 or 16 bytes), PORT = the original destination. fds: the connection */ \
+	X(DNS, 71)         /* CLIENT (opaque, returned), OUTPUT (the query) */                                           \
+	X(DNS_REPLY, 72)   /* CLIENT, OUTPUT */                                                                          \
+	/* spawner -> egress */                                                                                          \
+	X(REGISTER, 80)    /* ID, NUMBER, NET (enum plan_net). fds: the socket whose other end init holds */             \
+	/* egress -> daemon */                                                                                           \
+	X(PLATFORM, 90)    /* ID, NUMBER, PORT. fds: a connection that wants the platform itself */                      \
+	X(DENIED, 91)      /* ID, TEXT "host:port reason": for the audit */
+
+enum wire_type {
+#define X(name, value) WIRE_##name = value,
+	WIRE_TYPES(X)
+#undef X
+};
+
+#define WIRE_TAGS(X)                                                                                              \
+	X(ID, 1) X(KIND, 2) X(PID, 3) X(REASON, 4) X(LEASE_MS, 5) X(HARD_MS, 6) X(STAGE, 7) X(ERRNO, 8) X(PATH, 9) \
+	X(TEXT, 10) X(PROGRAM_VERSION, 11) X(BOOT, 12) X(DURATION_US, 13) X(STATUS, 14) X(JOB_KIND, 15)           \
+	X(ARG, 16) X(ENV, 17) X(CWD, 18) X(USER, 19) X(RUN_ID, 20) X(TIMEOUT_MS, 21) X(MAX_BYTES, 22)             \
+	X(FLAGS, 23) X(TIMED_OUT, 24) X(KILLED, 25) X(BYTES, 26) X(DROPPED, 27) X(CPU_US, 28) X(PEAK_BYTES, 29)   \
+	X(OOM_KILLS, 30) X(PIDS_HITS, 31) X(OUTPUT, 32) X(SIGNAL, 33) X(PORT, 34) X(OPEN_MODE, 35) X(SIZE, 36)    \
+	X(FILE_MODE, 37) X(TMP, 38) X(HOSTNAME, 39) X(HOSTS, 40) X(RESOLV, 41) X(DIR, 42) X(FAMILY, 43)           \
+	X(ADDR, 44) X(CLIENT, 45) X(NUMBER, 46) X(NET, 47) X(N_RUNS, 48) X(N_PROCS, 49) X(MEMORY, 50)             \
+	X(N_FDS, 51) X(MEMORY_PEAK, 52) X(DISK_FREE, 53)                                                           \
+	/* of a plan */                                                                                           \
+	X(LAYER, 60) X(CPU_MILLI, 61) X(MEMORY_BYTES, 62) X(PIDS_MAX, 63) X(MOUNT_SOURCE, 64)                     \
+	X(MOUNT_TARGET, 65) X(MOUNT_FLAGS, 66) X(NO_NEW_PRIVS, 67) X(SHM_BYTES, 68) X(DISK_BYTES, 69)             \
+	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73)
+
+enum wire_tag {
+#define X(name, value) WIRE_T_##name = value,
+	WIRE_TAGS(X)
+#undef X
+};
+
+enum wire_run_flag {
+	WIRE_RUN_SCRIPT = 1,    /* fds[0] is a memfd with the command; it is at descriptor 9 of the first process, and ARG
+				   already says "/dev/fd/9" where the shell is to read it. stdin is /dev/null always */
+	WIRE_RUN_OUTPUT_FD = 2, /* the next descriptor takes stdout and stderr instead of init: for instances' logs */
+	WIRE_RUN_MAIN = 4,      /* the sandbox ends when this run does */
+};
+
+enum wire_open_mode {
+	WIRE_OPEN_READ = 0,  /* an existing regular file, read only; refuses links (ELOOP), directories (EISDIR), others (EINVAL) */
+	WIRE_OPEN_STAGE = 1, /* a new file beside PATH under a hidden name, read-write; TMP in the request continues one */
+	WIRE_OPEN_STAGE_MKDIRS = 2, /* the same after making missing parents */
+};
+
+/* -- encoding -------------------------------------------------------------------------------------------------- */
+/* The buffer is the caller's, 8-aligned, of WIRE_MAX bytes at most. The first overflow sticks: wire_end() gives it. */
+struct wire_out {
+	char *buf;
+	size_t cap, len;
+	int error;
+};
+
+void wire_begin(struct wire_out *o, void *buf, size_t cap, enum wire_type type, uint64_t request);
+void wire_put(struct wire_out *o, enum wire_tag tag, const void *p, size_t len);
+void wire_put_u64(struct wire_out *o, enum wire_tag tag, uint64_t v);
+void wire_put_str(struct wire_out *o, enum wire_tag tag, const char *s); /* NULL puts nothing; the NUL travels too */
+MUST_CHECK int wire_end(struct wire_out *o, size_t *ret_len); /* -EMSGSIZE when it did not fit */
+/* wire_end and fd_send in one. */
+MUST_CHECK int wire_send(int sock, struct wire_out *o, const int *fds, size_t n_fds);
+
+/* -- decoding -------------------------------------------------------------------------------------------------- */
+struct wire_in {
+	const char *buf; /* must outlive the use of every string taken from it */
+	size_t len;
+	enum wire_type type;
+	uint16_t version;
+	uint64_t request;
+};
+
+/* Checks head and framing of every field. -EPROTO, or -EPROTONOSUPPORT for a version that is not spoken. */
+MUST_CHECK int wire_parse(struct wire_in *ret, const void *buf, size_t len);
+/* The n-th (from 0) field of a tag; NULL = absent. */
+const void *wire_get(const struct wire_in *in, enum wire_tag tag, size_t n, size_t *ret_len);
+/* NUL-terminated text without NUL inside, or NULL. */
+const char *wire_get_str(const struct wire_in *in, enum wire_tag tag, size_t n);
+/* A u64 field, or fallback. */
+uint64_t wire_get_u64(const struct wire_in *in, enum wire_tag tag, uint64_t fallback);
+size_t wire_count(const struct wire_in *in, enum wire_tag tag);
+const char *wire_type_name(enum wire_type type);

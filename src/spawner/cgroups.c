@@ -1,0 +1,391 @@
+#include "spawner/cgroups.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
+
+/* -- files ------------------------------------------------------------------------------------------------------- */
+static int write_file(int dir, const char *file, const char *value)
+{
+	auto_fd fd = openat(dir, file, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return write(fd, value, strlen(value)) < 0 ? -errno : 0;
+}
+
+static int write_u64(int dir, const char *file, uint64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRIu64, value);
+	return write_file(dir, file, text);
+}
+
+static int open_dir(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* -- finding the hierarchies ------------------------------------------------------------------------------------- */
+/* One word of a comma-separated list. */
+static bool has_word(const char *list, const char *word)
+{
+	size_t n = strlen(word);
+
+	for (const char *p = list; (p = strstr(p, word)); p += n)
+		if ((p == list || p[-1] == ',' || p[-1] == ' ') && (!p[n] || strchr(", \n", p[n])))
+			return true;
+	return false;
+}
+
+/* A line of mountinfo: "ID PARENT DEV ROOT TARGET OPTIONS [FIELDS] - TYPE SOURCE SUPER". Only whole hierarchies count
+ * (root "/"): a container's bind of a part of one would put us somewhere that its owner does not expect. */
+static bool mount_line_matches(char *line, const char *tree, char *ret, size_t cap)
+{
+	char root[8], target[CGROUP_PATH_MAX], type[16], options[256];
+	char *tail = strstr(line, " - ");
+
+	if (!tail || sscanf(tail, " - %15s %*s %255s", type, options) != 2)
+		return false;
+	*tail = 0;
+	if (sscanf(line, "%*s %*s %*s %7s %255s", root, target) != 2 || strcmp(root, "/") != 0)
+		return false;
+	if (strcmp(tree, "cgroup2") == 0 ? strcmp(type, "cgroup2") != 0
+					 : strcmp(type, "cgroup") != 0 || !has_word(options, tree))
+		return false;
+	return (size_t)snprintf(ret, cap, "%s", target) < cap;
+}
+
+static int find_mount(const char *tree, char *ret, size_t cap, struct err *err)
+{
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	char line[4096];
+	bool found = false;
+
+	if (!f)
+		return err_sys(err, "open /proc/self/mountinfo");
+	while (!found && fgets(line, sizeof(line), f))
+		found = mount_line_matches(line, tree, ret, cap);
+	fclose(f);
+	return found ? 0 : -ENOENT;
+}
+
+static int mount_private(const char *tree, const char *mount_dir, char *ret, size_t cap, struct err *err)
+{
+	bool v2 = strcmp(tree, "cgroup2") == 0;
+
+	if ((size_t)snprintf(ret, cap, "%s/cg-%s", mount_dir, tree) >= cap)
+		return err_set(err, -ENAMETOOLONG, "cgroup: \"%s\" is too long a path", mount_dir);
+	if (mkdir(ret, 0755) < 0 && errno != EEXIST)
+		return err_sys(err, "mkdir %s", ret);
+	if (mount("cgroup", ret, v2 ? "cgroup2" : "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, v2 ? NULL : tree) < 0)
+		return err_sys(err, "this kernel gives no %s cgroup: mount", tree);
+	return 0;
+}
+
+static int open_tree_parent(struct cgroups *c, enum cgroup_tree t, const char *name, const char *mount_dir,
+			    struct err *err)
+{
+	char path[CGROUP_PATH_MAX - 64];
+	int r = find_mount(tree_name[t], path, sizeof(path), err);
+
+	if (r == -ENOENT)
+		r = mount_private(tree_name[t], mount_dir, path, sizeof(path), err);
+	if (r < 0)
+		return r;
+	snprintf(c->path[t], sizeof(c->path[t]), "%s/%s", path, name);
+	if (mkdir(c->path[t], 0755) < 0 && errno != EEXIST)
+		return err_sys(err, "mkdir %s", c->path[t]);
+	c->dir[t] = open_dir(AT_FDCWD, c->path[t]);
+	return c->dir[t] < 0 ? err_sys_code(err, c->dir[t], "open %s", c->path[t]) : 0;
+}
+
+/* Controllers of v2 reach a folder only if every folder above hands them down. */
+static int hand_down(int dir, const char *where, struct err *err)
+{
+	static const char *const all[] = { "+cpu", "+memory", "+pids" };
+	char have[256] = "";
+	auto_fd fd = openat(dir, "cgroup.controllers", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || read(fd, have, sizeof(have) - 1) < 0)
+		return err_sys(err, "read cgroup.controllers of %s", where);
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		int r = has_word(have, all[i] + 1) ? write_file(dir, "cgroup.subtree_control", all[i]) : 0;
+
+		if (r < 0)
+			return err_sys_code(err, r, "hand cgroup controller %s down from %s", all[i] + 1, where);
+	}
+	return 0;
+}
+
+static int probe_v2_controllers(struct cgroups *c, struct err *err)
+{
+	char have[256] = "";
+	auto_fd root = open_dir(c->dir[CGROUP_V2], "..");
+	auto_fd fd = -1;
+	int r;
+
+	if (root < 0)
+		return err_sys_code(err, root, "open the cgroup v2 root");
+	r = hand_down(root, "the cgroup v2 root", err);
+	if (r == 0)
+		r = hand_down(c->dir[CGROUP_V2], c->path[CGROUP_V2], err);
+	if (r < 0)
+		return r;
+	fd = openat(c->dir[CGROUP_V2], "cgroup.subtree_control", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, have, sizeof(have) - 1) < 0)
+		return err_sys(err, "read cgroup.subtree_control");
+	for (int t = CGROUP_CPU; t < CGROUP_TREES; t++)
+		c->on_v2[t] = has_word(have, tree_name[t]);
+	return 0;
+}
+
+int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, struct err *err)
+{
+	int r;
+
+	*c = (struct cgroups){ .dir = { -1, -1, -1, -1 } };
+	r = open_tree_parent(c, CGROUP_V2, name, mount_dir, err);
+	if (r == 0)
+		r = probe_v2_controllers(c, err);
+	for (int t = CGROUP_CPU; r == 0 && t < CGROUP_TREES; t++)
+		if (!c->on_v2[t])
+			r = open_tree_parent(c, (enum cgroup_tree)t, name, mount_dir, err);
+	return r;
+}
+
+void cgroups_close(struct cgroups *c, const char *name)
+{
+	for (int t = 0; t < CGROUP_TREES; t++) {
+		auto_fd above = c->dir[t] < 0 ? -1 : open_dir(c->dir[t], "..");
+
+		c->dir[t] = fd_close(c->dir[t]);
+		if (above >= 0)
+			unlinkat(above, name, AT_REMOVEDIR);
+	}
+}
+
+/* -- one sandbox's ----------------------------------------------------------------------------------------------- */
+static int limit_cpu(const struct cgroups *c, int dir, uint64_t milli)
+{
+	const uint64_t period_us = 100000;
+	uint64_t quota_us = MAX(milli * period_us / 1000, (uint64_t)1000); /* the kernel's minimum */
+	char text[64];
+	int r;
+
+	if (c->on_v2[CGROUP_CPU]) {
+		snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64, quota_us, period_us);
+		r = write_file(dir, "cpu.max", text);
+		return r < 0 ? r : write_u64(dir, "cpu.weight", MIN(MAX(milli / 10, (uint64_t)1), (uint64_t)10000));
+	}
+	r = write_u64(dir, "cpu.cfs_period_us", period_us);
+	if (r == 0)
+		r = write_u64(dir, "cpu.cfs_quota_us", quota_us);
+	return r < 0 ? r : write_u64(dir, "cpu.shares", MAX(milli * 1024 / 1000, (uint64_t)2));
+}
+
+/* Swap accounting may be compiled out or switched off; without it there is nothing to forbid. */
+static int optional(int r)
+{
+	return r == -ENOENT || r == -EOPNOTSUPP ? 0 : r;
+}
+
+static int limit_memory(const struct cgroups *c, int dir, uint64_t bytes)
+{
+	int r;
+
+	if (c->on_v2[CGROUP_MEMORY]) {
+		r = write_u64(dir, "memory.max", bytes);
+		return r < 0 ? r : optional(write_u64(dir, "memory.swap.max", 0));
+	}
+	r = write_u64(dir, "memory.limit_in_bytes", bytes);
+	/* v1 counts memory and swap together: the same limit means no swap. */
+	return r < 0 ? r : optional(write_u64(dir, "memory.memsw.limit_in_bytes", bytes));
+}
+
+static int limit_tree(const struct cgroups *c, enum cgroup_tree t, int dir, const struct cgroup_limits *l)
+{
+	int r = 0;
+
+	if ((t == CGROUP_CPU || (t == CGROUP_V2 && c->on_v2[CGROUP_CPU])) && l->cpu_milli)
+		r = limit_cpu(c, dir, l->cpu_milli);
+	if (r == 0 && (t == CGROUP_MEMORY || (t == CGROUP_V2 && c->on_v2[CGROUP_MEMORY])) && l->memory_bytes)
+		r = limit_memory(c, dir, l->memory_bytes);
+	if (r == 0 && (t == CGROUP_PIDS || (t == CGROUP_V2 && c->on_v2[CGROUP_PIDS])) && l->pids_max)
+		r = write_u64(dir, "pids.max", l->pids_max);
+	return r;
+}
+
+static int delegate(int dir, uid_t owner)
+{
+	static const char *const files[] = { ".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads" };
+
+	for (size_t i = 0; i < ARRAY_LEN(files); i++)
+		if (fchownat(dir, files[i], owner, owner, 0) < 0)
+			return -errno;
+	return 0;
+}
+
+static int delegate_v2(int dir, uid_t owner)
+{
+	auto_fd runs = -1;
+	int r;
+
+	if (mkdirat(dir, "runs", 0755) < 0)
+		return -errno;
+	runs = open_dir(dir, "runs");
+	if (runs < 0)
+		return runs;
+	r = delegate(dir, owner);
+	return r < 0 ? r : delegate(runs, owner);
+}
+
+static int make_in_tree(const struct cgroups *c, enum cgroup_tree t, const char *id, const struct cgroup_limits *l,
+			uid_t owner)
+{
+	auto_fd dir = -1;
+	int r;
+
+	if (mkdirat(c->dir[t], id, 0755) < 0)
+		return -errno;
+	dir = open_dir(c->dir[t], id);
+	if (dir < 0)
+		return dir;
+	r = limit_tree(c, t, dir, l);
+	return r < 0 || t != CGROUP_V2 || !owner ? r : delegate_v2(dir, owner);
+}
+
+static int make_one(const struct cgroups *c, enum cgroup_tree t, const char *id, const struct cgroup_limits *limits,
+		    uid_t owner, struct err *err)
+{
+	int r = c->dir[t] < 0 ? 0 : make_in_tree(c, t, id, limits, owner);
+
+	return r < 0 ? err_sys_code(err, r, "make cgroup %s/%s", c->path[t], id) : 0;
+}
+
+int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner,
+		   struct err *err)
+{
+	return make_one(c, CGROUP_V2, id, limits, owner, err);
+}
+
+int cgroup_make_v1(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err)
+{
+	int r = 0;
+
+	for (int t = CGROUP_CPU; r == 0 && t < CGROUP_TREES; t++)
+		r = make_one(c, (enum cgroup_tree)t, id, limits, 0, err);
+	return r;
+}
+
+int cgroup_open_v2(const struct cgroups *c, const char *id)
+{
+	return open_dir(c->dir[CGROUP_V2], id);
+}
+
+int cgroup_enter_v1(const struct cgroups *c, const char *id)
+{
+	char file[CGROUP_PATH_MAX];
+
+	snprintf(file, sizeof(file), "%s/cgroup.procs", id);
+	for (int t = CGROUP_CPU; t < CGROUP_TREES; t++) {
+		int r = c->dir[t] < 0 ? 0 : write_file(c->dir[t], file, "0");
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void kill_procs(int dir, const char *id)
+{
+	char file[CGROUP_PATH_MAX];
+	int pid, fd;
+	FILE *f;
+
+	snprintf(file, sizeof(file), "%s/cgroup.procs", id);
+	fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
+	f = fd < 0 ? NULL : fdopen(fd, "re");
+	if (!f) {
+		fd_close(fd);
+		return;
+	}
+	while (fscanf(f, "%d", &pid) == 1)
+		if (pid > 0) /* 0 = of another pid namespace; kill(0) would be us */
+			kill(pid, SIGKILL);
+	fclose(f);
+}
+
+void cgroup_kill(const struct cgroups *c, const char *id)
+{
+	char file[CGROUP_PATH_MAX];
+
+	snprintf(file, sizeof(file), "%s/cgroup.kill", id);
+	if (write_file(c->dir[CGROUP_V2], file, "1") == 0)
+		return;
+	for (int t = 0; t < CGROUP_TREES; t++)
+		if (c->dir[t] >= 0)
+			kill_procs(c->dir[t], id);
+}
+
+/* Runs' folders, which may have folders in turn: whatever init made, two levels are all that we use, eight is for those
+ * who got into init. */
+static int remove_below(int parent, const char *name, int depth)
+{
+	auto_fd fd = open_dir(parent, name);
+	struct dirent *e;
+	DIR *d;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	d = depth > 0 ? fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 0)) : NULL;
+	while (d && (e = readdir(d)))
+		if (e->d_type == DT_DIR && e->d_name[0] != '.')
+			(void)!remove_below(fd, e->d_name, depth - 1);
+	if (d)
+		closedir(d);
+	return unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int cgroup_remove(const struct cgroups *c, const char *id)
+{
+	int first = 0;
+
+	for (int t = 0; t < CGROUP_TREES; t++) {
+		int r = c->dir[t] < 0 ? 0 : remove_below(c->dir[t], id, 8);
+
+		first = first < 0 ? first : r;
+	}
+	return first;
+}
+
+void cgroups_each(const struct cgroups *c, void (*fn)(void *arg, const char *id), void *arg)
+{
+	for (int t = 0; t < CGROUP_TREES; t++) {
+		int fd = c->dir[t] < 0 ? -1 : open_dir(c->dir[t], ".");
+		DIR *d = fd < 0 ? NULL : fdopendir(fd);
+		struct dirent *e;
+
+		while (d && (e = readdir(d)))
+			if (e->d_type == DT_DIR && e->d_name[0] != '.')
+				fn(arg, e->d_name);
+		if (d)
+			closedir(d);
+		else
+			fd_close(fd);
+	}
+}

@@ -1,0 +1,296 @@
+#include "spawner/host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "spawner/rmtree.h"
+#include "spawner/sys.h"
+
+#define COPY_CHUNK 65536
+
+/* -- folders ----------------------------------------------------------------------------------------------------- */
+static int make_owned(int dir, const char *name, mode_t mode, uid_t uid, gid_t gid, struct err *err)
+{
+	auto_fd fd = -1;
+
+	if (mkdirat(dir, name, 0700) < 0 && errno != EEXIST)
+		return err_sys(err, "mkdir %s", name);
+	/* By descriptor: between mkdir and chown the name could be made a link by whoever owns the folder. */
+	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "open %s", name);
+	if (fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0)
+		return err_sys(err, "set owner and mode of %s", name);
+	return 0;
+}
+
+/* FNV-1a: short, and only needs to tell a handful of folders apart. */
+static uint32_t hash_text(const char *s)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *s; s++)
+		h = (h ^ (unsigned char)*s) * 16777619u;
+	return h;
+}
+
+static int make_data(struct host *h, const char *data, gid_t gid, struct err *err)
+{
+	char real[PATH_MAX];
+	int r = fd_mkdirs(data, 0751, err);
+
+	if (r < 0)
+		return r;
+	if (!realpath(data, real))
+		return err_sys(err, "data folder %s", data);
+	if (strlen(real) >= CGROUP_PATH_MAX - 64 || strpbrk(real, ",: \t\n\\"))
+		return err_set(err, -EINVAL, "data folder \"%s\": expected at most %d bytes without blank, comma, colon "
+			       "and backslash, which overlay mounts cannot take", real, CGROUP_PATH_MAX - 64);
+	memcpy(h->data, real, strlen(real) + 1);
+	h->hash = hash_text(real);
+	snprintf(h->name, sizeof(h->name), "orw-%08x", h->hash);
+	h->data_dir = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (h->data_dir < 0)
+		return err_sys(err, "open %s", real);
+	if (fchown(h->data_dir, 0, gid) < 0 || fchmod(h->data_dir, 01771) < 0)
+		return err_sys(err, "set owner and mode of %s", real);
+	return 0;
+}
+
+static int make_stage(struct host *h, struct err *err)
+{
+	int r = make_owned(h->sandboxes_dir, ".stage", 0711, 0, 0, err);
+	auto_fd stage = openat(h->sandboxes_dir, ".stage", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	char name[8];
+
+	if (r < 0)
+		return r;
+	if (stage < 0)
+		return err_sys(err, "open .stage");
+	for (int i = 0; i < PLAN_LAYERS_MAX + 2; i++) {
+		static const char *const rest[] = { "root", "dev" };
+
+		snprintf(name, sizeof(name), "%d", i);
+		if (mkdirat(stage, i < PLAN_LAYERS_MAX ? name : rest[i - PLAN_LAYERS_MAX], 0755) < 0 && errno != EEXIST)
+			return err_sys(err, "mkdir in .stage");
+	}
+	return 0;
+}
+
+static int make_layout(struct host *h, uid_t uid, gid_t gid, struct err *err)
+{
+	int r = make_owned(h->data_dir, "run", 0750, uid, gid, err);
+
+	if (r == 0)
+		r = make_owned(h->data_dir, "images", 0711, 0, 0, err);
+	if (r == 0)
+		r = make_owned(h->data_dir, "sandboxes", 0711, 0, 0, err);
+	if (r < 0)
+		return r;
+	h->sandboxes_dir = openat(h->data_dir, "sandboxes", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (h->sandboxes_dir < 0)
+		return err_sys(err, "open sandboxes");
+	return make_stage(h, err);
+}
+
+int host_make_folders(const struct host *h, const char *id, uid_t first, struct err *err)
+{
+	static const struct {
+		const char *name;
+		mode_t mode;
+	} sub[] = { { "upper", 0755 }, { "work", 0700 }, { "spool", 0700 } };
+	auto_fd dir = -1;
+
+	if (mkdirat(h->sandboxes_dir, id, 0711) < 0)
+		return err_sys(err, "mkdir %s", id);
+	dir = openat(h->sandboxes_dir, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return err_sys(err, "open %s", id);
+	for (size_t i = 0; i < ARRAY_LEN(sub); i++)
+		/* umask is 022 and takes nothing of these modes. */
+		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)
+			return err_sys(err, "make %s/%s", id, sub[i].name);
+	return 0;
+}
+
+/* -- the prepared /dev ------------------------------------------------------------------------------------------- */
+static int make_node(const char *name, unsigned int minor_no, unsigned int major_no, struct err *err)
+{
+	char path[64], from[64];
+
+	snprintf(path, sizeof(path), "dev/%s", name);
+	snprintf(from, sizeof(from), "/dev/%s", name);
+	if (mknod(path, S_IFCHR | 0666, makedev(major_no, minor_no)) == 0)
+		return chmod(path, 0666) < 0 ? err_sys(err, "chmod %s", path) : 0;
+	/* A container may lack CAP_MKNOD: then the host's own node serves. */
+	if (mknod(path, S_IFREG | 0666, 0) < 0 || mount(from, path, NULL, MS_BIND, NULL) < 0)
+		return err_sys(err, "neither mknod nor bind of %s", from);
+	return 0;
+}
+
+static int make_links(struct err *err)
+{
+	static const char *const links[][2] = {
+		{ "/proc/self/fd", "dev/fd" }, { "/proc/self/fd/0", "dev/stdin" }, { "/proc/self/fd/1", "dev/stdout" },
+		{ "/proc/self/fd/2", "dev/stderr" }, { "pts/ptmx", "dev/ptmx" },
+	};
+	static const char *const dirs[] = { "dev/pts", "dev/shm", "dev/mqueue" };
+
+	for (size_t i = 0; i < ARRAY_LEN(links); i++)
+		if (symlink(links[i][0], links[i][1]) < 0)
+			return err_sys(err, "symlink %s", links[i][1]);
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
+		if (mkdir(dirs[i], 0755) < 0)
+			return err_sys(err, "mkdir %s", dirs[i]);
+	return 0;
+}
+
+/* One tmpfs for all sandboxes, cloned read-only into each: a superblock per sandbox would make every memory cgroup of
+ * the machine dearer. */
+static int make_dev(struct err *err)
+{
+	static const struct {
+		const char *name;
+		unsigned int major, minor;
+	} nodes[] = { { "null", 1, 3 }, { "zero", 1, 5 }, { "full", 1, 7 }, { "random", 1, 8 }, { "urandom", 1, 9 },
+		    { "tty", 5, 0 } };
+	int r = 0;
+
+	if (mount("tmpfs", "dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k") < 0)
+		return err_sys(err, "mount the prepared /dev");
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(nodes); i++)
+		r = make_node(nodes[i].name, nodes[i].minor, nodes[i].major, err);
+	return r < 0 ? r : make_links(err);
+}
+
+/* -- the private mount namespace --------------------------------------------------------------------------------- */
+static int own_mounts(struct host *h, struct err *err)
+{
+	char stage[HOST_PATH_MAX + 32];
+	int r;
+
+	if (unshare(CLONE_NEWNS) < 0)
+		return err_sys(err, "own mount namespace");
+	/* Slave: what the operator mounts later below images or a configured mount is still seen; nothing goes out. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return err_sys(err, "make mounts private");
+	snprintf(stage, sizeof(stage), "%s/sandboxes/.stage", h->data);
+	if (chdir(stage) < 0)
+		return err_sys(err, "chdir %s", stage);
+	r = make_dev(err);
+	if (r == 0)
+		r = cgroups_open(&h->cg, h->name, stage, err);
+	if (chdir("/") < 0 && r == 0)
+		r = err_sys(err, "chdir /");
+	return r;
+}
+
+static void keep_existing(const char **ret, const char *const *names)
+{
+	size_t n = 0;
+
+	for (; *names; names++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/%s", *names);
+		if (access(path, F_OK) == 0)
+			ret[n++] = *names;
+	}
+	ret[n] = NULL;
+}
+
+static void probe_proc(struct host *h)
+{
+	static const char *const files[] = { "kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list",
+					     "timer_stats", "sched_debug", "interrupts", NULL };
+	static const char *const dirs[] = { "asound", "acpi", "scsi", NULL };
+	static const char *const readonly[] = { "bus", "fs", "irq", "sys", "sysrq-trigger", NULL };
+
+	keep_existing(h->masked_files, files);
+	keep_existing(h->masked_dirs, dirs);
+	keep_existing(h->readonly, readonly);
+}
+
+/* -- init's program ---------------------------------------------------------------------------------------------- */
+static int copy_all(int from, int to)
+{
+	static char chunk[COPY_CHUNK];
+	ssize_t n;
+	int r = 0;
+
+	while (r == 0 && (n = read(from, chunk, sizeof(chunk))) != 0)
+		r = n < 0 ? -errno : fd_write_all(to, chunk, (size_t)n);
+	return r;
+}
+
+static int load_init(struct host *h, const char *path, struct err *err)
+{
+	const unsigned int exec = 0x10; /* MFD_EXEC, needed since Linux 6.3 where the operator forbids it by default */
+	auto_fd from = open(path, O_RDONLY | O_CLOEXEC);
+	auto_fd to = -1;
+	int r;
+
+	if (from < 0)
+		return err_sys(err, "open %s", path);
+	to = memfd_create("openreward-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | exec);
+	if (to < 0 && errno == EINVAL)
+		to = memfd_create("openreward-init", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (to < 0)
+		return err_sys(err, "memfd for %s", path);
+	r = copy_all(from, to);
+	if (r < 0)
+		return err_sys_code(err, r, "copy %s", path);
+	if (fchmod(to, 0555) < 0 ||
+	    fcntl(to, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return err_sys(err, "seal the copy of %s", path);
+	h->init_fd = fd_steal(&to);
+	return 0;
+}
+
+int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err)
+{
+	int r;
+
+	*h = (struct host){ .data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 } };
+	umask(022);
+	r = make_data(h, data, gid, err);
+	if (r == 0)
+		r = make_layout(h, uid, gid, err);
+	if (r == 0)
+		r = load_init(h, init_path, err);
+	if (r == 0)
+		r = own_mounts(h, err);
+	probe_proc(h);
+	return r;
+}
+
+static void undo_stage(struct host *h)
+{
+	static const char *const mounted[] = { "dev", "cg-cgroup2", "cg-cpu", "cg-memory", "cg-pids" };
+	char path[HOST_PATH_MAX + 48];
+
+	for (size_t i = 0; i < ARRAY_LEN(mounted); i++) {
+		snprintf(path, sizeof(path), "%s/sandboxes/.stage/%s", h->data, mounted[i]);
+		umount2(path, MNT_DETACH);
+	}
+	(void)!rmtree(h->sandboxes_dir, ".stage"); /* empty folders: if some stay, the next start uses them */
+}
+
+void host_done(struct host *h)
+{
+	undo_stage(h);
+	cgroups_close(&h->cg, h->name);
+	h->init_fd = fd_close(h->init_fd);
+	h->sandboxes_dir = fd_close(h->sandboxes_dir);
+	h->data_dir = fd_close(h->data_dir);
+}

@@ -1,0 +1,41 @@
+/* spawner/host.h: what every start of a sandbox needs of the host: folders, the prepared pieces of a root, init's
+ * program. Made once at start-up, in a mount namespace of the spawner's own, and unchanged afterwards.
+ *
+ *   DATA/images            layers; only root writes here
+ *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
+ *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
+ *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
+ *                          cg-*      cgroup hierarchies that the host has not mounted
+ * .stage lies under sandboxes/ because that is root's: everything mounted there is mounted in private namespaces only,
+ * and the daemon's user cannot plant a link in it. */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "sandbox/plan.h"
+#include "spawner/cgroups.h"
+
+#define HOST_PATH_MAX 256
+#define HOST_MASKS_MAX 16
+
+struct host {
+	char data[HOST_PATH_MAX]; /* absolute, without links */
+	char name[16];            /* "orw-<8 hex>", from data: the prefix of all that we make outside DATA */
+	uint32_t hash;
+	int data_dir, sandboxes_dir;
+	int init_fd;              /* sealed memory copy of openreward-init: inside, /proc/1/exe leads to no host file */
+	struct cgroups cg;
+	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has; NULL-terminated */
+	const char *masked_dirs[HOST_MASKS_MAX];
+	const char *readonly[HOST_MASKS_MAX];
+	const char *const *mounts; /* the operator's: the only sources that a plan may name; NULL-terminated */
+};
+
+/* data: made if missing, as its folders are, with owner and mode as docs tell. init_path: the program to copy. */
+MUST_CHECK int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err);
+void host_done(struct host *h);
+
+/* DATA/sandboxes/<id>/{upper,work,spool} for the range that begins at first; -EEXIST when it is there. */
+MUST_CHECK int host_make_folders(const struct host *h, const char *id, uid_t first, struct err *err);

@@ -1,0 +1,40 @@
+#include "spawner/spawner.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/time.h"
+
+#define PATIENCE_MS 20000 /* for removing what is left at the end; beyond it the next start does it */
+
+/* The daemon's user can make messages that end up here; they come escaped by their makers or not at all. */
+void spawner_log(const char *fmt, ...)
+{
+	char line[1024];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(line, sizeof(line) - 1, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		return;
+	n = MIN(n, (int)sizeof(line) - 2);
+	line[n] = 0;
+	dprintf(STDERR_FILENO, "openreward-spawner: %s\n", line);
+}
+
+void spawner_close(struct spawner *sp, struct waiter closer)
+{
+	if (closer.conn)
+		sp->closer = closer;
+	if (sp->closing_ms)
+		return;
+	sp->closing_ms = time_now_ms() + PATIENCE_MS;
+	spawner_wake(sp, sp->closing_ms);
+	jobs_close(sp, 0);
+	boxes_close(sp);
+}

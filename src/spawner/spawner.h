@@ -1,0 +1,149 @@
+/* spawner/spawner.h: the program's parts and what they share. One object of each, one thread, for the program's life;
+ * every part is a file. Parts call each other directly; none of these functions may free the object it was called for,
+ * except where said. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/list.h"
+#include "sandbox/plan.h"
+#include "sandbox/wire.h"
+#include "spawner/events.h"
+#include "spawner/host.h"
+#include "spawner/ids.h"
+#include "spawner/start.h"
+
+#define SPAWNER_LISTEN_MAX 7 /* they and the egress channel travel in one message */
+#define SPAWNER_ARGS_MAX 128
+#define JOB_ID_MAX 65
+
+/* -- options.c: the command line --------------------------------------------------------------------------------- */
+struct options {
+	const char *data, *libexec;
+	const char *init, *program; /* openreward-init and openreward; default: in libexec */
+	uid_t uid;
+	gid_t gid;
+	int ready_fd;               /* -1 = none; gets the line "ready" */
+	const char *listen[SPAWNER_LISTEN_MAX + 1]; /* all lists end with NULL */
+	const char *mounts[SPAWNER_ARGS_MAX + 1];
+	const char *egress_args[SPAWNER_ARGS_MAX + 1];
+	const char *job_env[SPAWNER_ARGS_MAX + 1];
+};
+MUST_CHECK int options_parse(struct options *ret, int argc, char **argv, struct err *err);
+
+/* -- what each part keeps ---------------------------------------------------------------------------------------- */
+/* Whom to answer. Connections are named by number, as one may be gone by then; conn 0 = nobody. */
+struct waiter {
+	uint64_t conn, request;
+};
+
+/* Sandboxes and jobs that have ended, on their way to nothing (clean.c). */
+struct cleaner {
+	struct list queue;  /* waiting */
+	struct list batch;  /* in the hands of the child */
+	struct list failed; /* given up on; their ids are not used again in this life */
+	struct child child;
+};
+
+struct egress {
+	struct child child;
+	struct source channel;     /* only end-of-file is expected from it */
+	int to_daemon[2];          /* egress' end, the daemon's end: both kept, for whoever comes next */
+	uint64_t restart_at_ms;    /* 0 = not planned */
+	uint64_t backoff_ms;
+	bool behind;               /* the channel was full: some boxes are not registered yet */
+};
+
+struct spawner {
+	struct options opt;
+	struct events ev;
+	struct host host;
+	struct ids ids;
+	struct cleaner cleaner;
+	struct egress egress;
+	struct list conns, boxes, jobs;
+	struct source accept;
+	int listen_fd[SPAWNER_LISTEN_MAX];
+	size_t n_listen;
+	int lock_fd;
+	char boot[37];            /* UUID of this life */
+	uint64_t last_number;     /* of connections and sandboxes: never used twice in one life */
+	uint64_t wake_ms;         /* when the clock has to be looked at; UINT64_MAX = never. See spawner_wake */
+	uint64_t closing_ms;      /* > 0: shutting down, and when to stop being patient */
+	struct waiter closer;     /* who asked for it */
+	uint64_t *out_buf;        /* WIRE_MAX bytes in which every message is made */
+};
+
+/* Calls every part's tick at this time or before. */
+static inline void spawner_wake(struct spawner *sp, uint64_t at_ms)
+{
+	sp->wake_ms = MIN(sp->wake_ms, at_ms);
+}
+
+/* One line to stderr. */
+void spawner_log(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* Begins to end everything; the loop leaves when nothing is left. Idempotent. */
+void spawner_close(struct spawner *sp, struct waiter closer);
+
+/* -- listen.c ---------------------------------------------------------------------------------------------------- */
+/* "HOST:PORT", "[V6]:PORT", ":PORT". The message for a taken port says so. */
+MUST_CHECK int listen_open(const char *address, int *ret, struct err *err);
+/* DATA/run/spawner.sock */
+MUST_CHECK int listen_control(const char *path, gid_t gid, int *ret, struct err *err);
+
+/* -- conn.c: the daemon's connections ---------------------------------------------------------------------------- */
+MUST_CHECK int conns_init(struct spawner *sp, struct err *err);
+void conns_done(struct spawner *sp);
+/* Sends, or queues a copy (descriptors dup'ed). A peer that is not there, or does not read, is dropped. */
+void conn_answer(struct spawner *sp, struct waiter to, struct wire_out *o, const int *fds, size_t n_fds);
+void conn_fail(struct spawner *sp, struct waiter to, const char *stage, int error, const char *path, const char *text);
+void conn_ok(struct spawner *sp, struct waiter to);
+/* To all who said HELLO. */
+void conns_tell(struct spawner *sp, struct wire_out *o);
+/* Begins a message in sp->out_buf. */
+void conn_begin(struct spawner *sp, struct wire_out *o, enum wire_type type, struct waiter to);
+
+/* -- box.c: sandboxes -------------------------------------------------------------------------------------------- */
+void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void box_end(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void box_renew(struct spawner *sp, const struct wire_in *in);
+void boxes_list(struct spawner *sp, struct waiter to);
+void boxes_tick(struct spawner *sp, uint64_t now_ms);
+void boxes_close(struct spawner *sp); /* kills all; they end in the loop */
+void boxes_register(struct spawner *sp, bool again); /* with egress: those that are not yet, or all */
+/* events.unknown_child; arg is the spawner. */
+void boxes_read_reports(void *arg);
+bool box_exists(const struct spawner *sp, const char *id);
+
+/* -- job.c ------------------------------------------------------------------------------------------------------- */
+void job_start(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void job_cancel(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void jobs_tick(struct spawner *sp, uint64_t now_ms);
+void jobs_close(struct spawner *sp, uint64_t conn); /* of one connection; 0 = all */
+bool job_exists(const struct spawner *sp, const char *cgroup);
+
+/* -- egress.c ---------------------------------------------------------------------------------------------------- */
+MUST_CHECK int egress_init(struct spawner *sp, struct err *err);
+void egress_done(struct spawner *sp);
+void egress_tick(struct spawner *sp, uint64_t now_ms);
+/* fd stays the caller's. -EAGAIN: not now, egress_tick() will call boxes_register(). */
+MUST_CHECK int egress_register(struct spawner *sp, const char *id, uint64_t number, enum plan_net net, int fd);
+
+/* -- clean.c ----------------------------------------------------------------------------------------------------- */
+void clean_init(struct spawner *sp);
+void clean_done(struct spawner *sp);
+/* name: the cgroup's and, if tree, the folder's. first: the range to give back, 0 = none. */
+void clean_bury(struct spawner *sp, const char *name, uid_t first, bool tree);
+/* Whether something of that name is still there, and whether it is still being removed. */
+bool clean_has(const struct spawner *sp, const char *name);
+bool clean_will(const struct spawner *sp, const char *name);
+bool clean_idle(const struct spawner *sp);
+/* Kills and removes what an earlier life left. Before anything is started. */
+MUST_CHECK int clean_reconcile(struct spawner *sp, struct err *err);
+
+/* -- leaks.c ----------------------------------------------------------------------------------------------------- */
+/* One line per thing of ours that nothing living owns; cut at cap. */
+void leaks_find(struct spawner *sp, char *ret, size_t cap);

@@ -1,0 +1,318 @@
+#include "spawner/start.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "init/boot.h"
+#include "spawner/events.h"
+#include "spawner/ids.h"
+#include "spawner/netns.h"
+#include "spawner/sys.h"
+
+#define HIGH_FD 64 /* descriptors wait here while 0..9 are laid out */
+#define KEYCTL_JOIN_SESSION_KEYRING 1
+
+static int fail(struct start *s, const char *path)
+{
+	s->path = path;
+	return -errno;
+}
+
+/* -- init's side ------------------------------------------------------------------------------------------------- */
+/* The format of boot.h, which init itself uses for its own failures. */
+static NORETURN void init_failed(int ready_fd, const char *stage)
+{
+	char text[96];
+	int n = snprintf(text, sizeof(text), "%s%c%d%c", stage, 0, errno, 0);
+	ssize_t w UNUSED = write(ready_fd, text, (size_t)n);
+
+	_exit(1);
+}
+
+/* All end at their numbers however they lay before: first up out of the way, then down. */
+static int lay_out(const int *fds, size_t n)
+{
+	int high[BOOT_FD_END];
+
+	for (size_t i = 0; i < n; i++) {
+		high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, HIGH_FD);
+		if (high[i] < 0)
+			return -errno;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (dup2(high[i], (int)i) < 0)
+			return -errno;
+	return sys_close_range((unsigned int)n, ~0u, SYS_CLOSE_RANGE_CLOEXEC) < 0 ? -errno : 0;
+}
+
+void start_exec_init(const struct host *h, const int *fds, const char *flags)
+{
+	char *argv[] = { (char[]){ "openreward-init" }, strdup(flags), NULL };
+	char *envp[] = { NULL };
+	int program = fcntl(h->init_fd, F_DUPFD_CLOEXEC, HIGH_FD);
+	int r = program < 0 ? -errno : lay_out(fds, BOOT_FD_END);
+
+	if (r == 0)
+		syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
+	else
+		errno = -r;
+	init_failed(fds[BOOT_FD_READY], "execute init");
+}
+
+static NORETURN void exec_sandbox_init(const struct start *s, int null_fd)
+{
+	const int fds[BOOT_FD_END] = {
+		null_fd, null_fd, null_fd,
+		[BOOT_FD_CONTROL] = s->control_fd, [BOOT_FD_EGRESS] = s->egress_fd, [BOOT_FD_CGROUP] = s->runs_fd,
+		[BOOT_FD_SPOOL] = s->spool_fd, [BOOT_FD_READY] = s->ready_fd, [BOOT_FD_STATS] = s->stats_fd,
+		[BOOT_FD_PIDS] = s->pids_fd,
+	};
+
+	start_exec_init(s->host, fds, s->plan->no_new_privs ? "steer,nnp" : "steer");
+}
+
+/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go. */
+static NORETURN void become_init(const struct start *s, int go)
+{
+	struct rlimit core;
+	char byte;
+	int null_fd;
+
+	if (read(go, &byte, 1) != 1)
+		_exit(1); /* the builder failed and has told why */
+	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+		init_failed(s->ready_fd, "become root of the user namespace");
+	if (sethostname(s->plan->hostname, strlen(s->plan->hostname)) < 0)
+		init_failed(s->ready_fd, "set the host name");
+	/* The keyring of whoever started the spawner must not be the sandbox's. */
+	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+	setsid();
+	if (getrlimit(RLIMIT_CORE, &core) == 0) {
+		core.rlim_cur = 0; /* a crash inside is no business of the host's core handler */
+		setrlimit(RLIMIT_CORE, &core);
+	}
+	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null_fd < 0)
+		init_failed(s->ready_fd, "open /dev/null");
+	exec_sandbox_init(s, null_fd);
+}
+
+/* -- the builder's steps ----------------------------------------------------------------------------------------- */
+static int told(struct start *s, int r, const struct err *err)
+{
+	if (r < 0) {
+		snprintf(s->path_buf, sizeof(s->path_buf), "%.*s", (int)sizeof(s->path_buf) - 1, err->msg);
+		s->path = s->path_buf;
+	}
+	return r;
+}
+
+static int step_cgroup(struct start *s)
+{
+	const struct cgroup_limits limits = { s->plan->cpu_milli, s->plan->memory_bytes, s->plan->pids_max };
+	struct err err = ERR_INIT;
+	int r = cgroup_make_v1(&s->host->cg, s->plan->id, &limits, &err);
+
+	if (r < 0)
+		return told(s, r, &err);
+	s->path = s->plan->id;
+	return cgroup_enter_v1(&s->host->cg, s->plan->id);
+}
+
+static int step_make_folders(struct start *s)
+{
+	struct err err = ERR_INIT;
+
+	return told(s, host_make_folders(s->host, s->plan->id, s->first, &err), &err);
+}
+
+static int step_net(struct start *s)
+{
+	struct err err = ERR_INIT;
+	auto_fd fd = -1;
+	int r = netns_create(&fd, &err);
+
+	if (r == 0 && setns(fd, CLONE_NEWNET) < 0)
+		r = err_sys(&err, "setns");
+	return told(s, r, &err);
+}
+
+static int step_mount_namespace(struct start *s)
+{
+	snprintf(s->path_buf, sizeof(s->path_buf), "%s/sandboxes/.stage", s->host->data);
+	if (unshare(CLONE_NEWNS) < 0)
+		return fail(s, "");
+	return chdir(s->path_buf) < 0 ? fail(s, s->path_buf) : 0;
+}
+
+/* A folder for init to hold, cut off from its surroundings: from the root of a detached mount ".." leads nowhere. */
+static int open_confined(struct start *s, const char *path, int *ret)
+{
+	auto_fd tree = sys_open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+	if (tree < 0)
+		return fail(s, path);
+	*ret = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return *ret < 0 ? fail(s, path) : 0;
+}
+
+static const char *tree_path(struct start *s, enum cgroup_tree t, const char *below)
+{
+	const struct cgroups *c = &s->host->cg;
+
+	if (c->dir[t] < 0)
+		t = CGROUP_V2;
+	snprintf(s->path_buf, sizeof(s->path_buf), "%s/%s%s", c->path[t], s->plan->id, below);
+	return s->path_buf;
+}
+
+static int step_folders(struct start *s)
+{
+	int r = open_confined(s, tree_path(s, CGROUP_V2, "/runs"), &s->runs_fd);
+
+	if (r == 0)
+		r = open_confined(s, tree_path(s, CGROUP_MEMORY, ""), &s->stats_fd);
+	if (r == 0)
+		r = open_confined(s, tree_path(s, CGROUP_PIDS, ""), &s->pids_fd);
+	if (r < 0)
+		return r;
+	snprintf(s->path_buf, sizeof(s->path_buf), "../%s/spool", s->plan->id);
+	return open_confined(s, s->path_buf, &s->spool_fd);
+}
+
+/* The effective id only, and back: the permitted capabilities stay as long as one of the three ids is 0. */
+static pid_t clone_as_first(struct start *s)
+{
+	struct sys_clone_args args = {
+		.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PARENT |
+			 CLONE_PIDFD,
+		.pidfd = (uint64_t)(uintptr_t)&s->init_pidfd,
+	};
+	pid_t pid;
+
+	if (setegid(s->first) < 0 || seteuid(s->first) < 0)
+		return -1;
+	pid = sys_clone3(&args);
+	if (pid != 0 && (seteuid(0) < 0 || setegid(0) < 0))
+		_exit(1);
+	return pid;
+}
+
+static int step_clone(struct start *s)
+{
+	struct start_report report = { .pid = 0 };
+	int go[2];
+
+	if (setgroups(0, NULL) < 0 || pipe2(go, O_CLOEXEC) < 0)
+		return fail(s, "");
+	s->init_pid = clone_as_first(s);
+	if (s->init_pid < 0)
+		return fail(s, "");
+	if (s->init_pid == 0) {
+		fd_close(go[1]); /* else its own copy would keep it waiting when the builder dies */
+		become_init(s, go[0]);
+	}
+	fd_close(go[0]);
+	s->go_fd = go[1];
+	report.pid = s->init_pid;
+	return write(s->report_fd, &report, sizeof(report)) < 0 ? fail(s, "report") : 0;
+}
+
+static int write_map(struct start *s, const char *file)
+{
+	char map[48];
+	int n = snprintf(map, sizeof(map), "0 %u %u\n", s->first, IDS_PER_RANGE);
+	auto_fd fd = -1;
+
+	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/%s", s->init_pid, file);
+	fd = open(s->path_buf, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, map, (size_t)n) != n)
+		return fail(s, s->path_buf);
+	return 0;
+}
+
+static int step_map(struct start *s)
+{
+	int r = write_map(s, "uid_map");
+
+	if (r == 0)
+		r = write_map(s, "gid_map");
+	if (r < 0)
+		return r;
+	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/ns/user", s->init_pid);
+	s->userns_fd = open(s->path_buf, O_RDONLY | O_CLOEXEC);
+	return s->userns_fd < 0 ? fail(s, s->path_buf) : 0;
+}
+
+static int step_go(struct start *s)
+{
+	return write(s->go_fd, "g", 1) != 1 ? fail(s, "") : 0;
+}
+
+static const struct step {
+	const char *stage; /* as the daemon shows it: "could not STAGE" */
+	int (*fn)(struct start *s);
+} steps[] = {
+	{ "enter the cgroup", step_cgroup },
+	{ "make folders", step_make_folders },
+	{ "make the net namespace", step_net },
+	{ "make the mount namespace", step_mount_namespace },
+	{ "open folders for init", step_folders },
+	{ "make the namespaces", step_clone },
+	{ "map ids", step_map },
+	{ "mount an id-mapped layer", root_mount_layers },
+	{ "mount overlay", root_mount_overlay },
+	{ "mount /dev", root_mount_dev },
+	{ "mount /proc", root_mount_proc },
+	{ "mask /proc", root_mask_proc },
+	{ "mount /sys", root_mount_sys },
+	{ "mount what the configuration names", root_mount_configured },
+	{ "change the root", root_pivot },
+	{ "let init go", step_go },
+};
+
+static NORETURN void build(struct start *s)
+{
+	struct start_report report = { .pid = 0 };
+
+	events_reset_child();
+	for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+		int r;
+
+		s->path = "";
+		r = steps[i].fn(s);
+		if (r >= 0)
+			continue;
+		report.error = r;
+		snprintf(report.stage, sizeof(report.stage), "%s", steps[i].stage);
+		snprintf(report.path, sizeof(report.path), "%s", s->path);
+		(void)!write(s->report_fd, &report, sizeof(report));
+		_exit(1);
+	}
+	_exit(0);
+}
+
+pid_t start_fork(struct start *s, struct err *err)
+{
+	auto_fd cgroup = cgroup_open_v2(&s->host->cg, s->plan->id);
+	struct sys_clone_args args = {
+		.flags = SYS_CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)cgroup,
+	};
+	pid_t pid;
+
+	if (cgroup < 0)
+		return err_sys_code(err, cgroup, "open cgroup");
+	s->init_pidfd = s->userns_fd = s->go_fd = s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
+	s->root_fd = s->dev_fd = s->proc_fd = s->mqueue_fd = -1;
+	pid = sys_clone3(&args);
+	if (pid == 0)
+		build(s);
+	return pid < 0 ? err_sys(err, "fork into the cgroup") : pid;
+}

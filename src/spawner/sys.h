@@ -1,0 +1,109 @@
+/* spawner/sys.h: system calls that musl has no wrapper for, and their constants. linux/mount.h and linux/sched.h are not
+ * included, because both clash with the C library's headers of the same purpose in one of the two libraries that this
+ * code is built with. All return -1 and set errno, as the C library's would. */
+#pragma once
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+#ifndef OPEN_TREE_CLOEXEC
+#define OPEN_TREE_CLOEXEC O_CLOEXEC
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#define SYS_MOVE_EMPTY_PATHS (0x04 | 0x40) /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */
+#define SYS_FSCONFIG_FLAG 0                /* FSCONFIG_SET_FLAG */
+#define SYS_FSCONFIG_STRING 1              /* FSCONFIG_SET_STRING */
+#define SYS_FSCONFIG_CREATE 6              /* FSCONFIG_CMD_CREATE */
+
+#define SYS_ATTR_RDONLY 0x01u /* MOUNT_ATTR_* */
+#define SYS_ATTR_NOSUID 0x02u
+#define SYS_ATTR_NODEV 0x04u
+#define SYS_ATTR_NOEXEC 0x08u
+#define SYS_ATTR_IDMAP 0x00100000u
+
+#define SYS_RESOLVE_NO_MAGICLINKS 0x02u /* RESOLVE_* of openat2 */
+#define SYS_RESOLVE_NO_SYMLINKS 0x04u
+#define SYS_RESOLVE_BENEATH 0x08u
+#define SYS_RESOLVE_IN_ROOT 0x10u
+
+#define SYS_CLONE_INTO_CGROUP 0x200000000ull
+#define SYS_CLOSE_RANGE_CLOEXEC 4u
+
+struct sys_mount_attr {
+	uint64_t attr_set, attr_clr, propagation, userns_fd;
+};
+struct sys_open_how {
+	uint64_t flags, mode, resolve;
+};
+struct sys_clone_args {
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+static inline int sys_open_tree(int dir, const char *path, unsigned int flags)
+{
+	return (int)syscall(SYS_open_tree, dir, path, flags);
+}
+
+static inline int sys_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned int flags)
+{
+	return (int)syscall(SYS_move_mount, from, from_path, to, to_path, flags);
+}
+
+static inline int sys_mount_setattr(int dir, const char *path, unsigned int flags, const struct sys_mount_attr *a)
+{
+	return (int)syscall(SYS_mount_setattr, dir, path, flags, a, sizeof(*a));
+}
+
+static inline int sys_fsopen(const char *name)
+{
+	return (int)syscall(SYS_fsopen, name, 1u /* FSOPEN_CLOEXEC */);
+}
+
+static inline int sys_fsconfig(int fs, unsigned int cmd, const char *key, const char *value)
+{
+	return (int)syscall(SYS_fsconfig, fs, cmd, key, value, 0);
+}
+
+static inline int sys_fsmount(int fs, unsigned int attrs)
+{
+	return (int)syscall(SYS_fsmount, fs, 1u /* FSMOUNT_CLOEXEC */, attrs);
+}
+
+static inline int sys_openat2(int dir, const char *path, const struct sys_open_how *how)
+{
+	return (int)syscall(SYS_openat2, dir, path, how, sizeof(*how));
+}
+
+/* fork semantics when no stack is given; the C library's at-fork handlers do not run, and this code has none. */
+static inline pid_t sys_clone3(const struct sys_clone_args *a)
+{
+	return (pid_t)syscall(SYS_clone3, a, sizeof(*a));
+}
+
+static inline int sys_pidfd_open(pid_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0u);
+}
+
+static inline int sys_pidfd_kill(int pidfd, int signo)
+{
+	return (int)syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0u);
+}
+
+static inline int sys_close_range(unsigned int first, unsigned int last, unsigned int flags)
+{
+	return (int)syscall(SYS_close_range, first, last, flags);
+}
+
+static inline int sys_pivot_root(const char *new_root, const char *put_old)
+{
+	return (int)syscall(SYS_pivot_root, new_root, put_old);
+}

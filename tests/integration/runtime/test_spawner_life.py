@@ -1,0 +1,459 @@
+"""The spawner's protocol, leases, jobs, deaths."""
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+
+import pytest
+
+from spawner_client import BUILD, UID, Box, Peer, Spawner, census, encode
+
+
+NOTHING = dict(cgroups=0, mounts=0, processes=0, nets=0)
+
+
+def settle(what, seconds=20):
+    """Waits until what() is true: cleaning goes in batches, after the answer."""
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return what()
+
+
+def alive(pid):
+    """Not so: a process that waits for the machine's own pid 1 to reap it, because its parent was killed."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# -- the protocol -----------------------------------------------------------------------------------------------------
+def test_hello_comes_first(spawner):
+    peer = spawner.connect(hello=False)
+    assert peer.call("LIST").number("ERRNO") == 71  # EPROTO
+    peer.close()
+
+
+def test_another_version_is_refused(spawner):
+    peer = spawner.connect(hello=False)
+    peer.send("HELLO", version=99)
+    m = peer.receive()
+    assert m.kind == "FAILED" and "version" in m.text("TEXT")
+    with pytest.raises(EOFError):
+        peer.receive()
+    peer.close()
+
+
+@pytest.mark.parametrize("junk", [b"x", b"\0" * 16, encode("HELLO", 1, [])[:-4], encode("HELLO", 1, []) + b"\1" * 8,
+                                  encode("LIST", 1, []) + b"\xff" * 4096])
+def test_junk_ends_the_connection_only(spawner, junk):
+    peer = spawner.connect(hello=False)
+    peer.sock.send(junk)
+    with pytest.raises(EOFError):
+        peer.receive()
+        peer.receive()
+    peer.close()
+    assert spawner.connect().call("LIST").kind == "OK"
+
+
+def test_other_users_are_refused(spawner):
+    code = ("import os, socket, sys\n"
+            f"os.setgroups([{UID}]); os.setgid({UID}); os.setuid(4321)\n"
+            "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+            f"s.connect('{spawner.data}/run/spawner.sock')\n"
+            "s.settimeout(5); sys.exit(0 if s.recv(10) == b'' else 1)")
+    assert subprocess.run(["/usr/bin/python3", "-c", code], check=False, timeout=20).returncode == 0
+
+
+def test_make_list_take_end(spawner):
+    b = spawner.make(kind=1, lease_ms=50_000)
+    n = spawner.daemon.send("LIST")
+    items = []
+    while (m := spawner.daemon.wait(n)).kind == "ITEM":
+        items.append(m)
+    item = [i for i in items if i.text("ID") == b.id][0]
+    assert m.kind == "OK" and item.number("KIND") == 1 and 40_000 < item.number("LEASE_MS") <= 50_000
+    taken = spawner.daemon.call("TAKE", ("ID", b.id))
+    other = Box(taken)
+    b.close()
+    assert other.pid == b.pid and other.run("echo taken")[1] == "taken\n"
+    spawner.end(other)
+    assert spawner.daemon.call("TAKE", ("ID", b.id)).number("ERRNO") == 2
+
+
+def test_unknown_ids(spawner):
+    for kind in ("END", "TAKE", "JOB_CANCEL"):
+        assert spawner.daemon.call(kind, ("ID", str(uuid.uuid4()))).number("ERRNO") == 2
+
+
+def test_one_id_once(spawner):
+    b = spawner.make()
+    m = spawner.daemon.call("MAKE", *spawner.plan(id=b.id))
+    assert m.kind == "FAILED" and m.number("ERRNO") == 17
+    spawner.end(b)
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(id="../../etc"), "id"), (dict(hostname="Bad_Name"), "hostname"), (dict(layers=()), "layers"),
+    (dict(layers=("../x",)), "layer"), (dict(layers=("/etc",)), "layer"), (dict(net=7), "net"),
+    (dict(memory_bytes=1), "memory_bytes"), (dict(mounts=(("/etc", "/proc/x", 0),)), "/proc"),
+    (dict(mounts=(("/etc", "/a/../b", 0),)), "target"),
+])
+def test_bad_plans_name_the_field(spawner, change, word):
+    m = spawner.daemon.call("MAKE", *spawner.plan(**change))
+    assert m.kind == "FAILED" and m.number("ERRNO") == 22 and word in m.text("TEXT"), m
+
+
+def test_layers_stay_below_images(spawner):
+    os.symlink("/etc", f"{spawner.data}/images/link")
+    os.symlink("/", f"{spawner.data}/images/base-root") if not os.path.lexists(f"{spawner.data}/images/base-root") else None
+    for layer in ("link", "base-root/etc", "missing", "base/etc/passwd"):
+        m = spawner.daemon.call("MAKE", *spawner.plan(layers=(layer,)))
+        assert m.kind == "FAILED" and m.text("PATH") == layer and m.text("STAGE") == "mount an id-mapped layer", m
+    assert settle(lambda: spawner.leaks() == "" and len(os.listdir(f"{spawner.data}/sandboxes")) == 1)
+
+
+def test_several_layers(spawner):
+    names = []
+    for i in range(60):
+        os.makedirs(f"{spawner.data}/images/many/l{i}/d", exist_ok=True)
+        with open(f"{spawner.data}/images/many/l{i}/who", "w", encoding="ascii") as f:
+            f.write(str(i))
+        with open(f"{spawner.data}/images/many/l{i}/d/f{i}", "w", encoding="ascii") as f:
+            f.write(str(i))
+        names.append(f"many/l{i}")
+    b = spawner.make(layers=names + ["base"])
+    assert b.run("cat /who; ls /d | wc -l")[1].split() == ["060"] or b.run("cat /who; echo; ls /d | wc -l")[1].split() == \
+        ["0", "60"]
+    spawner.end(b)
+
+
+def test_links_in_the_image_lead_nowhere(spawner):
+    """proc, sys and dev of the image are links out; what the spawner mounts must land inside."""
+    top = f"{spawner.data}/images/linked"
+    os.makedirs(top, exist_ok=True)
+    for name, to in (("proc", "../../../../../../var/tmp"), ("sys", "/tmp"), ("dev", "/etc")):
+        if not os.path.lexists(f"{top}/{name}"):
+            os.symlink(to, f"{top}/{name}")
+    m = spawner.daemon.call("MAKE", *spawner.plan(layers=("linked", "base")))
+    if m.kind == "MADE":
+        spawner.end(Box(m))
+    with open("/proc/1/mountinfo", encoding="utf-8") as f:
+        assert spawner.data + "/sandboxes" not in f.read()
+
+
+def test_configured_mounts(own):
+    where = tempfile.mkdtemp(dir="/var/tmp")
+    os.chmod(where, 0o755)
+    with open(f"{where}/ca.pem", "w", encoding="ascii") as f:
+        f.write("certificate\n")
+    try:
+        s = own(args=["--mount", f"{where}/ca.pem", "--mount", where])
+        b = s.make(mounts=((f"{where}/ca.pem", "/etc/ssl/deep/ca.pem", 1), (where, "/opt/x", 1)))
+        assert b.run("cat /etc/ssl/deep/ca.pem /opt/x/ca.pem")[1] == "certificate\n" * 2
+        assert b.run("echo x >/etc/ssl/deep/ca.pem")[0] != 0 and b.run("touch /opt/x/y")[0] != 0
+        s.end(b)
+        m = s.daemon.call("MAKE", *s.plan(mounts=(("/etc", "/opt/x", 1),)))
+        assert m.kind == "FAILED" and m.number("ERRNO") == 1 and m.text("PATH") == "/etc"
+    finally:
+        shutil.rmtree(where)
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+def test_silence_ends_it(spawner):
+    b = spawner.make(lease_ms=300)
+    t = time.monotonic()
+    gone = spawner.daemon.event("GONE", 5)
+    assert (gone.text("ID"), gone.text("REASON")) == (b.id, "lease") and time.monotonic() - t < 2
+    b.close()
+
+
+def test_renewing_keeps_it_and_the_deadline_does_not_care(spawner):
+    b = spawner.make(lease_ms=400, hard_ms=1500)
+    t = time.monotonic()
+    for _ in range(5):
+        spawner.daemon.send("RENEW", ("ID", b.id), ("LEASE_MS", 400))
+        time.sleep(0.2)
+    assert b.run("echo lives")[1] == "lives\n"
+    spawner.daemon.send("RENEW", ("ID", b.id), ("LEASE_MS", 60_000))
+    gone = spawner.daemon.event("GONE", 5)
+    assert gone.text("REASON") == "deadline" and 1.3 < time.monotonic() - t < 4
+    b.close()
+
+
+def test_sandboxes_outlive_the_daemon(own):
+    s = own()
+    b, c = s.make(lease_ms=60_000), s.make(lease_ms=1200)
+    boot = s.welcome.text("BOOT")
+    s.daemon.close()
+    b.init.close()
+    time.sleep(0.3)
+    s.daemon = s.connect()
+    assert s.welcome.text("BOOT") == boot and len(s.welcome.fds) == 2
+    again = Box(s.daemon.call("TAKE", ("ID", b.id)))
+    assert again.run("echo back")[1] == "back\n"
+    assert s.daemon.event("GONE").text("ID") == c.id
+    s.end(again)
+    assert settle(lambda: s.leaks() == "")
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------------
+def test_shutdown_leaves_nothing(own):
+    s = own()
+    boxes = [s.make() for _ in range(5)]
+    s.daemon.send("MAKE", *s.plan())  # one on its way
+    m = s.daemon.call("SHUTDOWN", timeout=30)
+    assert m.kind == "OK" and s.process.wait(10) == 0
+    assert os.listdir(f"{s.data}/sandboxes") == [] and not os.path.exists(f"{s.data}/run/spawner.sock")
+    assert not any(os.path.exists(f"/proc/{b.pid}") for b in boxes)
+    assert census(s.name(), s.data) == NOTHING
+    tops = [d for _, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs]
+    assert s.name() not in tops
+
+
+def test_sigterm_leaves_nothing(own):
+    s = own()
+    b = s.make()
+    s.process.send_signal(signal.SIGTERM)
+    assert s.process.wait(20) == 0 and not os.path.exists(f"/proc/{b.pid}")
+    assert os.listdir(f"{s.data}/sandboxes") == []
+
+
+def test_the_next_one_clears_up_after_a_kill(own):
+    s = own()
+    pids = [s.make().pid for _ in range(3)]
+    s.kill()
+    assert all(os.path.exists(f"/proc/{p}") for p in pids)
+    t = own(data=s.data)
+    assert settle(lambda: os.listdir(f"{t.data}/sandboxes") == [".stage"])
+    assert not any(alive(p) for p in pids)
+    assert settle(lambda: t.leaks() == "")
+
+
+def test_leaks_are_seen(own):
+    s = own()
+    os.mkdir(f"{s.data}/sandboxes/stray")
+    assert s.leaks() == f"folder {s.data}/sandboxes/stray\n"
+    os.rmdir(f"{s.data}/sandboxes/stray")
+    name = [p for p in os.listdir("/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup")
+            if p.startswith("orw-")]
+    assert name and s.leaks() == ""
+
+
+def test_one_spawner_for_a_data(own):
+    s = own()
+    t = Spawner(data=s.data, listen=())
+    assert not t.ready and t.process.returncode == 1 and "another spawner runs" in t.stderr()
+    assert s.connect().call("LIST").kind == "OK"
+
+
+def test_a_taken_port_is_told(own):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        s = own(listen=(address,))
+        assert not s.ready and s.process.returncode == 1
+        assert s.stderr() == f"openreward-spawner: listen {address}: address already in use\n"
+
+
+@pytest.mark.parametrize("args, word", [(["--nonsense"], "unknown option"), (["--uid", "x"], "--uid"),
+                                        (["--job-env", "X"], "NAME=VALUE"), (["--listen", "nowhere"], "HOST:PORT")])
+def test_bad_arguments(args, word):
+    r = subprocess.run([f"{BUILD}/openreward-spawner", "--data", "/var/tmp/orw-none", "--uid", "1", "--gid", "1", "--libexec",
+                        "/nowhere"] + args, capture_output=True, text=True, check=False, timeout=10)
+    assert r.returncode == 1 and word in r.stderr and r.stderr.count("\n") == 1
+    assert not os.path.exists("/var/tmp/orw-none")
+
+
+def test_two_daemons_do_not_meet(own):
+    s, t = own(), own()
+    a, b = s.make(), t.make()
+    first = [int(open(f"/proc/{x.pid}/uid_map", encoding="ascii").read().split()[1]) for x in (a, b)]
+    assert abs(first[0] - first[1]) >= 4096 * 65536 or first[0] // (4096 * 65536) != first[1] // (4096 * 65536)
+    assert s.leaks() == "" and t.leaks() == ""
+    s.stop()
+    assert b.run("echo lives")[1] == "lives\n"
+
+
+def test_a_handed_over_listener_accepts(own):
+    s = own()
+    listener = socket.socket(fileno=s.welcome.fds[0])
+    listener.settimeout(5)
+    with socket.create_connection(listener.getsockname(), 5):
+        listener.accept()[0].close()
+    listener.close()
+
+
+# -- many -------------------------------------------------------------------------------------------------------------
+def test_many_at_a_time(own):
+    s = own()
+    flying = [s.daemon.send("MAKE", *s.plan()) for _ in range(40)]
+    boxes = [Box(s.daemon.wait(n, 60)) for n in flying]
+    assert len({b.pid for b in boxes}) == 40
+    assert all(b.run("echo ok")[1] == "ok\n" for b in boxes[::8])
+    for n in [s.daemon.send("END", ("ID", b.id), ("REASON", "deleted")) for b in boxes]:
+        assert s.daemon.wait(n).kind == "ENDED"
+    assert settle(lambda: s.leaks() == "" and os.listdir(f"{s.data}/sandboxes") == [".stage"])
+
+
+def test_ended_while_starting(own):
+    s = own()
+    for _ in range(30):
+        plan = s.plan()
+        made, ended = s.daemon.send("MAKE", *plan), s.daemon.send("END", ("ID", plan[0][1]), ("REASON", "deleted"))
+        m = s.daemon.wait(made)
+        assert m.kind in ("MADE", "FAILED") and s.daemon.wait(ended).kind == "ENDED"
+        for fd in m.fds:
+            os.close(fd)
+    assert settle(lambda: s.leaks() == "" and os.listdir(f"{s.data}/sandboxes") == [".stage"])
+
+
+def test_cycles_leak_nothing(own):
+    s = own()
+    b = s.make()
+    assert census(s.name(), s.data)["processes"] == 1 and census(s.name(), s.data)["cgroups"] >= 2
+    s.end(b)
+    settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    fds = len(os.listdir(f"/proc/{s.process.pid}/fd"))
+    assert census(s.name(), s.data) == NOTHING
+    for _ in range(100):
+        s.end(s.make())
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    assert settle(lambda: len(os.listdir(f"/proc/{s.process.pid}/fd")) == fds)
+    assert s.leaks() == "" and census(s.name(), s.data) == NOTHING
+
+
+# -- egress and jobs: programs of our own in a libexec ------------------------------------------------------------------
+FAKE_EGRESS = """#!/usr/bin/python3
+import os, socket, sys
+s = socket.socket(fileno=3)
+s.setblocking(True)
+with open(sys.argv[1], "ab", 0) as log:
+    log.write(b"start %d %d\\n" % (os.getuid(), os.getpid()))
+    while True:
+        data, fds, _, _ = socket.recv_fds(s, 131072, 8)
+        if not data: sys.exit(0)
+        log.write(b"register %d %s\\n" % (len(fds), data[24:60]))
+"""
+FAKE_PROGRAM = """#!/bin/sh
+shift
+k=$1; shift 3; set -- "$k" "$@"
+case "$1 $2" in
+"pull ok") echo "out $@"; echo err >&2; env; ls /proc/self/fd; exit 3;;
+"pull slow") (trap '' TERM; setsid sleep 1000) & echo started; sleep 1000;;
+"pull signal") kill -11 $$;;
+"pull orphan") (setsid sleep 1000 >/dev/null 2>&1 &) ; exit 0;;
+"build net") readlink /proc/self/fd/3; exec nsenter --net=/proc/self/fd/3 cat /proc/net/dev;;
+esac
+"""
+
+
+@pytest.fixture
+def programs():
+    top = tempfile.mkdtemp(dir="/var/tmp")
+    os.chmod(top, 0o777)
+    for name, text in (("openreward-egress", FAKE_EGRESS), ("openreward", FAKE_PROGRAM)):
+        with open(f"{top}/{name}", "w", encoding="ascii") as f:
+            f.write(text)
+        os.chmod(f"{top}/{name}", 0o755)
+    yield top
+    shutil.rmtree(top)
+
+
+def lines(path):
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def test_egress_is_told_and_told_again(own, programs):
+    log = f"{programs}/log"
+    s = own(libexec=programs, args=["--egress-arg", log])
+    a, b = s.make(), s.make()
+    assert settle(lambda: len(lines(log)) == 3), lines(log)
+    uid, pid = map(int, lines(log)[0].split()[1:])
+    assert uid == UID and lines(log)[1].startswith("register 1") and a.id in lines(log)[1]
+    s.end(a)
+    os.kill(pid, signal.SIGKILL)
+    assert settle(lambda: len(lines(log)) == 5), lines(log)
+    assert b.id in lines(log)[4] and int(lines(log)[3].split()[2]) != pid
+    pid = int(lines(log)[3].split()[2])
+    s.process.send_signal(signal.SIGTERM)
+    assert s.process.wait(20) == 0 and not os.path.exists(f"/proc/{pid}")
+
+
+def job(s, *args, kind="pull", **kw):
+    id = uuid.uuid4().hex
+    fields = [("ID", id), ("JOB_KIND", kind)] + [("ARG", a) for a in args] + [(k.upper(), v) for k, v in kw.items()]
+    m = s.daemon.call("JOB", *fields)
+    return id, m
+
+
+def test_jobs(own, programs):
+    env = dict(os.environ, OPENREWARD_SECRET="hidden", HTTPS_PROXY="http://proxy")
+    s = own(libexec=programs, args=["--job-env", "X_A=b", "--egress-arg", f"{programs}/log"], env=env)
+    id, m = job(s, "ok", "docker.io/library/x:1")
+    assert m.kind == "JOB_STARTED"
+    with os.fdopen(m.fds[0]) as f:
+        out = f.read()
+    done = s.daemon.event("JOB_DONE")
+    assert done.text("ID") == id and os.waitstatus_to_exitcode(done.number("STATUS")) == 3 and done.text("REASON") is None
+    assert "out pull ok docker.io/library/x:1" in out and "err" in out and "X_A=b" in out and "HOME=/root" in out
+    assert "HTTPS_PROXY=http://proxy" in out and "OPENREWARD" not in out
+    assert re.search(r"\n0\n1\n2\n3\n$", out), out  # 3 is ls' own
+
+    _, m = job(s, "signal")
+    os.close(m.fds[0])
+    assert os.waitstatus_to_exitcode(s.daemon.event("JOB_DONE").number("STATUS")) == -11
+    _, m = job(s, "orphan")
+    os.close(m.fds[0])
+    assert s.daemon.event("JOB_DONE").number("STATUS") == 0
+    assert settle(lambda: s.leaks() == "")
+
+
+def test_job_cancel_and_timeout_kill_all_of_it(own, programs):
+    s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
+    for reason in ("cancelled", "timeout"):
+        id, m = job(s, "slow", timeout_ms=700 if reason == "timeout" else 0)
+        assert os.read(m.fds[0], 100) == b"started\n"
+        if reason == "cancelled":
+            assert s.daemon.call("JOB_CANCEL", ("ID", id)).kind == "OK"
+        done = s.daemon.event("JOB_DONE")
+        assert done.text("REASON") == reason and os.waitstatus_to_exitcode(done.number("STATUS")) == -9
+        assert os.read(m.fds[0], 100) == b""  # nobody holds the pipe any more
+        os.close(m.fds[0])
+    id, m = job(s, "slow")
+    s.daemon.close()  # without a daemon nobody would learn of its end
+    assert os.read(m.fds[0], 100) in (b"started\n", b"")
+    assert settle(lambda: os.read(m.fds[0], 100) == b"")
+    s.daemon = s.connect()
+    assert settle(lambda: s.leaks() == "")
+
+
+def test_build_gets_a_steered_network(own, programs):
+    s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
+    _, m = job(s, "net", kind="build")
+    assert m.kind == "JOB_STARTED", m
+    with os.fdopen(m.fds[0]) as f:
+        out = f.read()
+    done = s.daemon.event("JOB_DONE")
+    assert out.startswith("net:[") and "lo:" in out and "eth" not in out and done.number("STATUS") == 0, out
+    assert settle(lambda: any("register 1" in line for line in lines(f"{programs}/log")))
+    assert settle(lambda: s.leaks() == "")
+
+
+@pytest.mark.parametrize("args, kw", [(["-rf"], {}), (["a..b"], {}), (["a b"], {}), (["$(x)"], {}), (["x" * 256], {}),
+                                      (["x"], dict(kind="shell")), ([""], {})])
+def test_job_arguments_are_checked(spawner, args, kw):
+    _, m = job(spawner, *args, **kw)
+    assert m.kind == "FAILED" and m.number("ERRNO") == 22, m

@@ -1,0 +1,555 @@
+/* The link and the local engine against a spawner and inits that only speak the protocol. */
+#include "unit/sandbox/fake_spawner.h"
+#include "image/record.h"
+#include "sandbox/local.h"
+
+static struct loop *loop;
+static struct link *spawner;
+static struct images *images;
+static struct engine *engine;
+static struct image *image;
+static struct err err;
+
+static void halt(struct loop_timer *t UNUSED, void *arg UNUSED)
+{
+	loop_stop(loop, 1);
+}
+
+/* Turns the loop until stop() or for ms; true = stop() was called. */
+static bool turn(uint64_t ms)
+{
+	struct loop_timer t;
+	int r;
+
+	loop_timer_init(&t, loop, halt, NULL);
+	loop_timer_start(&t, ms);
+	r = loop_run(loop);
+	loop_timer_stop(&t);
+	return r == 0;
+}
+
+static void stop(void)
+{
+	loop_stop(loop, 0);
+}
+
+static const struct local_settings settings = { .pids_max = 100 };
+
+static void begin(void)
+{
+	const char *const env[] = { "PATH=/usr/bin:/bin", "FROM=image", NULL };
+
+	fake_start();
+	cr_assert_eq(loop_new(&loop, &err), 0, "%s", err.msg);
+	cr_assert_eq(link_new(&spawner, loop, fake.path, &err), 0, "%s", err.msg);
+	cr_assert_eq(images_new(&images, loop, fake.dir, NULL, link_jobs(spawner), &err), 0, "%s", err.msg);
+	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0, "%s", err.msg);
+	image = image_new();
+	image->name = xstrdup("docker.io/library/x:latest");
+	image->layers = xcalloc(2, sizeof(char *));
+	image->layers[0] = xstrdup("bases/overlay/abc/diff");
+	image->n_layers = 1;
+	image->env = image_strv_dup(env);
+	image->workdir = xstrdup("/work");
+	image->user = xstrdup("");
+}
+
+static void end(void)
+{
+	image_unref(image);
+	local_engine_free(engine);
+	link_free(spawner);
+	fake_stop();
+}
+
+TestSuite(local, .init = begin, .fini = end, .timeout = 60);
+
+/* -- boxes --------------------------------------------------------------------------------------------------------------- */
+
+static struct engine_box *made;
+static int n_created, n_ended;
+static char end_reason[64];
+static struct err create_err;
+
+static void on_created(void *arg UNUSED, struct engine_box *box, const struct err *e)
+{
+	made = box;
+	n_created++;
+	if (e)
+		create_err = *e;
+	stop();
+}
+
+static void on_end(void *arg UNUSED, struct engine_box *box UNUSED, const char *reason)
+{
+	snprintf(end_reason, sizeof(end_reason), "%s", reason);
+	made = NULL;
+	n_ended++;
+	stop();
+}
+
+#define ID "00000000-0000-8000-8000-0123456789ab"
+
+static struct engine_box *create(const char *id)
+{
+	const char *const env[] = { "MINE=1", "FROM=box", NULL };
+	struct engine_spec spec = {
+		.id = id, .image = image, .size = { 500, 1 << 29 }, .env = env, .lease_ms = 400, .hosts_extra = "10.0.0.9 alias\n",
+	};
+	int before = n_created;
+
+	made = NULL;
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	cr_assert_eq(n_created, before, "a callback ran inside the call");
+	cr_assert(turn(5000));
+	return made;
+}
+
+static size_t boxes(void)
+{
+	struct local_counts c;
+
+	local_engine_counts(engine, &c);
+	return c.boxes;
+}
+
+Test(local, listeners_come_with_the_welcome)
+{
+	int fds[4];
+
+	cr_assert_eq(link_take_listeners(spawner, fds, 4), 1);
+	cr_assert_eq(fcntl(fds[0], F_GETFD), FD_CLOEXEC);
+	close(fds[0]);
+	cr_assert_eq(link_take_listeners(spawner, fds, 4), 0);
+}
+
+Test(local, a_box_is_configured_before_anybody_has_it)
+{
+	cr_assert_not_null(create(ID));
+	cr_assert_str_eq(made->id, ID);
+	cr_assert_eq(boxes(), 1);
+	cr_assert(str_starts(fake.config, "box-0123456789ab|127.0.0.1\tlocalhost\n"));
+	cr_assert_not_null(strstr(fake.config, "127.0.0.1\tbox-0123456789ab\n10.0.0.9 alias\n|nameserver 198.18.0.53\n"));
+	cr_assert_not_null(strstr(fake.config, "|/work"));
+}
+
+Test(local, what_the_spawner_refuses_is_told)
+{
+	snprintf(fake.fail_make, sizeof(fake.fail_make), "no space for layers");
+	cr_assert_null(create(ID));
+	cr_assert_eq(create_err.code, -ENOSPC);
+	cr_assert_str_eq(create_err.msg, "make the sandbox: no space for layers");
+	cr_assert_eq(boxes(), 0);
+	cr_assert_eq(n_ended, 0);
+}
+
+Test(local, a_plan_against_the_rules_never_leaves)
+{
+	free(image->layers[0]);
+	image->layers[0] = xstrdup("../../etc");
+	cr_assert_null(create(ID));
+	cr_assert_eq(create_err.code, -EINVAL);
+	cr_assert_eq(boxes(), 0);
+}
+
+Test(local, too_many_variables)
+{
+	char *big = xcalloc(1, LOCAL_ENV_MAX + 10);
+
+	memset(big, 'x', LOCAL_ENV_MAX + 9);
+	memcpy(big, "BIG=", 4);
+	image->env = image_strv_free(image->env);
+	image->env = image_strv_dup((const char *const[]){ big, NULL });
+	cr_assert_null(create(ID));
+	cr_assert(str_starts(create_err.msg, "env: "), "%s", create_err.msg);
+	free(big);
+}
+
+static int n_done;
+
+static void on_done(void *arg UNUSED, const struct err *e)
+{
+	cr_assert_null(e);
+	n_done++;
+}
+
+Test(local, destroy_tells_all_who_asked_and_then_is_over)
+{
+	struct engine_box *b = create(ID);
+
+	engine->ops->destroy(b, "deleted", on_done, NULL);
+	engine->ops->destroy(b, "lease", on_done, NULL);
+	cr_assert_eq(n_ended, 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(n_done, 2);
+	cr_assert_eq(n_ended, 1);
+	cr_assert_str_eq(end_reason, "deleted");
+	cr_assert_eq(fake.ended, 1);
+	cr_assert_eq(boxes(), 0);
+}
+
+Test(local, an_end_by_itself_keeps_its_reason)
+{
+	cr_assert_not_null(create(ID));
+	fake_gone(ID, "lease");
+	cr_assert(turn(5000));
+	cr_assert_str_eq(end_reason, "lease");
+	fake_gone(ID, "lease"); /* unknown by now */
+	cr_assert_not(turn(20));
+	cr_assert_eq(n_ended, 1);
+}
+
+Test(local, a_dead_spawner_ends_every_box)
+{
+	cr_assert_not_null(create(ID));
+	cr_assert_not_null(create("00000000-0000-8000-8000-0123456789ac"));
+	fake_die();
+	cr_assert(turn(5000));
+	if (n_ended < 2)
+		cr_assert(turn(5000));
+	cr_assert_eq(n_ended, 2);
+	cr_assert_str_eq(end_reason, "host");
+	cr_assert_null(create(ID));
+	cr_assert_eq(create_err.code, -EAGAIN);
+}
+
+Test(local, old_boxes_are_ended)
+{
+	local_engine_free(engine);
+	snprintf(fake.old_id, sizeof(fake.old_id), "%s", ID);
+	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0);
+	for (int i = 0; i < 100 && !__atomic_load_n(&fake.ended, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert_eq(fake.ended, 1);
+	cr_assert_str_eq(fake.ended_id, ID);
+}
+
+Test(local, leases_are_renewed_now_and_then)
+{
+	struct engine_box *b = create(ID);
+
+	for (int i = 0; i < 20; i++)
+		engine->ops->renew(b);
+	turn(30);
+	cr_assert_eq(fake.renewed, 0);
+	turn(120);
+	for (int i = 0; i < 20; i++)
+		engine->ops->renew(b);
+	turn(50);
+	cr_assert_eq(fake.renewed, 1);
+	cr_assert_eq(fake.lease_ms, 500);
+}
+
+/* -- commands --------------------------------------------------------------------------------------------------------------- */
+
+static struct engine_exec_result result;
+static struct err run_err;
+static int n_runs;
+
+static void on_run(void *arg UNUSED, struct engine_exec *x UNUSED, const struct engine_exec_result *res, const struct err *e)
+{
+	n_runs++;
+	if (res)
+		result = *res;
+	run_err.code = 0;
+	if (e)
+		run_err = *e;
+	stop();
+}
+
+static struct engine_exec *run_spec(struct engine_box *b, struct engine_exec_spec *spec)
+{
+	struct engine_exec *x = NULL;
+
+	spec->id = "run";
+	spec->log_fd = -1;
+	spec->shell = "/bin/sh";
+	spec->cmd_len = spec->cmd ? strlen(spec->cmd) : 0;
+	cr_assert_eq(engine->ops->exec(b, spec, on_run, NULL, &x, &err), 0, "%s", err.msg);
+	cr_assert_eq(n_runs, 0);
+	cr_assert(turn(10000));
+	cr_assert_eq(n_runs, 1);
+	return x;
+}
+
+static const char *output_of(struct engine_exec *x)
+{
+	static char text[100];
+	ssize_t n = engine->ops->exec_read(x, 0, text, sizeof(text) - 1);
+
+	cr_assert_geq(n, 0);
+	text[n] = 0;
+	return text;
+}
+
+Test(local, a_command)
+{
+	struct engine_exec_spec spec = { .cmd = "echo $FROM $MINE $HOSTNAME; exit 3", .max_bytes = 1000 };
+	struct engine_exec *x = run_spec(create(ID), &spec);
+
+	cr_assert_eq(result.return_code, 3);
+	cr_assert_eq(result.outcome, ENGINE_EXITED);
+	cr_assert_str_eq(output_of(x), "box 1 box-0123456789ab\n");
+	cr_assert_eq(engine->ops->exec_read(x, 4, (char[2]){ 0 }, 1), 1);
+	cr_assert_eq(engine->ops->exec_read(x, 1000, (char[2]){ 0 }, 1), 0);
+	engine->ops->exec_release(x);
+	for (int i = 0; i < 100 && !__atomic_load_n(&fake.acked, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert_eq(fake.acked, 1);
+}
+
+Test(local, output_beside_a_message_reads_the_same)
+{
+	struct engine_exec_spec spec = { .cmd = "printf abc", .max_bytes = 1000 };
+	struct engine_exec *x = run_spec(create(ID), &spec);
+
+	cr_assert_eq(result.bytes, 3);
+	cr_assert_str_eq(output_of(x), "abc");
+	engine->ops->exec_release(x);
+}
+
+Test(local, a_long_command_goes_by_file)
+{
+	size_t len = 3 << 20;
+	char *cmd = xcalloc(1, len + 40);
+	struct engine_exec_spec spec = { .cmd = cmd, .max_bytes = 1000 };
+	struct engine_exec *x;
+
+	memset(cmd, '#', len);
+	snprintf(cmd + len, 40, "\necho end of it $FROM");
+	x = run_spec(create(ID), &spec);
+	cr_assert_str_eq(output_of(x), "end of it box\n");
+	engine->ops->exec_release(x);
+	free(cmd);
+}
+
+Test(local, arguments_and_own_variables)
+{
+	const char *const argv[] = { "/bin/sh", "-c", "echo $0 $FROM $MINE", "zero", NULL };
+	const char *const env[] = { "FROM=exec", NULL };
+	struct engine_exec_spec spec = { .argv = argv, .env = env, .max_bytes = 1000 };
+	struct engine_exec *x = run_spec(create(ID), &spec);
+
+	cr_assert_str_eq(output_of(x), "zero exec 1\n");
+	engine->ops->exec_release(x);
+}
+
+Test(local, a_signal_and_dropped_output)
+{
+	struct engine_exec_spec spec = { .cmd = "echo 123456789; kill -9 $$", .max_bytes = 4 };
+	struct engine_exec *x = run_spec(create(ID), &spec);
+
+	cr_assert_eq(result.return_code, 137);
+	cr_assert_eq(result.outcome, ENGINE_SIGNALLED);
+	cr_assert_eq(result.dropped, 6);
+	cr_assert_str_eq(output_of(x), "1234");
+	engine->ops->exec_release(x);
+}
+
+Test(local, commands_that_are_none)
+{
+	struct engine_box *b = create(ID);
+	struct engine_exec_spec spec = { .id = "x", .cmd = "a\0b", .cmd_len = 3, .log_fd = -1 };
+	struct engine_exec *x = NULL;
+
+	cr_assert_eq(engine->ops->exec(b, &spec, on_run, NULL, &x, &err), -EINVAL);
+	spec.cmd_len = (16u << 20) + 1;
+	cr_assert_eq(engine->ops->exec(b, &spec, on_run, NULL, &x, &err), -EMSGSIZE);
+	spec = (struct engine_exec_spec){ .id = "x", .log_fd = -1 };
+	cr_assert_eq(engine->ops->exec(b, &spec, on_run, NULL, &x, &err), -EINVAL);
+	cr_assert_null(x);
+}
+
+Test(local, a_released_command_calls_nobody)
+{
+	struct engine_exec_spec spec = { .id = "r", .cmd = "true", .cmd_len = 4, .log_fd = -1, .max_bytes = 10 };
+	struct engine_exec *x;
+
+	cr_assert_eq(engine->ops->exec(create(ID), &spec, on_run, NULL, &x, &err), 0);
+	engine->ops->exec_release(x);
+	for (int i = 0; i < 200 && !__atomic_load_n(&fake.acked, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert_eq(n_runs, 0);
+	cr_assert_eq(fake.acked, 1);
+}
+
+Test(local, the_end_of_a_box_fails_its_commands_first)
+{
+	struct engine_exec_spec spec = { .id = "r", .cmd = "sleep 1", .cmd_len = 7, .log_fd = -1, .max_bytes = 10 };
+	struct engine_box *b = create(ID);
+	struct engine_exec *x;
+
+	cr_assert_eq(engine->ops->exec(b, &spec, on_run, NULL, &x, &err), 0);
+	fake_gone(ID, "killed");
+	cr_assert(turn(5000));
+	cr_assert_eq(n_runs, 1);
+	cr_assert_eq(run_err.code, -EIDRM);
+	cr_assert_eq(n_ended, 1);
+	engine->ops->exec_release(x); /* outlives its box */
+}
+
+/* -- files and ports ----------------------------------------------------------------------------------------------------------- */
+
+static int got_fd;
+static uint64_t got_size;
+static struct err got_err;
+
+static void on_open(void *arg UNUSED, int fd, uint64_t size, const char *tmp UNUSED, const struct err *e)
+{
+	got_fd = fd;
+	got_size = size;
+	got_err.code = 0;
+	if (e)
+		got_err = *e;
+	stop();
+}
+
+static void on_fd(void *arg, int fd, const struct err *e)
+{
+	on_open(arg, fd, 0, NULL, e);
+}
+
+Test(local, files_are_opened_by_init)
+{
+	struct engine_box *b = create(ID);
+
+	engine->ops->open(b, "/etc/passwd", ENGINE_OPEN_READ, NULL, on_open, NULL);
+	cr_assert(turn(5000));
+	cr_assert_gt(got_size, 10);
+	close(got_fd);
+	engine->ops->open(b, "/no/such", ENGINE_OPEN_READ, NULL, on_open, NULL);
+	cr_assert(turn(5000));
+	cr_assert_eq(got_err.code, -ENOENT);
+	cr_assert_eq(got_fd, -1);
+}
+
+Test(local, ports_are_reached_through_init)
+{
+	struct engine_box *b = create(ID);
+	char text[6] = "";
+
+	engine->ops->connect(b, 8080, on_fd, NULL);
+	cr_assert(turn(5000));
+	cr_assert_eq(read(got_fd, text, 5), 5);
+	cr_assert_str_eq(text, "hello");
+	close(got_fd);
+	engine->ops->connect(b, 81, on_fd, NULL);
+	cr_assert(turn(5000));
+	cr_assert_eq(got_err.code, -ECONNREFUSED);
+}
+
+Test(local, an_ending_box_refuses)
+{
+	struct engine_box *b = create(ID);
+
+	engine->ops->destroy(b, "deleted", NULL, NULL);
+	engine->ops->connect(b, 8080, on_fd, NULL);
+	cr_assert(turn(5000));
+	cr_assert_eq(got_err.code, -EIDRM);
+}
+
+/* -- jobs ----------------------------------------------------------------------------------------------------------------------- */
+
+static char lines[200];
+static int job_status;
+static struct err job_err;
+
+static void on_line(void *arg UNUSED, const char *line)
+{
+	size_t len = strlen(lines);
+
+	snprintf(lines + len, sizeof(lines) - len, "%s|", line);
+}
+
+static void on_job(void *arg UNUSED, int status, const struct err *e)
+{
+	job_status = status;
+	job_err.code = 0;
+	if (e)
+		job_err = *e;
+	stop();
+}
+
+Test(local, a_job_tells_its_lines_and_its_end)
+{
+	const char *const argv[] = { "pulling", "", "done", NULL };
+	struct image_jobs *jobs = link_jobs(spawner);
+	uint64_t number = 0;
+
+	job_status = 99;
+	cr_assert_eq(jobs->start(jobs, "say", argv, on_line, on_job, NULL, &number, &err), 0);
+	cr_assert(turn(5000));
+	cr_assert_str_eq(lines, "pulling|done|");
+	cr_assert_eq(job_status, 0);
+	cr_assert_eq(job_err.code, 0);
+	cr_assert_gt(number, 0);
+}
+
+Test(local, a_failed_job_says_its_last_line)
+{
+	const char *const argv[] = { "trying", "no such host", NULL };
+	struct image_jobs *jobs = link_jobs(spawner);
+	uint64_t number;
+
+	cr_assert_eq(jobs->start(jobs, "fail", argv, on_line, on_job, NULL, &number, &err), 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(job_status, 3);
+	cr_assert_str_eq(job_err.msg, "no such host");
+}
+
+/* -- the link --------------------------------------------------------------------------------------------------------------------- */
+
+static char platform_id[64], leaks[ERR_MSG_MAX];
+static uint64_t platform_number;
+
+static void on_platform(void *arg UNUSED, const char *id, uint64_t number, uint16_t port, int fd)
+{
+	snprintf(platform_id, sizeof(platform_id), "%s:%u", id, port);
+	platform_number = number;
+	close(fd);
+	stop();
+}
+
+Test(local, connections_to_the_platform)
+{
+	struct link_platform p = { .connection = on_platform };
+	static _Alignas(8) char buf[512];
+	struct wire_out o;
+	int fd = dup(0);
+
+	link_set_platform(spawner, &p);
+	wire_begin(&o, buf, sizeof(buf), WIRE_PLATFORM, 0);
+	wire_put_str(&o, WIRE_T_ID, ID);
+	wire_put_u64(&o, WIRE_T_NUMBER, 42);
+	wire_put_u64(&o, WIRE_T_PORT, 80);
+	cr_assert_eq(wire_send(fake.egress, &o, &fd, 1), 0);
+	close(fd);
+	cr_assert(turn(5000));
+	cr_assert_str_eq(platform_id, ID ":80");
+	cr_assert_eq(platform_number, 42);
+}
+
+static void on_leaks(void *arg UNUSED, const char *text, const struct err *e)
+{
+	snprintf(leaks, sizeof(leaks), "%s", e ? e->msg : text);
+	stop();
+}
+
+Test(local, leaks_and_shutdown)
+{
+	link_leaks(spawner, on_leaks, NULL);
+	cr_assert(turn(5000));
+	cr_assert_str_eq(leaks, "mount /x");
+	link_shutdown(spawner, on_done, NULL);
+	for (int i = 0; i < 100 && !n_done; i++)
+		turn(10);
+	cr_assert_eq(n_done, 1);
+}
+
+Test(local, nobody_there)
+{
+	struct link *other;
+
+	cr_assert_lt(link_new(&other, loop, "/nowhere/socket", &err), 0);
+	cr_assert_not_null(strstr(err.msg, "/nowhere/socket"));
+}
