@@ -1,0 +1,287 @@
+/* Root jobs on the store of bases: pull, import, remove, prune. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "build/job.h"
+#include "image/cstore.h"
+#include "image/record.h"
+#include "image/ref.h"
+
+char *job_storage_name(const struct job *j, const char *name)
+{
+	return xasprintf("containers-storage:[overlay@%s/bases/store+%s/bases/run]%s", j->images, j->images, name);
+}
+
+static int lock_bases(struct job *j, int *ret_fd, struct err *err)
+{
+	auto_free char *dir = xasprintf("%s/bases", j->images), *lock = xasprintf("%s/lock", dir);
+
+	int r = fd_mkdirs(dir, 0700, err);
+	return r < 0 ? r : job_lock(ret_fd, lock, false, err);
+}
+
+static int record(struct job *j, const char *store, const char *name, struct err *err)
+{
+	AUTO(image_freep) struct image *i = NULL;
+
+	int r = cstore_read(&i, j->images, store, name, err);
+	return r < 0 ? r : image_record_write(j->data, i, err);
+}
+
+int job_copy_in(struct job *j, const char *source, const char *name, struct err *err)
+{
+	auto_free char *policy = xasprintf("%s/policy.json", j->tmp), *target = job_storage_name(j, name);
+	auto_fd lock = -1;
+	const char *argv[] = { "skopeo", "--policy", policy, "copy", "--quiet", source, target, NULL };
+
+	int r = lock_bases(j, &lock, err);
+	if (r == 0)
+		r = job_tool(j, argv, "", err);
+	return r < 0 ? r : record(j, CSTORE_BASES, name, err);
+}
+
+/* A normalised name and the tools' files: what every kind here begins with. */
+static int begin(struct job *j, const char *ref, char **ret_name, struct err *err)
+{
+	int r = image_normalise(ret_name, ref, err);
+	if (r == 0)
+		r = job_tmp(j, err);
+	return r < 0 ? r : job_tool_files(j, err);
+}
+
+int job_pull(struct job *j, const char *ref, struct err *err)
+{
+	auto_free char *name = NULL;
+
+	int r = begin(j, ref, &name, err);
+	if (r < 0)
+		return r;
+	auto_free char *source = xasprintf("docker://%s", name);
+	job_say("pulling %s", name);
+	r = job_copy_in(j, source, name, err);
+	if (r == 0)
+		job_say("pulled %s", name);
+	return r;
+}
+
+/* -- import -------------------------------------------------------------------------------------------------------- */
+struct found {
+	bool manifest, layout;
+};
+
+static void see_member(void *arg, const char *line)
+{
+	struct found *f = arg;
+	const char *s = str_starts(line, "./") ? line + 2 : line;
+
+	f->manifest |= str_eq(s, "manifest.json");
+	f->layout |= str_eq(s, "oci-layout") || str_eq(s, "index.json");
+}
+
+/* docker save writes manifest.json (newer ones both); oci archives have index.json alone. */
+static int detect(struct job *j, const char *path, const char **ret, struct err *err)
+{
+	const char *argv[] = { "tar", "-tf", path, NULL };
+	struct found f = { 0 };
+	struct job_exec x = { .argv = argv, .line = see_member, .arg = &f };
+	struct stat st;
+	int status = 0;
+
+	if (stat(path, &st) < 0)
+		return err_sys(err, "import %s", path);
+	if (S_ISDIR(st.st_mode)) {
+		auto_free char *layout = xasprintf("%s/oci-layout", path);
+		*ret = "oci";
+		return access(layout, R_OK) == 0 ? 0
+						 : err_set(err, -EINVAL,
+							   "import %s: expected an archive of docker save, an OCI "
+							   "archive, or an OCI folder (with a file oci-layout)",
+							   path);
+	}
+	int r = job_exec(j, &x, &status, err);
+	if (r < 0)
+		return r;
+	*ret = f.manifest ? "docker-archive" : "oci-archive";
+	if (status || (!f.manifest && !f.layout))
+		return err_set(err, -EINVAL, "import %s: expected an archive of docker save or an OCI archive", path);
+	return 0;
+}
+
+int job_import(struct job *j, const char *path, const char *ref, struct err *err)
+{
+	auto_free char *name = NULL;
+	const char *transport = NULL;
+
+	if (*path != '/')
+		return err_set(err, -EINVAL, "import: \"%s\": expected an absolute path", path);
+	int r = begin(j, ref, &name, err);
+	if (r == 0)
+		r = detect(j, path, &transport, err);
+	if (r < 0)
+		return r;
+	auto_free char *source = xasprintf("%s:%s", transport, path);
+	job_say("importing %s (%s) as %s", path, transport, name);
+	return job_copy_in(j, source, name, err);
+}
+
+/* -- remove ----------------------------------------------------------------------------------------------------- */
+/* Layers below another image may not go. The same image under a second name is no reason: only the name goes then. */
+static int refuse_shared(struct job *j, const struct image *gone, struct err *err)
+{
+	struct image **list = NULL;
+	size_t n = 0;
+
+	int r = image_record_list(j->data, &list, &n, err);
+	for (size_t k = 0; r == 0 && k < n; k++) {
+		const struct image *o = list[k];
+		if (str_eq(o->name, gone->name) || str_eq(o->digest, gone->digest))
+			continue;
+		for (size_t l = 0; r == 0 && l < o->n_layers; l++)
+			if (str_eq(o->layers[l], gone->layers[0]))
+				r = err_set(err, -EBUSY, "image %s is the base of image %s: remove that one first",
+					    gone->name, o->name);
+	}
+	image_list_free(list, n);
+	return r;
+}
+
+/* The store of an image, relative to DATA/images: its top layer lies in it, or for an unchanged base, its name does. */
+static char *store_of(const char *name)
+{
+	char *dir = NULL;
+
+	if (!image_name_env_dir(name, &dir))
+		return xstrdup(CSTORE_BASES);
+	auto_free char *env = dir;
+	return xasprintf("%s/store", env);
+}
+
+static char *parent_of(const char *images, const char *store)
+{
+	return xasprintf("%s/%.*s", images, (int)(strlen(store) - strlen("/store")), store);
+}
+
+static int rmi(struct job *j, const char *store, const char *const *names, struct err *err)
+{
+	auto_free char *dir = parent_of(j->images, store);
+	auto_free char *root = xasprintf("%s/store", dir), *run = xasprintf("%s/run", dir),
+		       *lock_path = xasprintf("%s/lock", dir);
+	auto_free char *bases = xasprintf("overlay.imagestore=%s/%s", j->images, CSTORE_BASES);
+	bool own_bases = str_eq(store, CSTORE_BASES);
+	auto_fd lock = -1;
+	const char *argv[24] = { "buildah", "--root", root, "--runroot", run, "--storage-driver", "overlay" };
+	size_t n = 7;
+
+	if (!own_bases) {
+		argv[n++] = "--storage-opt";
+		argv[n++] = bases;
+	}
+	argv[n++] = "rmi";
+	while (*names && n < ARRAY_LEN(argv) - 1)
+		argv[n++] = *names++;
+	int r = job_lock(&lock, lock_path, false, err);
+	return r < 0 ? r : job_tool(j, argv, "remove from the store", err);
+}
+
+static int remove_record(struct job *j, const char *name, struct err *err)
+{
+	auto_free char *path = image_record_path(j->data, name);
+
+	return unlink(path) < 0 && errno != ENOENT ? err_sys(err, "remove %s", path) : 0;
+}
+
+int job_remove(struct job *j, const char *ref, struct err *err)
+{
+	AUTO(image_freep) struct image *i = NULL;
+	auto_free char *name = NULL;
+
+	int r = begin(j, ref, &name, err);
+	if (r < 0)
+		return r;
+	auto_free char *path = image_record_path(j->data, name), *store = store_of(name);
+	r = image_record_read(&i, path, err);
+	if (r == -ENOENT)
+		return err_set(err, r, "image %s is not here", name);
+	if (r < 0)
+		return r;
+	r = refuse_shared(j, i, err);
+	if (r == 0)
+		r = remove_record(j, name, err);
+	if (r == 0)
+		r = rmi(j, store, (const char *const[]){ name, NULL }, err);
+	/* A record without its image would be a lie; an image without its record is found by prune. */
+	return r;
+}
+
+/* -- prune -------------------------------------------------------------------------------------------------------- */
+static bool store_in_use(struct image *const *list, size_t n, const char *env_dir)
+{
+	for (size_t k = 0; k < n; k++) {
+		char *dir = NULL;
+		bool same = image_name_env_dir(list[k]->name, &dir) && str_eq(dir, env_dir);
+		free(dir);
+		if (same)
+			return true;
+	}
+	return false;
+}
+
+static int prune_store(struct job *j, struct image *const *list, size_t n, const char *env_dir, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", j->images, env_dir), *store = xasprintf("%s/store", env_dir);
+
+	if (!store_in_use(list, n, env_dir)) {
+		job_say("removing %s", env_dir);
+		return job_rmtree(path, err);
+	}
+	return rmi(j, store, (const char *const[]){ "--prune", NULL }, err);
+}
+
+typedef int dir_fn(struct job *j, struct image *const *list, size_t n, const char *rel, struct err *err);
+
+static int each_dir(struct job *j, struct image *const *list, size_t n, const char *rel, dir_fn *fn, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", j->images, rel);
+	DIR *d = opendir(path);
+	int r = 0;
+
+	for (struct dirent *e; d && r == 0 && (e = readdir(d));) {
+		auto_free char *below = xasprintf("%s/%s", rel, e->d_name);
+		if (*e->d_name != '.' && e->d_type == DT_DIR)
+			r = fn(j, list, n, below, err);
+	}
+	if (d)
+		closedir(d);
+	return r;
+}
+
+static int prune_owner(struct job *j, struct image *const *list, size_t n, const char *rel, struct err *err)
+{
+	return each_dir(j, list, n, rel, prune_store, err);
+}
+
+int job_prune(struct job *j, struct err *err)
+{
+	auto_free char *bases = xasprintf("%s/%s", j->images, CSTORE_BASES);
+	struct image **list = NULL;
+	size_t n = 0;
+
+	int r = job_tmp(j, err);
+	if (r == 0)
+		r = job_tool_files(j, err);
+	if (r == 0)
+		r = image_record_list(j->data, &list, &n, err);
+	if (r == 0)
+		r = each_dir(j, list, n, "env", prune_owner, err);
+	if (r == 0 && access(bases, F_OK) == 0)
+		r = rmi(j, CSTORE_BASES, (const char *const[]){ "--prune", NULL }, err);
+	image_list_free(list, n);
+	return r;
+}

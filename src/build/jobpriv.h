@@ -1,0 +1,37 @@
+/* build/jobpriv.h: what the files of the build job share: one build from its folder to its record. */
+#pragma once
+
+#include "build/job.h"
+
+struct env_store {                 /* the folder of one environment below DATA/images; locked while this exists */
+	char *rel;                 /* "env/OWNER/NAME" */
+	char *dir;                 /* the same, absolute */
+	char *store, *run, *bases; /* arguments of buildah: --root, --runroot, --storage-opt */
+	char *cgroup; /* parent of the cgroups of RUN steps, as in /proc/self/cgroup; NULL before job_cgroup_open */
+	int lock;
+};
+
+/* env: "OWNER/NAME". Makes the folder, waits for its lock, and clears what a killed build left. */
+MUST_CHECK int env_store_open(struct env_store *ret, struct job *j, const char *env, struct err *err);
+void env_store_close(struct env_store *s); /* accepts a zeroed one */
+/* The first arguments of every buildah call on this store, ENV_STORE_ARGS of them; borrowed from *s. Returns how many.
+ */
+#define ENV_STORE_ARGS 9
+size_t env_store_argv(const struct env_store *s, const char **argv);
+
+/* Chooses a cgroup for RUN steps, apart from the job's own, and notes it in the store's folder for the job that may
+ * have to clean up. */
+MUST_CHECK int job_cgroup_open(struct env_store *s, struct err *err);
+/* Removes that cgroup in every hierarchy; its processes are dead. Missing is fine. */
+void job_cgroup_close(struct env_store *s);
+
+/* Stages settings, resolver, net namespace and the runtime wrapper in j->tmp. *ret_network is the --network argument,
+ * *ret_runtime the --runtime argument; the caller frees both. */
+MUST_CHECK int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct err *err);
+
+/* The images that the Dockerfile at path names are in the store of bases afterwards, aliases applied.
+ * *ret_args: "--build-context" arguments for the aliases; free with image_strv_free. */
+MUST_CHECK int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct err *err);
+
+/* -ENOENT: the one message for a base image that is nowhere. */
+int job_no_base(const char *name, const char *why, struct err *err);

@@ -1,0 +1,253 @@
+/* What RUN steps see: the staged configuration of the host, the operator's mounts and variables, the resolver of the
+ * steered net namespace; and the wrapper that puts them into each container's bundle. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "build/dockerfile.h"
+#include "build/hostpriv.h"
+#include "build/jobpriv.h"
+#include "image/cstore.h"
+#include "image/record.h"
+#include "init/boot.h"
+#include "json/json.h"
+
+#define CONTAINER_PIDS 8192
+#define RUNTIME "/usr/sbin/runc"
+
+/* -- the runtime -------------------------------------------------------------------------------------------------- */
+static int write_tmp(struct job *j, const char *file, const char *text, mode_t mode, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", j->tmp, file);
+
+	return fd_write_file(path, text, strlen(text), mode, err);
+}
+
+static void write_mount(struct json_writer *w, const char *source, const char *target)
+{
+	json_open_object(w);
+	json_kv_str(w, "source", source);
+	json_kv_str(w, "target", target);
+	json_close(w);
+}
+
+static void write_mounts(struct json_writer *w, const struct job *j)
+{
+	auto_free char *host = xasprintf("%s/host", j->tmp);
+
+	json_key(w, "mounts");
+	json_open_array(w);
+	if (j->conf.inherit_host)
+		write_mount(w, host, HOSTCONF_TARGET);
+	for (char **m = j->conf.mounts; m && *m; m++) {
+		auto_free char *source = xstrndup(*m, strcspn(*m, ":"));
+		const char *target = strchr(*m, ':');
+		write_mount(w, source, target ? target + 1 : source);
+	}
+	json_close(w);
+}
+
+/* The operator's variables come first: the first of a name counts. */
+static void write_env(struct json_writer *w, const struct job *j, char *const *staged)
+{
+	json_key(w, "env");
+	json_open_array(w);
+	for (char **e = j->conf.env; e && *e; e++)
+		json_str(w, *e);
+	for (; staged && *staged; staged++)
+		json_str(w, *staged);
+	json_close(w);
+}
+
+static void write_files(struct json_writer *w, const struct job *j)
+{
+	auto_free char *resolv = xasprintf("%s/resolv.conf", j->tmp), *hosts = xasprintf("%s/hosts", j->tmp);
+
+	json_key(w, "files");
+	json_open_object(w);
+	json_kv_str(w, "/etc/hosts", hosts);
+	if (j->netns >= 0)
+		json_kv_str(w, "/etc/resolv.conf", resolv);
+	json_close(w);
+}
+
+static int write_runtime_conf(struct job *j, char *const *staged, struct err *err)
+{
+	auto_buf struct buf text = { 0 };
+	struct json_writer w;
+
+	buf_init(&text, 4u << 20);
+	json_write_begin(&w, &text);
+	json_open_object(&w);
+	json_kv_str(&w, "runtime", RUNTIME);
+	json_kv_i64(&w, "pids", CONTAINER_PIDS);
+	write_env(&w, j, staged);
+	write_mounts(&w, j);
+	write_files(&w, j);
+	json_close(&w);
+	int r = json_write_end(&w);
+	return r < 0 ? err_sys_code(err, r, "write runtime.json") : write_tmp(j, "runtime.json", text.data, 0600, err);
+}
+
+/* buildah wants the path of a program; ours has a verb in front. */
+static int write_wrapper(struct job *j, char **ret, struct err *err)
+{
+	auto_free char *text =
+		xasprintf("#!/bin/sh\nexec '%s' job runtime-wrapper '%s/runtime.json' \"$@\"\n", j->self, j->tmp);
+
+	if (strchr(j->self, '\'') || strchr(j->tmp, '\''))
+		return err_set(err, -EINVAL, "paths with a quote cannot be used for builds: %s, %s", j->self, j->tmp);
+	*ret = xasprintf("%s/runtime", j->tmp);
+	return write_tmp(j, "runtime", text, 0700, err);
+}
+
+/* -- the net namespace -------------------------------------------------------------------------------------------- */
+/* A descriptor becomes a path: the tools know namespaces by path only. */
+static int mount_netns(struct job *j, char **ret, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/netns", j->tmp), *self = xasprintf("/proc/self/fd/%d", j->netns);
+
+	int r = write_tmp(j, "netns", "", 0600, err);
+	if (r < 0)
+		return r;
+	if (mount(self, path, NULL, MS_BIND, NULL) < 0)
+		return err_sys(err, "mount the build's net namespace at %s", path);
+	*ret = xasprintf("ns:%s", path);
+	return 0;
+}
+
+int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct err *err)
+{
+	auto_free char *host = xasprintf("%s/host", j->tmp);
+	char **staged = NULL;
+	int r = 0;
+
+	if (j->conf.inherit_host)
+		r = hostconf_stage(host, HOSTCONF_TARGET, j->host_env, &staged, err);
+	if (r == 0)
+		r = write_tmp(j, "hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n", 0644,
+			      err);
+	if (r == 0)
+		r = write_tmp(j, "resolv.conf", "nameserver " STEER_NAMESERVER "\n", 0644, err);
+	if (r == 0)
+		r = write_runtime_conf(j, staged, err);
+	image_strv_free(staged);
+	if (r == 0)
+		r = write_wrapper(j, ret_runtime, err);
+	if (r == 0 && j->netns >= 0)
+		return mount_netns(j, ret_network, err);
+	if (r == 0)
+		*ret_network = xstrdup("host");
+	return r;
+}
+
+/* -- base images -------------------------------------------------------------------------------------------------- */
+static const char *alias_of(const struct job *j, const char *name)
+{
+	for (char **a = j->conf.aliases; a && a[0] && a[1]; a += 2) {
+		auto_free char *from = NULL;
+		if (image_normalise(&from, a[0], NULL) == 0 && str_eq(from, name))
+			return a[1];
+	}
+	return NULL;
+}
+
+static int follow_aliases(const struct job *j, const char *written, char **ret, struct err *err)
+{
+	auto_free char *name = NULL;
+
+	int r = image_normalise(&name, written, err);
+	for (int hop = 0; r == 0 && hop < 8; hop++) {
+		const char *to = alias_of(j, name);
+		if (!to)
+			break;
+		auto_free char *next = NULL;
+		r = image_normalise(&next, to, err);
+		if (r == 0) {
+			free(name);
+			name = STEAL(next);
+		}
+	}
+	if (r == 0)
+		*ret = STEAL(name);
+	return r;
+}
+
+int job_no_base(const char *name, const char *why, struct err *err)
+{
+	return err_set(err, -ENOENT,
+		       "the source's base image %s is not here and could not be pulled: %.400s. Without a registry: "
+		       "`openreward image bootstrap NAME`, `openreward image import FILE NAME`, or map its name in "
+		       "images.aliases",
+		       name, why);
+}
+
+static int bring(struct job *j, const char *written, const char *name, struct err *err)
+{
+	AUTO(image_freep) struct image *here = NULL;
+	auto_free char *source = xasprintf("docker://%s", name);
+	bool same = false;
+
+	if (str_starts(name, "localhost/env/") || cstore_read(&here, j->images, CSTORE_BASES, name, NULL) == 0)
+		return 0;
+	auto_free char *plain = NULL;
+	if (image_normalise(&plain, written, NULL) == 0)
+		same = str_eq(plain, name);
+	job_say("pulling %s", name);
+	struct err why = ERR_INIT;
+	int r = job_copy_in(j, source, name, &why);
+	if (r == 0)
+		return 0;
+	auto_free char *both = xasprintf("%s%s%s", written, same ? "" : " = ", same ? "" : name);
+	return job_no_base(both, why.msg, err);
+}
+
+/* "--build-context ubuntu:22.04=docker-image://NAME": buildah then takes NAME wherever the text says ubuntu:22.04. */
+static void add_context(struct strv *v, const char *written, const char *expanded, const char *name)
+{
+	auto_free char *plain = NULL;
+
+	if ((image_normalise(&plain, expanded, NULL) == 0 && str_eq(plain, name)) || strchr(written, '='))
+		return;
+	strv_add(v, xstrdup("--build-context"));
+	strv_add(v, xasprintf("%s=docker-image://%s", written, name));
+}
+
+static int bring_one(struct job *j, const char *written, const char *expanded, struct strv *args, struct err *err)
+{
+	auto_free char *name = NULL;
+
+	int r = follow_aliases(j, expanded, &name, err);
+	if (r == 0)
+		r = bring(j, expanded, name, err);
+	if (r == 0)
+		add_context(args, written, expanded, name);
+	return r;
+}
+
+int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct err *err)
+{
+	struct strv args = { 0 };
+	auto_buf struct buf text = { 0 };
+
+	buf_init(&text, 4u << 20);
+	int r = fd_read_file(path, &text, err);
+	if (r < 0)
+		return r;
+	char **images = dockerfile_images(text.data);
+	for (char **i = images; r == 0 && i[0]; i += 2)
+		r = bring_one(j, i[0], i[1], &args, err);
+	image_strv_free(images);
+	if (r < 0) {
+		image_strv_free(args.list);
+		return r;
+	}
+	*ret_args = args.list ? args.list : image_strv_dup(NULL);
+	return 0;
+}

@@ -1,0 +1,318 @@
+"""Root jobs on real stores: bootstrap, build, import, remove, and what must not be possible with them."""
+import http.server
+import os
+import subprocess
+import tarfile
+import threading
+import time
+
+import pytest
+
+from jobs import (BASE, Registry, cgroups, docker_archive, kill_hard, link, mounts_under, processes_under, special, wait_until)
+
+IMAGE = "localhost/env/alice/hello:"
+FROM = "FROM python:3.11-slim\n"
+
+
+def clean(data):
+    """Nothing runs, is mounted or limited any more that belongs to this DATA."""
+    assert wait_until(lambda: not processes_under(data.path)), processes_under(data.path)
+    assert not mounts_under(data.path)
+    assert not cgroups()
+
+
+def test_bootstrap_again_is_instant(data):
+    start = time.monotonic()
+    r = data.job("bootstrap", "python:3.11-slim")
+    assert r.status == 0 and "here already" in r.last
+    assert time.monotonic() - start < 2
+
+
+def test_bootstrap_of_what_debian_does_not_have(data):
+    r = data.job("bootstrap", "ubuntu:22.04")
+    assert r.status == 1
+    assert "docker.io/library/ubuntu:22.04" in r.last and "images.aliases" in r.last
+
+
+def test_base_is_like_the_official_image(data):
+    top = os.path.join(data.images, data.record(BASE)["layers"][0])
+    for name in ("python", "python3", "pip", "pip3"):
+        assert os.path.lexists(f"{top}/usr/local/bin/{name}"), name
+    assert os.path.exists(f"{top}/etc/ssl/certs/ca-certificates.crt")
+    assert not [f for f in os.listdir(f"{top}/usr/lib/python3.11") if f == "EXTERNALLY-MANAGED"]
+    assert os.path.getsize(f"{top}/etc/resolv.conf") == 0, "the host's must not be in it"
+    assert set(os.listdir(f"{top}/var/lib/apt/lists")) <= {"lock", "partial"}
+    assert data.record(BASE)["env"][1] == "LANG=C.UTF-8"
+
+
+def test_build_with_pip_and_cache(data):
+    text = FROM + "RUN pip install six\nCOPY . /app\nWORKDIR /app\nUSER nobody\nENTRYPOINT [\"python\"]\nCMD [\"x.py\"]\n"
+    r = data.build("pip1", text, {"x.py": "print(1)\n", "sub/y": "y"})
+    assert r.status == 0, r
+    rec = data.record(IMAGE + "pip1")
+    assert (rec["entrypoint"], rec["cmd"], rec["workdir"], rec["user"]) == (["python"], ["x.py"], "/app", "nobody")
+    assert rec["layers"][-1] == data.record(BASE)["layers"][0], "the base is shared, not copied"
+    files = data.layer_files(IMAGE + "pip1")
+    assert "/app/x.py" in files and "/app/sub/y" in files
+    assert any(f.endswith("/six.py") for f in files)
+    start = time.monotonic()
+    r = data.build("pip2", text, {"x.py": "print(1)\n", "sub/y": "y"})
+    assert r.status == 0 and "Using cache" in r.out, r
+    assert time.monotonic() - start < 5
+    clean(data)
+
+
+def test_nothing_of_the_host_stays_in_the_image(data):
+    text = FROM + "RUN env | sort; cat $PIP_CONFIG_FILE; ls $(dirname $PIP_CONFIG_FILE)/ca.crt\nRUN pip config list && touch /made\n"
+    r = data.build("trace", text)
+    assert r.status == 0, r
+    assert "PIP_CERT=/dev/.openreward-host/ca.crt" in r.out
+    files = data.layer_files(IMAGE + "trace")
+    assert "/made" in files
+    assert not [f for f in files if "openreward" in f or f.startswith("/dev/")]
+    config = data.config(IMAGE + "trace")
+    assert "openreward-host" not in config and "PIP_CERT" not in config and "PROXY" not in config
+
+
+def test_settings_of_the_operator(data, tmp_path):
+    (tmp_path / "given").write_text("given\n")
+    data.conf(inherit_host=False, env=["FOO=bar", "LANG=no"], mounts=[f"{tmp_path}:/dev/mine"],
+              aliases={"ubuntu:22.04": "python:3.11-slim"})
+    try:
+        text = ("ARG V=22.04\nFROM ubuntu:${V} AS one\nRUN cat /dev/mine/given; ! touch /dev/mine/x; "
+                "echo FOO=$FOO LANG=$LANG; ls /dev/.openreward-host || echo none\nFROM ubuntu:22.04\n"
+                "COPY --from=one /etc/debian_version /z\n")
+        r = data.build("conf", text)
+        assert r.status == 0, r
+        assert "\ngiven\n" in r.out and "FOO=bar LANG=C.UTF-8" in r.out and "\nnone\n" in r.out
+        assert "FOO" not in data.config(IMAGE + "conf")
+    finally:
+        data.conf()
+
+
+def test_failing_step_is_the_last_line(data):
+    r = data.build("fail", FROM + "RUN echo before; echo \"a: b\" >&2; exit 7\n")
+    assert r.status == 1
+    assert r.last == 'STEP "RUN echo before; echo "a: b" >&2; exit 7" failed: exit status 7'
+    assert "before" in r.lines and "a: b" in r.lines
+    clean(data)
+
+
+@pytest.mark.parametrize("text,words", [
+    (None, ["no Dockerfile"]),
+    ("FROM nosuch.invalid/x:1\n", ["nosuch.invalid/x:1", "could not be pulled", "image bootstrap", "images.aliases"]),
+    ("FROM python:3.11-slim\nCOPY missing /x\n", ["COPY missing /x", "missing"]),
+    ("FROM python:3.11-slim\nFORM x\n", ["FORM"]),
+    ("RUN x\n", ["FROM"]),
+])
+def test_bad_dockerfiles(data, text, words):
+    r = data.build("bad", text)
+    assert r.status == 1
+    for word in words:
+        assert word in r.last, r
+    assert len(r.last) < 1000
+
+
+def test_subdirectory_and_file(data):
+    files = {"a/b/My.Dockerfile": FROM + "COPY . /x\n", "a/b/in": "1", "a/b/out": "1", "a/b/.dockerignore": "out\n", "top": "1"}
+    r = data.build("subdir", None, files, args=("My.Dockerfile", "a/b"))
+    assert r.status == 0, r
+    got = data.layer_files(IMAGE + "subdir")
+    assert "/x/in" in got and "/x/out" not in got and "/x/top" not in got
+    r = data.job("build", "subdir", "alice/hello", "Dockerfile", "a/c")
+    assert r.status == 1 and "a/c" in r.last
+
+
+# -- hostile sources ------------------------------------------------------------------------------------------------
+
+def test_archive_cannot_leave_its_folder(data, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    os.chmod(victim, 0o777)
+    depth = "../" * 30
+    for members in ({f"{depth}{victim}/a": "x"}, {f"{victim}/b": "x"}, {"l": link("l", str(victim)), "l/c": "x"},
+                    {"u": link("u", depth + str(victim)[1:]), "u/d": "x"}):
+        data.build("hostile", FROM, members)
+        assert not os.listdir(victim), members
+
+
+def test_dockerfile_cannot_show_a_file_of_the_host(data, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("TOP SECRET\n")
+    for members in ({"Dockerfile": link("Dockerfile", str(secret))},
+                    {"Dockerfile": FROM, ".dockerignore": link(".dockerignore", str(secret))},
+                    {"Dockerfile": FROM + "COPY l /x\n", "l": link("l", str(secret))}):
+        r = data.build("secret", None, members)
+        assert "TOP SECRET" not in r.out
+        if r.status == 0:
+            for layer in data.record(IMAGE + "secret")["layers"]:
+                path = os.path.join(data.images, layer, "x")
+                assert not os.path.isfile(path) or os.path.islink(path)
+
+
+def test_devices_and_pipes_in_an_archive(data):
+    r = data.build("special", None, {"Dockerfile": special("Dockerfile", tarfile.FIFOTYPE)})
+    assert r.status == 1 and "regular file" in r.last, r
+    disk = special("disk", tarfile.BLKTYPE)
+    disk.devmajor, disk.devminor = 8, 0
+    r = data.build("special", FROM + "COPY disk /disk\n", {"disk": disk})
+    assert r.status == 1, r
+
+
+def test_what_is_no_archive(data):
+    data.source("noise", {})
+    with open(os.path.join(data.path, "builds/noise/source.tar"), "wb") as f:
+        f.write(os.urandom(4096))
+    r = data.job("build", "noise", "alice/hello")
+    assert r.status == 1 and "not a plain tar archive" in r.last, r
+    os.unlink(os.path.join(data.path, "builds/noise/source.tar"))
+    os.symlink("/etc/passwd", os.path.join(data.path, "builds/noise/source.tar"))
+    r = data.job("build", "noise", "alice/hello")
+    assert r.status == 1 and "source" in r.last, r
+
+
+def test_run_step_does_not_see_the_host(data):
+    r = data.build("see", FROM + "RUN ls /proc | grep -c '^[0-9]'; cat /etc/hosts; ls -d /sys/firmware/* 2>&1 | head -1; "
+                   "mount -t tmpfs x /mnt && exit 9; mknod /dev/x b 254 0; head -c 1 /dev/x && exit 8; exit 0\n")
+    assert r.status == 0, r
+    with open("/proc/sys/kernel/hostname", encoding="utf-8") as f:
+        assert f.read().strip() not in r.out
+
+
+def test_fork_bomb_and_memory_are_held(data):
+    data.conf(memory_bytes=64 << 20)
+    try:
+        r = data.build("mem", FROM + "RUN python3 -c 'x = bytearray(512 << 20)'\n")
+        assert r.status == 1 and "exit status 137" in r.last, r
+    finally:
+        data.conf()
+    clean(data)
+
+
+# -- the net namespace ------------------------------------------------------------------------------------------------
+
+def test_run_steps_are_in_the_given_net_namespace(data):
+    holder, fd = subprocess.Popen(["unshare", "--net", "sleep", "120"]), -1
+    try:
+        own = os.readlink("/proc/self/ns/net")
+        assert wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own)
+        fd = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
+        r = data.build("net", FROM + "RUN readlink /proc/self/ns/net; cat /etc/resolv.conf; grep -v lo: /proc/net/dev\n", netns=fd)
+        assert r.status == 0, r
+        assert os.readlink(f"/proc/{holder.pid}/ns/net") in r.lines
+        assert "nameserver 198.18.0.53" in r.lines
+        assert "eth0" not in r.out
+    finally:
+        holder.kill()
+        holder.wait()
+        if fd >= 0:
+            os.close(fd)
+    clean(data)
+
+
+# -- cancel ------------------------------------------------------------------------------------------------------------
+
+def test_kill_leaves_nothing(data):
+    data.source("kill", {"Dockerfile": FROM + "RUN echo begun; (trap '' TERM; sleep 300 & sleep 300)\n"})
+    p = data.start("build", "kill", "alice/hello")
+    try:
+        for line in p.stdout:
+            if line.strip() == "begun":
+                break
+    finally:
+        kill_hard(p)
+    assert wait_until(lambda: not processes_under(data.path)), processes_under(data.path)
+    assert not mounts_under(data.path)
+    r = data.job("clean", "alice/hello")
+    assert r.status == 0, r
+    clean(data)
+    env = os.path.join(data.images, "env/alice/hello")
+    for left in ("tmp", "runc"):
+        assert not os.path.exists(f"{env}/{left}") or not os.listdir(f"{env}/{left}"), left
+    r = data.build("after", FROM + "RUN echo alive\n")
+    assert r.status == 0, r
+
+
+def test_two_environments_at_once(data):
+    text = FROM + "RUN sleep 1; echo two\n"
+    data.source("par1", {"Dockerfile": text})
+    data.source("par2", {"Dockerfile": text})
+    a, b = data.start("build", "par1", "alice/one"), data.start("build", "par2", "alice/two")
+    out = a.communicate(timeout=120)[0], b.communicate(timeout=120)[0]
+    assert (a.returncode, b.returncode) == (0, 0), out
+
+
+# -- import, remove, prune ------------------------------------------------------------------------------------------------
+
+def test_import_and_remove(data, tmp_path):
+    docker_archive(tmp_path / "x.tar", "tiny:1")
+    r = data.job("import", str(tmp_path / "x.tar"), "tiny:1")
+    assert r.status == 0, r
+    rec = data.record("docker.io/library/tiny:1")
+    assert rec["env"] == ["A=b"] and rec["cmd"] == ["/x"] and len(rec["layers"]) == 1
+    layer = os.path.join(data.images, rec["layers"][0])
+    assert os.listdir(layer) == ["hello.txt"]
+    r = data.build("ontiny", "FROM tiny:1\nCOPY y /y\n", {"y": "y"})
+    assert r.status == 0, r
+    r = data.job("remove", "tiny:1")
+    assert r.status == 1 and "remove that one first" in r.last, r
+    assert os.path.exists(layer)
+    r = data.job("remove", IMAGE + "ontiny")
+    assert r.status == 0, r
+    r = data.job("remove", "tiny:1")
+    assert r.status == 0, r
+    assert not os.path.exists(layer)
+    r = data.job("remove", "tiny:1")
+    assert r.status == 1 and "is not here" in r.last
+
+
+def test_import_of_something_else(data, tmp_path):
+    (tmp_path / "f").write_text("nothing")
+    r = data.job("import", str(tmp_path / "f"), "f:1")
+    assert r.status == 1 and "expected an archive" in r.last, r
+    r = data.job("import", str(tmp_path / "missing"), "f:1")
+    assert r.status == 1 and "No such file" in r.last, r
+
+
+def test_prune_keeps_what_has_a_record(data):
+    assert data.build("keep", FROM + "RUN echo keep > /kept\n", env="alice/kept").status == 0
+    assert data.build("drop", FROM + "RUN echo drop > /dropped\n", env="alice/dropped").status == 0
+    os.unlink(os.path.join(data.images, "records/localhost+env+alice+dropped=drop.json"))
+    r = data.job("prune")
+    assert r.status == 0, r
+    assert not os.path.exists(os.path.join(data.images, "env/alice/dropped"))
+    for layer in data.record("localhost/env/alice/kept:keep")["layers"] + data.record(BASE)["layers"]:
+        assert os.path.isdir(os.path.join(data.images, layer)), layer
+
+
+def test_pull_without_a_registry_says_why(data):
+    r = data.job("pull", "nosuch.invalid/a/b:1")
+    assert r.status == 1
+    assert "nosuch.invalid/a/b:1" in r.last and "level=fatal" not in r.last and len(r.last) < 800
+
+
+def test_pull_through_the_mirror_that_the_host_has(data):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Registry.offer("me/tool", "7")
+    mirror = f'[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:{server.server_port}"\ninsecure = true\n'
+    try:
+        r = data.job_with_registries(mirror, "pull", "me/tool:7")
+        assert r.status == 0, r
+        rec = data.record("docker.io/me/tool:7")
+        assert rec["cmd"] == ["/pulled"]
+        assert os.listdir(os.path.join(data.images, rec["layers"][0])) == ["pulled.txt"]
+        r = data.job_with_registries(mirror, "pull", "me/other:7")
+        assert r.status == 1 and "me/other" in r.last, r
+    finally:
+        server.shutdown()
+        server.server_close()
+    r = data.build("onpulled", "FROM me/tool:7\nCOPY y /y\n", {"y": "y"})
+    assert r.status == 0, r
+
+
+def test_bad_arguments(data):
+    assert data.job("build", "x", "alice").status == 1
+    assert data.job("build", "../x", "alice/hello").status == 1
+    assert data.job("pull", "--help").status == 1
+    assert data.job("nosuch").status == 2
