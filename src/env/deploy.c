@@ -1,0 +1,165 @@
+/* env/deploy.c: the way of one deployment from its source to READY. The states are in env/env.h. */
+#include <errno.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "env/private.h"
+#include "image/image.h"
+
+static void set_state(struct deploy *p, enum store_deployment_state state)
+{
+	p->d->state = state;
+	store_deployment_save(p->env->envs->store, p->d);
+}
+
+/* The end of the way, whatever it was: followers are told, the environment is free for the next. */
+static void deploy_over(struct deploy *p)
+{
+	struct env *v = p->env;
+	v->pending = NULL;
+	follow_over(p);
+	fd_close(p->log_fd);
+	free(p);
+}
+
+static void deploy_fail(struct deploy *p, enum store_deployment_state state, const char *reason)
+{
+	struct env *v = p->env;
+	struct err err = ERR_INIT;
+	store_set_str(&p->d->reason, reason);
+	set_state(p, state);
+	if (state == STORE_DEPLOYMENT_FAILED)
+		v->envs->counts.deployments_failed_total++;
+	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
+	deploy_over(p);
+	if (v->serving || v->pending)
+		return;
+	err_set(&err, -EIO, "the deployment of %s/%s failed: %s", v->record->ns->name, v->record->name, reason);
+	env_waits_fail(v, &err);
+}
+
+/* What served so far lets its sessions finish. */
+static void retire(struct env *v)
+{
+	struct store_deployment *old = v->serving;
+	if (!old)
+		return;
+	old->state = v->instance ? STORE_DEPLOYMENT_DRAINING : STORE_DEPLOYMENT_STOPPED;
+	store_deployment_save(v->envs->store, old);
+	struct instance *i = STEAL(v->instance);
+	if (!i)
+		return;
+	v->envs->counts.draining++;
+	instance_drain(i);
+}
+
+void deploy_instance_healthy(struct deploy *p)
+{
+	struct env *v = p->env;
+	struct instance *i = STEAL(p->instance);
+	retire(v);
+	v->serving = p->d;
+	v->instance = i;
+	v->failed_starts = 0;
+	set_state(p, STORE_DEPLOYMENT_READY);
+	deploy_log(p, "ready: the server answers on port %d", ENV_INSTANCE_PORT);
+	deploy_over(p);
+	env_waits_serve(v);
+}
+
+void deploy_instance_ended(struct deploy *p, const char *reason)
+{
+	p->instance = NULL;
+	if (p->d->state == STORE_DEPLOYMENT_DEPLOYING)
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, reason);
+}
+
+static void on_built(void *arg, struct image *img, const struct err *err)
+{
+	struct deploy *p = arg;
+	struct err own = ERR_INIT;
+	p->build = NULL;
+	if (err) {
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err->msg);
+		return;
+	}
+	store_set_str(&p->d->image, img->name);
+	set_state(p, STORE_DEPLOYMENT_DEPLOYING);
+	deploy_log(p, "deploying: starting the server and waiting for GET /health on port %d", ENV_INSTANCE_PORT);
+	if (instance_start(&p->instance, p->env, p->d, img, &own) < 0)
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, own.msg);
+	image_unref(img);
+}
+
+/* What a build calls. It goes on dying after its deployment was superseded; nothing of it may reach the next one. */
+struct deploy_call {
+	struct deploy *deploy; /* NULL = superseded */
+};
+
+static void on_build_line(void *arg, const char *line)
+{
+	struct deploy *p = ((struct deploy_call *)arg)->deploy;
+	if (!p)
+		return;
+	if (p->d->state == STORE_DEPLOYMENT_QUEUED && p->build && build_place(p->build) == 0)
+		set_state(p, STORE_DEPLOYMENT_BUILDING);
+	env_waits_progress(p->env, line);
+	follow_line(p, line);
+}
+
+static void on_build_done(void *arg, struct image *img, const struct err *err)
+{
+	struct deploy_call *c = arg;
+	struct deploy *p = c->deploy;
+	free(c);
+	if (p) {
+		p->call = NULL;
+		on_built(p, img, err);
+	} else if (img) {
+		image_unref(img);
+	}
+}
+
+void deploy_supersede(struct deploy *p, const char *reason)
+{
+	if (p->call)
+		p->call->deploy = NULL;
+	if (p->build)
+		build_cancel(p->build);
+	p->d->state = STORE_DEPLOYMENT_SUPERSEDED; /* before the instance's end is heard of */
+	if (p->instance)
+		instance_end(STEAL(p->instance), reason);
+	deploy_fail(p, STORE_DEPLOYMENT_SUPERSEDED, reason);
+}
+
+static int start_build(struct deploy *p, struct err *err)
+{
+	struct store_environment *r = p->env->record;
+	struct build_spec spec = { .deployment = p->d->id, .owner = r->ns->name, .name = r->name };
+	p->call = NEW(struct deploy_call);
+	p->call->deploy = p;
+	int result = builds_start(p->env->envs->builds, &spec, on_build_line, on_build_done, p->call, &p->build, err);
+	if (result < 0) {
+		free(p->call);
+		p->call = NULL;
+	}
+	return result;
+}
+
+int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err)
+{
+	struct env *v = env_of(e, d->environment);
+	if (v->pending)
+		deploy_supersede(v->pending, "superseded by a newer deployment");
+	struct deploy *p = NEW(struct deploy);
+	p->env = v;
+	p->d = d;
+	p->log_fd = -1;
+	list_init(&p->followers);
+	v->pending = p;
+	e->counts.deployments_total++;
+	int r = start_build(p, err);
+	if (r < 0)
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err ? err->msg : "the build could not be queued");
+	return r;
+}

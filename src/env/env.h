@@ -1,0 +1,102 @@
+/* env/env.h: environments at run time: deployments from a source tar to a healthy instance, and instances on demand.
+ * Loop thread only.
+ *
+ * Records (name, owner, settings, deployments) are the store's; this module holds what is alive: the build in progress,
+ * the instance that serves, the ones that drain. An environment has at most one serving instance.
+ *
+ * A deployment:
+ *
+ *   QUEUED -> BUILDING -> DEPLOYING -> READY -> DRAINING -> STOPPED
+ *      |          |           |          |
+ *      +----------+-----------+-> FAILED +-> STOPPED      (QUEUED, BUILDING, DEPLOYING) -> SUPERSEDED by a newer one
+ *
+ *   QUEUED      waits for its turn; its source tar is whole.                                  envs_deploy()
+ *   BUILDING    buildah runs; the log grows.                                                   on_build_line()
+ *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built()
+ *   READY       new sessions go to it. Its instance may sleep (none runs) and start again.     deployment_ready()
+ *   DRAINING    a newer one is READY; its open sessions end in their own time.                 deployment_ready()
+ *   STOPPED     no session, no instance; the image is kept.                                    instance_ended()
+ *   FAILED      with its reason; what served before goes on serving.                           deployment_fail()
+ *   SUPERSEDED  a newer push came before it was READY.                                         envs_deploy()
+ *
+ * After a restart of the daemon, READY stays READY (asleep), DRAINING becomes STOPPED, everything before READY is FAILED
+ * with the reason "the server was restarted". */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/engine.h"
+#include "loop/loop.h"
+#include "store/store.h"
+
+struct envs;     /* all environments of this daemon */
+struct builds;   /* build/build.h */
+struct instance; /* one running environment server; see below */
+
+struct env_settings {
+	const char *data_dir;
+	struct engine_size size;          /* of an instance, unless the environment says otherwise; 1 CPU, 2 GiB */
+	uint64_t health_timeout_ms;       /* from the start of an instance to its first healthy answer; 600,000 */
+	uint64_t health_interval_ms;      /* between two probes; 100 */
+	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
+	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
+};
+
+MUST_CHECK int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct store *store, struct builds *builds,
+			const struct env_settings *settings, struct err *err);
+struct envs *envs_free(struct envs *e); /* instances are destroyed by the engine's own end */
+
+/* Starts the deployment d (QUEUED) from DATA/builds/<d->id>/source.tar, which is whole. What is queued or building for the
+ * same environment becomes SUPERSEDED. On failure d is FAILED with the reason. */
+MUST_CHECK int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err);
+/* Ends what an environment is doing and its instances; its open sessions get 410 with the reason. */
+void envs_stop(struct envs *e, struct store_environment *env, const char *reason);
+
+/* -- following a deployment ----------------------------------------------------------------------------------- */
+/* Lines are without newline. done runs once, after which nothing comes; state is READY, FAILED or SUPERSEDED. A
+ * subscriber of a deployment that is over gets its kept log and done at once (from the loop). */
+struct env_follow;
+typedef void env_line_fn(void *arg, const char *line);
+typedef void env_over_fn(void *arg, enum store_deployment_state state, const char *reason);
+MUST_CHECK int env_follow(struct env_follow **ret, struct envs *e, struct store_deployment *d, env_line_fn *line, env_over_fn *over,
+			  void *arg, struct err *err);
+void env_unfollow(struct env_follow *f); /* not after over has run */
+
+/* -- instances, for the gateway ------------------------------------------------------------------------------- */
+/* Gives a counted use of an instance that is healthy, starting one where none runs. progress lines tell what is waited
+ * for. Exactly one of the two results. -ENOENT: never deployed; other errors say why it can't start. */
+struct env_wait;
+typedef void env_instance_fn(void *arg, struct instance *i, const struct err *err);
+struct env_wait *env_acquire(struct envs *e, struct store_environment *env, engine_progress_fn *progress, env_instance_fn *done,
+			     void *arg);
+void env_acquire_cancel(struct env_wait *w); /* before done */
+void instance_release(struct instance *i);   /* gives a use back; a draining instance without uses ends */
+
+/* A stream connection to the server inside. fd is the callee's. */
+void instance_connect(struct instance *i, engine_fd_fn *done, void *arg);
+/* NULL while it runs; else why it ended ("the instance exited with code 1: LAST LINE"). Valid while a use is held. */
+const char *instance_end_reason(const struct instance *i);
+struct store_deployment *instance_deployment(const struct instance *i);
+const char *instance_id(const struct instance *i);
+/* fn runs when a used instance ends by itself; one per use: token is the caller's. */
+typedef void instance_end_fn(void *arg, struct instance *i);
+void instance_on_end(struct instance *i, const void *token, instance_end_fn *fn, void *arg);
+void instance_off_end(struct instance *i, const void *token);
+/* Idle upstream connections belong to the instance, so that they die with it: see gateway/upstream.h. */
+void **instance_user(struct instance *i, void (*free_user)(void *));
+
+/* Where the output of a deployment's instances lies: DATA/logs/<deployment>; a malloc'ed path. */
+char *env_log_path(const struct envs *e, const struct store_deployment *d);
+/* The deployment that serves new sessions; NULL = none is ready. */
+struct store_deployment *env_serving(struct envs *e, struct store_environment *env);
+
+/* The instance whose box has this id, NULL = none: which environment a connection from inside belongs to. */
+struct instance *envs_instance_by_box(struct envs *e, const char *box_id);
+
+struct env_counts {
+	size_t instances, starting, draining, builds;
+	uint64_t deployments_total, deployments_failed_total, instances_started_total, instances_crashed_total;
+};
+void envs_counts(const struct envs *e, struct env_counts *ret);

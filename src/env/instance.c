@@ -1,0 +1,430 @@
+/* env/instance.c: one running environment server: a box with the image's command as its main process, asked for /health
+ * until it answers, then held while it is used.
+ *
+ *   STARTING  the box is being made, or its server does not answer yet.      instance_start()
+ *   HEALTHY   /health answered 200 once. Nothing probes it any more: a busy server's event loop may block for seconds,
+ *             and a slow answer is not a death.                              on_probe_head()
+ *   ENDING    the engine was asked to destroy the box.                       instance_end()
+ *   ENDED     the last process is dead; freed with the last use.             instance_ended()
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "auth/sid.h"
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "env/private.h"
+#include "image/image.h"
+
+struct instance_watch {
+	struct list node;
+	const void *token;
+	instance_end_fn *fn;
+	void *arg;
+};
+
+static void free_memory(void *p)
+{
+	free(p);
+}
+
+/* Gives the object back once it is over and nobody uses it. */
+static void instance_maybe_free(struct instance *i)
+{
+	if (i->state != INSTANCE_ENDED || i->uses || !i->reported)
+		return;
+	if (i->user)
+		i->free_user(i->user);
+	i->user = NULL;
+	image_unref(i->image);
+	fd_close(i->log_fd);
+	free(i->end_reason);
+	i->reported = false; /* not twice */
+	loop_release(i->env->envs->loop, free_memory, i);
+}
+
+static void stop_probing(struct instance *i)
+{
+	loop_timer_stop(&i->probe);
+	loop_timer_stop(&i->deadline);
+	if (i->probing)
+		i->probing = http_client_free(i->probing);
+}
+
+static void tell_watchers(struct instance *i)
+{
+	while (!list_empty(&i->watchers)) {
+		struct instance_watch *w = list_first(&i->watchers, struct instance_watch, node);
+		list_remove(&w->node);
+		w->fn(w->arg, i);
+		free(w);
+	}
+}
+
+/* The box is gone, or never came to be. reason is what sessions are told. */
+static void instance_ended(struct instance *i, const char *reason)
+{
+	if (i->state == INSTANCE_ENDED)
+		return;
+	stop_probing(i);
+	loop_timer_stop(&i->renew);
+	if (!i->end_reason)
+		i->end_reason = xstrdup(reason);
+	i->state = INSTANCE_ENDED;
+	i->box = NULL;
+	map_del(i->env->envs->instances, i->id);
+	i->env->envs->counts.instances--;
+	i->uses++; /* keeps it through the calls below */
+	tell_watchers(i);
+	env_instance_ended(i);
+	i->reported = true;
+	instance_release(i);
+}
+
+/* The last line of the instance's log that is not empty, cut to what fits a message; malloc'ed, "" = none. */
+static char *log_last_line(const struct instance *i)
+{
+	char tail[ENV_LOG_TAIL_BYTES + 1];
+	struct stat st;
+	if (fstat(i->log_fd, &st) < 0)
+		return xstrdup("");
+	off_t from = st.st_size > ENV_LOG_TAIL_BYTES ? st.st_size - ENV_LOG_TAIL_BYTES : 0;
+	ssize_t n = pread(i->log_fd, tail, ENV_LOG_TAIL_BYTES, from);
+	while (n > 0 && (tail[n - 1] == '\n' || tail[n - 1] == '\r' || tail[n - 1] == ' '))
+		n--;
+	tail[MAX(n, 0)] = '\0';
+	const char *line = strrchr(tail, '\n');
+	return xstrndup(line ? line + 1 : tail, 400);
+}
+
+static void on_main_done(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err)
+{
+	struct instance *i = arg;
+	i->env->envs->engine->ops->exec_release(x);
+	i->main = NULL;
+	if (i->end_reason)
+		return;
+	auto_free char *last = log_last_line(i);
+	const char *colon = *last ? ": " : "";
+	if (err)
+		i->end_reason = xasprintf("the instance failed: %s", err->msg);
+	else
+		i->end_reason = xasprintf("the instance exited with code %d%s%s", res->return_code, colon, last);
+}
+
+static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
+{
+	struct instance *i = arg;
+	auto_free char *text = xasprintf("the instance ended: %s", reason);
+	instance_ended(i, text);
+}
+
+void instance_end(struct instance *i, const char *reason)
+{
+	if (i->state >= INSTANCE_ENDING)
+		return;
+	if (!i->end_reason)
+		i->end_reason = xstrdup(reason);
+	stop_probing(i);
+	i->state = INSTANCE_ENDING;
+	if (i->box) /* else on_created() sees the state */
+		i->env->envs->engine->ops->destroy(i->box, "deleted", NULL, NULL);
+}
+
+void instance_drain(struct instance *i)
+{
+	i->draining = true;
+	if (!i->uses)
+		instance_end(i, "replaced by a newer deployment");
+}
+
+/* -- health ------------------------------------------------------------------------------------------------------ */
+
+static void probe_again(struct instance *i)
+{
+	if (i->probing)
+		i->probing = http_client_free(i->probing);
+	if (i->state == INSTANCE_STARTING)
+		loop_timer_start(&i->probe, i->env->envs->settings.health_interval_ms);
+}
+
+static void on_probe_head(struct http_client *c UNUSED, int status, const struct http_header *h UNUSED, size_t n UNUSED,
+			  int64_t body_length UNUSED, void *arg)
+{
+	struct instance *i = arg;
+	if (status < 200 || status >= 300) {
+		probe_again(i);
+		return;
+	}
+	stop_probing(i);
+	i->state = INSTANCE_HEALTHY;
+	i->served = true;
+	env_instance_healthy(i);
+}
+
+static void on_probe_data(struct http_client *c UNUSED, const char *p UNUSED, size_t len UNUSED, void *arg UNUSED)
+{
+}
+
+static void on_probe_end(struct http_client *c UNUSED, bool reusable UNUSED, void *arg UNUSED)
+{
+}
+
+static void on_probe_error(struct http_client *c UNUSED, bool got_bytes UNUSED, const struct err *err UNUSED, void *arg)
+{
+	probe_again(arg);
+}
+
+static void on_probe_connected(void *arg, int fd, const struct err *err)
+{
+	static const struct http_client_events events = {
+		.on_head = on_probe_head, .on_data = on_probe_data, .on_end = on_probe_end, .on_error = on_probe_error,
+	};
+	static const struct http_header host = { "Host", "localhost:8080" };
+	struct instance *i = arg;
+	struct http_limits limits;
+	i->connecting = false;
+	if (i->state != INSTANCE_STARTING) {
+		fd_close(fd);
+		instance_release(i);
+		return;
+	}
+	http_limits_default(&limits);
+	if (err || http_client_new(&i->probing, i->env->envs->loop, fd, &limits, NULL) < 0 ||
+	    http_client_start(i->probing, "GET", "/health", &host, 1, 0, &events, i, NULL) < 0)
+		probe_again(i);
+	else
+		loop_timer_start(&i->probe, ENV_PROBE_TIMEOUT_MS);
+	instance_release(i);
+}
+
+/* Due between two probes, and when one took too long. */
+static void on_probe_timer(struct loop_timer *t UNUSED, void *arg)
+{
+	struct instance *i = arg;
+	if (i->probing)
+		i->probing = http_client_free(i->probing);
+	if (i->connecting)
+		return;
+	i->connecting = true;
+	i->uses++; /* until on_probe_connected */
+	i->env->envs->engine->ops->connect(i->box, ENV_INSTANCE_PORT, on_probe_connected, i);
+}
+
+static void on_deadline(struct loop_timer *t UNUSED, void *arg)
+{
+	struct instance *i = arg;
+	auto_free char *last = log_last_line(i);
+	auto_free char *reason = xasprintf("the server did not answer GET /health on port %d with 200 within %llu s; its last line: %s",
+					   ENV_INSTANCE_PORT, (unsigned long long)i->env->envs->settings.health_timeout_ms / 1000,
+					   *last ? last : "(none)");
+	instance_end(i, reason);
+}
+
+/* -- start ------------------------------------------------------------------------------------------------------- */
+
+/* Keeps the log below its size: the older half goes, in place, because the server holds the same open file. */
+static void trim_log(struct instance *i)
+{
+	struct stat st;
+	uint64_t max = i->env->envs->settings.instance_log_bytes;
+	if (!max || fstat(i->log_fd, &st) < 0 || (uint64_t)st.st_size <= max)
+		return;
+	size_t keep = max / 2;
+	auto_free char *p = xmalloc(keep);
+	ssize_t n = pread(i->log_fd, p, keep, st.st_size - (off_t)keep);
+	if (n > 0 && ftruncate(i->log_fd, 0) == 0)
+		(void)!write(i->log_fd, p, (size_t)n);
+}
+
+static void on_renew(struct loop_timer *t, void *arg)
+{
+	struct instance *i = arg;
+	if (i->box)
+		i->env->envs->engine->ops->renew(i->box);
+	trim_log(i);
+	loop_timer_start(t, ENV_RENEW_MS);
+}
+
+/* The image's ENTRYPOINT and CMD, as one NULL-terminated array; the strings stay the image's. */
+static const char **command_of(const struct image *img)
+{
+	size_t n = 0, k = 0;
+	for (char **p = img->entrypoint; *p; p++)
+		n++;
+	for (char **p = img->cmd; *p; p++)
+		n++;
+	const char **argv = xcalloc(n + 1, sizeof(*argv));
+	for (char **p = img->entrypoint; *p; p++)
+		argv[k++] = *p;
+	for (char **p = img->cmd; *p; p++)
+		argv[k++] = *p;
+	return argv;
+}
+
+static int start_main(struct instance *i, struct err *err)
+{
+	auto_free const char **argv = command_of(i->image);
+	if (!argv[0])
+		return err_set(err, -EINVAL, "the image has neither ENTRYPOINT nor CMD: nothing says how to start the server");
+	struct engine_exec_spec spec = {
+		.id = i->id, .argv = argv, .timeout_ms = 0, .max_bytes = 0, .log_fd = i->log_fd, .main = true,
+	};
+	return i->env->envs->engine->ops->exec(i->box, &spec, on_main_done, i, &i->main, err);
+}
+
+static void on_created(void *arg, struct engine_box *box, const struct err *err)
+{
+	struct instance *i = arg;
+	struct err own = ERR_INIT;
+	if (err) {
+		instance_ended(i, err->msg);
+		return;
+	}
+	i->box = box;
+	if (i->state == INSTANCE_ENDING) {
+		i->env->envs->engine->ops->destroy(box, "deleted", NULL, NULL);
+	} else if (start_main(i, &own) < 0) {
+		instance_end(i, own.msg);
+	} else {
+		loop_timer_start(&i->probe, 1);
+		loop_timer_start(&i->deadline, i->env->envs->settings.health_timeout_ms);
+		loop_timer_start(&i->renew, ENV_RENEW_MS);
+	}
+}
+
+/* The environment of the server: the platform's addresses first, then which revision it is. */
+static const char **environment_of(const struct instance *i, char *sha)
+{
+	size_t n = 0;
+	const char *const *base = i->env->envs->settings.instance_env;
+	while (base && base[n])
+		n++;
+	const char **env = xcalloc(n + 2, sizeof(*env));
+	for (size_t k = 0; k < n; k++)
+		env[k] = base[k];
+	env[n] = sha;
+	return env;
+}
+
+static void create_box(struct instance *i)
+{
+	auto_free char *sha = xasprintf("OPENREWARD_BUILD_SHA=%s", *i->d->commit ? i->d->commit : i->d->id);
+	auto_free const char **env = environment_of(i, sha);
+	struct engine_spec spec = {
+		.id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
+		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
+	};
+	if (!spec.size.cpu_milli)
+		spec.size = i->env->envs->settings.size;
+	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);
+}
+
+char *env_log_path(const struct envs *e, const struct store_deployment *d)
+{
+	return xasprintf("%s/logs/%s", e->settings.data_dir, d->id);
+}
+
+int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, struct err *err)
+{
+	auto_free char *path = env_log_path(v->envs, d);
+	int log_fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (log_fd < 0)
+		return err_sys(err, "open the instance's log %s", path);
+	struct instance *i = NEW(struct instance);
+	i->env = v;
+	i->d = d;
+	i->log_fd = log_fd;
+	i->image = image_ref(img);
+	list_init(&i->watchers);
+	loop_timer_init(&i->probe, v->envs->loop, on_probe_timer, i);
+	loop_timer_init(&i->deadline, v->envs->loop, on_deadline, i);
+	loop_timer_init(&i->renew, v->envs->loop, on_renew, i);
+	sid_make(i->id, &(struct sid_route){ .kind = SID_INSTANCE });
+	map_put(v->envs->instances, i->id, i);
+	v->envs->counts.instances++;
+	v->envs->counts.instances_started_total++;
+	create_box(i);
+	*ret = i;
+	return 0;
+}
+
+/* -- use --------------------------------------------------------------------------------------------------------- */
+
+void instance_release(struct instance *i)
+{
+	i->uses--;
+	if (!i->uses && i->draining)
+		instance_end(i, "replaced by a newer deployment");
+	instance_maybe_free(i);
+}
+
+struct connect_call {
+	struct instance *i;
+	engine_fd_fn *done;
+	void *arg;
+};
+
+static void on_connect_refused(void *p)
+{
+	struct connect_call *c = p;
+	struct err err = ERR_INIT;
+	err_set(&err, -EIDRM, "%s", c->i->end_reason ? c->i->end_reason : "the instance is not there");
+	c->done(c->arg, -1, &err);
+	instance_release(c->i);
+	free(c);
+}
+
+void instance_connect(struct instance *i, engine_fd_fn *done, void *arg)
+{
+	if (i->box && i->state == INSTANCE_HEALTHY) {
+		i->env->envs->engine->ops->connect(i->box, ENV_INSTANCE_PORT, done, arg);
+		return;
+	}
+	struct connect_call *c = NEW(struct connect_call);
+	*c = (struct connect_call){ .i = i, .done = done, .arg = arg };
+	i->uses++;
+	loop_defer(i->env->envs->loop, on_connect_refused, c);
+}
+
+const char *instance_end_reason(const struct instance *i)
+{
+	return i->end_reason;
+}
+
+struct store_deployment *instance_deployment(const struct instance *i)
+{
+	return i->d;
+}
+
+const char *instance_id(const struct instance *i)
+{
+	return i->id;
+}
+
+void instance_on_end(struct instance *i, const void *token, instance_end_fn *fn, void *arg)
+{
+	struct instance_watch *w = NEW(struct instance_watch);
+	*w = (struct instance_watch){ .token = token, .fn = fn, .arg = arg };
+	list_push_back(&i->watchers, &w->node);
+}
+
+void instance_off_end(struct instance *i, const void *token)
+{
+	list_foreach(&i->watchers, struct instance_watch, node, w) {
+		if (w->token != token)
+			continue;
+		list_remove(&w->node);
+		free(w);
+	}
+}
+
+void **instance_user(struct instance *i, void (*free_user)(void *))
+{
+	i->free_user = free_user;
+	return &i->user;
+}

@@ -1,0 +1,200 @@
+/* gateway/create.c: POST /create_session: an id at once, then an instance that is ready for it.
+ *
+ * The stream may break at any time; the client then posts again with the id as task_id and gets the same session. While
+ * a stream is open it holds the lease; a session whose client never comes back ends by silence. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+#include "json/json.h"
+
+#define CREATE_BODY_MAX (64u * 1024)
+
+struct create { /* of one request; lives in its memory */
+	struct gateway *g;
+	const struct auth_caller *caller;
+	char sid[SID_LEN]; /* the session that the stream belongs to */
+};
+
+/* -- the stream ---------------------------------------------------------------------------------------------------- */
+
+static void forget_stream(struct session *s)
+{
+	s->stream = NULL;
+	s->stream_req = NULL;
+	session_unhold(s);
+}
+
+static void on_stream_closed(struct http_req *req, bool complete UNUSED, void *arg)
+{
+	struct create *c = arg;
+	struct session *s = session_find(c->g, c->sid);
+	if (s && s->stream_req == req)
+		forget_stream(s);
+}
+
+/* A session has one stream: an older one's client is gone, or it would not have come again. */
+static void open_stream(struct session *s, struct http_req *req, struct create *c)
+{
+	struct http_req *old = s->stream_req;
+	if (old) {
+		forget_stream(s);
+		http_req_abort(old);
+	}
+	memcpy(c->sid, s->id, SID_LEN);
+	http_req_on_close(req, on_stream_closed, c);
+	session_hold(s);
+	s->stream_req = req;
+	s->stream = sse_start(req);
+	sse_event(s->stream, "task_id", s->id, strlen(s->id));
+}
+
+static void finish_stream(struct session *s)
+{
+	char json[SID_LEN + 16];
+	if (!s->stream)
+		return;
+	int n = snprintf(json, sizeof(json), "{\"sid\":\"%s\"}", s->id);
+	sse_result(STEAL(s->stream), json, (size_t)n);
+}
+
+/* -- the instance -------------------------------------------------------------------------------------------------- */
+
+static void on_progress(void *arg, const char *line)
+{
+	struct session *s = arg;
+	if (s->stream)
+		sse_comment(s->stream, line);
+}
+
+static void on_instance_gone(void *arg, struct instance *i)
+{
+	session_crashed(arg, instance_end_reason(i));
+}
+
+static void on_instance(void *arg, struct instance *i, const struct err *err)
+{
+	struct session *s = arg;
+	s->wait = NULL;
+	if (err) {
+		session_end(s, err->msg);
+		return;
+	}
+	s->instance = i;
+	s->state = SESSION_READY;
+	session_touch(s);
+	instance_on_end(i, s, on_instance_gone, s);
+	if (instance_end_reason(i))
+		session_crashed(s, instance_end_reason(i));
+	else
+		finish_stream(s);
+}
+
+/* -- the request --------------------------------------------------------------------------------------------------- */
+
+static bool is_full(struct gateway *g, struct http_req *req)
+{
+	if (g->shutting_down) {
+		http_reply_header(req, "Retry-After", "2");
+		http_reply_error(req, 503, "the server is ending");
+		return true;
+	}
+	if (map_len(g->sessions) < g->settings.sessions_max)
+		return false;
+	http_reply_header(req, "Retry-After", "5");
+	http_reply_error(req, 429, "%zu sessions are open, and sessions.max is %zu: try again later", map_len(g->sessions),
+			 g->settings.sessions_max);
+	return true;
+}
+
+/* X-Deployment: "owner/name", or a bare name of the caller's own namespace. */
+static struct store_environment *environment_of(struct gateway *g, struct http_req *req, const struct auth_caller *caller)
+{
+	struct store_environment *env = NULL;
+	const char *value = http_req_header(req, "X-Deployment");
+	if (str_empty(value)) {
+		http_reply_error(req, 400, "X-Deployment: missing: expected NAMESPACE/NAME of an environment");
+		return NULL;
+	}
+	const char *slash = strchr(value, '/');
+	auto_free char *owner = slash ? xstrndup(value, (size_t)(slash - value)) : NULL;
+	const char *name = slash ? slash + 1 : value;
+	if (auth_find_environment(g->auth, caller, owner, name, &env, NULL) < 0) {
+		http_reply_error(req, 404, "Deployment not found. X-Deployment: %.200s: this key sees no environment of this name", value);
+		return NULL;
+	}
+	return env;
+}
+
+static void start_session(struct create *c, struct http_req *req)
+{
+	if (is_full(c->g, req))
+		return;
+	struct store_environment *env = environment_of(c->g, req, c->caller);
+	if (!env)
+		return;
+	struct session *s = session_new(c->g, c->caller, env);
+	open_stream(s, req, c);
+	s->wait = env_acquire(c->g->envs, env, on_progress, on_instance, s);
+}
+
+/* A client whose stream broke comes again. */
+static void resume_session(struct create *c, struct http_req *req, const char *sid)
+{
+	struct session *s = session_find(c->g, sid);
+	const struct ended *e = map_get(c->g->ended, sid);
+	if (s && str_eq(s->namespace_id, c->caller->ns->id) && s->state <= SESSION_READY) {
+		open_stream(s, req, c);
+		if (s->state == SESSION_READY)
+			finish_stream(s);
+		return;
+	}
+	struct sse *stream = sse_start(req);
+	if (e && str_eq(e->namespace_id, c->caller->ns->id))
+		sse_error(stream, e->reason);
+	else
+		sse_error(stream, "unknown task_id");
+}
+
+static int read_body(const char *data, size_t len, char **ret_task, struct err *err)
+{
+	auto_json body = NULL;
+	json_t *env = NULL;
+	const char *task = NULL;
+	int r = json_read_object(&body, len ? data : "{}", len ? len : 2, err);
+	if (r == 0)
+		r = json_get_object(body, "env", &env, err);
+	if (r == 0)
+		r = json_get_str(body, "task_id", &task, err);
+	if (r == 0 && env && json_object_size(env))
+		r = err_set(err, -EINVAL, "env: variables for a session's own instance are not supported by this server yet");
+	if (r == 0)
+		*ret_task = xstrdup(task);
+	return r;
+}
+
+static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct create *c = arg;
+	struct err err = ERR_INIT;
+	auto_free char *task = NULL;
+	if (read_body(data, len, &task, &err) < 0)
+		http_reply_error(req, 400, "%s", err.msg);
+	else if (task)
+		resume_session(c, req, task);
+	else
+		start_session(c, req);
+}
+
+void create_session_handler(struct http_req *req, void *gateway)
+{
+	struct create *c = http_req_alloc(req, sizeof(*c));
+	struct err err = ERR_INIT;
+	*c = (struct create){ .g = gateway };
+	if (auth_request(c->g->auth, req, &c->caller, &err) < 0)
+		http_reply_error(req, 401, "%s", err.msg);
+	else
+		http_req_body(req, CREATE_BODY_MAX, on_body, c);
+}

@@ -1,0 +1,128 @@
+/* gateway/own.c: the gateway's own requests to an instance: a ping passed on, and the /delete that a client owed. */
+#include <errno.h>
+
+#include "base/mem.h"
+#include "gateway/private.h"
+
+struct own { /* one POST without a body */
+	struct session *s;
+	const char *path;
+	struct upstream_wait *wait;
+	struct http_client *client;
+	struct loop_timer limit;
+	int status;                         /* of the answer; 0 = none came */
+	void (*done)(struct session *s, int status);
+};
+
+static void own_free(void *arg)
+{
+	free(arg);
+}
+
+/* Ends the exchange, however it went. The session is held until here. */
+static void own_over(struct own *o)
+{
+	struct session *s = o->s;
+	if (o->wait)
+		upstream_cancel(STEAL(o->wait));
+	if (o->client)
+		o->client = http_client_free(o->client);
+	loop_timer_stop(&o->limit);
+	if (s->own_delete == o)
+		s->own_delete = NULL;
+	o->done(s, o->status);
+	session_release(s);
+	loop_release(s->g->loop, own_free, o);
+}
+
+static void on_head(struct http_client *c UNUSED, int status, const struct http_header *h UNUSED, size_t n UNUSED,
+		    int64_t body_length UNUSED, void *arg)
+{
+	struct own *o = arg;
+	o->status = status;
+}
+
+static void on_data(struct http_client *c UNUSED, const char *p UNUSED, size_t len UNUSED, void *arg UNUSED)
+{
+}
+
+static void on_end(struct http_client *c, bool reusable, void *arg)
+{
+	struct own *o = arg;
+	o->client = NULL;
+	if (reusable && o->s->instance)
+		upstream_put(o->s->g, o->s->instance, c);
+	else
+		http_client_free(c);
+	own_over(o);
+}
+
+static void on_error(struct http_client *c UNUSED, bool got_bytes UNUSED, const struct err *err UNUSED, void *arg)
+{
+	own_over(arg);
+}
+
+static void on_limit(struct loop_timer *t UNUSED, void *arg)
+{
+	own_over(arg);
+}
+
+static void on_upstream(void *arg, struct http_client *c, bool fresh UNUSED, const struct err *err)
+{
+	static const struct http_client_events events = {
+		.on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error,
+	};
+	struct own *o = arg;
+	struct http_header headers[] = { { "Host", "localhost" }, { "X-Session-ID", o->s->id } };
+	o->wait = NULL;
+	o->client = c;
+	if (err || http_client_start(c, "POST", o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) < 0)
+		own_over(o);
+}
+
+static struct own *own_start(struct session *s, const char *path, uint64_t limit_ms, void (*done)(struct session *, int))
+{
+	struct own *o = NEW(struct own);
+	*o = (struct own){ .s = s, .path = path, .done = done };
+	session_retain(s);
+	loop_timer_init(&o->limit, s->g->loop, on_limit, o);
+	loop_timer_start(&o->limit, limit_ms);
+	o->wait = upstream_get(s->g, s->instance, false, on_upstream, o);
+	return o;
+}
+
+/* The server forgot the session: a client that goes on would only meet 404s. */
+static void on_ping_done(struct session *s, int status)
+{
+	s->pinging = false;
+	if (status == 404 && s->created)
+		session_crashed(s, "the environment's server lost the session");
+}
+
+void own_ping(struct session *s)
+{
+	uint64_t now = loop_now_ms(s->g->loop);
+	if (!s->created || s->pinging || !s->instance || now - s->last_forwarded_ping_ms < s->g->settings.ping_forward_ms)
+		return;
+	s->last_forwarded_ping_ms = now;
+	s->pinging = true;
+	own_start(s, "/ping", s->g->settings.ping_forward_ms, on_ping_done);
+}
+
+static void on_delete_done(struct session *s, int status UNUSED)
+{
+	s->created = false;
+	s->after_delete(s);
+}
+
+void own_delete(struct session *s, void (*done)(struct session *s))
+{
+	s->after_delete = done;
+	s->own_delete = own_start(s, "/delete", s->g->settings.teardown_ms, on_delete_done);
+}
+
+void own_delete_cancel(struct session *s)
+{
+	if (s->own_delete)
+		own_over(s->own_delete);
+}

@@ -1,0 +1,109 @@
+/* gateway/private.h: the objects behind gateway/session.h. Included by src/gateway only. */
+#pragma once
+
+#include "auth/auth.h"
+#include "auth/sid.h"
+#include "base/list.h"
+#include "base/map.h"
+#include "env/env.h"
+#include "gateway/session.h"
+#include "gateway/upstream.h"
+#include "http/client.h"
+#include "http/sse.h"
+
+struct gateway {
+	struct loop *loop;
+	struct auth *auth;
+	struct store *store;
+	struct envs *envs;
+	struct gateway_sandboxes sandboxes;
+	struct gateway_settings settings;
+	struct map *sessions;   /* by id: struct session, until CLOSED */
+	struct map *ended;      /* by id: struct ended, for remember_ms */
+	struct list by_use;     /* struct session.use_node: least recently used first; not those with an open request */
+	struct list by_age;     /* struct session.age_node: oldest first */
+	struct list ended_list; /* struct ended.node: oldest first */
+	struct loop_timer sweep;
+	struct gateway_counts counts;
+	bool shutting_down;
+	void (*shutdown_done)(void *arg);
+	void *shutdown_arg;
+};
+
+struct session {
+	struct gateway *g;
+	char id[SID_LEN];
+	enum session_state state;
+	const char *namespace_id;           /* of the key that opened it: the store's, as env is */
+	const char *key_id;
+	struct store_environment *env;
+	struct env_wait *wait;              /* OPENING */
+	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */
+	struct sse *stream;                 /* the open creation stream, NULL = none */
+	struct http_req *stream_req;
+	unsigned open_requests;             /* these hold the lease */
+	bool created;                       /* a /create succeeded and no /delete did since */
+	bool creating;                      /* a /create is under way; others wait their turn */
+	struct list create_queue;           /* struct proxy.queue_node */
+	struct list proxies;                /* struct proxy.session_node: exchanges under way */
+	uint64_t last_use_ms, opened_ms;    /* CLOCK_MONOTONIC */
+	uint64_t last_forwarded_ping_ms;
+	char *end_reason;                   /* from ENDING on */
+	struct list removals;               /* struct removal: requests that wait for CLOSED */
+	struct own *own_delete;             /* ENDING: the /delete that we send ourselves */
+	void (*after_delete)(struct session *s);
+	bool pinging;                       /* a ping is passed on just now */
+	unsigned refs;                      /* exchanges that still look at it; CLOSED and 0 = freed */
+	bool has_key;                       /* a session key was given to its instance */
+	struct list use_node, age_node;
+};
+
+/* A session that is over. */
+struct ended {
+	struct list node;
+	char id[SID_LEN];
+	char *namespace_id;
+	char *reason;
+	uint64_t until_ms;
+};
+
+/* A request that is answered with {"sid"} when the session is CLOSED. */
+struct removal {
+	struct list node;
+	struct http_req *req;  /* NULL = its peer is gone */
+	struct removal **back; /* in the request's memory: NULL once this is freed */
+};
+
+/* session.c */
+struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env);
+struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */
+/* The caller's own session by X-Session-ID, or an answered request and NULL: 400, 401, 404, 410. */
+struct session *session_of_request(struct gateway *g, struct http_req *req, const struct auth_caller **ret_caller);
+void session_hold(struct session *s);    /* a request begins */
+void session_unhold(struct session *s);  /* and ends: both renew the lease */
+void session_touch(struct session *s);
+void session_retain(struct session *s);  /* keeps the memory, not the lease */
+void session_release(struct session *s);
+void session_end(struct session *s, const char *reason); /* harmless to repeat */
+void session_crashed(struct session *s, const char *reason); /* its instance is gone: no teardown */
+void on_sweep(struct loop_timer *t, void *arg);
+void reply_sid(struct http_req *req, const char *sid);
+
+/* create.c */
+void create_session_handler(struct http_req *req, void *gateway);
+
+/* proxy.c */
+struct proxy;
+void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller);
+void proxies_abort(struct session *s); /* the instance is gone */
+
+/* own.c: requests of ours to the instance */
+void own_ping(struct session *s);     /* 404 ends the session */
+struct own;
+void own_delete(struct session *s, void (*done)(struct session *s)); /* done once, at the latest after teardown_ms */
+void own_delete_cancel(struct session *s);
+
+/* secrets.c */
+/* X-Secrets as the instance gets it: the platform's own key is replaced by one that is good for this session only. A
+ * malloc'ed value, or NULL to pass the client's unchanged. */
+char *secrets_for_instance(struct session *s, const struct auth_caller *caller, const char *header);

@@ -1,0 +1,281 @@
+/* gateway/proxy.c: one request of a session, passed through to its instance: headers and bodies stream both ways with
+ * back-pressure, and no body is looked into.
+ *
+ *   waiting for its turn (/create only) -> waiting for a connection -> exchanging -> over
+ *
+ * Two ends may close in any order. The client's: on_req_closed() frees everything, and breaks the connection to the
+ * instance if the exchange was not over, which is how the server there learns of it. The instance's: an answer that has
+ * not begun becomes 502 (or 410 when the instance is dead), one that has is broken off. Nothing is sent twice, but for a
+ * request without a body whose kept connection turned out closed before a byte of an answer came. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+
+enum proxy_kind { PROXY_PLAIN, PROXY_CREATE, PROXY_DELETE };
+
+struct proxy {
+	struct session *s;
+	struct http_req *req;
+	const struct auth_caller *caller;
+	enum proxy_kind kind;
+	int64_t body_length;          /* of the request; -1 = chunked */
+	int status;                   /* of the answer; 0 = none yet */
+	bool kept, repeated;          /* over a kept connection; this is the repeat */
+	bool sent_all;                /* the request's body is passed on whole */
+	bool turn;                    /* holds session.creating */
+	struct upstream_wait *wait;
+	struct http_client *up;
+	char *secrets;                /* X-Secrets as passed on; NULL = as it came */
+	struct list session_node;     /* in session.proxies */
+	struct list queue_node;       /* in session.create_queue */
+};
+
+static void proxy_connect(struct proxy *p, bool never_kept);
+
+/* -- turns of /create ---------------------------------------------------------------------------------------------- */
+
+/* The SDK's server may accept several /create at once on one session; one after another, the second is refused. */
+static void take_turn(struct proxy *p)
+{
+	if (p->s->creating) {
+		list_push_back(&p->s->create_queue, &p->queue_node);
+		return;
+	}
+	p->s->creating = p->turn = true;
+	proxy_connect(p, false);
+}
+
+static void pass_turn(struct proxy *p)
+{
+	if (!p->turn)
+		return;
+	p->turn = false;
+	p->s->creating = false;
+	struct proxy *next = list_first(&p->s->create_queue, struct proxy, queue_node);
+	if (!next)
+		return;
+	list_remove(&next->queue_node);
+	take_turn(next);
+}
+
+/* -- ends ---------------------------------------------------------------------------------------------------------- */
+
+static void drop_upstream(struct proxy *p)
+{
+	if (p->wait)
+		upstream_cancel(STEAL(p->wait));
+	if (p->up)
+		p->up = http_client_free(p->up);
+}
+
+static void on_req_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	struct proxy *p = arg;
+	drop_upstream(p);
+	list_remove(&p->session_node);
+	list_remove(&p->queue_node);
+	pass_turn(p);
+	session_unhold(p->s);
+	free(p->secrets);
+	free(p);
+}
+
+static void fail(struct proxy *p, const char *why)
+{
+	drop_upstream(p);
+	p->s->g->counts.upstream_errors_total++;
+	if (http_reply_started(p->req))
+		http_req_abort(p->req);
+	else if (p->s->end_reason)
+		http_reply_error(p->req, 410, "session %s has ended: %s", p->s->id, p->s->end_reason);
+	else
+		http_reply_error(p->req, 502, "the environment's server broke off: %s", why);
+}
+
+void proxies_abort(struct session *s)
+{
+	list_foreach(&s->proxies, struct proxy, session_node, p) {
+		list_remove(&p->session_node);
+		list_remove(&p->queue_node);
+		if (http_reply_started(p->req) && p->status && !p->up && !p->wait)
+			continue; /* answered whole, and on its way to the client */
+		fail(p, "the instance ended");
+	}
+}
+
+/* -- the answer ---------------------------------------------------------------------------------------------------- */
+
+static void on_head(struct http_client *c UNUSED, int status, const struct http_header *h, size_t n, int64_t body_length, void *arg)
+{
+	struct proxy *p = arg;
+	p->status = status;
+	for (size_t k = 0; k < n; k++)
+		if (!http_is_hop_by_hop(h[k].name) && !str_ieq(h[k].name, "Content-Length"))
+			http_reply_header(p->req, h[k].name, h[k].value);
+	if (p->kind == PROXY_CREATE && status >= 200 && status < 300)
+		p->s->created = true;
+	if (p->kind == PROXY_DELETE && status >= 200 && status < 300)
+		p->s->created = false;
+	http_reply_start(p->req, status, NULL, body_length);
+}
+
+static void on_data(struct http_client *c, const char *data, size_t len, void *arg)
+{
+	struct proxy *p = arg;
+	if (!http_reply_write(p->req, data, len))
+		http_client_pause(c);
+}
+
+static void on_reply_drain(struct http_req *req UNUSED, void *arg)
+{
+	struct proxy *p = arg;
+	if (p->up)
+		http_client_resume(p->up);
+}
+
+static void on_end(struct http_client *c, bool reusable, void *arg)
+{
+	struct proxy *p = arg;
+	p->up = NULL;
+	if (reusable && p->sent_all && p->s->instance)
+		upstream_put(p->s->g, p->s->instance, c);
+	else
+		http_client_free(c);
+	pass_turn(p);
+	http_reply_end(p->req);
+}
+
+static void on_error(struct http_client *c UNUSED, bool got_bytes, const struct err *err, void *arg)
+{
+	struct proxy *p = arg;
+	bool safe = p->kept && !p->repeated && !got_bytes && p->body_length == 0 && str_eq(http_req_method(p->req), "GET");
+	if (!safe) {
+		fail(p, err->msg);
+		return;
+	}
+	drop_upstream(p);
+	p->repeated = true;
+	proxy_connect(p, true);
+}
+
+static void on_up_drain(struct http_client *c UNUSED, void *arg)
+{
+	struct proxy *p = arg;
+	http_req_resume(p->req);
+}
+
+/* -- the request --------------------------------------------------------------------------------------------------- */
+
+static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct proxy *p = arg;
+	if (!p->up)
+		return; /* the answer came before the body's end: the rest is of no use */
+	if (!data) {
+		p->sent_all = true;
+		http_client_finish(p->up);
+	} else if (!http_client_write(p->up, data, len)) {
+		http_req_pause(req);
+	}
+}
+
+/* What is between the client and us stays here: lengths and framing are made anew, and the key is the platform's. */
+static bool stays_here(const char *name)
+{
+	static const char *const names[] = { "Content-Length", "Expect", "X-API-Key", "Authorization", "X-Secrets", "X-User-Id",
+					     "X-Organisation-Id" };
+	for (size_t k = 0; k < ARRAY_LEN(names); k++)
+		if (str_ieq(name, names[k]))
+			return true;
+	return http_is_hop_by_hop(name);
+}
+
+static size_t headers_for_instance(struct proxy *p, struct http_header *ret, const char *deployment)
+{
+	size_t n = 0;
+	for (size_t k = 0; k < http_req_n_headers(p->req); k++) {
+		const struct http_header *h = http_req_header_at(p->req, k);
+		if (!stays_here(h->name))
+			ret[n++] = *h;
+	}
+	const char *secrets = p->secrets ? p->secrets : http_req_header(p->req, "X-Secrets");
+	if (secrets)
+		ret[n++] = (struct http_header){ "X-Secrets", secrets };
+	if (!http_req_header(p->req, "X-Deployment"))
+		ret[n++] = (struct http_header){ "X-Deployment", deployment };
+	if (!http_req_header(p->req, "Host"))
+		ret[n++] = (struct http_header){ "Host", "localhost" };
+	ret[n++] = (struct http_header){ "X-User-Id", p->caller->namespace_id };
+	return n;
+}
+
+static int start_exchange(struct proxy *p, struct err *err)
+{
+	static const struct http_client_events events = {
+		.on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error, .on_drain = on_up_drain,
+	};
+	struct store_environment *env = p->s->env;
+	auto_free char *deployment = xasprintf("%s/%s", env->ns->name, env->name);
+	auto_free struct http_header *headers = xcalloc(http_req_n_headers(p->req) + 4, sizeof(*headers));
+	size_t n = headers_for_instance(p, headers, deployment);
+	return http_client_start(p->up, http_req_method(p->req), http_req_target(p->req), headers, n, p->body_length, &events, p, err);
+}
+
+static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err)
+{
+	struct proxy *p = arg;
+	struct err own = ERR_INIT;
+	p->wait = NULL;
+	if (err) {
+		fail(p, err->msg);
+		return;
+	}
+	p->up = c;
+	p->kept = !fresh;
+	p->sent_all = p->body_length == 0;
+	if (start_exchange(p, &own) < 0)
+		fail(p, own.msg);
+	else if (!p->sent_all)
+		http_req_stream(p->req, on_body, p);
+}
+
+static void proxy_connect(struct proxy *p, bool never_kept)
+{
+	if (!p->s->instance) {
+		fail(p, "the instance is gone");
+		return;
+	}
+	p->wait = upstream_get(p->s->g, p->s->instance, never_kept, on_upstream, p);
+}
+
+static enum proxy_kind kind_of(const struct http_req *req)
+{
+	if (!str_eq(http_req_method(req), "POST"))
+		return PROXY_PLAIN;
+	if (str_eq(http_req_path(req), "/create"))
+		return PROXY_CREATE;
+	return str_eq(http_req_path(req), "/delete") ? PROXY_DELETE : PROXY_PLAIN;
+}
+
+void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller)
+{
+	struct proxy *p = NEW(struct proxy);
+	*p = (struct proxy){ .s = s, .req = req, .caller = caller, .kind = kind_of(req) };
+	p->body_length = http_req_content_length(req);
+	list_init(&p->queue_node);
+	list_init(&p->session_node);
+	list_push_back(&s->proxies, &p->session_node);
+	s->g->counts.proxied_total++;
+	session_hold(s);
+	http_req_on_close(req, on_req_closed, p);
+	http_reply_on_drain(req, on_reply_drain, p);
+	if (p->kind == PROXY_CREATE)
+		p->secrets = secrets_for_instance(s, caller, http_req_header(req, "X-Secrets"));
+	if (p->kind == PROXY_CREATE)
+		take_turn(p);
+	else
+		proxy_connect(p, false);
+}

@@ -1,0 +1,61 @@
+/* gateway/secrets.c: the key that an environment gets. Clients send their own platform key along in X-Secrets, so that the
+ * environment can open sandboxes for the session; the environment's code need not be able to do more than that. It gets
+ * a key of the session instead: valid for the platform alone, gone with the session, and it says to which session the
+ * sandboxes opened with it belong. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+#include "json/json.h"
+
+#define SECRETS_MAX (64u * 1024)
+
+/* True when the secret is a key of this platform, of the caller's own namespace. */
+static bool is_own_key(struct session *s, const struct auth_caller *caller, const char *value)
+{
+	struct auth_caller of_secret;
+	return value && auth_key(s->g->auth, value, &of_secret, NULL) == 0 && of_secret.ns == caller->ns;
+}
+
+static bool replace(struct session *s, const struct auth_caller *caller, json_t *secrets, const char *name, const char *key)
+{
+	json_t *secret = json_object_get(secrets, name);
+	if (!is_own_key(s, caller, json_string_value(json_object_get(secret, "value"))))
+		return false;
+	return json_object_set_new(secret, "value", json_string(key)) == 0;
+}
+
+static int decode(json_t **ret, const char *header)
+{
+	auto_buf struct buf text = { 0 };
+	buf_init(&text, SECRETS_MAX);
+	int r = str_base64_decode(&text, header, strlen(header));
+	return r < 0 ? r : json_read_object(ret, text.data, text.len, NULL);
+}
+
+static char *encode(json_t *secrets)
+{
+	auto_buf struct buf json = { 0 }, out = { 0 };
+	struct json_writer w;
+	buf_init(&json, 2 * SECRETS_MAX);
+	buf_init(&out, 4 * SECRETS_MAX);
+	json_write_begin(&w, &json);
+	json_value(&w, secrets);
+	if (json_write_end(&w) < 0 || str_base64_append(&out, json.data, json.len) < 0)
+		return NULL;
+	return buf_steal(&out, NULL);
+}
+
+char *secrets_for_instance(struct session *s, const struct auth_caller *caller, const char *header)
+{
+	auto_json secrets = NULL;
+	char key[AUTH_KEY_LEN];
+	if (str_empty(header) || decode(&secrets, header) < 0)
+		return NULL;
+	auth_session_key_make(s->g->auth, caller, s->id, key);
+	s->has_key = true;
+	bool any = replace(s, caller, secrets, "api_key", key);
+	any |= replace(s, caller, secrets, "OPENREWARD_API_KEY", key);
+	return any ? encode(secrets) : NULL;
+}

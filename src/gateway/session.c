@@ -1,0 +1,289 @@
+/* gateway/session.c: the table of sessions: leases, endings, memory of what has ended. States: gateway/session.h. */
+#include "gateway/session.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+#include "json/json.h"
+
+#define SWEEP_MS 1000
+
+const char *session_state_name(enum session_state s)
+{
+	static const char *const names[] = {
+#define X(name, text) [SESSION_##name] = text,
+		SESSION_STATES(X)
+#undef X
+	};
+	return names[s];
+}
+
+/* -- leases ------------------------------------------------------------------------------------------------------ */
+
+/* Keeps by_use in order: the end of the list is the most recent. One with an open request is in no list. */
+void session_touch(struct session *s)
+{
+	s->last_use_ms = loop_now_ms(s->g->loop);
+	list_remove(&s->use_node);
+	if (!s->open_requests && s->state <= SESSION_READY)
+		list_push_back(&s->g->by_use, &s->use_node);
+}
+
+void session_hold(struct session *s)
+{
+	session_retain(s);
+	s->open_requests++;
+	session_touch(s);
+}
+
+static void session_free(void *arg)
+{
+	struct session *s = arg;
+	free(s->end_reason);
+	free(s);
+}
+
+/* Requests may outlive the session by the time that their last bytes take. */
+void session_retain(struct session *s)
+{
+	s->refs++;
+}
+
+void session_release(struct session *s)
+{
+	s->refs--;
+	if (s->state == SESSION_CLOSED && !s->refs)
+		loop_release(s->g->loop, session_free, s);
+}
+
+void session_unhold(struct session *s)
+{
+	s->open_requests--;
+	session_touch(s);
+	session_release(s);
+}
+
+static void sweep_idle(struct gateway *g, uint64_t now)
+{
+	list_foreach(&g->by_use, struct session, use_node, s) {
+		if (now - s->last_use_ms < g->settings.lease_ms)
+			return;
+		auto_free char *reason = xasprintf("no ping and no request for %llu s", (unsigned long long)g->settings.lease_ms / 1000);
+		g->counts.expired_total++;
+		session_end(s, reason);
+	}
+}
+
+static void sweep_old(struct gateway *g, uint64_t now)
+{
+	list_foreach(&g->by_age, struct session, age_node, s) {
+		if (!g->settings.hard_ms || now - s->opened_ms < g->settings.hard_ms)
+			return;
+		g->counts.expired_total++;
+		session_end(s, "the session reached its longest life");
+	}
+}
+
+static void ended_free(struct gateway *g, struct ended *e)
+{
+	map_del(g->ended, e->id);
+	list_remove(&e->node);
+	free(e->namespace_id);
+	free(e->reason);
+	free(e);
+}
+
+static void sweep_ended(struct gateway *g, uint64_t now)
+{
+	list_foreach(&g->ended_list, struct ended, node, e) {
+		if (now < e->until_ms)
+			return;
+		ended_free(g, e);
+	}
+}
+
+void on_sweep(struct loop_timer *t, void *arg)
+{
+	struct gateway *g = arg;
+	uint64_t now = loop_now_ms(g->loop);
+	sweep_idle(g, now);
+	sweep_old(g, now);
+	sweep_ended(g, now);
+	loop_timer_start(t, SWEEP_MS);
+}
+
+/* -- life -------------------------------------------------------------------------------------------------------- */
+
+struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env)
+{
+	struct session *s = NEW(struct session);
+	s->g = g;
+	s->env = env;
+	s->namespace_id = caller->ns->id;
+	s->key_id = caller->key_id;
+	s->opened_ms = loop_now_ms(g->loop);
+	s->refs = 1;
+	list_init(&s->create_queue);
+	list_init(&s->proxies);
+	list_init(&s->removals);
+	list_init(&s->use_node);
+	list_init(&s->age_node);
+	sid_make(s->id, &(struct sid_route){ .kind = SID_SESSION });
+	map_put(g->sessions, s->id, s);
+	list_push_back(&g->by_age, &s->age_node);
+	session_touch(s);
+	g->counts.sessions_total++;
+	return s;
+}
+
+struct session *session_find(struct gateway *g, const char *id)
+{
+	return map_get(g->sessions, id);
+}
+
+static void remember(struct session *s)
+{
+	struct gateway *g = s->g;
+	struct ended *e = NEW(struct ended);
+	memcpy(e->id, s->id, SID_LEN);
+	e->namespace_id = xstrdup(s->namespace_id);
+	e->reason = xstrdup(s->end_reason);
+	e->until_ms = loop_now_ms(g->loop) + g->settings.remember_ms;
+	map_put(g->ended, e->id, e);
+	list_push_back(&g->ended_list, &e->node);
+}
+
+static void answer_removals(struct session *s)
+{
+	while (!list_empty(&s->removals)) {
+		struct removal *r = list_first(&s->removals, struct removal, node);
+		list_remove(&r->node);
+		if (r->req) {
+			*r->back = NULL;
+			reply_sid(r->req, s->id);
+		}
+		free(r);
+	}
+}
+
+static void maybe_shut_down(struct gateway *g)
+{
+	if (!g->shutting_down || map_len(g->sessions) || !g->shutdown_done)
+		return;
+	void (*done)(void *) = STEAL(g->shutdown_done);
+	loop_defer(g->loop, done, g->shutdown_arg);
+}
+
+/* The sandboxes are dead: the session is over. */
+static void session_close(void *arg)
+{
+	struct session *s = arg;
+	struct gateway *g = s->g;
+	proxies_abort(s);
+	if (s->instance) {
+		instance_off_end(s->instance, s);
+		instance_release(STEAL(s->instance));
+	}
+	s->state = SESSION_CLOSED;
+	remember(s);
+	map_del(g->sessions, s->id);
+	list_remove(&s->age_node);
+	list_remove(&s->use_node);
+	answer_removals(s);
+	session_release(s); /* what session_new() took */
+	maybe_shut_down(g);
+}
+
+static void end_sandboxes(struct session *s)
+{
+	if (s->has_key)
+		auth_session_key_drop(s->g->auth, s->id);
+	s->has_key = false;
+	s->g->sandboxes.end_owned(s->g->sandboxes.arg, s->id, session_close, s);
+}
+
+static void stop_opening(struct session *s, const char *reason)
+{
+	if (s->wait)
+		env_acquire_cancel(STEAL(s->wait));
+	if (s->stream)
+		sse_error(STEAL(s->stream), reason);
+}
+
+static void enter_ending(struct session *s, const char *reason)
+{
+	s->end_reason = xstrdup(reason);
+	stop_opening(s, reason);
+	s->state = SESSION_ENDING;
+	list_remove(&s->use_node);
+}
+
+void session_end(struct session *s, const char *reason)
+{
+	if (s->state >= SESSION_ENDING)
+		return;
+	bool teardown = s->created && s->instance && !instance_end_reason(s->instance);
+	enter_ending(s, reason);
+	if (teardown)
+		own_delete(s, end_sandboxes);
+	else
+		end_sandboxes(s);
+}
+
+void session_crashed(struct session *s, const char *reason)
+{
+	if (s->state == SESSION_ENDING) { /* its teardown will not be answered any more */
+		own_delete_cancel(s);
+		return;
+	}
+	enter_ending(s, reason);
+	proxies_abort(s);
+	end_sandboxes(s);
+}
+
+/* -- requests ------------------------------------------------------------------------------------------------------ */
+
+void reply_sid(struct http_req *req, const char *sid)
+{
+	auto_buf struct buf b = { 0 };
+	buf_init(&b, 256);
+	if (buf_printf(&b, "{\"sid\":\"%s\"}", sid) == 0)
+		http_reply_json(req, 200, &b);
+}
+
+/* One that is over: 410 with why, to its own namespace only. */
+static void reply_not_here(struct gateway *g, struct http_req *req, const char *id, const struct auth_caller *c)
+{
+	const struct ended *e = map_get(g->ended, id);
+	if (e && str_eq(e->namespace_id, c->ns->id))
+		http_reply_error(req, 410, "session %s has ended: %s", id, e->reason);
+	else
+		http_reply_error(req, 404, "X-Session-ID: %.64s: no session of this key has this id", id);
+}
+
+struct session *session_of_request(struct gateway *g, struct http_req *req, const struct auth_caller **ret_caller)
+{
+	struct err err = ERR_INIT;
+	const char *id = http_req_header(req, "X-Session-ID");
+	if (auth_request(g->auth, req, ret_caller, &err) < 0) {
+		http_reply_error(req, 401, "%s", err.msg);
+		return NULL;
+	}
+	if (str_empty(id)) {
+		http_reply_error(req, 400, "X-Session-ID: missing: expected the id that POST /create_session gave");
+		return NULL;
+	}
+	struct session *s = session_find(g, id);
+	if (!s || !str_eq(s->namespace_id, (*ret_caller)->ns->id)) {
+		reply_not_here(g, req, id, *ret_caller);
+		return NULL;
+	}
+	if (s->state >= SESSION_ENDING) {
+		http_reply_error(req, 410, "session %s is ending: %s", id, s->end_reason);
+		return NULL;
+	}
+	return s;
+}
