@@ -1,0 +1,56 @@
+/* api/api.h: what the handlers of the control plane share, and where each registers itself. Owned by the daemon, which
+ * fills it in before the routes are added and keeps it until the HTTP server is gone. Members are borrowed. A member may
+ * be NULL in unit tests; a handler that needs one which is missing answers 503. Loop thread only. */
+#pragma once
+
+#include "auth/auth.h"
+#include "base/map.h"
+#include "http/router.h"
+#include "json/json.h"
+#include "store/store.h"
+
+struct envs;
+struct images;
+struct api_metrics;
+
+/* Asks the spawner for what no living object owns; done gets one line per thing ("" = none) or an error. */
+typedef void api_leaks_done_fn(void *arg, const char *lines, const struct err *err);
+typedef void api_leaks_fn(void *leaks_arg, api_leaks_done_fn *done, void *arg);
+
+struct api {
+	struct loop *loop;
+	struct store *store;
+	struct auth *auth;
+	struct images *images;
+	struct envs *envs;
+	struct api_metrics *metrics;
+	struct http_server *http;
+	const char *data_dir;        /* DATA */
+	uint64_t upload_max_bytes;   /* of a deployment's tar */
+	uint64_t default_cpu_milli;  /* size of an instance when neither deployment nor environment names one */
+	uint64_t default_memory_bytes;
+	api_leaks_fn *leaks;
+	void *leaks_arg;
+	http_handler_fn *of_session; /* for a call that is the instance's when X-Session-ID is there; NULL = always ours */
+	void *of_session_arg;
+	bool (*ready)(void *arg);    /* /health answers 503 until it says true; NULL = ready */
+	void *ready_arg;
+};
+
+/* One per file of this folder. */
+void api_system_routes(struct api *a, struct http_router *r);       /* /health /version /metrics /v1/leaks */
+void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
+void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
+void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
+void api_images_routes(struct api *a, struct http_router *r);       /* /v1/images... */
+
+/* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
+/* The caller, or NULL after a 401 was answered. */
+const struct auth_caller *api_caller(struct api *a, struct http_req *req);
+/* The caller with at least this role, or NULL after a 401 or 403 was answered. */
+const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, enum store_role role);
+/* Ends the writer and answers with what it wrote into b. */
+void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b);
+/* "limit" and "offset" of the query. limit is cut to max. -EINVAL names the parameter. */
+MUST_CHECK int api_page(struct http_req *req, uint64_t default_limit, uint64_t max_limit, uint64_t *ret_limit,
+			uint64_t *ret_offset, struct err *err);

@@ -1,0 +1,68 @@
+/* What the handlers of the control plane share. */
+#include <errno.h>
+
+#include "api/api.h"
+#include "api/errors.h"
+#include "base/str.h"
+
+void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b)
+{
+	if (json_write_end(w) == 0)
+		http_reply_json(req, status, b);
+	else
+		http_reply_error(req, 500, "the answer is too large");
+}
+
+const struct auth_caller *api_caller(struct api *a, struct http_req *req)
+{
+	const struct auth_caller *c;
+	struct err err;
+
+	if (auth_request(a->auth, req, &c, &err) < 0) {
+		api_reply_err(req, &err);
+		return NULL;
+	}
+	return c;
+}
+
+const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, enum store_role role)
+{
+	const struct auth_caller *c = api_caller(a, req);
+	struct err err;
+
+	if (c && auth_need_role(c, role, &err) < 0) {
+		api_reply_err(req, &err);
+		return NULL;
+	}
+	return c;
+}
+
+static int number(struct http_req *req, const char *name, uint64_t fallback, uint64_t *ret, struct err *err)
+{
+	const char *text = http_req_query(req, name);
+	uint64_t v;
+
+	if (str_empty(text)) {
+		*ret = fallback;
+		return 0;
+	}
+	if (str_to_u64(text, &v) < 0)
+		return err_set(err, -EINVAL, "%s: \"%.100s\": expected a whole number", name, text);
+	*ret = v;
+	return 0;
+}
+
+int api_page(struct http_req *req, uint64_t default_limit, uint64_t max_limit, uint64_t *ret_limit, uint64_t *ret_offset,
+	     struct err *err)
+{
+	uint64_t limit = 0, offset = 0;
+	int r = number(req, "limit", default_limit, &limit, err);
+
+	if (r == 0)
+		r = number(req, "offset", 0, &offset, err);
+	if (r < 0)
+		return r;
+	*ret_limit = MIN(limit, max_limit);
+	*ret_offset = offset;
+	return 0;
+}

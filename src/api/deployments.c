@@ -1,0 +1,378 @@
+/* Deployments: a folder comes in as a tar, a build starts, its log can be read and followed. The states are env/'s. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "api/errors.h"
+#include "api/lines.h"
+#include "api/logs.h"
+#include "api/upload.h"
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "env/env.h"
+
+static void write_deployment(struct json_writer *w, const struct store_deployment *d)
+{
+	char created[TIME_ISO_LEN], updated[TIME_ISO_LEN];
+
+	json_open_object(w);
+	json_kv_str(w, "id", d->id);
+	json_kv_str(w, "environmentId", d->environment->id);
+	json_kv_str(w, "status", store_deployment_state_name(d->state));
+	json_kv_str(w, "source", d->source);
+	json_kv_str(w, "image", *d->image ? d->image : NULL);
+	json_kv_str(w, "reason", *d->reason ? d->reason : NULL);
+	json_kv_str(w, "gitBranch", *d->branch ? d->branch : NULL);
+	json_kv_str(w, "commitSha", *d->commit ? d->commit : NULL);
+	json_kv_str(w, "created_at", time_iso(d->created_ms, created));
+	json_kv_str(w, "updated_at", time_iso(d->updated_ms, updated));
+	json_close(w);
+}
+
+/* -- POST /v1/environments/{owner}/{name}/deployments?size=CPU:GIB ---------------------------------------------- */
+
+struct arrival { /* a folder on its way in; ends with its request */
+	struct api *api;
+	struct http_req *req;
+	const struct auth_caller *caller;
+	const char *owner, *name;
+	char id[UUID_LEN];     /* of the deployment to be */
+	char *folder;          /* DATA/builds/<id> */
+	bool sized, kept;      /* kept: the deployment owns the folder now */
+	struct engine_size size;
+	struct upload *upload;
+	struct store_environment *e;
+};
+
+static void arrival_free(struct arrival *a)
+{
+	upload_free(a->upload);
+	if (!a->kept)
+		rmdir(a->folder); /* after the upload removed its file; a write under way leaves the folder to the next start */
+	free(a->folder);
+	free(a);
+}
+
+static void on_arrival_close(struct http_req *req, bool complete, void *arg)
+{
+	(void)req;
+	(void)complete;
+	arrival_free(arg);
+}
+
+/* The environment to deploy to, or NULL when it is to be made once the folder is here. */
+static int find_target(struct arrival *a, struct err *err)
+{
+	struct store_environment *e = store_environment_find(a->api->store, a->owner, a->name);
+
+	if (e) {
+		a->e = e;
+		return auth_may_change(a->caller, e, err);
+	}
+	int r = auth_need_role(a->caller, STORE_ROLE_MEMBER, err);
+	if (r < 0)
+		return r;
+	if (!store_namespace_find(a->api->store, a->owner))
+		return err_set(err, -ENOENT, "there is no namespace \"%.100s\"", a->owner);
+	if (!str_eq(a->owner, a->caller->namespace_name) && a->caller->role != STORE_ROLE_ADMIN)
+		return err_set(err, -EPERM, "the namespace \"%.100s\" is not this key's, which is \"%s\"", a->owner,
+			       a->caller->namespace_name);
+	if (!str_is_name(a->name, STORE_NAME_MAX))
+		return err_set(err, -EINVAL, "name: \"%.100s\": expected letters, digits, '.', '_' and '-', first a letter or digit",
+			       a->name);
+	return 0;
+}
+
+static int make_target(struct arrival *a, struct err *err)
+{
+	struct store *s = a->api->store;
+
+	if (a->e)
+		return 0;
+	a->e = store_environment_find(s, a->owner, a->name); /* another push may have made it meanwhile */
+	if (a->e)
+		return auth_may_change(a->caller, a->e, err);
+	return store_environment_add(s, store_namespace_find(s, a->owner), a->name, &a->e, err);
+}
+
+static int parse_size(struct arrival *a, struct err *err)
+{
+	const char *text = http_req_query(a->req, "size");
+	double cpu = 0, gib = 0;
+
+	if (str_empty(text))
+		return 0;
+	const char *colon = strchr(text, ':');
+	auto_free char *left = xstrndup(text, colon ? (size_t)(colon - text) : 0);
+	if (!colon || str_to_double(left, &cpu) < 0 || str_to_double(colon + 1, &gib) < 0 || cpu < 0.01 || cpu > 4096 ||
+	    gib < 0.05 || gib > 65536)
+		return err_set(err, -EINVAL, "size: \"%.100s\": expected CPU:GIB, as in 1:2 or 0.5:1", text);
+	a->sized = true;
+	a->size.cpu_milli = (uint64_t)(cpu * 1000 + 0.5);
+	a->size.memory_bytes = (uint64_t)(gib * (double)(1ull << 30) + 0.5);
+	return 0;
+}
+
+static void reply_deployed(struct arrival *a)
+{
+	const struct store_deployment *d = store_deployment_by_id(a->api->store, a->id);
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	write_deployment(&w, d);
+	api_send(a->req, 201, &w, &b);
+}
+
+static int deploy(struct arrival *a, struct err *err)
+{
+	struct store_deployment *d = store_deployment_add(a->api->store, a->e, a->id, "folder");
+
+	a->kept = true; /* from here on the folder is the deployment's */
+	if (a->sized) {
+		d->cpu_milli = a->size.cpu_milli;
+		d->memory_bytes = a->size.memory_bytes;
+		store_deployment_save(a->api->store, d);
+	}
+	return envs_deploy(a->api->envs, d, err);
+}
+
+static void on_uploaded(void *arg, uint64_t size_bytes, const struct err *upload_err)
+{
+	struct arrival *a = arg;
+	struct err err;
+	int r = 0;
+
+	if (upload_err) {
+		api_reply_err(a->req, upload_err);
+		return;
+	}
+	if (size_bytes == 0)
+		r = err_set(&err, -EINVAL, "the body is empty: expected a tar of the folder to build");
+	r = r < 0 ? r : make_target(a, &err);
+	r = r < 0 ? r : deploy(a, &err);
+	if (r < 0)
+		api_reply_err(a->req, &err);
+	else
+		reply_deployed(a);
+}
+
+static int start_arrival(struct arrival *a, struct err *err)
+{
+	int r = find_target(a, err);
+
+	r = r < 0 ? r : parse_size(a, err);
+	if (r < 0)
+		return r;
+	if (mkdir(a->folder, 0750) < 0)
+		return err_sys(err, "making %s", a->folder);
+	auto_free char *tar = xasprintf("%s/source.tar", a->folder);
+	return upload_start(&a->upload, a->req, tar, a->api->upload_max_bytes, on_uploaded, a, err);
+}
+
+static void on_deploy(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	const struct auth_caller *c = api_caller(api, req);
+	struct err err;
+
+	if (!c)
+		return;
+	if (!api->envs) {
+		http_reply_error(req, 503, "deployments are not ready yet");
+		return;
+	}
+	struct arrival *a = NEW(struct arrival);
+	a->api = api;
+	a->req = req;
+	a->caller = c;
+	a->owner = http_req_param(req, "owner");
+	a->name = http_req_param(req, "name");
+	random_uuid(a->id);
+	a->folder = xasprintf("%s/builds/%s", api->data_dir, a->id);
+	http_req_on_close(req, on_arrival_close, a);
+	if (start_arrival(a, &err) < 0)
+		api_reply_err(req, &err);
+}
+
+/* -- lists ----------------------------------------------------------------------------------------------------- */
+
+#define LIST_MAX (8u * 1024 * 1024)
+
+static void reply_list(struct http_req *req, const struct store_environment *e)
+{
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, LIST_MAX);
+	json_write_begin(&w, &b);
+	json_open_array(&w);
+	list_foreach(&e->deployments, struct store_deployment, of_environment, d)
+		write_deployment(&w, d);
+	json_close(&w);
+	api_send(req, 200, &w, &b);
+}
+
+/* The environment by its id, for a key that may change it: deployments and logs are the owner's. */
+static struct store_environment *owned(struct api *api, struct http_req *req, struct store_environment *e, const char *what)
+{
+	const struct auth_caller *c = api_caller(api, req);
+	struct err err = ERR_INIT;
+	int r = 0;
+
+	if (!c)
+		return NULL;
+	if (!e || auth_may_see(c, e, &err) < 0)
+		r = err_set(&err, -ENOENT, "there is no such %s", what);
+	else if (c->role != STORE_ROLE_ADMIN && c->ns != e->ns)
+		r = err_set(&err, -EPERM, "this %s belongs to another namespace than this key", what);
+	if (r == 0)
+		return e;
+	api_reply_err(req, &err);
+	return NULL;
+}
+
+static void on_list_named(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	struct store_environment *e = store_environment_find(api->store, http_req_param(req, "owner"), http_req_param(req, "name"));
+
+	e = owned(api, req, e, "environment");
+	if (e)
+		reply_list(req, e);
+}
+
+static void on_list_by_id(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	struct store_environment *e = owned(api, req, store_environment_by_id(api->store, http_req_param(req, "id")), "environment");
+
+	if (e)
+		reply_list(req, e);
+}
+
+static struct store_deployment *deployment(struct api *api, struct http_req *req)
+{
+	struct store_deployment *d = store_deployment_by_id(api->store, http_req_param(req, "id"));
+
+	return owned(api, req, d ? d->environment : NULL, "deployment") ? d : NULL;
+}
+
+static void on_get(struct http_req *req, void *arg)
+{
+	const struct store_deployment *d = deployment(arg, req);
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	if (!d)
+		return;
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	write_deployment(&w, d);
+	api_send(req, 200, &w, &b);
+}
+
+/* -- logs ------------------------------------------------------------------------------------------------------ */
+
+static void on_logs(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	const struct store_deployment *d = deployment(api, req);
+
+	if (!d)
+		return;
+	auto_free char *path = xasprintf("%s/builds/%s/log", api->data_dir, d->id);
+	logs_reply_text(req, path, store_deployment_state_name(d->state));
+}
+
+static void on_runtime_logs(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	const struct store_deployment *d = deployment(api, req);
+	uint64_t limit, offset;
+	struct err err;
+
+	if (!d)
+		return;
+	if (api_page(req, 200, 10000, &limit, &offset, &err) < 0) {
+		api_reply_err(req, &err);
+		return;
+	}
+	auto_free char *path = xasprintf("%s/logs/%s", api->data_dir, d->id);
+	logs_reply_entries(req, path, limit, store_deployment_state_name(d->state));
+}
+
+/* Following: the answer's last line is {"status", "reason"}. */
+struct following {
+	struct env_follow *follow;
+	struct lines *lines;
+};
+
+static void on_follow_line(void *arg, const char *line)
+{
+	lines_line(((struct following *)arg)->lines, line);
+}
+
+static void on_follow_over(void *arg, enum store_deployment_state state, const char *reason)
+{
+	auto_free struct following *f = arg;
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	json_open_object(&w);
+	json_kv_str(&w, "status", store_deployment_state_name(state));
+	json_kv_str(&w, "reason", str_empty(reason) ? NULL : reason);
+	json_close(&w);
+	if (json_write_end(&w) == 0)
+		lines_end(f->lines, &b);
+}
+
+static void on_follower_gone(void *arg)
+{
+	struct following *f = arg;
+
+	env_unfollow(f->follow);
+	free(f);
+}
+
+static void on_follow(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	struct store_deployment *d = deployment(api, req);
+	struct following *f;
+	struct err err;
+
+	if (!d)
+		return;
+	if (!api->envs) {
+		http_reply_error(req, 503, "deployments are not ready yet");
+		return;
+	}
+	f = NEW(struct following);
+	if (env_follow(&f->follow, api->envs, d, on_follow_line, on_follow_over, f, &err) < 0) {
+		free(f);
+		api_reply_err(req, &err);
+		return;
+	}
+	f->lines = lines_start(req, on_follower_gone, f); /* before the first callback: they come from the loop */
+}
+
+void api_deployments_routes(struct api *a, struct http_router *r)
+{
+	http_router_add(r, "POST", "/v1/environments/{owner}/{name}/deployments", on_deploy, a);
+	http_router_add(r, "GET", "/v1/environments/{owner}/{name}/deployments", on_list_named, a);
+	http_router_add(r, "GET", "/v1/deployments/{id}", on_get, a);
+	http_router_add(r, "GET", "/v1/deployments/{id}/follow", on_follow, a);
+	http_router_add(r, "GET", "/v1/github/environments/{id}/deployments", on_list_by_id, a);
+	http_router_add(r, "GET", "/v1/github/deployments/{id}/logs", on_logs, a);
+	http_router_add(r, "GET", "/v1/github/deployments/{id}/runtime-logs", on_runtime_logs, a);
+}

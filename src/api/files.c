@@ -1,0 +1,316 @@
+/* api/files.c: POST /stat_file and /read_file. init opens, workers read and hash: the loop never waits for a disk. */
+#include <errno.h>
+#include <openssl/evp.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/files.h"
+#include "api/sandbox_private.h"
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+#define READ_STEP_BYTES (256u * 1024)
+#define PATH_MAX_BYTES 4095
+
+/* -- what all file calls share ---------------------------------------------------------------------------------------------------- */
+
+int file_path(struct http_req *req, const char **ret, struct err *err)
+{
+	const char *path = http_req_query(req, "path");
+
+	if (str_empty(path))
+		return err_set(err, -EINVAL, "path: missing: expected a file's path");
+	if (strlen(path) > PATH_MAX_BYTES)
+		return err_set(err, -EINVAL, "path: %zu bytes, expected at most %d", strlen(path), PATH_MAX_BYTES);
+	*ret = path;
+	return 0;
+}
+
+int file_number(struct http_req *req, const char *name, uint64_t *ret, struct err *err)
+{
+	const char *text = http_req_query(req, name);
+
+	if (!text)
+		return 0;
+	if (str_to_u64(text, ret) < 0 || *ret > INT64_MAX)
+		return err_set(err, -EINVAL, "%s: \"%.100s\": expected a number of bytes", name, text);
+	return 0;
+}
+
+bool file_flag(struct http_req *req, const char *name)
+{
+	const char *text = http_req_query(req, name);
+
+	return text && *text && !str_eq(text, "0") && !str_eq(text, "false");
+}
+
+int file_sha256(int fd, char ret_hex[FILE_HEX_LEN], uint64_t *ret_size, struct err *err)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	auto_free char *block = xmalloc(READ_STEP_BYTES);
+	unsigned char digest[32];
+	uint64_t size = 0;
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1;
+	ssize_t n = 0;
+
+	while (ok && (n = pread(fd, block, READ_STEP_BYTES, (off_t)size)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			break;
+		ok = EVP_DigestUpdate(md, block, (size_t)n) == 1;
+		size += (uint64_t)n;
+	}
+	ok = ok && n == 0 && EVP_DigestFinal_ex(md, digest, NULL) == 1;
+	EVP_MD_CTX_free(md);
+	if (!ok)
+		return err_set(err, -EIO, "read the file");
+	str_hex(digest, sizeof(digest), ret_hex);
+	*ret_size = size;
+	return 0;
+}
+
+/* -- /stat_file ----------------------------------------------------------------------------------------------------------------------- */
+
+struct stat_job { /* for init, then for a worker */
+	struct use *u; /* NULL = the request is gone */
+	struct loop *loop;
+	bool hash;
+	bool pseudo; /* below /proc or /sys */
+	int fd;
+	uint64_t size;
+	char hex[FILE_HEX_LEN];
+	struct err err;
+};
+
+static void stat_reply(struct stat_job *j)
+{
+	auto_buf struct buf b = { 0 };
+	int r;
+
+	buf_init(&b, 256);
+	if (!j->u)
+		return;
+	if (j->err.code) {
+		api_reply_file_err(j->u->req, &j->err);
+		return;
+	}
+	r = j->hash ? buf_printf(&b, "{\"size\": %llu, \"sha256\": \"%s\"}", (unsigned long long)j->size, j->hex) :
+		      buf_printf(&b, "{\"size\": %llu}", (unsigned long long)j->size);
+	if (r == 0)
+		http_reply_json(j->u->req, 200, &b);
+}
+
+static void stat_done(void *arg)
+{
+	struct stat_job *j = arg;
+
+	if (j->u)
+		j->u->back = NULL;
+	stat_reply(j);
+	fd_close(j->fd);
+	free(j);
+}
+
+static void stat_hash(void *arg)
+{
+	struct stat_job *j = arg;
+
+	if (file_sha256(j->fd, j->hex, &j->size, &j->err) == 0)
+		j->err.code = 0;
+}
+
+static void stat_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED, const struct err *err)
+{
+	struct stat_job *j = arg;
+
+	j->fd = fd;
+	j->size = size;
+	/* init opens none of these: it would see its own. Their size is 0, as stat(2) says, and clients read what has size 0
+	 * with a command, which also says whether it exists. */
+	if (err && !(j->pseudo && err->code == -EACCES))
+		j->err = *err;
+	if (!err && j->hash && j->u)
+		loop_work(j->loop, LOOP_LANE_ANY, stat_hash, stat_done, j);
+	else
+		stat_done(j);
+}
+
+void stat_handler(struct http_req *req, void *sandboxes)
+{
+	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	struct stat_job *j;
+	struct use *u;
+	const char *path;
+	struct err err;
+
+	if (!b)
+		return;
+	if (file_path(req, &path, &err) < 0) {
+		api_reply_err(req, &err);
+		return;
+	}
+	u = http_req_alloc(req, sizeof(*u));
+	use_start(u, req, b, NULL);
+	j = NEW(struct stat_job);
+	*j = (struct stat_job){ .u = u, .loop = b->s->loop, .hash = file_flag(req, "sha256"), .fd = -1 };
+	j->pseudo = !j->hash && (str_starts(path, "/proc/") || str_starts(path, "/sys/"));
+	u->back = &j->u;
+	b->s->engine->ops->open(b->box, path, ENGINE_OPEN_READ, NULL, stat_opened, j);
+}
+
+/* -- /read_file ------------------------------------------------------------------------------------------------------------------------ */
+
+struct reading {
+	struct use *u; /* NULL = the request is gone */
+	struct sandboxes *s;
+	int fd;
+	uint64_t offset, left;
+	bool started;
+	bool busy;     /* a worker has it */
+	bool parked;   /* it waits for the peer to take what was sent */
+	ssize_t got;   /* of the worker's last step; negative errno */
+	char block[READ_STEP_BYTES];
+};
+
+static void reading_free(struct reading *j)
+{
+	if (j->u)
+		j->u->back = NULL;
+	fd_close(j->fd);
+	free(j);
+}
+
+static void reading_next(struct reading *j);
+
+static void reading_work(void *arg)
+{
+	struct reading *j = arg;
+	size_t want = (size_t)MIN((uint64_t)READ_STEP_BYTES, j->left);
+
+	do {
+		j->got = pread(j->fd, j->block, want, (off_t)j->offset);
+	} while (j->got < 0 && errno == EINTR);
+	if (j->got < 0)
+		j->got = -errno;
+}
+
+static void reading_done(void *arg)
+{
+	struct reading *j = arg;
+
+	j->busy = false;
+	if (!j->u) {
+		reading_free(j);
+		return;
+	}
+	if (j->got <= 0) {
+		/* It shrank, or can't be read: the length is told already, so the answer must look broken. */
+		http_req_abort(j->u->req);
+		return;
+	}
+	j->offset += (uint64_t)j->got;
+	j->left -= (uint64_t)j->got;
+	j->s->counts.download_bytes_total += (uint64_t)j->got;
+	j->parked = !http_reply_write(j->u->req, j->block, (size_t)j->got);
+	if (!j->parked || !j->left)
+		reading_next(j);
+}
+
+static void reading_next(struct reading *j)
+{
+	if (j->left) {
+		j->busy = true;
+		loop_work(j->s->loop, LOOP_LANE_ANY, reading_work, reading_done, j);
+	} else {
+		http_reply_end(j->u->req);
+	}
+}
+
+static void reading_drained(struct http_req *req UNUSED, void *arg)
+{
+	struct reading *j = arg;
+
+	if (!j->parked || !j->left)
+		return;
+	j->parked = false;
+	reading_next(j);
+}
+
+static void reading_closed(struct use *u)
+{
+	struct reading *j = u->back ? container_of(u->back, struct reading, u) : NULL;
+
+	u->back = NULL;
+	if (!j)
+		return;
+	j->u = NULL;
+	if (j->started && !j->busy)
+		reading_free(j);
+}
+
+static void reading_start(struct reading *j, uint64_t size)
+{
+	struct http_req *req = j->u->req;
+	char text[32];
+
+	j->left = MIN(j->left, size - j->offset);
+	j->started = true;
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)size);
+	http_reply_header(req, "X-File-Size", text);
+	http_reply_on_drain(req, reading_drained, j);
+	http_reply_start(req, 200, "application/octet-stream", (int64_t)j->left);
+	reading_next(j);
+}
+
+static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED, const struct err *err)
+{
+	struct reading *j = arg;
+	struct err e;
+
+	j->fd = fd;
+	if (!err && j->offset > size) {
+		err_set(&e, -ERANGE, "offset: %llu is past the end of the file, which has %llu bytes", (unsigned long long)j->offset,
+			(unsigned long long)size);
+		err = &e;
+	}
+	if (err && j->u)
+		api_reply_file_err(j->u->req, err);
+	if (err || !j->u)
+		reading_free(j);
+	else
+		reading_start(j, size);
+}
+
+void read_handler(struct http_req *req, void *sandboxes)
+{
+	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	uint64_t offset = 0, length = INT64_MAX;
+	struct reading *j;
+	struct use *u;
+	const char *path;
+	struct err err;
+	int r;
+
+	if (!b)
+		return;
+	r = file_path(req, &path, &err);
+	r = r < 0 ? r : file_number(req, "offset", &offset, &err);
+	r = r < 0 ? r : file_number(req, "length", &length, &err);
+	if (r < 0) {
+		api_reply_err(req, &err);
+		return;
+	}
+	u = http_req_alloc(req, sizeof(*u));
+	use_start(u, req, b, reading_closed);
+	j = xmalloc(sizeof(*j));
+	j->u = u;
+	j->s = b->s;
+	j->fd = -1;
+	j->offset = offset;
+	j->left = length;
+	j->started = j->busy = j->parked = false;
+	u->back = &j->u;
+	b->s->engine->ops->open(b->box, path, ENGINE_OPEN_READ, NULL, reading_opened, j);
+}

@@ -1,0 +1,272 @@
+/* api/sandbox_create.c: POST /create_sandbox: from a body to a sandbox that is READY, told over an event stream. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/sandbox_private.h"
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+#define BODY_MAX_BYTES (4u << 20)
+#define MEMORY_SPARE_BYTES (256ull << 20) /* less than this available is a full machine */
+
+/* Outlives its sandbox when that goes while others still work on it. */
+struct creation {
+	struct sandbox *b;  /* NULL = nobody waits any more */
+	struct sandbox_spec spec;
+	bool making;        /* the engine has it */
+};
+
+struct creator { /* a stream that waits for READY; in the request's memory */
+	struct list node;
+	struct sse *sse;
+	const char *id;
+};
+
+static void creation_free(struct creation *c)
+{
+	if (c->b)
+		c->b->creation = NULL;
+	spec_done(&c->spec);
+	free(c);
+}
+
+bool creation_cancel(struct sandbox *b)
+{
+	return !b->creation || !b->creation->making;
+}
+
+void creation_detach(struct sandbox *b)
+{
+	if (b->creation)
+		b->creation->b = NULL;
+	b->creation = NULL;
+}
+
+/* -- streams ------------------------------------------------------------------------------------------------------------------ */
+
+static void send_end(struct sse *s, const char *id)
+{
+	auto_free char *json = xasprintf("{\"sid\": \"%s\"}", id);
+
+	sse_result(s, json, strlen(json));
+}
+
+void creators_tell(struct sandbox *b, const char *error)
+{
+	while (!list_empty(&b->creators)) {
+		struct creator *c = list_first(&b->creators, struct creator, node);
+
+		list_remove(&c->node);
+		if (error)
+			sse_error(c->sse, error);
+		else
+			send_end(c->sse, b->id);
+	}
+}
+
+static void on_stream_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	list_remove(&((struct creator *)arg)->node);
+}
+
+static void attach(struct sandbox *b, struct http_req *req)
+{
+	struct creator *c = http_req_alloc(req, sizeof(*c));
+
+	c->sse = sse_start(req);
+	list_init(&c->node);
+	http_req_on_close(req, on_stream_closed, c);
+	sse_event(c->sse, "task_id", b->id, strlen(b->id));
+	if (b->state == SANDBOX_READY)
+		send_end(c->sse, b->id);
+	else
+		list_push_back(&b->creators, &c->node);
+}
+
+static void on_progress(void *arg, const char *line)
+{
+	struct creation *c = arg;
+
+	if (!c->b)
+		return;
+	list_foreach(&c->b->creators, struct creator, node, one)
+		sse_comment(one->sse, line);
+}
+
+/* -- the engine ------------------------------------------------------------------------------------------------------------------ */
+
+static void fail(struct creation *c, const struct err *err)
+{
+	struct sandbox *b = c->b;
+
+	if (b) {
+		b->s->counts.failed_total++;
+		creators_tell(b, err->msg);
+		creation_detach(b);
+		c->b = NULL;
+		sandbox_gone(b, err->msg);
+	}
+	creation_free(c);
+}
+
+static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
+{
+	sandbox_gone(arg, reason);
+}
+
+static void on_created(void *arg, struct engine_box *box, const struct err *err)
+{
+	struct sandbox *b = arg;
+	struct creation *c = b->creation;
+
+	if (err) {
+		fail(c, err);
+		return;
+	}
+	creation_free(c);
+	b->box = box;
+	if (b->state == SANDBOX_ENDING) {
+		b->s->engine->ops->destroy(box, b->end_reason, NULL, NULL);
+		return;
+	}
+	b->state = SANDBOX_READY;
+	b->s->counts.created_total++;
+	creators_tell(b, NULL);
+}
+
+static void on_image(void *arg, struct image *img, const struct err *err)
+{
+	struct creation *c = arg;
+	struct sandbox *b = c->b;
+
+	if (err || !b) {
+		image_unref(img);
+		if (err)
+			fail(c, err);
+		else
+			creation_free(c);
+		return;
+	}
+	struct engine_spec spec = {
+		.id = b->id, .image = img, .size = c->spec.size, .env = (const char *const *)c->spec.env,
+		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
+		.hosts_extra = c->spec.hosts,
+	};
+	c->making = true;
+	b->s->engine->ops->create(b->s->engine, &spec, on_created, on_box_end, b);
+	image_unref(img);
+}
+
+/* -- the request ------------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t memory_available(void)
+{
+	auto_buf struct buf b = { 0 };
+	const char *at;
+	unsigned long long kib = 0;
+
+	buf_init(&b, 65536);
+	if (fd_read_file("/proc/meminfo", &b, NULL) < 0)
+		return UINT64_MAX;
+	at = strstr(b.data, "MemAvailable:");
+	return at && sscanf(at, "MemAvailable: %llu", &kib) == 1 ? kib << 10 : UINT64_MAX;
+}
+
+static int check_room(const struct sandboxes *s, struct err *err)
+{
+	size_t open = map_len(s->live);
+
+	if (s->closed)
+		return err_set(err, -EAGAIN, "the server is going down");
+	if (s->settings.max && open >= s->settings.max)
+		return err_set(err, -EUSERS, "all %zu sandboxes are in use; nobody is queued, try again", s->settings.max);
+	if (memory_available() < MEMORY_SPARE_BYTES)
+		return err_set(err, -EUSERS, "the machine's memory is in use by %zu sandboxes; nobody is queued, try again", open);
+	return 0;
+}
+
+/* Both kinds of keys, so that neither lands where an agent's commands run. */
+static bool is_platform_key(void *arg, const char *value)
+{
+	struct auth_caller caller;
+
+	return auth_key(arg, value, &caller, NULL) == 0;
+}
+
+static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, struct err *err)
+{
+	struct spec_machine machine;
+	struct sandbox_spec spec;
+	struct creation *c;
+	int r;
+
+	spec_machine_here(&machine);
+	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &s->settings.size, is_platform_key, s->auth, err);
+	if (r < 0)
+		return r;
+	r = check_room(s, err);
+	if (r < 0) {
+		spec_done(&spec);
+		return r;
+	}
+	c = NEW(struct creation);
+	c->b = sandbox_new(s, caller);
+	c->spec = spec;
+	c->b->creation = c;
+	attach(c->b, req);
+	s->engine->ops->prepare_image(s->engine, c->spec.image, on_progress, on_image, c);
+	return 0;
+}
+
+/* What failed for good is told in the stream: a status would be taken for another reason. */
+static void resume(struct sandboxes *s, struct http_req *req, const struct auth_caller *caller, const char *id)
+{
+	struct err err;
+	struct sandbox *b = sandbox_find(s, caller, id, &err);
+
+	if (b)
+		attach(b, req);
+	else
+		sse_error(sse_start(req), err.code == -ENOENT ? "unknown task_id" : err.msg);
+}
+
+static int handle(struct sandboxes *s, struct http_req *req, const char *data, size_t len, struct err *err)
+{
+	const struct auth_caller *caller;
+	const char *id = NULL;
+	auto_json body = NULL;
+	int r = auth_request(s->auth, req, &caller, err);
+
+	r = r < 0 ? r : auth_need_role(caller, STORE_ROLE_MEMBER, err);
+	r = r < 0 ? r : json_read_object(&body, data, len, err);
+	r = r < 0 ? r : json_get_str(body, "task_id", &id, err);
+	if (r < 0)
+		return r;
+	if (!id)
+		return begin(s, req, body, caller, err);
+	resume(s, req, caller, id);
+	return 0;
+}
+
+static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct err err;
+
+	if (handle(arg, req, data, len, &err) < 0)
+		api_reply_err(req, &err);
+}
+
+void create_handler(struct http_req *req, void *sandboxes)
+{
+	struct sandboxes *s = sandboxes;
+	const struct auth_caller *caller;
+	struct err err;
+
+	/* Before a body is taken from just anybody. */
+	if (auth_request(s->auth, req, &caller, &err) < 0)
+		api_reply_err(req, &err);
+	else
+		http_req_body(req, BODY_MAX_BYTES, on_body, s);
+}

@@ -1,0 +1,98 @@
+/* api/sandbox_private.h: the objects behind sandbox.h, shared by src/api/sandbox*.c and files*.c. */
+#pragma once
+
+#include "api/errors.h"
+#include "api/sandbox.h"
+#include "api/sandbox_spec.h"
+#include "api/tasks.h"
+#include "auth/sid.h"
+#include "base/list.h"
+#include "base/map.h"
+#include "image/image.h"
+#include "json/json.h"
+
+struct sandboxes {
+	struct loop *loop;
+	struct engine *engine;
+	struct auth *auth;
+	struct sandboxes_settings settings;
+	struct map *live;       /* by id: struct sandbox */
+	struct list all;        /* struct sandbox.node, oldest first */
+	struct map *ended;      /* by id: struct ended_sandbox */
+	struct list ended_list; /* oldest first */
+	struct list enders;     /* struct ender: who waits for the end of several */
+	struct loop_timer tick;
+	uint32_t next_slot;
+	bool closed;            /* no new ones */
+	struct sandboxes_counts counts;
+};
+
+enum sandbox_state { SANDBOX_CREATING, SANDBOX_READY, SANDBOX_ENDING };
+
+struct creation; /* sandbox_create.c */
+
+struct sandbox {
+	struct sandboxes *s;
+	struct list node;
+	char id[SID_LEN];
+	enum sandbox_state state;
+	char *namespace_id;
+	char *owner;               /* session that it ends with, NULL = none */
+	struct creation *creation; /* until it is READY or gone */
+	struct engine_box *box;    /* NULL while CREATING */
+	struct list uses;          /* struct use: open requests, which keep the lease */
+	struct tasks *tasks;
+	struct map *uploads;       /* by path: struct upload (files_write.c) */
+	struct list creators;      /* struct creator: streams that wait for READY */
+	struct list removals;      /* struct removal: requests that wait for the end */
+	char *end_reason;          /* from ENDING on */
+};
+
+struct ended_sandbox {
+	struct list node;
+	char id[SID_LEN];
+	char *namespace_id, *reason;
+	uint64_t until_ms;
+};
+
+/* sandbox.c */
+struct sandbox *sandbox_new(struct sandboxes *s, const struct auth_caller *caller);
+void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */
+void sandbox_gone(struct sandbox *b, const char *reason); /* nothing of it is left: tells all who wait, frees it */
+/* The READY sandbox of X-Session-ID, or an answered request and NULL: 400, 401, 404, 409, 410. */
+struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req);
+/* A sandbox that this caller may see, or NULL with err: -ENOENT, -EIDRM. */
+struct sandbox *sandbox_find(struct sandboxes *s, const struct auth_caller *caller, const char *id, struct err *err);
+/* Why it ended, for a 410: "it was deleted", from a reason of the engine's. */
+void sandbox_explain(const struct sandboxes *s, const char *reason, struct err *ret);
+
+/* A request on a sandbox, which keeps the sandbox's lease until it closes. Lies in the request's memory; so what finishes
+ * elsewhere (a worker, init) holds a pointer to it that `back` names and that becomes NULL when the request closes. */
+struct use {
+	struct list node;    /* in sandbox.uses */
+	struct http_req *req;
+	struct sandbox *b;   /* NULL once the sandbox is gone */
+	struct use **back;   /* NULL = nobody */
+	void (*closed)(struct use *u); /* the request closes; may be NULL */
+};
+void use_start(struct use *u, struct http_req *req, struct sandbox *b, void (*closed)(struct use *u));
+/* Answers 410 and returns false when the sandbox has gone meanwhile. */
+bool use_alive(struct use *u);
+
+/* sandbox_create.c */
+void create_handler(struct http_req *req, void *sandboxes);
+/* Of an ENDING sandbox without a box: true = nothing of it exists or will, false = its box is being made and is ended as
+ * soon as it is there. */
+bool creation_cancel(struct sandbox *b);
+void creation_detach(struct sandbox *b);  /* the sandbox is gone: late answers find nobody */
+void creators_tell(struct sandbox *b, const char *error); /* NULL = it is READY */
+
+/* sandbox_run.c */
+void run_handler(struct http_req *req, void *sandboxes);
+void set_network_handler(struct http_req *req, void *sandboxes);
+
+/* files.c, files_write.c */
+void stat_handler(struct http_req *req, void *sandboxes);
+void read_handler(struct http_req *req, void *sandboxes);
+void write_handler(struct http_req *req, void *sandboxes);
+void uploads_free(struct sandbox *b);

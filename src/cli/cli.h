@@ -1,0 +1,83 @@
+/* cli/cli.h: the verbs of the program `openreward`, and what they share. A verb is a function of its arguments that
+ * returns the exit status: 0 done, 1 it failed (the reason is on standard error), 2 it was called wrongly. One verb per
+ * process, single-threaded. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/macros.h"
+
+typedef int cli_verb_fn(int argc, char **argv); /* argv[0] is the verb */
+
+int cli_serve(int argc, char **argv);
+int cli_client_env(int argc, char **argv);
+int cli_deploy(int argc, char **argv);
+int cli_sandbox(int argc, char **argv);
+int cli_image(int argc, char **argv);
+int cli_logs(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
+
+/* "openreward: MESSAGE" on standard error; returns 1. */
+int cli_fail(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* "openreward VERB: MESSAGE" and how the verb is used; returns 2. */
+int cli_misuse(const char *usage, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* -- the server ------------------------------------------------------------------------------------------------- */
+struct cli_target {
+	char *url; /* without a slash at the end */
+	char *key; /* "" = none */
+};
+
+/* data (--data DIR; NULL = not given): DATA/run/address and DATA/admin.key. Else OPENREWARD_API_URL or OPENREWARD_URL
+ * and OPENREWARD_API_KEY, where set. Else the default data directory. -ENOENT says that no server runs there. */
+MUST_CHECK int cli_target_find(struct cli_target *ret, const char *data, struct err *err);
+void cli_target_done(struct cli_target *t);
+
+/* -- HTTP ------------------------------------------------------------------------------------------------------- */
+typedef void cli_line_fn(void *arg, const char *line, size_t len);
+typedef ssize_t cli_read_fn(void *arg, char *p, size_t cap); /* 0 = the end, negative = give up */
+
+struct cli_request {
+	const char *method, *path;   /* path with its query, percent-encoded */
+	const char *content_type;    /* NULL = application/json when there is a body */
+	const char *body;            /* NULL = none, or `read` */
+	size_t body_len;
+	cli_read_fn *read;           /* a chunked body */
+	const char *session_id;      /* X-Session-ID; NULL = none */
+	cli_line_fn *line;           /* each line of a good answer as it comes, without its end; NULL = collect */
+	void *arg;                   /* of read and line */
+	const volatile int *stop;    /* becomes true (a signal): the request is given up with -EINTR; may be NULL */
+	int status;                  /* out */
+	struct buf answer;           /* out: what was collected; cli_request_done frees it */
+};
+
+/* 0 = a 2xx answer. Else a message for people: what the server said, or "no server answers at URL". Codes: -ECONNREFUSED
+ * nobody there, -EINTR stopped, -ENOENT 404, -EPROTO any other refusal, -EPIPE broke in the middle. */
+MUST_CHECK int cli_http(const struct cli_target *t, struct cli_request *rq, struct err *err);
+void cli_request_done(struct cli_request *rq);
+
+/* -- streams of events ------------------------------------------------------------------------------------------ */
+/* Reads what json lines (application/x-ndjson) tell: prints each "line", keeps the last object. */
+struct cli_progress {
+	FILE *out;           /* where lines go; NULL = nowhere */
+	char *tail[20];      /* the last lines, oldest first from `next` */
+	unsigned next;
+	struct buf last;     /* the last object that was no line, as JSON text */
+};
+void cli_progress_init(struct cli_progress *p, FILE *out);
+void cli_progress_done(struct cli_progress *p);
+void cli_progress_line(void *progress, const char *line, size_t len); /* a cli_line_fn */
+
+/* Reads server-sent events: joins chunk and end. */
+struct cli_events {
+	char event[32];      /* of the event being read */
+	struct buf json;     /* chunk + end */
+	struct buf error;    /* text of `error` */
+	bool ended, failed;
+};
+void cli_events_init(struct cli_events *e, size_t max_bytes);
+void cli_events_done(struct cli_events *e);
+void cli_events_line(void *events, const char *line, size_t len); /* a cli_line_fn */

@@ -1,0 +1,96 @@
+/* The program `openreward`: finds the verb and runs it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "build/job.h"
+#include "cli/cli.h"
+
+static int version(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	printf("openreward %s\n", OPENREWARD_VERSION);
+	return 0;
+}
+
+static int help(int argc, char **argv);
+
+static const struct {
+	const char *name;
+	cli_verb_fn *fn;
+	const char *what; /* NULL = not for people */
+} verbs[] = {
+	{ "serve", cli_serve, "run the server" },
+	{ "client-env", cli_client_env, "print what clients of the running server need in their environment" },
+	{ "deploy", cli_deploy, "build a folder with a Dockerfile and serve it as an environment" },
+	{ "sandbox", cli_sandbox, "run a command in a new sandbox" },
+	{ "image", cli_image, "bootstrap, import, pull, list and remove images" },
+	{ "logs", cli_logs, "show what an environment's server or build wrote" },
+	{ "doctor", cli_doctor, "check this machine, or look for leaks" },
+	{ "version", version, "print the version" },
+	{ "help", help, "print this" },
+	{ "job", job_main, NULL },
+};
+
+static int help(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	printf("usage: openreward VERB [ARGUMENTS]\n\n");
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (verbs[i].what)
+			printf("  %-11s %s\n", verbs[i].name, verbs[i].what);
+	printf("\n`openreward VERB --help` tells more. The verbs find the server by OPENREWARD_URL and OPENREWARD_API_KEY, or by\n"
+	       "--data DIR, the data directory of a server on this machine.\n");
+	return 0;
+}
+
+int cli_fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("openreward: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	return 1;
+}
+
+int cli_misuse(const char *usage, const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("openreward: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "\n%s", usage);
+	return 2;
+}
+
+static const char *canonical(const char *word)
+{
+	if (str_eq(word, "--help") || str_eq(word, "-h"))
+		return "help";
+	if (str_eq(word, "--version") || str_eq(word, "-V"))
+		return "version";
+	return word;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		help(argc, argv);
+		return 2;
+	}
+	const char *name = canonical(argv[1]);
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (str_eq(verbs[i].name, name))
+			return verbs[i].fn(argc - 1, argv + 1);
+	fprintf(stderr, "openreward: there is no verb \"%s\"; `openreward help` lists them\n", argv[1]);
+	return 2;
+}

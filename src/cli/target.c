@@ -1,0 +1,81 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+#define DATA_DEFAULT "/var/lib/openreward"
+
+/* The first line of a small file; NULL = not there. */
+static int first_line(const char *data, const char *name, char **ret, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", data, name);
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 4096);
+	int r = fd_read_file(path, &b, err);
+	if (r < 0)
+		return r;
+	*ret = xstrndup(b.data, strcspn(b.data, "\r\n"));
+	return 0;
+}
+
+/* A server that listens everywhere is reached on loopback. */
+static char *url_of(const char *address)
+{
+	if (str_starts(address, "0.0.0.0:"))
+		return xasprintf("http://127.0.0.1:%s", address + strlen("0.0.0.0:"));
+	if (str_starts(address, "[::]:"))
+		return xasprintf("http://[::1]:%s", address + strlen("[::]:"));
+	return xasprintf("http://%s", address);
+}
+
+static int from_data(struct cli_target *ret, const char *data, struct err *err)
+{
+	auto_free char *address = NULL;
+	auto_free char *key = NULL;
+	int r = first_line(data, "run/address", &address, err);
+
+	if (r == -ENOENT)
+		return err_set(err, -ENOENT, "no server runs on %s: start it with `openreward serve --data %s`", data, data);
+	if (r == -EACCES)
+		return err_set(err, r, "%s may not be read by this user: use root, or OPENREWARD_URL and OPENREWARD_API_KEY", data);
+	r = r < 0 ? r : first_line(data, "admin.key", &key, err);
+	if (r < 0)
+		return r;
+	ret->url = url_of(address);
+	ret->key = STEAL(key);
+	return 0;
+}
+
+int cli_target_find(struct cli_target *ret, const char *data, struct err *err)
+{
+	const char *url = getenv("OPENREWARD_API_URL");
+	const char *key = getenv("OPENREWARD_API_KEY");
+
+	if (str_empty(url))
+		url = getenv("OPENREWARD_URL");
+	if (data)
+		return from_data(ret, data, err);
+	if (str_empty(url)) {
+		int r = from_data(ret, DATA_DEFAULT, err);
+		return r < 0 ? err_wrap(err, r, "neither OPENREWARD_URL nor --data is given") : 0;
+	}
+	size_t len = strlen(url);
+	while (len && url[len - 1] == '/')
+		len--;
+	ret->url = xstrndup(url, len);
+	ret->key = xstrdup(key ? key : "");
+	return 0;
+}
+
+void cli_target_done(struct cli_target *t)
+{
+	free(t->url);
+	free(t->key);
+	*t = (struct cli_target){ 0 };
+}

@@ -1,0 +1,90 @@
+/* daemon/config.h: everything an operator can set, and the only place where defaults are written (config.c, one table).
+ * docs/openreward.yaml.example shows every key with its default; a test compares the two.
+ *
+ * Reading is strict: an unknown key is an error that names its line and the nearest known key; a wrong value names key,
+ * value and what was expected. Durations are written "250ms", "30s", "15m", "24h"; sizes "50000", "64KiB", "2GiB".
+ * Owned by the daemon, immutable after config_load(); strings and lists are never NULL, lists end in NULL. Modules below
+ * daemon/ do not include this: wiring hands each what it needs. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "http/server.h"
+#include "image/image.h"
+
+struct config {
+	/* the daemon */
+	char *data;             /* DATA; absolute */
+	char **listen;          /* HOST:PORT, at least one; port 0 = any */
+	char *user;             /* whom the daemon and egress run as */
+	char *libexec;          /* folder of the other programs; "" = beside this one, else ../libexec/openreward */
+	enum log_level log_level;
+	enum log_format log_format;
+	struct http_limits http; /* http.* */
+	uint64_t upload_max_bytes; /* http.upload: tar of a deployment */
+
+	/* sessions: between clients and environments */
+	uint64_t session_idle_ms;      /* silence that ends one */
+	uint64_t session_hard_ms;      /* longest life */
+	uint64_t session_teardown_ms;  /* an ending session's environment has this long to clean up */
+	uint64_t session_max;          /* open at once; beyond it 429 */
+	uint64_t session_ping_ms;      /* pings are passed on at most this often */
+	uint64_t session_ended_ms;     /* an ended one is remembered (410) this long */
+
+	/* sandboxes */
+	uint64_t sandbox_max;          /* open at once, instances too; 0 = as many as memory allows */
+	char *sandbox_size;            /* "CPU:GIB" when a request names none */
+	uint64_t sandbox_idle_ms;      /* silence that ends one */
+	uint64_t sandbox_hard_ms;      /* longest life */
+	uint64_t sandbox_pids;         /* processes and threads in one */
+	uint64_t sandbox_result_ms;    /* a result that was read is kept this long */
+	uint64_t sandbox_repeat_ms;    /* how long a broken /run may be joined by its repetition */
+	uint64_t sandbox_result_bytes; /* most of one run's output when max_bytes is null; 0 = no limit */
+	bool sandbox_no_new_privs;
+	bool sandbox_inherit_host;     /* give them the host's package client configuration */
+	char **sandbox_env;            /* "K=V" */
+	char **sandbox_mounts;         /* "SOURCE[:TARGET]", read-only inside */
+
+	/* instances: running environment servers */
+	char *instance_size;           /* "CPU:GIB" when a deployment names none */
+	uint64_t instance_start_ms;    /* until its first healthy answer */
+	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
+	char **instance_env;           /* "K=V" */
+
+	/* builds */
+	uint64_t build_timeout_ms;
+	uint64_t build_log_bytes;
+	bool build_inherit_host;       /* give RUN steps the host's package client configuration */
+	char **build_env;              /* "K=V" */
+	char **build_mounts;           /* "SOURCE[:TARGET]" */
+
+	/* images */
+	struct image_alias *image_aliases; /* ends with a NULL from */
+
+	/* egress */
+	char **egress_allow;           /* names, addresses, ranges, each with an optional :PORT, let through although private */
+};
+
+/* The defaults. */
+struct config *config_new(void);
+struct config *config_free(struct config *c); /* NULL is allowed; returns NULL */
+DEFINE_FREEP(config, config_free)
+
+/* Reads YAML over what c holds. name is for messages ("/etc/openreward.yaml"). */
+MUST_CHECK int config_parse(struct config *c, const char *name, const char *text, size_t len, struct err *err);
+MUST_CHECK int config_load(struct config *c, const char *path, struct err *err);
+/* Sets one key as if it stood in a file: command-line flags. */
+MUST_CHECK int config_set(struct config *c, const char *key, const char *value, struct err *err);
+/* The rules between keys, and paths made absolute; after the last change. */
+MUST_CHECK int config_check(struct config *c, struct err *err);
+/* Every key with its value as YAML, in the order of the example; for tests and `serve --print-config`. */
+MUST_CHECK int config_print(const struct config *c, struct buf *ret);
+
+/* "30s" -> 30000 and "2GiB" -> bytes. -EINVAL. */
+MUST_CHECK int config_duration(const char *s, uint64_t *ret_ms);
+MUST_CHECK int config_size(const char *s, uint64_t *ret_bytes);
+/* "1:2" -> 1000 and 2 GiB; both above 0. -EINVAL. */
+MUST_CHECK int config_machine(const char *s, uint64_t *ret_cpu_milli, uint64_t *ret_memory_bytes);

@@ -1,0 +1,165 @@
+#include "daemon/config_table.h"
+
+#include <string.h>
+
+#include "base/str.h"
+
+#define AT(member) offsetof(struct config, member)
+#define ANY 0, UINT64_MAX
+#define MS 1ull
+#define SECOND 1000ull
+#define MINUTE (60 * SECOND)
+#define HOUR (60 * MINUTE)
+#define DAY (24 * HOUR)
+#define KIB 1024ull
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+const struct config_key config_keys[] = {
+	{ "listen", CONFIG_LISTEN, AT(listen), "127.0.0.1:8080", ANY,
+	  "Where the server listens: HOST:PORT, or a list of them. Port 0 takes any free one; DATA/run/address says which." },
+	{ "data", CONFIG_PATH, AT(data), "/var/lib/openreward", ANY,
+	  "The data directory (DATA): database, images, builds, logs. One daemon at a time may hold it." },
+	{ "user", CONFIG_STR, AT(user), "openreward", ANY,
+	  "The ordinary user that the daemon and egress run as." },
+	{ "libexec", CONFIG_PATH, AT(libexec), "", ANY,
+	  "Folder of openreward-spawner, openreward-egress and openreward-init. Empty: beside the program openreward, else\n"
+	  "../libexec/openreward from there." },
+
+	{ "log.level", CONFIG_LEVEL, AT(log_level), "info", ANY, "debug, info, warn or error." },
+	{ "log.format", CONFIG_FORMAT, AT(log_format), "text", ANY, "text, or json: one object a line." },
+
+	{ "http.header_bytes", CONFIG_SIZE, AT(http.header_bytes), "64KiB", KIB, 16 * MIB, "Request line and headers together." },
+	{ "http.header_count", CONFIG_COUNT, AT(http.header_count), "100", 10, 10000, "Headers in one request." },
+	{ "http.body", CONFIG_SIZE, AT(http.body_bytes), "64MiB", MIB, 16 * GIB, "A body that is read whole." },
+	{ "http.upload", CONFIG_SIZE, AT(upload_max_bytes), "2GiB", MIB, 1024 * GIB,
+	  "The folder that `openreward deploy` sends, as a tar." },
+	{ "http.high_water", CONFIG_SIZE, AT(http.high_water_bytes), "256KiB", 4 * KIB, GIB,
+	  "Unsent bytes of one answer above which its source is made to wait." },
+	{ "http.max_connections", CONFIG_COUNT, AT(http.max_connections), "16000", 16, 1000000,
+	  "Open connections; beyond it new ones wait to be accepted." },
+	{ "http.header_deadline", CONFIG_DURATION, AT(http.header_deadline_ms), "15s", 100 * MS, HOUR,
+	  "A request's headers must be complete this long after their first byte." },
+	{ "http.idle", CONFIG_DURATION, AT(http.idle_ms), "75s", 100 * MS, DAY, "A kept connection without a request is closed." },
+	{ "http.body_stall", CONFIG_DURATION, AT(http.body_stall_ms), "1m", 100 * MS, DAY,
+	  "A body of which no byte arrives for this long ends its connection." },
+	{ "http.write_stall", CONFIG_DURATION, AT(http.write_stall_ms), "2m", 100 * MS, DAY,
+	  "So does a client that takes no byte of its answer." },
+
+	{ "sessions.idle", CONFIG_DURATION, AT(session_idle_ms), "2m", SECOND, DAY, "Silence (no ping, no request) that ends one." },
+	{ "sessions.lifetime", CONFIG_DURATION, AT(session_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
+	{ "sessions.teardown_timeout", CONFIG_DURATION, AT(session_teardown_ms), "1m", SECOND, HOUR,
+	  "How long its environment may clean up when it ends." },
+	{ "sessions.ping_interval", CONFIG_DURATION, AT(session_ping_ms), "1m", SECOND, 10 * MINUTE,
+	  "A client's pings reach the environment at most this often." },
+	{ "sessions.max", CONFIG_COUNT, AT(session_max), "20000", 1, 1000000, "Open at once; more are answered with 429." },
+	{ "sessions.remember_ended", CONFIG_DURATION, AT(session_ended_ms), "1h", SECOND, DAY,
+	  "An ended one is answered with 410 and the reason for this long, then with 404." },
+
+	{ "sandboxes.max", CONFIG_COUNT, AT(sandbox_max), "0", 0, 1000000,
+	  "Open at once, instances of environments included. 0: as many as there is room for." },
+	{ "sandboxes.size", CONFIG_MACHINE, AT(sandbox_size), "1:1", ANY, "CPU:GIB when a request names no machine_size." },
+	{ "sandboxes.idle", CONFIG_DURATION, AT(sandbox_idle_ms), "2m", SECOND, DAY, "Silence that ends one." },
+	{ "sandboxes.lifetime", CONFIG_DURATION, AT(sandbox_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
+	{ "sandboxes.pids", CONFIG_COUNT, AT(sandbox_pids), "4096", 16, 4194304, "Processes and threads in one." },
+	{ "sandboxes.result_keep", CONFIG_DURATION, AT(sandbox_result_ms), "1m", SECOND, DAY,
+	  "A command's result stays readable this long after it was first read." },
+	{ "sandboxes.repeat_window", CONFIG_DURATION, AT(sandbox_repeat_ms), "30s", 0, HOUR,
+	  "A command whose connection broke before the client had its task_id may be joined by its repetition this long." },
+	{ "sandboxes.output", CONFIG_SIZE, AT(sandbox_result_bytes), "0", 0, 1024 * GIB,
+	  "Output kept of one command when max_bytes is null. 0: all of it." },
+	{ "sandboxes.no_new_privs", CONFIG_BOOL, AT(sandbox_no_new_privs), "false", ANY,
+	  "sudo and other set-user-id programs inside gain nothing." },
+	{ "sandboxes.inherit_host", CONFIG_BOOL, AT(sandbox_inherit_host), "false", ANY,
+	  "Give sandboxes and instances the package client configuration of this host (pip, npm, apt, cargo, proxies, CA\n"
+	  "certificates), and let them reach what it names." },
+	{ "sandboxes.env", CONFIG_ENV, AT(sandbox_env), NULL, ANY, "Variables for every sandbox: NAME: VALUE." },
+	{ "sandboxes.mounts", CONFIG_MOUNTS, AT(sandbox_mounts), NULL, ANY,
+	  "Files and folders of the host that every sandbox sees, read-only: SOURCE or SOURCE:TARGET." },
+
+	{ "instances.size", CONFIG_MACHINE, AT(instance_size), "1:2", ANY, "CPU:GIB when a deployment names none." },
+	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY, "Until its first healthy answer." },
+	{ "instances.log", CONFIG_SIZE, AT(instance_log_bytes), "16MiB", 64 * KIB, 1024 * GIB, "Kept of one instance's log." },
+	{ "instances.env", CONFIG_ENV, AT(instance_env), NULL, ANY, "Variables for every instance: NAME: VALUE." },
+
+	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
+	{ "builds.log", CONFIG_SIZE, AT(build_log_bytes), "16MiB", 64 * KIB, GIB, "Kept of one build's log." },
+	{ "builds.inherit_host", CONFIG_BOOL, AT(build_inherit_host), "true", ANY,
+	  "Give RUN steps the package client configuration of this host, and let them reach what it names. Nothing of it\n"
+	  "stays in the image." },
+	{ "builds.env", CONFIG_ENV, AT(build_env), NULL, ANY, "Variables for every RUN step: NAME: VALUE." },
+	{ "builds.mounts", CONFIG_MOUNTS, AT(build_mounts), NULL, ANY, "As sandboxes.mounts, for RUN steps." },
+
+	{ "images.aliases", CONFIG_ALIASES, AT(image_aliases), NULL, ANY, "Names of images that stand for others: NAME: OTHER." },
+
+	{ "egress.allow", CONFIG_LIST, AT(egress_allow), NULL, ANY,
+	  "What sandboxes may reach although it is private or this host's own: names, addresses, ranges (10.1.0.0/16), each\n"
+	  "with an optional :PORT." },
+};
+const size_t config_n_keys = ARRAY_LEN(config_keys);
+
+static const struct {
+	const char *name, *comment;
+} sections[] = {
+	{ "log", "What the daemon writes to its standard error." },
+	{ "http", "Limits of the HTTP server." },
+	{ "sessions", "Conversations of agents with environments." },
+	{ "sandboxes", "Temporary containers." },
+	{ "instances", "Running servers of environments." },
+	{ "builds", "From a folder with a Dockerfile to an image." },
+	{ "images", "Container images." },
+	{ "egress", "What leaves a sandbox." },
+};
+
+const struct config_key *config_find_key(const char *name)
+{
+	for (size_t i = 0; i < config_n_keys; i++)
+		if (str_eq(config_keys[i].name, name))
+			return &config_keys[i];
+	return NULL;
+}
+
+const char *config_section_comment(const char *section)
+{
+	for (size_t i = 0; i < ARRAY_LEN(sections); i++)
+		if (str_eq(sections[i].name, section))
+			return sections[i].comment;
+	return NULL;
+}
+
+#define DISTANCE_MAX 63
+
+/* Levenshtein, on names of at most DISTANCE_MAX bytes. */
+static unsigned distance(const char *a, const char *b)
+{
+	unsigned row[DISTANCE_MAX + 1];
+	size_t la = MIN(strlen(a), (size_t)DISTANCE_MAX), lb = MIN(strlen(b), (size_t)DISTANCE_MAX);
+
+	for (size_t j = 0; j <= lb; j++)
+		row[j] = (unsigned)j;
+	for (size_t i = 1; i <= la; i++) {
+		unsigned diagonal = row[0];
+		row[0] = (unsigned)i;
+		for (size_t j = 1; j <= lb; j++) {
+			unsigned replaced = diagonal + (a[i - 1] != b[j - 1]);
+			diagonal = row[j];
+			row[j] = MIN(replaced, MIN(row[j], row[j - 1]) + 1);
+		}
+	}
+	return row[lb];
+}
+
+const char *config_nearest_key(const char *name)
+{
+	const char *best = config_keys[0].name;
+	unsigned least = UINT32_MAX;
+
+	for (size_t i = 0; i < config_n_keys; i++) {
+		unsigned d = distance(name, config_keys[i].name);
+		if (d < least) {
+			least = d;
+			best = config_keys[i].name;
+		}
+	}
+	return best;
+}

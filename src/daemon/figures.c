@@ -1,0 +1,113 @@
+/* What each module tells /metrics. */
+#include <stdio.h>
+
+#include "api/sandbox.h"
+#include "build/build.h"
+#include "daemon/server.h"
+#include "env/env.h"
+#include "gateway/session.h"
+#include "sandbox/local.h"
+
+static void collect_builds(struct api_metrics_out *o, void *arg)
+{
+	struct daemon *d = arg;
+	unsigned queued = 0, running = 0;
+
+	builds_count(d->builds, &queued, &running);
+	api_metrics_gauge(o, "openreward_builds", "state=\"queued\"", "Image builds by state.", queued);
+	api_metrics_gauge(o, "openreward_builds", "state=\"running\"", "Image builds by state.", running);
+}
+
+static void collect_egress(struct api_metrics_out *o, void *arg)
+{
+	const struct daemon *d = arg;
+
+	api_metrics_counter(o, "openreward_platform_connections_total", NULL, "Connections from inside to the platform itself.",
+			    (double)d->platform_total);
+	api_metrics_counter(o, "openreward_egress_denied_total", NULL, "Connections from inside that were refused.",
+			    (double)d->denied_total);
+}
+
+static void collect_engine(struct api_metrics_out *o, void *arg)
+{
+	const struct daemon *d = arg;
+	struct local_counts c;
+	char label[48];
+
+	local_engine_counts(d->engine, &c);
+	api_metrics_gauge(o, "openreward_boxes", NULL, "Containers alive: sandboxes and instances.", (double)c.boxes);
+	api_metrics_gauge(o, "openreward_execs", NULL, "Commands running now.", (double)c.execs);
+	api_metrics_counter(o, "openreward_boxes_created_total", NULL, "Containers made.", (double)c.created_total);
+	api_metrics_counter(o, "openreward_boxes_failed_total", NULL, "Containers that could not be made.", (double)c.failed_total);
+	api_metrics_counter(o, "openreward_box_create_seconds_total", NULL, "Time spent making containers, summed.",
+			    (double)c.create_us_total / 1e6);
+	api_metrics_counter(o, "openreward_execs_total", NULL, "Commands started.", (double)c.execs_total);
+	for (int i = 0; i <= ENGINE_EXITED; i++) {
+		snprintf(label, sizeof(label), "outcome=\"%s\"", engine_outcome_name((enum engine_outcome)i));
+		api_metrics_counter(o, "openreward_exec_outcomes_total", label, "Commands ended, by outcome.", (double)c.outcomes[i]);
+	}
+}
+
+static void collect_sandboxes(struct api_metrics_out *o, void *arg)
+{
+	const struct daemon *d = arg;
+	struct sandboxes_counts c;
+
+	sandboxes_counts(d->sandboxes, &c);
+	api_metrics_gauge(o, "openreward_sandboxes", "state=\"open\"", "Sandboxes by state.", (double)c.open);
+	api_metrics_gauge(o, "openreward_sandboxes", "state=\"creating\"", "Sandboxes by state.", (double)c.creating);
+	api_metrics_counter(o, "openreward_sandboxes_created_total", NULL, "Sandboxes made.", (double)c.created_total);
+	api_metrics_counter(o, "openreward_sandboxes_failed_total", NULL, "Sandboxes that could not be made.", (double)c.failed_total);
+	api_metrics_counter(o, "openreward_sandboxes_expired_total", NULL, "Sandboxes ended by silence.", (double)c.expired_total);
+	api_metrics_counter(o, "openreward_runs_total", NULL, "Commands asked for.", (double)c.runs_total);
+	api_metrics_counter(o, "openreward_runs_joined_total", NULL, "Repeated commands that joined the first.", (double)c.twins_total);
+	api_metrics_counter(o, "openreward_runs_resumed_total", NULL, "Results asked for again by task_id.", (double)c.resumed_total);
+	api_metrics_counter(o, "openreward_upload_bytes_total", NULL, "Bytes written into sandboxes.", (double)c.upload_bytes_total);
+	api_metrics_counter(o, "openreward_download_bytes_total", NULL, "Bytes read from sandboxes.", (double)c.download_bytes_total);
+}
+
+static void collect_envs(struct api_metrics_out *o, void *arg)
+{
+	const struct daemon *d = arg;
+	struct env_counts c;
+
+	envs_counts(d->envs, &c);
+	api_metrics_gauge(o, "openreward_instances", NULL, "Environment servers alive.", (double)c.instances);
+	api_metrics_gauge(o, "openreward_instances_starting", NULL, "Of these, not healthy yet.", (double)c.starting);
+	api_metrics_gauge(o, "openreward_instances_draining", NULL, "Of these, of an older revision.", (double)c.draining);
+	api_metrics_counter(o, "openreward_deployments_total", NULL, "Deployments begun.", (double)c.deployments_total);
+	api_metrics_counter(o, "openreward_deployments_failed_total", NULL, "Deployments that failed.",
+			    (double)c.deployments_failed_total);
+	api_metrics_counter(o, "openreward_instances_started_total", NULL, "Environment servers started.",
+			    (double)c.instances_started_total);
+	api_metrics_counter(o, "openreward_instances_crashed_total", NULL, "Environment servers that ended by themselves.",
+			    (double)c.instances_crashed_total);
+}
+
+static void collect_sessions(struct api_metrics_out *o, void *arg)
+{
+	const struct daemon *d = arg;
+	struct gateway_counts c;
+
+	gateway_counts(d->gateway, &c);
+	api_metrics_gauge(o, "openreward_sessions", "state=\"open\"", "Sessions by state.", (double)c.open);
+	api_metrics_gauge(o, "openreward_sessions", "state=\"opening\"", "Sessions by state.", (double)c.opening);
+	api_metrics_counter(o, "openreward_sessions_total", NULL, "Sessions begun.", (double)c.sessions_total);
+	api_metrics_counter(o, "openreward_sessions_expired_total", NULL, "Sessions ended by silence.", (double)c.expired_total);
+	api_metrics_counter(o, "openreward_proxied_requests_total", NULL, "Requests passed through to environments.",
+			    (double)c.proxied_total);
+	api_metrics_counter(o, "openreward_upstream_errors_total", NULL, "Of these, broken on the environment's side.",
+			    (double)c.upstream_errors_total);
+	api_metrics_counter(o, "openreward_calls_resent_total", NULL, "Calls sent again without a task_id.",
+			    (double)c.resent_calls_total);
+}
+
+void figures_register(struct daemon *d)
+{
+	static api_metrics_fn *const all[] = {
+		collect_builds, collect_egress, collect_engine, collect_sandboxes, collect_envs, collect_sessions,
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		api_metrics_add(d->metrics, all[i], d);
+}

@@ -1,0 +1,185 @@
+/* Everything between the store and HTTP: images, builds, the engine, environments, sandboxes, sessions. */
+#include <errno.h>
+#include <string.h>
+
+#include "api/sandbox.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "build/build.h"
+#include "daemon/server.h"
+#include "env/env.h"
+#include "gateway/session.h"
+#include "image/image.h"
+#include "sandbox/local.h"
+
+#define PLATFORM_NAME "openreward.internal"
+
+/* -- lists of "K=V" ---------------------------------------------------------------------------------------------- */
+
+static void strv_add(char ***list, char *text)
+{
+	size_t n = 0;
+
+	while (*list && (*list)[n])
+		n++;
+	*list = xrealloc(*list, (n + 2) * sizeof(**list));
+	(*list)[n] = text;
+	(*list)[n + 1] = NULL;
+}
+
+static void strv_add_all(char ***list, char *const *more)
+{
+	for (; more && *more; more++)
+		strv_add(list, xstrdup(*more));
+}
+
+static char **strv_free(char **list)
+{
+	for (char **p = list; p && *p; p++)
+		free(*p);
+	free(list);
+	return NULL;
+}
+
+/* -- opening ----------------------------------------------------------------------------------------------------- */
+
+static int open_images(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct builds_settings bs = {
+		.concurrency = 1, .time_limit_ms = c->build_timeout_ms, .log_max_bytes = c->build_log_bytes,
+	};
+	int r = images_new(&d->images, d->loop, c->data, c->image_aliases, link_jobs(d->link), err);
+
+	return r < 0 ? r : builds_new(&d->builds, d->loop, c->data, d->images, link_jobs(d->link), &bs, err);
+}
+
+/* "SOURCE[:TARGET]" becomes two strings in one piece of memory. */
+static void split_mounts(struct daemon *d)
+{
+	size_t n = 0;
+
+	while (d->mount_texts && d->mount_texts[n])
+		n++;
+	d->mounts = xcalloc(n + 1, sizeof(*d->mounts));
+	for (size_t i = 0; i < n; i++) {
+		char *colon = strchr(d->mount_texts[i], ':');
+		if (colon)
+			*colon = '\0';
+		d->mounts[i] = (struct engine_mount){
+			.source = d->mount_texts[i], .target = colon ? colon + 1 : d->mount_texts[i], .read_only = true,
+		};
+	}
+}
+
+/* The host's package client configuration, as launch() staged it, goes into every box where the operator says so. */
+static int open_engine(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs };
+
+	strv_add_all(&d->sandbox_env, d->launch->host_env);
+	strv_add_all(&d->sandbox_env, c->sandbox_env);
+	strv_add_all(&d->mount_texts, c->sandbox_mounts);
+	if (d->launch->host_dir)
+		strv_add(&d->mount_texts, xasprintf("%s:%s", d->launch->host_dir, LAUNCH_HOST_TARGET));
+	s.env = (const char *const *)d->sandbox_env;
+	split_mounts(d);
+	s.mounts = d->mounts;
+	return local_engine_new(&d->engine, d->loop, d->link, d->images, &s, err);
+}
+
+/* Inside, the platform has a name of its own, at any port, whatever it is called outside. */
+static int open_envs(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct env_settings s = {
+		.data_dir = c->data, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
+		.instance_log_bytes = c->instance_log_bytes,
+		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
+	};
+
+	strv_add(&d->instance_env, xstrdup("PORT=8080"));
+	strv_add(&d->instance_env, xstrdup("OPENREWARD_URL=http://" PLATFORM_NAME));
+	strv_add(&d->instance_env, xstrdup("OPENREWARD_API_URL=http://api." PLATFORM_NAME));
+	strv_add(&d->instance_env, xstrdup("OPENREWARD_SESSION_URL=http://sessions." PLATFORM_NAME));
+	strv_add(&d->instance_env, xstrdup("OPENREWARD_USE_STRUCTURED_LOGS=1"));
+	strv_add(&d->instance_env, xstrdup("OPENREWARD_DISABLE_UPDATE_CHECK=1"));
+	strv_add_all(&d->instance_env, c->instance_env);
+	s.instance_env = (const char *const *)d->instance_env;
+	return envs_new(&d->envs, d->loop, d->engine, d->store, d->builds, &s, err);
+}
+
+static int open_sandboxes(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct sandboxes_settings s = {
+		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
+		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes,
+		.max = c->sandbox_max,
+	};
+
+	if (config_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)
+		return err_set(err, -EINVAL, "sandboxes.size: \"%s\": expected CPU:GIB", c->sandbox_size);
+	return sandboxes_new(&d->sandboxes, d->loop, d->engine, d->auth, &s, err);
+}
+
+static int open_gateway(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct gateway_sandboxes sandboxes = {
+		.end_owned = sandboxes_end_owned, .ping = sandboxes_ping, .remove = sandboxes_remove, .arg = d->sandboxes,
+	};
+	struct gateway_settings s = {
+		.lease_ms = c->session_idle_ms, .hard_ms = c->session_hard_ms, .teardown_ms = c->session_teardown_ms,
+		.remember_ms = c->session_ended_ms, .ping_forward_ms = c->session_ping_ms, .sessions_max = c->session_max,
+		.idle_upstreams_max = 64, .upstream_idle_ms = 30000, .http = c->http,
+	};
+
+	return gateway_new(&d->gateway, d->loop, d->auth, d->store, d->envs, &sandboxes, &s, err);
+}
+
+int modules_open(struct daemon *d, struct err *err)
+{
+	int r = open_images(d, err);
+
+	r = r < 0 ? r : open_engine(d, err);
+	r = r < 0 ? r : open_envs(d, err);
+	r = r < 0 ? r : open_sandboxes(d, err);
+	return r < 0 ? r : open_gateway(d, err);
+}
+
+void modules_routes(struct daemon *d)
+{
+	sandboxes_routes(d->sandboxes, d->router);
+	gateway_routes(d->gateway, d->router);
+}
+
+/* Sessions first: their environments' teardowns may still use sandboxes. */
+static void on_sessions_over(void *arg)
+{
+	struct daemon *d = arg;
+
+	sandboxes_end_all(d->sandboxes, "the server is stopping", d->ended, d->ended_arg);
+}
+
+void modules_end(struct daemon *d, void (*done)(void *arg), void *arg)
+{
+	d->ended = done;
+	d->ended_arg = arg;
+	gateway_shutdown(d->gateway, "the server is stopping", on_sessions_over, d);
+}
+
+void modules_close(struct daemon *d)
+{
+	gateway_free(d->gateway);
+	sandboxes_free(d->sandboxes);
+	envs_free(d->envs);
+	builds_free(d->builds);
+	local_engine_free(d->engine);
+	images_free(d->images);
+	d->instance_env = strv_free(d->instance_env);
+	d->sandbox_env = strv_free(d->sandbox_env);
+	d->mount_texts = strv_free(d->mount_texts);
+	free(d->mounts);
+}

@@ -1,0 +1,311 @@
+#include "daemon/server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "daemon/notify.h"
+#include "gateway/session.h"
+#include "sandbox/link.h"
+
+#define END_TIMEOUT_MS 90000
+#define WATCH_MS 1000
+#define WATCH_TIMES 3
+
+/* -- the end ----------------------------------------------------------------------------------------------------- */
+
+static void remove_address(struct daemon *d)
+{
+	auto_free char *path = xasprintf("%s/run/address", d->config->data);
+
+	unlink(path);
+}
+
+static void on_spawner_ended(void *arg, const struct err *err)
+{
+	struct daemon *d = arg;
+
+	if (err && !d->lost)
+		log_warn("daemon", "ending the spawner: %s", err->msg);
+	loop_stop(d->loop, 0);
+}
+
+static void on_sessions_ended(void *arg)
+{
+	struct daemon *d = arg;
+
+	if (d->stopping)
+		return;
+	d->stopping = true;
+	if (d->launch->owns_spawner)
+		link_shutdown(d->link, on_spawner_ended, d);
+	else
+		loop_stop(d->loop, 0); /* somebody else's, who started it for an unprivileged daemon */
+}
+
+static void daemon_end(struct daemon *d)
+{
+	d->ending = true;
+	notify("STOPPING=1");
+	log_info("daemon", "ending");
+	remove_address(d);
+	http_server_stop_accepting(d->http);
+	modules_end(d, on_sessions_ended, d);
+	alarm(END_TIMEOUT_MS / 1000); /* whatever hangs: the default action ends this process, and leases the rest */
+}
+
+static void on_signal(int signo, void *arg)
+{
+	struct daemon *d = arg;
+
+	(void)signo;
+	if (!d->ending)
+		daemon_end(d);
+	else
+		on_sessions_ended(d); /* asked twice: without waiting for teardowns */
+}
+
+/* A connection from inside that wants the platform becomes one of the server's, tagged with its sandbox. */
+static void on_platform(void *arg, const char *id, uint64_t number, uint16_t port, int fd)
+{
+	struct daemon *d = arg;
+	struct err err;
+
+	(void)port;
+	d->platform_total++;
+	if (d->ending)
+		fd_close(fd);
+	else if (http_server_adopt(d->http, fd, number, &err) < 0)
+		log_event(LOG_WARN, "daemon", LOG_KV("sandbox", id), "a connection was dropped: %s", err.msg);
+}
+
+static void on_denied(void *arg, const char *id, const char *text)
+{
+	struct daemon *d = arg;
+
+	d->denied_total++;
+	log_event(LOG_INFO, "egress", LOG_KV("sandbox", id), "refused %s", text ? text : "a connection");
+}
+
+/* The engine hears first of a lost spawner and fails what ran. The link then looks for another one, which only root can
+ * start: so the daemon ends, and says why. */
+static void on_watch(struct loop_timer *t, void *arg)
+{
+	struct daemon *d = arg;
+
+	d->away = link_chan(d->link) ? 0 : d->away + 1;
+	if (d->away < WATCH_TIMES || d->ending) {
+		loop_timer_start(t, WATCH_MS);
+		return;
+	}
+	d->lost = true;
+	log_error("daemon", "openreward-spawner is gone, and with it every sandbox");
+	loop_stop(d->loop, 1);
+}
+
+/* -- the start --------------------------------------------------------------------------------------------------- */
+
+static int open_store(struct daemon *d, struct err *err)
+{
+	auto_free char *db = xasprintf("%s/openreward.db", d->config->data);
+	auto_free char *key_path = xasprintf("%s/admin.key", d->config->data);
+	char key[AUTH_KEY_LEN];
+
+	umask(0077); /* for the database and its journals; other files say their own mode */
+	int r = store_open(&d->store, d->loop, db, err);
+	r = r < 0 ? r : auth_new(&d->auth, d->store, err);
+	r = r < 0 ? r : auth_first_start(d->auth, key_path, key, err);
+	explicit_bzero(key, sizeof(key));
+	umask(0027);
+	return r;
+}
+
+static int open_http(struct daemon *d, struct err *err)
+{
+	d->router = http_router_new();
+	return http_server_new(&d->http, d->loop, &d->config->http, http_router_dispatch, d->router, err);
+}
+
+static bool is_ready(void *arg)
+{
+	const struct daemon *d = arg;
+
+	return d->serving && !d->ending;
+}
+
+static void on_leaks(void *arg, api_leaks_done_fn *done, void *done_arg)
+{
+	struct daemon *d = arg;
+
+	link_leaks(d->link, done, done_arg);
+}
+
+static int parse_sizes(struct daemon *d, struct err *err)
+{
+	const char *text = d->config->instance_size;
+
+	if (config_machine(text, &d->api.default_cpu_milli, &d->api.default_memory_bytes) < 0)
+		return err_set(err, -EINVAL, "instances.size: \"%s\": expected CPU:GIB", text);
+	return 0;
+}
+
+static int open_api(struct daemon *d, struct err *err)
+{
+	uint64_t cpu_milli = d->api.default_cpu_milli, memory_bytes = d->api.default_memory_bytes;
+
+	(void)err;
+	d->metrics = api_metrics_new();
+	d->api = (struct api){
+		.loop = d->loop, .store = d->store, .auth = d->auth, .images = d->images, .envs = d->envs, .metrics = d->metrics,
+		.http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
+		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
+		.of_session = gateway_pass, .of_session_arg = d->gateway,
+	};
+	api_system_routes(&d->api, d->router);
+	api_namespaces_routes(&d->api, d->router);
+	api_environments_routes(&d->api, d->router);
+	api_deployments_routes(&d->api, d->router);
+	api_images_routes(&d->api, d->router);
+	modules_routes(d);
+	figures_register(d);
+	return 0;
+}
+
+static int address_of(int fd, char *ret, size_t size, struct err *err)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} a = { 0 };
+	socklen_t len = sizeof(a);
+	char host[INET6_ADDRSTRLEN];
+
+	if (getsockname(fd, &a.any, &len) < 0)
+		return err_sys(err, "the listening socket's address");
+	if (a.any.sa_family == AF_INET6) {
+		inet_ntop(AF_INET6, &a.v6.sin6_addr, host, sizeof(host));
+		snprintf(ret, size, "[%s]:%u", host, ntohs(a.v6.sin6_port));
+	} else {
+		inet_ntop(AF_INET, &a.v4.sin_addr, host, sizeof(host));
+		snprintf(ret, size, "%s:%u", host, ntohs(a.v4.sin_port));
+	}
+	return 0;
+}
+
+static int listen_all(struct daemon *d, struct err *err)
+{
+	int fds[LINK_LISTENERS_MAX];
+	size_t n = link_take_listeners(d->link, fds, ARRAY_LEN(fds));
+	int r = n ? address_of(fds[0], d->address, sizeof(d->address), err) :
+		    err_set(err, -EPROTO, "the spawner holds no listening socket");
+
+	for (size_t i = 0; i < n; i++) {
+		if (r == 0)
+			r = http_server_listen(d->http, fds[i], err);
+		else
+			fd_close(fds[i]);
+	}
+	return r;
+}
+
+static int write_address(struct daemon *d, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/run/address", d->config->data);
+	auto_free char *line = xasprintf("%s\n", d->address);
+
+	return fd_write_file(path, line, strlen(line), 0640, err);
+}
+
+static int daemon_serve(struct daemon *d, struct err *err)
+{
+	struct link_platform p = { .connection = on_platform, .denied = on_denied, .arg = d };
+	int r = listen_all(d, err);
+
+	r = r < 0 ? r : write_address(d, err);
+	if (r < 0)
+		return r;
+	link_set_platform(d->link, &p);
+	loop_timer_init(&d->watch, d->loop, on_watch, d);
+	loop_timer_start(&d->watch, WATCH_MS);
+	d->serving = true;
+	printf("listening on http://%s\n", d->address);
+	fflush(stdout);
+	notify("READY=1");
+	return 0;
+}
+
+static int watch_signals(struct daemon *d, struct err *err)
+{
+	signal(SIGPIPE, SIG_IGN);
+	int r = loop_signal(d->loop, SIGTERM, on_signal, d, err);
+
+	return r < 0 ? r : loop_signal(d->loop, SIGINT, on_signal, d, err);
+}
+
+static int daemon_open(struct daemon *d, struct err *err)
+{
+	int r = loop_new(&d->loop, err);
+
+	r = r < 0 ? r : watch_signals(d, err);
+	r = r < 0 ? r : link_new(&d->link, d->loop, d->launch->spawner_socket, err);
+	if (r < 0)
+		return r;
+	r = open_store(d, err);
+	r = r < 0 ? r : open_http(d, err);
+	r = r < 0 ? r : parse_sizes(d, err);
+	r = r < 0 ? r : modules_open(d, err);
+	r = r < 0 ? r : open_api(d, err);
+	return r < 0 ? r : daemon_serve(d, err);
+}
+
+static void daemon_close(struct daemon *d)
+{
+	loop_timer_stop(&d->watch);
+	d->http = http_server_free(d->http);
+	modules_close(d);
+	http_router_free(d->router);
+	api_metrics_free(d->metrics);
+	auth_free(d->auth);
+	store_free(d->store);
+	link_free(d->link);
+	if (d->loop)
+		loop_free(d->loop);
+}
+
+/* After a failed start the spawner that this life started has to go, too: its sockets are bound. */
+static void give_up(struct daemon *d)
+{
+	if (!d->link || d->launch->spawner <= 0 || d->lost)
+		return;
+	link_shutdown(d->link, on_spawner_ended, d);
+	alarm(END_TIMEOUT_MS / 1000);
+	(void)loop_run(d->loop);
+}
+
+int daemon_run(const struct config *c, const struct launch *l, struct err *err)
+{
+	struct daemon d = { .config = c, .launch = l };
+	int r = daemon_open(&d, err);
+
+	if (r < 0) {
+		d.ending = true;
+		give_up(&d);
+	} else {
+		r = loop_run(d.loop);
+		if (r > 0)
+			r = err_set(err, -EIO, "the spawner is gone");
+		remove_address(&d);
+	}
+	daemon_close(&d);
+	return r;
+}

@@ -1,0 +1,73 @@
+/* daemon/server.h: the running daemon: owns every module's object, makes them in the order of their layers, ends them in
+ * the opposite one. One per process, on the loop's thread. Everything that one module must know of another and may not
+ * include is wired here (tables of functions, callbacks).
+ *
+ *   STARTING -> SERVING -> ENDING -> gone
+ *
+ *   STARTING  modules are being made; nothing is accepted.                                   daemon_run()
+ *   SERVING   the listening sockets are open, READY=1 was told.                              daemon_serve()
+ *   ENDING    nothing new is accepted; sessions end with their teardown, then the spawner ends all that
+ *             runs (not for a daemon that was started without root: it found the spawner). A second signal, or END_TIMEOUT_MS, ends the waiting.     daemon_end()
+ *
+ * A lost spawner ends the daemon with an error at once: its sandboxes are dead, and only a new start brings others. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api/api.h"
+#include "api/metrics.h"
+#include "daemon/config.h"
+#include "daemon/launch.h"
+#include "engine/engine.h"
+#include "sandbox/link.h"
+
+struct builds;
+struct engine;
+struct gateway;
+struct sandboxes;
+
+struct daemon {
+	const struct config *config; /* borrowed */
+	const struct launch *launch; /* borrowed */
+	struct loop *loop;
+	struct link *link;           /* the spawner's other end */
+	struct loop_timer watch;     /* looks whether the spawner is still there */
+	unsigned away;               /* looks in a row that did not find it */
+	struct store *store;
+	struct auth *auth;
+	struct images *images;
+	struct builds *builds;
+	struct engine *engine;
+	struct envs *envs;
+	struct sandboxes *sandboxes;
+	struct gateway *gateway;
+	struct http_router *router;
+	struct http_server *http;
+	struct api_metrics *metrics;
+	struct api api;              /* what the handlers of the control plane see */
+	char **instance_env;         /* for every environment server; see modules.c */
+	char **sandbox_env;
+	char **mount_texts;          /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
+	struct engine_mount *mounts; /* ends with a NULL source */
+	uint64_t platform_total, denied_total; /* connections from inside: to the platform; refused */
+	char address[128];           /* HOST:PORT of the first listening socket */
+	void (*ended)(void *arg);    /* whom modules_end() tells */
+	void *ended_arg;
+	bool serving, ending;
+	bool stopping;               /* sessions have ended, or were not waited for */
+	bool lost;                   /* the spawner is gone */
+};
+
+/* Runs the daemon to its end; after launch(). Returns 0 for an end that somebody asked for. */
+MUST_CHECK int daemon_run(const struct config *c, const struct launch *l, struct err *err);
+
+/* -- modules.c: everything between the store and HTTP ------------------------------------------------------------ */
+MUST_CHECK int modules_open(struct daemon *d, struct err *err);
+void modules_routes(struct daemon *d);
+/* Ends sessions; done when nothing of theirs runs any more. */
+void modules_end(struct daemon *d, void (*done)(void *arg), void *arg);
+void modules_close(struct daemon *d); /* harmless when half open */
+
+/* -- figures.c ----------------------------------------------------------------------------------------------------- */
+void figures_register(struct daemon *d); /* collectors for /metrics */

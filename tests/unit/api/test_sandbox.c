@@ -1,0 +1,405 @@
+/* The table of sandboxes over an engine that does what the test says, when it says. */
+#include "api/sandbox.h"
+
+#include "unit/http/harness.h"
+#include "base/str.h"
+#include "image/record.h"
+
+/* -- the engine ------------------------------------------------------------------------------------------------------------- */
+
+static struct {
+	engine_image_fn *image_done; /* asked for and not answered */
+	void *image_arg;
+	engine_create_fn *create_done;
+	engine_end_fn *on_end;
+	void *create_arg;
+	struct engine_box box;
+	char id[64], destroyed[32];  /* reason */
+	int renewed;
+	char env[200], hosts[200];
+	engine_exec_fn *exec_done;
+	void *exec_arg;
+	struct engine_exec exec;
+	char cmd[100];
+	uint64_t timeout_ms, max_bytes;
+	bool released;
+} fake;
+
+static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress UNUSED, engine_image_fn *done,
+			 void *arg)
+{
+	fake.image_done = done;
+	fake.image_arg = arg;
+}
+
+static void fake_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg)
+{
+	fake.create_done = done;
+	fake.on_end = on_end;
+	fake.create_arg = arg;
+	snprintf(fake.id, sizeof(fake.id), "%s", spec->id);
+	fake.box = (struct engine_box){ .engine = e, .id = fake.id };
+	for (size_t i = 0; spec->env[i]; i++)
+		snprintf(fake.env + strlen(fake.env), sizeof(fake.env) - strlen(fake.env), "%s|", spec->env[i]);
+	snprintf(fake.hosts, sizeof(fake.hosts), "%s", spec->hosts_extra ? spec->hosts_extra : "");
+}
+
+static void fake_destroy(struct engine_box *b UNUSED, const char *reason, engine_done_fn *done UNUSED, void *arg UNUSED)
+{
+	snprintf(fake.destroyed, sizeof(fake.destroyed), "%s", reason);
+}
+
+static void fake_renew(struct engine_box *b UNUSED)
+{
+	fake.renewed++;
+}
+
+static int fake_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,
+		     struct engine_exec **ret, struct err *err)
+{
+	if (str_eq(spec->cmd, "gone"))
+		return err_set(err, -EIDRM, "the sandbox has ended");
+	fake.exec_done = done;
+	fake.exec_arg = arg;
+	fake.exec = (struct engine_exec){ .box = b };
+	snprintf(fake.cmd, sizeof(fake.cmd), "%s", spec->cmd);
+	fake.timeout_ms = spec->timeout_ms;
+	fake.max_bytes = spec->max_bytes;
+	*ret = &fake.exec;
+	return 0;
+}
+
+static ssize_t fake_read(struct engine_exec *x UNUSED, uint64_t offset, void *p, size_t cap)
+{
+	static const char text[] = "hello";
+	size_t n = offset < 5 ? MIN(cap, 5 - (size_t)offset) : 0;
+
+	memcpy(p, text + offset, n);
+	return (ssize_t)n;
+}
+
+static void fake_release(struct engine_exec *x UNUSED)
+{
+	fake.released = true;
+}
+
+static const struct engine_ops ops = {
+	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
+	.exec_read = fake_read, .exec_release = fake_release,
+};
+static struct engine engine = { .ops = &ops };
+
+static void image_comes(void)
+{
+	struct image *i = image_new();
+
+	i->name = xstrdup("x");
+	fake.image_done(fake.image_arg, i, NULL);
+	fake.image_done = NULL;
+}
+
+static void box_comes(void)
+{
+	fake.create_done(fake.create_arg, &fake.box, NULL);
+}
+
+/* -- the server ----------------------------------------------------------------------------------------------------------------- */
+
+static struct sandboxes *sandboxes;
+static struct store *store;
+static struct auth *auth;
+static struct http_router *router;
+static char dir[64], key[AUTH_KEY_LEN];
+
+static void on_ping(struct http_req *req, void *arg UNUSED)
+{
+	if (!sandboxes_ping(sandboxes, req, http_req_header(req, "X-Session-ID")))
+		http_reply_error(req, 404, "nobody's");
+}
+
+static void on_delete(struct http_req *req, void *arg UNUSED)
+{
+	if (!sandboxes_remove(sandboxes, req, http_req_header(req, "X-Session-ID")))
+		http_reply_error(req, 404, "nobody's");
+}
+
+static void begin(void)
+{
+	struct sandboxes_settings s = { .max = 2, .idle_ms = 400 };
+	struct err err = ERR_INIT;
+	char path[128];
+
+	router = http_router_new();
+	harness_begin(http_router_dispatch, router);
+	snprintf(dir, sizeof(dir), "/tmp/test-sandbox-XXXXXX");
+	cr_assert_not_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/db", dir);
+	cr_assert_eq(store_open(&store, loop, path, &err), 0, "%s", err.msg);
+	cr_assert_eq(auth_new(&auth, store, &err), 0);
+	snprintf(path, sizeof(path), "%s/key", dir);
+	cr_assert_eq(auth_first_start(auth, path, key, &err), 0, "%s", err.msg);
+	cr_assert_eq(sandboxes_new(&sandboxes, loop, &engine, auth, &s, &err), 0);
+	sandboxes_routes(sandboxes, router);
+	http_router_add(router, "POST", "/ping", on_ping, NULL);
+	http_router_add(router, "POST", "/delete_session", on_delete, NULL);
+}
+
+static void end(void)
+{
+	auto_free char *clean = xasprintf("%s/key", dir);
+
+	server = http_server_free(server);
+	sandboxes_free(sandboxes);
+	auth_free(auth);
+	store_free(store);
+	http_router_free(router);
+	unlink(clean);
+	for (const char *const *s = (const char *const[]){ "db", "db-wal", "db-shm", NULL }; *s; s++) {
+		auto_free char *path = xasprintf("%s/%s", dir, *s);
+
+		unlink(path);
+	}
+	rmdir(dir);
+}
+
+TestSuite(sandbox, .init = begin, .fini = end, .timeout = 60);
+
+static const char *post(int fd, const char *path, const char *sid, const char *with_key, const char *body)
+{
+	auto_free char *text = xasprintf("POST %s HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\n%s%s%sContent-Length: %zu\r\n\r\n%s", path,
+					 with_key ? with_key : key, sid ? "X-Session-ID: " : "", sid ? sid : "", sid ? "\r\n" : "",
+					 strlen(body), body);
+
+	return talk(fd, text);
+}
+
+/* A sandbox that is READY; its id. */
+static const char *ready(int fd)
+{
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	image_comes();
+	box_comes();
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: end"));
+	return fake.id;
+}
+
+static int fd;
+
+Test(sandbox, is_told_when_it_is_ready)
+{
+	fd = connect_pair();
+	const char *text = post(fd, "/create_sandbox", NULL, NULL,
+				"{\"image\": \"x\", \"env\": {\"A\": \"1\"}, \"host_aliases\": [{\"ip\": \"1.2.3.4\", \"hostnames\": [\"h\"]}]}");
+	cr_assert_not_null(strstr(text, "event: task_id"));
+	cr_assert_null(strstr(text, "event: end"));
+	image_comes();
+	cr_assert_str_eq(fake.env, "A=1|");
+	cr_assert_str_eq(fake.hosts, "1.2.3.4 h\n");
+	box_comes();
+	run_for(5);
+	auto_free char *want = xasprintf("event: end\ndata: {\"sid\": \"%s\"}", fake.id);
+	cr_assert_not_null(strstr(read_now(fd), want));
+	close(fd);
+}
+
+Test(sandbox, an_image_that_can_not_come_is_an_error_event)
+{
+	struct err e;
+
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	err_set(&e, -EIO, "image x is not here and could not be pulled: no");
+	fake.image_done(fake.image_arg, NULL, &e);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: image x is not here and could not be pulled: no"));
+	close(fd);
+}
+
+Test(sandbox, a_delete_while_the_image_comes_is_answered_at_once)
+{
+	char sid[64] = "";
+
+	fd = connect_pair();
+	const char *id = strstr(post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}"), "data: ");
+	cr_assert_not_null(id);
+	snprintf(sid, sizeof(sid), "%.36s", id + 6);
+	int other = connect_pair();
+	cr_assert_not_null(strstr(post(other, "/delete_session", sid, NULL, ""), "200 OK"));
+	cr_assert_not_null(strstr(read_now(fd), "event: error"));
+	image_comes(); /* finds nobody */
+	cr_assert_str_eq(fake.id, "");
+	close(fd);
+	close(other);
+}
+
+Test(sandbox, a_delete_while_it_is_made_waits_for_its_end)
+{
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	image_comes();
+	int other = connect_pair();
+	cr_assert_str_eq(post(other, "/delete_session", fake.id, NULL, ""), "");
+	box_comes();
+	cr_assert_str_eq(fake.destroyed, "deleted");
+	run_for(5);
+	cr_assert_str_eq(read_now(other), "");
+	fake.on_end(fake.create_arg, &fake.box, "deleted");
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(other), fake.id));
+	close(fd);
+	close(other);
+}
+
+Test(sandbox, beyond_the_maximum_is_429)
+{
+	int a = connect_pair(), b = connect_pair(), c = connect_pair();
+
+	ready(a);
+	ready(b);
+	const char *text = post(c, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	cr_assert(str_starts(text, "HTTP/1.1 429 "));
+	cr_assert_not_null(strstr(text, "Retry-After: "));
+	cr_assert_null(strstr(text, "maximum capacity"));
+	close(a);
+	close(b);
+	close(c);
+}
+
+Test(sandbox, runs)
+{
+	struct engine_exec_result res = { .return_code = 3, .outcome = ENGINE_EXITED, .bytes = 5 };
+
+	fd = connect_pair();
+	ready(fd);
+	const char *text = post(fd, "/run", fake.id, NULL, "{\"cmd\": \"c\", \"timeout_s\": 1.5, \"max_bytes\": 7}");
+	cr_assert_not_null(strstr(text, "event: task_id"));
+	cr_assert_str_eq(fake.cmd, "c");
+	cr_assert_eq(fake.timeout_ms, 1500);
+	cr_assert_eq(fake.max_bytes, 7);
+	fake.exec_done(fake.exec_arg, &fake.exec, &res, NULL);
+	run_for(5);
+	text = read_now(fd);
+	cr_assert_not_null(strstr(text, "\"return_code\":3,"));
+	cr_assert_not_null(strstr(text, "\"output\":\"aGVsbG8=\"}"));
+	cr_assert_not(fake.released);
+	close(fd);
+}
+
+Test(sandbox, a_run_that_could_not_begin_leaves_no_task)
+{
+	fd = connect_pair();
+	ready(fd);
+	cr_assert(str_starts(post(fd, "/run", fake.id, NULL, "{\"cmd\": \"gone\"}"), "HTTP/1.1 410 "));
+	close(fd);
+}
+
+Test(sandbox, its_end_tells_runs_and_is_remembered)
+{
+	fd = connect_pair();
+	ready(fd);
+	post(fd, "/run", fake.id, NULL, "{\"cmd\": \"c\"}");
+	fake.exec_done(fake.exec_arg, &fake.exec, NULL, &(struct err){ .code = -EIDRM, .msg = "the sandbox has ended" });
+	fake.on_end(fake.create_arg, &fake.box, "lease");
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: the sandbox has ended"));
+	cr_assert(fake.released);
+	const char *text = post(fd, "/ping", fake.id, NULL, "");
+	cr_assert(str_starts(text, "HTTP/1.1 410 "));
+	cr_assert_not_null(strstr(text, "no ping"));
+	cr_assert(str_starts(post(fd, "/delete_session", fake.id, NULL, ""), "HTTP/1.1 200 "));
+	close(fd);
+}
+
+Test(sandbox, open_requests_and_pings_renew_it)
+{
+	fd = connect_pair();
+	ready(fd);
+	int before = fake.renewed;
+	post(fd, "/ping", fake.id, NULL, "");
+	cr_assert_eq(fake.renewed, before + 1);
+	post(fd, "/run", fake.id, NULL, "{\"cmd\": \"c\"}");
+	before = fake.renewed;
+	run_for(500); /* the lease and more */
+	cr_assert_geq(fake.renewed, before + 3);
+	close(fd);
+	run_for(5);
+	before = fake.renewed;
+	run_for(300);
+	cr_assert_eq(fake.renewed, before);
+}
+
+Test(sandbox, others_do_not_see_it)
+{
+	struct store_namespace *ns;
+	char other[AUTH_KEY_LEN];
+	struct err err;
+
+	cr_assert_eq(store_namespace_add(store, "other", "user", &ns, &err), 0, "%s", err.msg);
+	cr_assert_eq(auth_key_make(auth, ns, STORE_ROLE_ADMIN, "", other, &err), 0);
+	fd = connect_pair();
+	ready(fd);
+	static const char *const paths[] = { "/run", "/ping", "/delete_session", "/stat_file?path=/x", "/read_file?path=/x",
+					     "/write_file?path=/x&offset=0", "/set_network" };
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+		cr_assert(str_starts(post(fd, paths[i], fake.id, other, "{\"cmd\": \"x\"}"), "HTTP/1.1 404 "), "%s", paths[i]);
+	cr_assert_str_eq(fake.destroyed, "");
+	close(fd);
+}
+
+Test(sandbox, a_reader_makes_none)
+{
+	char reader[AUTH_KEY_LEN];
+	struct err err;
+
+	cr_assert_eq(auth_key_make(auth, store_namespace_find(store, "local"), STORE_ROLE_READER, "", reader, &err), 0);
+	fd = connect_pair();
+	cr_assert(str_starts(post(fd, "/create_sandbox", NULL, reader, "{\"image\": \"x\"}"), "HTTP/1.1 403 "));
+	close(fd);
+}
+
+static int n_done;
+
+static void on_done(void *arg UNUSED)
+{
+	n_done++;
+}
+
+Test(sandbox, ends_with_its_session)
+{
+	char own[AUTH_KEY_LEN];
+	struct auth_caller caller;
+	struct err err;
+
+	cr_assert_eq(auth_key(auth, key, &caller, &err), 0);
+	auth_session_key_make(auth, &caller, "session-1", own);
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, own, "{\"image\": \"x\"}");
+	image_comes();
+	box_comes();
+	sandboxes_end_owned(sandboxes, "session-2", on_done, NULL);
+	cr_assert_eq(n_done, 0, "a callback ran inside the call");
+	run_for(5);
+	cr_assert_eq(n_done, 1);
+	cr_assert_str_eq(fake.destroyed, "");
+	sandboxes_end_owned(sandboxes, "session-1", on_done, NULL);
+	run_for(5);
+	cr_assert_str_eq(fake.destroyed, "deleted");
+	cr_assert_eq(n_done, 1);
+	fake.on_end(fake.create_arg, &fake.box, "deleted");
+	run_for(5);
+	cr_assert_eq(n_done, 2);
+	close(fd);
+}
+
+Test(sandbox, the_end_of_all)
+{
+	fd = connect_pair();
+	ready(fd);
+	sandboxes_end_all(sandboxes, "deleted", on_done, NULL);
+	cr_assert(str_starts(post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}"), "HTTP/1.1 503 "));
+	fake.on_end(fake.create_arg, &fake.box, "deleted");
+	run_for(5);
+	cr_assert_eq(n_done, 1);
+	close(fd);
+}

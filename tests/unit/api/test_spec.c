@@ -1,0 +1,165 @@
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "api/sandbox_spec.h"
+#include "base/str.h"
+
+static const struct spec_machine machine = { .cpu_milli = 8000, .memory_bytes = 16ull << 30 };
+static const struct engine_size fallback = { .cpu_milli = 1000, .memory_bytes = 1ull << 30 };
+
+static struct err err;
+
+static int size(const char *text, struct engine_size *ret)
+{
+	return spec_machine_size(text, &machine, ret, &err);
+}
+
+static bool is_platform(void *arg, const char *value)
+{
+	return str_eq(value, arg);
+}
+
+static int read_text(const char *text, const char *secrets, struct sandbox_spec *ret)
+{
+	auto_json body = NULL;
+
+	cr_assert_eq(json_read_object(&body, text, strlen(text), &err), 0, "%s", err.msg);
+	return spec_read(ret, body, secrets, &machine, &fallback, is_platform, (void *)(uintptr_t)"orw_key", &err);
+}
+
+/* The body is refused, and the message begins with the field. */
+static void refused(const char *text, const char *field)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text(text, NULL, &s), -EINVAL, "%s", text);
+	cr_assert(str_starts(err.msg, field), "%s: %s", text, err.msg);
+	cr_assert_null(s.image);
+}
+
+Test(spec, sizes)
+{
+	struct engine_size s = { 0 };
+
+	cr_assert_eq(size("0.5:0.5", &s), 0);
+	cr_assert_eq(s.cpu_milli, 500);
+	cr_assert_eq(s.memory_bytes, 512ull << 20);
+	cr_assert_eq(size("8:16", &s), 0);
+	cr_assert_eq(s.cpu_milli, 8000);
+	cr_assert_eq(s.memory_bytes, 16ull << 30);
+	cr_assert_eq(size("1.25:3", &s), 0);
+	cr_assert_eq(s.cpu_milli, 1250);
+}
+
+Test(spec, sizes_that_are_none)
+{
+	static const char *const bad[] = {
+		"", ":", "1", "1:", ":1", "a:b", "1:1:1", "-1:1", "1:-1", "0:1", "1:0", " 1:1", "1:1 ", "1e1:1", "0x1:1", "nan:1",
+		"inf:1", "16:16", "8:17", "nvidia-l4", "99999999999999999999:1",
+	};
+	struct engine_size s = { .cpu_milli = 7 };
+
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		cr_assert_eq(size(bad[i], &s), -EINVAL, "\"%s\"", bad[i]);
+		cr_assert(str_starts(err.msg, "machine_size: \""), "%s", err.msg);
+	}
+	cr_assert_eq(s.cpu_milli, 7);
+	cr_assert_eq(size("16:1", &s), -EINVAL);
+	cr_assert_str_eq(err.msg, "machine_size: \"16:1\": this machine has 8 CPUs");
+	cr_assert_eq(size("nvidia-l4", &s), -EINVAL);
+	cr_assert(strstr(err.msg, "GPU"));
+}
+
+Test(spec, what_the_sdk_sends)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text("{\"environment\": \"someone/else\", \"image\": \"python:3.11-slim\", \"machine_size\": \"1:2\","
+			       "\"env\": {\"A\": \"b c\", \"E\": \"\"}, \"block_network\": true, \"bucket_config\": null,"
+			       "\"sidecars\": null, \"host_aliases\": [{\"ip\": \"127.0.0.1\", \"hostnames\": [\"a\", \"b.c\"]}],"
+			       "\"network\": null, \"colour\": 7}", NULL, &s), 0, "%s", err.msg);
+	cr_assert_str_eq(s.image, "python:3.11-slim");
+	cr_assert_eq(s.size.memory_bytes, 2ull << 30);
+	cr_assert(s.block_network);
+	cr_assert_eq(s.n_env, 2);
+	cr_assert_str_eq(s.env[0], "A=b c");
+	cr_assert_str_eq(s.env[1], "E=");
+	cr_assert_null(s.env[2]);
+	cr_assert_str_eq(s.hosts, "127.0.0.1 a b.c\n");
+	spec_done(&s);
+}
+
+Test(spec, an_image_is_enough)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text("{\"image\": \"x\"}", NULL, &s), 0);
+	cr_assert_eq(s.size.cpu_milli, 1000);
+	cr_assert_eq(s.n_env, 0);
+	cr_assert_not_null(s.env);
+	cr_assert_null(s.hosts);
+	cr_assert_not(s.block_network);
+	spec_done(&s);
+}
+
+Test(spec, errors_name_the_field)
+{
+	refused("{}", "image: ");
+	refused("{\"image\": \"\"}", "image: ");
+	refused("{\"image\": 3}", "image: ");
+	refused("{\"image\": \"x\", \"machine_size\": 2}", "machine_size: ");
+	refused("{\"image\": \"x\", \"env\": []}", "env: ");
+	refused("{\"image\": \"x\", \"env\": {\"A\": 1}}", "env.A: ");
+	refused("{\"image\": \"x\", \"env\": {\"A=B\": \"1\"}}", "env: ");
+	refused("{\"image\": \"x\", \"env\": {\"\": \"1\"}}", "env: ");
+	refused("{\"image\": \"x\", \"block_network\": \"yes\"}", "block_network: ");
+	refused("{\"image\": \"x\", \"environment\": 1}", "environment: ");
+}
+
+Test(spec, what_is_not_supported_is_never_ignored)
+{
+	struct sandbox_spec s;
+
+	refused("{\"image\": \"x\", \"network\": {}}", "network: ");
+	refused("{\"image\": \"x\", \"sidecars\": [{\"name\": \"a\"}]}", "sidecars: ");
+	refused("{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"/b\"}}", "bucket_config: ");
+	cr_assert_eq(read_text("{\"image\": \"x\", \"sidecars\": []}", NULL, &s), 0);
+	spec_done(&s);
+}
+
+Test(spec, aliases_cannot_write_other_lines)
+{
+	refused("{\"image\": \"x\", \"host_aliases\": [{\"ip\": \"1.2.3.4\\n6.6.6.6 evil\", \"hostnames\": [\"a\"]}]}", "host_aliases: ");
+	refused("{\"image\": \"x\", \"host_aliases\": [{\"ip\": \"1.2.3.4\", \"hostnames\": [\"a\\n6.6.6.6 evil\"]}]}", "host_aliases: ");
+	refused("{\"image\": \"x\", \"host_aliases\": [{\"ip\": \"1.2.3.4\", \"hostnames\": [\"a b\"]}]}", "host_aliases: ");
+	refused("{\"image\": \"x\", \"host_aliases\": [{\"ip\": \"1.2.3.4\", \"hostnames\": []}]}", "host_aliases: ");
+	refused("{\"image\": \"x\", \"host_aliases\": [7]}", "host_aliases: ");
+}
+
+/* {"api_key": {"value": "orw_key"}, "TOKEN": {"value": "t"}, "A": {"value": "secret"}} */
+#define SECRETS \
+	"eyJhcGlfa2V5IjogeyJ2YWx1ZSI6ICJvcndfa2V5In0sICJUT0tFTiI6IHsidmFsdWUiOiAidCJ9LCAiQSI6IHsidmFsdWUiOiAic2VjcmV0In19"
+
+Test(spec, secrets_become_variables_but_the_platform_key)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text("{\"image\": \"x\", \"env\": {\"A\": \"mine\"}}", SECRETS, &s), 0, "%s", err.msg);
+	for (size_t i = 0; i < s.n_env; i++)
+		cr_assert_null(strstr(s.env[i], "orw_key"));
+	cr_assert_str_eq(s.env[0], "TOKEN=t");
+	/* Of two with one name the engine takes the later one: the request's own. */
+	cr_assert_str_eq(s.env[s.n_env - 1], "A=mine");
+	spec_done(&s);
+}
+
+Test(spec, secrets_that_are_none)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text("{\"image\": \"x\"}", "%%%", &s), -EINVAL);
+	cr_assert(str_starts(err.msg, "X-Secrets"), "%s", err.msg);
+	cr_assert_eq(read_text("{\"image\": \"x\"}", "WzFd", &s), -EINVAL); /* [1] */
+	cr_assert_eq(read_text("{\"image\": \"x\"}", "eyJBIjogMX0=", &s), -EINVAL); /* {"A": 1} */
+}

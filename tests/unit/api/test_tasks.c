@@ -1,0 +1,266 @@
+/* Tasks over real connections: unix ones, whose bytes count as acknowledged once written, and TCP ones, where the kernel
+ * says. */
+#include "api/tasks.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include "unit/http/harness.h"
+#include "base/str.h"
+
+static struct tasks *tasks;
+static struct task *served; /* what the next request is attached to */
+static bool as_first;
+static int released;
+
+static void on_close(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	task_stream_closed(arg);
+}
+
+static void handler(struct http_req *req, void *arg UNUSED)
+{
+	struct task_stream *st = http_req_alloc(req, sizeof(*st));
+
+	st->task = NULL;
+	http_req_on_close(req, on_close, st);
+	task_attach(served, st, req, as_first);
+}
+
+static void release(void *arg UNUSED)
+{
+	released++;
+}
+
+static ssize_t read_text(void *arg, uint64_t *pos, char *p, size_t cap)
+{
+	const char *text = arg;
+	size_t n = MIN(strlen(text) - (size_t)*pos, cap);
+
+	memcpy(p, text + *pos, n);
+	*pos += n;
+	return (ssize_t)n;
+}
+
+static const unsigned char key_a[TASK_KEY_LEN] = "a", key_b[TASK_KEY_LEN] = "b";
+
+static struct task *make(const unsigned char *key)
+{
+	struct task_result r = { .release = release, .arg = (void *)(uintptr_t)"{\"x\":1}" };
+
+	return task_new(tasks, key, &r);
+}
+
+static void begin(void)
+{
+	harness_begin(handler, NULL);
+	tasks = tasks_new(loop, 100, 200);
+	as_first = true;
+	released = 0;
+}
+
+static void end(void)
+{
+	tasks = tasks_free(tasks, "the end");
+	harness_end();
+}
+
+TestSuite(tasks, .init = begin, .fini = end, .timeout = 60);
+
+#define REQUEST "POST /run HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+
+static const char *attach(int fd, struct task *t)
+{
+	served = t;
+	return talk(fd, REQUEST);
+}
+
+static int connect_tcp(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(a);
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), s;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(bind(l, (struct sockaddr *)&a, sizeof(a)), 0);
+	cr_assert_eq(listen(l, 1), 0);
+	cr_assert_eq(getsockname(l, (struct sockaddr *)&a, &len), 0);
+	cr_assert_eq(connect(c, (struct sockaddr *)&a, sizeof(a)), 0);
+	s = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+	close(l);
+	cr_assert_eq(http_server_adopt(server, s, 0, &err), 0, "%s", err.msg);
+	cr_assert_eq(fcntl(c, F_SETFL, O_NONBLOCK), 0);
+	return c;
+}
+
+Test(tasks, the_id_comes_first_and_the_result_when_there_is_one)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+	const char *text = attach(fd, t);
+	auto_free char *event = xasprintf("event: task_id\ndata: %s\n\n", task_id(t));
+
+	cr_assert_not_null(strstr(text, event));
+	cr_assert_null(strstr(text, "event: end"));
+	cr_assert_eq(strlen(task_id(t)), TASK_ID_LEN - 1);
+	task_finish(t, read_text);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: end\ndata: {\"x\":1}\n\n"));
+	close(fd);
+}
+
+Test(tasks, a_failure_is_an_error_event)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	task_fail(t, "no such thing");
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: no such thing\n\n"));
+	close(fd);
+}
+
+Test(tasks, several_readers_get_the_same)
+{
+	struct task *t = make(key_a);
+	int one = connect_pair(), two = connect_pair();
+
+	attach(one, t);
+	attach(two, t);
+	task_finish(t, read_text);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(one), "{\"x\":1}"));
+	cr_assert_not_null(strstr(read_now(two), "{\"x\":1}"));
+	close(one);
+	close(two);
+}
+
+Test(tasks, an_unread_result_stays)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	close(fd);
+	run_for(5);
+	task_finish(t, read_text);
+	run_for(400);
+	cr_assert_eq(task_find(tasks, task_id(t)), t);
+	fd = connect_pair();
+	cr_assert_not_null(strstr(attach(fd, t), "{\"x\":1}"));
+	close(fd);
+}
+
+Test(tasks, a_result_that_was_read_goes_after_its_time)
+{
+	struct task *t = make(key_a);
+	char id[TASK_ID_LEN];
+	int fd = connect_pair();
+
+	snprintf(id, sizeof(id), "%s", task_id(t));
+	attach(fd, t);
+	task_finish(t, read_text);
+	run_for(50);
+	cr_assert_eq(task_find(tasks, id), t);
+	cr_assert_eq(released, 0);
+	run_for(150);
+	cr_assert_null(task_find(tasks, id));
+	cr_assert_eq(released, 1);
+	cr_assert_eq(tasks_count(tasks), 0);
+	close(fd);
+}
+
+Test(tasks, reading_again_prolongs_it)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	task_finish(t, read_text);
+	run_for(60);
+	close(fd);
+	fd = connect_pair();
+	as_first = false;
+	attach(fd, t);
+	run_for(60);
+	cr_assert_eq(tasks_count(tasks), 1);
+	close(fd);
+}
+
+Test(tasks, equal_bodies_on_living_connections_are_two)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	cr_assert_null(task_find_twin(tasks, key_a));
+	attach(fd, t);
+	cr_assert_null(task_find_twin(tasks, key_a));
+	close(fd);
+}
+
+Test(tasks, a_connection_that_knew_the_id_leaves_no_twin)
+{
+	struct task *t = make(key_a);
+	int fd = connect_tcp();
+
+	attach(fd, t);
+	run_for(100); /* for the acknowledgement */
+	close(fd);
+	run_for(20);
+	cr_assert_null(task_find_twin(tasks, key_a));
+}
+
+/* The request is there before the server looks, and the peer's socket is gone: no byte of the answer is acknowledged. */
+Test(tasks, one_that_broke_before_is_joined)
+{
+	struct task *t = make(key_a);
+	int fd = connect_tcp();
+
+	served = t;
+	cr_assert_eq(write(fd, REQUEST, strlen(REQUEST)), (ssize_t)strlen(REQUEST));
+	close(fd);
+	run_for(50);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+}
+
+Test(tasks, the_rule_by_itself)
+{
+	struct task *t = make(key_a);
+	int fd;
+
+	task_first_closed(t, true);
+	cr_assert_null(task_find_twin(tasks, key_a));
+	task_first_closed(t, false);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+	cr_assert_null(task_find_twin(tasks, key_b));
+	/* Whoever joins takes the place of the first: a third one is on its own. */
+	fd = connect_pair();
+	attach(fd, t);
+	cr_assert_null(task_find_twin(tasks, key_a));
+	close(fd);
+}
+
+Test(tasks, after_its_time_no_twin_joins)
+{
+	struct task *t = make(key_a);
+
+	task_first_closed(t, false);
+	run_for(150);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+	run_for(100);
+	cr_assert_null(task_find_twin(tasks, key_a));
+}
+
+Test(tasks, the_end_of_the_table_tells_those_who_wait)
+{
+	int fd = connect_pair();
+
+	attach(fd, make(key_a));
+	tasks = tasks_free(tasks, "the sandbox has ended");
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: the sandbox has ended\n\n"));
+	cr_assert_eq(released, 1);
+	close(fd);
+	tasks = tasks_new(loop, 1, 1);
+}
