@@ -1,0 +1,116 @@
+"""What a sandbox reaches, and what it does not, seen from inside."""
+import contextlib
+import socket
+import socketserver
+import threading
+
+import pytest
+
+from conftest import settings
+
+CONNECT = ("import socket, sys\ns = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\ns.settimeout(8)\n"
+           "try:\n    s.connect((sys.argv[1], int(sys.argv[2])))\n    s.sendall(b'hi')\n    print('got', s.recv(100))\n"
+           "except OSError as e:\n    print('refused', type(e).__name__)\n")
+
+
+def connect(sandbox, host, port):
+    return sandbox.run(f"cat > /tmp/c.py <<'E'\n{CONNECT}E\npython3 /tmp/c.py {host} {port}", timeout=20).output
+
+
+@contextlib.contextmanager
+def host_service(address="0.0.0.0"):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(100)
+            self.request.sendall(b"host service")
+
+    with socketserver.ThreadingTCPServer((address, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def host_addresses():
+    found = {"127.0.0.1"}
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("192.0.2.1", 9))
+        found.add(s.getsockname()[0])
+    return sorted(found)
+
+
+def test_host_services_are_out_of_reach(sandbox):
+    with host_service() as port:
+        for address in host_addresses():
+            assert "host service" not in connect(sandbox, address, port), address
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1",
+                                     "fd00::1", "fe80::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "224.0.0.1", "198.18.0.1"])
+def test_private_addresses_are_refused(sandbox, address):
+    assert connect(sandbox, address, 80).startswith("refused")
+
+
+def test_platform_is_reachable_by_its_names(sandbox):
+    for host in ("openreward.internal", "api.openreward.internal", "sessions.openreward.internal"):
+        for port in (80, 8080):
+            output = sandbox.run(f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{host}:{port}/health').status)\"")
+            assert output.output == "200", (host, port, output.output)
+
+
+def test_dns_and_tcp_out(sandbox):
+    """By name and by address, to the package index that this machine's own pip uses."""
+    name = sandbox.run("python3 -c \"import socket; print(socket.gethostbyname('pypi.org'))\"").output
+    assert name.count(".") == 3, name
+    check = "import socket; s = socket.create_connection(('{}', 443), 10); print('open')"
+    assert sandbox.run(f'python3 -c "{check.format("pypi.org")}"').output == "open"
+    assert sandbox.run(f'python3 -c "{check.format(name)}"').output == "open"
+
+
+def test_unknown_name(sandbox):
+    output = sandbox.run("python3 -c \"import socket; socket.gethostbyname('no-such-name.invalid')\" 2>&1").output
+    assert "gaierror" in output
+
+
+def test_other_udp_and_icmp_are_rejected_at_once(sandbox):
+    program = ("import socket, time\nt = time.monotonic()\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.settimeout(5)\n"
+               "try:\n    s.connect(('192.0.2.77', 1234)); s.send(b'x'); s.send(b'x'); s.recv(1); print('open')\n"
+               "except OSError as e:\n    print('rejected', time.monotonic() - t < 2)\n")
+    assert sandbox.run(f"python3 - <<'E'\n{program}E").output == "rejected True"
+
+
+def test_no_network_devices_but_loopback(sandbox):
+    assert sandbox.run("ls /sys/class/net; cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '").output == "lo\nlo"
+
+
+def test_raw_and_packet_sockets_are_refused(sandbox):
+    for family, kind, protocol in (("AF_INET", "SOCK_RAW", 1), ("AF_PACKET", "SOCK_RAW", 3), ("AF_NETLINK", "SOCK_RAW", 12)):
+        program = (f"import socket\ntry:\n s = socket.socket(socket.{family}, socket.{kind}, {protocol}); s.bind((0, 0)); print('open')\n"
+                   "except Exception as e: print(type(e).__name__)")
+        output = sandbox.run(f"python3 - <<'E'\n{program}\nE").output
+        if family != "AF_NETLINK":
+            assert output != "open", family
+
+
+def test_block_network_leaves_loopback_only(client):
+    with client.sandbox(settings(block_network=True)) as s:
+        assert connect(s, "203.0.113.80", 443).startswith("refused")
+        assert "gaierror" in s.run("python3 -c \"import socket; socket.gethostbyname('pypi.org')\" 2>&1", timeout=30).output
+        assert "200" not in s.run("python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health').status)\" 2>&1",
+                                  timeout=30).output
+        inside = ("python3 -m http.server 80 >/dev/null 2>&1 & sleep 1; "
+                  "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1/').status)\"")
+        assert s.run(inside).output == "200"
+
+
+def test_egress_allow_opens_one_service_of_the_host(base_images):
+    """egress.allow is the operator's: one address and port of the host, and nothing beside it."""
+    address = host_addresses()[-1]
+    if address == "127.0.0.1":
+        pytest.skip("this machine has no address but loopback")
+    with host_service() as open_port, host_service() as closed_port, \
+            base_images.platform(f"egress:\n  allow: ['{address}:{open_port}']\n") as p, p.client() as client, \
+            client.sandbox(settings()) as s:
+        assert "host service" in connect(s, address, open_port)
+        assert "host service" not in connect(s, address, closed_port)
