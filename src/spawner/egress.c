@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,15 +49,20 @@ static int lay_out(int channel, int to_daemon)
 static NORETURN void run(const struct spawner *sp, int channel)
 {
 	char path[HOST_PATH_MAX + 32];
+	int program;
 
 	events_reset_child();
 	snprintf(path, sizeof(path), "%s/openreward-egress", sp->opt.libexec);
+	/* Opened as root: a tree that was built below /root is one that egress' user may not pass. */
+	program = open(path, O_RDONLY | O_CLOEXEC);
+	program = program < 0 ? program : fcntl(program, F_DUPFD_CLOEXEC, HIGH_FD);
 	if (setgroups(0, NULL) < 0 || setresgid(sp->opt.gid, sp->opt.gid, sp->opt.gid) < 0 ||
 	    setresuid(sp->opt.uid, sp->opt.uid, sp->opt.uid) < 0 || lay_out(channel, sp->egress.to_daemon[0]) < 0)
 		_exit(126);
 	/* After the change of ids, which clears it. Without a spawner nobody can give it work or end it. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	execv(path, arguments(sp));
+	if (program >= 0)
+		syscall(SYS_execveat, program, "", arguments(sp), environ, AT_EMPTY_PATH);
 	spawner_log("cannot run %s: %s", path, strerror(errno));
 	_exit(127);
 }
