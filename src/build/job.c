@@ -183,13 +183,14 @@ static int job_open(struct job *j, const char *data, struct err *err)
 	if (!data || *data != '/')
 		return err_set(err, -EINVAL, "--data: \"%s\": expected an absolute path", data ? data : "");
 	j->images = xasprintf("%s/images", data);
-	int r = own_mounts(err);
+	/* Before the mount namespace of our own: in a chroot the kernel then knows no path to the old one's files. */
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (r == 0 && n < 0)
+	if (n < 0)
 		return err_sys(err, "readlink /proc/self/exe");
+	j->self = xstrndup(self, (size_t)n);
+	int r = own_mounts(err);
 	if (r < 0)
 		return r;
-	j->self = xstrndup(self, (size_t)n);
 	r = fd_mkdirs(j->images, 0711, err);
 	if (r == 0)
 		r = build_conf_read(&j->conf, data, err);
