@@ -64,11 +64,13 @@ static int fill_descriptors(struct err *err)
  * the default, for the commands' sake: SIGCHLD ignored would lose their status. */
 static int open_signals(struct init *in, void (*fn)(struct init *, struct watch *, uint32_t), struct err *err)
 {
+	static const uint64_t by_default[8]; /* the kernel's struct sigaction, all zero: SIG_DFL, no flags, no mask */
 	sigset_t all, child;
 	int fd, r;
 
+	/* Straight to the kernel: libc keeps 32 to 34 for itself and refuses them. KILL and STOP fail, as they should. */
 	for (int sig = 1; sig < NSIG; sig++)
-		(void)signal(sig, SIG_DFL);
+		(void)syscall(SYS_rt_sigaction, sig, by_default, NULL, sizeof(uint64_t));
 	sigfillset(&all);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);

@@ -63,6 +63,7 @@ static NORETURN void run(const struct spawner *sp, int channel)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (program >= 0)
 		syscall(SYS_execveat, program, "", arguments(sp), environ, AT_EMPTY_PATH);
+	execv(path, arguments(sp)); /* a script has to be opened by its path */
 	spawner_log("cannot run %s: %s", path, strerror(errno));
 	_exit(127);
 }

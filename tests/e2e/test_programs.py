@@ -1,8 +1,10 @@
 """The programs at the terminal: starting, ending, deploying, and what they say when something is wrong."""
 import json
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from orw import OPENREWARD, ROOT, Census, Platform, wait_until
 
 
-def serve(*argv, **kwargs):
+def serve(*argv):
     return subprocess.run([OPENREWARD, "serve", *argv], text=True, capture_output=True, timeout=30, stdin=subprocess.DEVNULL,
-                          check=False, **kwargs)
+                          check=False)
 
 
 def write(folder, files):
@@ -73,8 +75,13 @@ def test_port_already_taken(tmp_path):
             p.remove()
 
 
-def test_serve_without_root(tmp_path):
-    done = serve("--listen", "127.0.0.1:0", "--data", str(tmp_path / "d"), user="nobody")
+def test_serve_without_root():
+    """A copy, because the tree may lie where that user cannot go."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        program = shutil.copy(OPENREWARD, folder)
+        done = subprocess.run([program, "serve", "--listen", "127.0.0.1:0", "--data", os.path.join(folder, "d")], text=True,
+                              capture_output=True, timeout=30, stdin=subprocess.DEVNULL, check=False, user="nobody")
     assert done.returncode != 0 and "root" in done.stderr
 
 
