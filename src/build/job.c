@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -274,17 +275,31 @@ static const struct kind {
 	int min, max; /* arguments */
 	int (*run)(struct job *j, char **args, struct err *err);
 	const char *usage;
+	unsigned space_mib; /* free space without which it is not begun: apt on a full disk tries for minutes */
 } kinds[] = {
-	{ "bootstrap", 1, 1, run_bootstrap, "NAME" },
-	{ "pull", 1, 1, run_pull, "NAME" },
-	{ "import", 2, 2, run_import, "PATH NAME" },
-	{ "remove", 1, 1, run_remove, "NAME" },
-	{ "prune", 0, 0, run_prune, "" },
-	{ "build", 2, 4, run_build, "DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]" },
-	{ "clean", 1, 1, run_clean, "OWNER/NAME" },
-	{ "host-names", 0, 0, run_host_names, "" },
-	{ "host-conf", 2, 2, run_host_conf, "DIR TARGET" },
+	{ "bootstrap", 1, 1, run_bootstrap, "NAME", 1024 },
+	{ "pull", 1, 1, run_pull, "NAME", 256 },
+	{ "import", 2, 2, run_import, "PATH NAME", 256 },
+	{ "remove", 1, 1, run_remove, "NAME", 0 },
+	{ "prune", 0, 0, run_prune, "", 0 },
+	{ "build", 2, 4, run_build, "DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]", 256 },
+	{ "clean", 1, 1, run_clean, "OWNER/NAME", 0 },
+	{ "host-names", 0, 0, run_host_names, "", 0 },
+	{ "host-conf", 2, 2, run_host_conf, "DIR TARGET", 0 },
 };
+
+static int need_space(const struct job *j, const struct kind *k, struct err *err)
+{
+	struct statvfs fs;
+
+	if (!k->space_mib || statvfs(j->images, &fs) < 0)
+		return 0;
+	uint64_t free_mib = (uint64_t)fs.f_bavail * fs.f_frsize >> 20;
+	if (free_mib >= k->space_mib)
+		return 0;
+	return err_set(err, -ENOSPC, "%s has %llu MiB free: expected at least %u MiB to %s an image", j->images,
+		       (unsigned long long)free_mib, k->space_mib, k->name);
+}
 
 static const struct kind *find_kind(const char *name)
 {
@@ -312,6 +327,7 @@ static int run(const struct kind *k, const char *data, char **args, struct err *
 	struct job j = { 0 };
 
 	int r = job_open(&j, data, err);
+	r = r < 0 ? r : need_space(&j, k, err);
 	if (r == 0)
 		r = k->run(&j, args, err);
 	job_close(&j);

@@ -2,8 +2,12 @@
 #include "store/internal.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
+
+#include "base/mem.h"
 
 /* Each entry brings user_version from its index to index + 1, and is never changed once released: a new shape is a new
  * entry. Times are milliseconds since 1970. */
@@ -41,12 +45,24 @@ static int errno_of(int code)
 	}
 }
 
+/* A full disk shows as an I/O error, too, where SQLite wanted to grow a file by mapping it. */
+static bool disk_is_full(int code, const char *path)
+{
+	auto_free char *folder = xstrdup(path);
+	struct statvfs fs;
+
+	if (code == SQLITE_FULL)
+		return true;
+	return (code & 0xff) == SQLITE_IOERR && statvfs(dirname(folder), &fs) == 0 && fs.f_bavail == 0;
+}
+
 int store_db_error(sqlite3 *db, const char *path, const char *what, struct err *err)
 {
 	int code = sqlite3_extended_errcode(db);
 
-	return err_set(err, errno_of(code), "%s %s: %s", what, path,
-		       code == SQLITE_FULL ? "the disk is full" : sqlite3_errmsg(db));
+	if (disk_is_full(code, path))
+		return err_set(err, -ENOSPC, "%s %s: the disk is full", what, path);
+	return err_set(err, errno_of(code), "%s %s: %s", what, path, sqlite3_errmsg(db));
 }
 
 static int user_version(sqlite3 *db, const char *path, int64_t *ret, struct err *err)
