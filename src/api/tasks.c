@@ -28,6 +28,7 @@ struct task {
 	char *error;          /* over: it failed */
 	struct list streams;
 	bool joinable;        /* its first stream broke before it knew the id */
+	struct http_fate *fate; /* its first stream is over, and whether the id arrived is not known yet */
 	uint64_t broke_ms;
 	uint64_t expires_ms;  /* while in tasks.read */
 };
@@ -40,6 +41,7 @@ static void task_free(struct task *task)
 		list_remove(&st->node);
 		st->task = NULL;
 	}
+	http_fate_cancel(task->fate);
 	list_remove(&task->node);
 	list_remove(&task->read_node);
 	map_del(task->tasks->by_id, task->id);
@@ -166,8 +168,14 @@ struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LE
 
 void task_first_closed(struct task *task, bool acked)
 {
+	task->fate = NULL;
 	task->joinable = !acked;
 	task->broke_ms = loop_now_ms(task->tasks->loop);
+}
+
+static void on_fate(void *arg, bool acked)
+{
+	task_first_closed(arg, acked);
 }
 
 /* -- streams ------------------------------------------------------------------------------------------------------------------ */
@@ -220,8 +228,15 @@ void task_stream_closed(struct task_stream *st)
 		return;
 	list_remove(&st->node);
 	st->task = NULL;
-	if (st->first)
-		task_first_closed(task, http_reply_acked(st->req, st->id_end));
+	if (!st->first)
+		return;
+	/* A short answer is with the kernel before the peer can have acknowledged it. That is no broken connection: only its
+	 * end, or the next request on it, tells. */
+	http_fate_cancel(task->fate);
+	if (http_reply_acked(st->req, st->id_end))
+		task_first_closed(task, true);
+	else
+		task->fate = http_reply_fate(st->req, st->id_end, on_fate, task);
 }
 
 /* -- ends ------------------------------------------------------------------------------------------------------------------------ */

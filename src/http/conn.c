@@ -35,6 +35,7 @@ int conn_new(struct http_server *s, int conn_fd, uint64_t tag, const struct sock
 	c->server = s;
 	list_init(&c->link);
 	list_init(&c->dirty);
+	list_init(&c->fates);
 	buf_init(&c->in, s->limits.header_bytes + 2 * HTTP_READ_BYTES);
 	buf_init(&c->out, BUF_UNLIMITED); /* bounded by who produces: see http_reply_write() */
 	note_peer(c, peer, tag);
@@ -63,12 +64,27 @@ static void conn_destroy(void *arg)
 	free(c);
 }
 
+/* again: the peer asks for more, so it has what came before. Else only its TCP can say. */
+static void tell_fates(struct http_conn *c, bool again)
+{
+	struct http_fate *f;
+
+	while ((f = list_first(&c->fates, struct http_fate, node))) {
+		bool acked = again || conn_acked(c, f->offset);
+
+		list_remove(&f->node);
+		f->fn(f->arg, acked);
+		free(f);
+	}
+}
+
 static void conn_close(struct http_conn *c)
 {
 	struct http_server *s = c->server;
 
 	if (c->state == CONN_CLOSED)
 		return;
+	tell_fates(c, false);
 	c->state = CONN_CLOSED;
 	loop_io_close(&c->io);
 	loop_timer_stop(&c->timer);
@@ -190,6 +206,7 @@ static bool start_request(struct http_conn *c)
 		return true;
 	}
 	take_input(c, end);
+	tell_fates(c, true);
 	s->stats.requests++;
 	c->read_ms = loop_now_ms(s->loop);
 	s->handler(c->req, s->handler_arg);
@@ -201,7 +218,10 @@ static void handle_eof(struct http_conn *c)
 {
 	struct http_req *r = c->req;
 
-	if (!r || (!r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused))
+	/* Its EPOLLRDHUP may have come together with the request, before anybody could ask for it. */
+	if (r && r->ends_on_rdhup && r->reply != REPLY_ENDED)
+		conn_break(c);
+	else if (!r || (!r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused))
 		conn_break(c);
 }
 

@@ -54,6 +54,13 @@ struct http_server {
 
 enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_CLOSED };
 
+struct http_fate {
+	struct list node;
+	uint64_t offset; /* from the start of the connection */
+	http_fate_fn *fn;
+	void *arg;
+};
+
 struct http_conn {
 	struct http_server *server;
 	struct list link, dirty;
@@ -77,6 +84,7 @@ struct http_conn {
 	bool rd_shared;     /* rd is in scratch */
 	struct http_req *req;
 	uint64_t sent;      /* bytes given to the kernel since the start of the connection */
+	struct list fates;  /* struct http_fate: who wants to know whether an answer arrived */
 	uint64_t acked_base; /* what tcpi_bytes_acked was before our first byte */
 	uint64_t read_ms;   /* start of what is waited for on the reading side */
 	uint64_t write_ms;  /* last progress of out */
@@ -123,7 +131,7 @@ struct http_req {
 	struct buf extra;    /* headers from http_reply_header() */
 	bool close_after;    /* the connection cannot be kept */
 	bool aborted;
-	bool ends_on_rdhup;  /* private to sse.c: a client of events never half-closes, so EPOLLRDHUP is its end */
+	bool ends_on_rdhup;  /* http_req_watch_peer(): EPOLLRDHUP is the peer's end; a client of events never half-closes */
 	bool want_drain;
 	http_drain_fn *drain_fn;
 	void *drain_arg;

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "base/str.h"
+#include "base/mem.h"
 #include "http/private.h"
 #include "json/json.h"
 
@@ -263,4 +264,21 @@ uint64_t http_reply_offset(const struct http_req *r)
 bool http_reply_acked(const struct http_req *r, uint64_t offset)
 {
 	return r->reply != REPLY_NONE && conn_acked(r->conn, r->base + offset);
+}
+
+struct http_fate *http_reply_fate(struct http_req *r, uint64_t offset, http_fate_fn *fn, void *arg)
+{
+	struct http_fate *f = NEW(struct http_fate);
+
+	*f = (struct http_fate){ .offset = r->base + offset, .fn = fn, .arg = arg };
+	list_push_back(&r->conn->fates, &f->node);
+	return f;
+}
+
+void http_fate_cancel(struct http_fate *f)
+{
+	if (!f)
+		return;
+	list_remove(&f->node);
+	free(f);
 }

@@ -194,6 +194,11 @@ void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg)
 	r->close_arg = arg;
 }
 
+void http_req_watch_peer(struct http_req *r)
+{
+	r->ends_on_rdhup = true;
+}
+
 void req_on_private_close(struct http_req *r, http_close_fn *fn, void *arg)
 {
 	r->private_close_fn = fn;

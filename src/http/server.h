@@ -85,6 +85,10 @@ struct loop *http_req_loop(const struct http_req *r);
 typedef void http_close_fn(struct http_req *r, bool complete, void *arg);
 void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg);
 
+/* From now on a peer that shuts its side down is taken for gone, as those of event streams always are: for exchanges
+ * that cost while they last. A client that half-closes and still waits for its answer loses it. */
+void http_req_watch_peer(struct http_req *r);
+
 /* Reads the whole body; max 0 = the server's limit. Beyond it the server answers 413 itself and fn is not called.
  * fn runs once; data is NUL-terminated and lives as long as the request. */
 typedef void http_body_fn(struct http_req *r, const char *data, size_t len, void *arg);
@@ -120,3 +124,11 @@ void http_req_abort(struct http_req *r); /* closes the connection without an end
  * which after a complete answer comes as soon as the kernel has it: its acknowledgement is then still on its way. */
 uint64_t http_reply_offset(const struct http_req *r);
 bool http_reply_acked(const struct http_req *r, uint64_t offset);
+
+/* In on_close, for an answer whose last bytes may still be on their way although it was complete: what becomes of them.
+ * fn runs once, from the loop: acked = the peer asked for more on the same connection, or its TCP had taken the answer up
+ * to offset when the connection ended. The handle is valid until then; it is forgotten with the server. */
+struct http_fate;
+typedef void http_fate_fn(void *arg, bool acked);
+struct http_fate *http_reply_fate(struct http_req *r, uint64_t offset, http_fate_fn *fn, void *arg);
+void http_fate_cancel(struct http_fate *f); /* fn will not run; NULL is allowed */

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from orw import ROOT, Platform, image_here  # noqa: E402
+from orw import ROOT, Platform, image_here, settings  # noqa: E402
 
 # The host's settings for package clients go into sandboxes here, so that pip and apt work in them on any machine.
 CONFIG = """
@@ -102,9 +102,3 @@ def sandbox(client):
     """A fresh sandbox with network, through the SDK."""
     with client.sandbox(settings()) as s:
         yield s
-
-
-def settings(**changes):
-    from openreward import SandboxSettings
-    values = {"environment": "local/none", "image": "python:3.11-slim", "machine_size": "1:2", "block_network": False}
-    return SandboxSettings(**{**values, **changes})

@@ -127,6 +127,13 @@ def image_here(platform: Platform, ref: str = "python:3.11-slim") -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def settings(**changes):
+    """Of a sandbox, for the SDK."""
+    from openreward import SandboxSettings
+    values = {"environment": "local/none", "image": "python:3.11-slim", "machine_size": "1:2", "block_network": False}
+    return SandboxSettings(**{**values, **changes})
+
+
 class Census:
     """What the machine itself counts, whatever the product says: processes, mounts, cgroups, network namespaces."""
 

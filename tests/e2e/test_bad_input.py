@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from conftest import settings
+from orw import settings
 
 SANDBOX = {"image": "python:3.11-slim", "machine_size": "1:2", "environment": "local/none"}
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from conftest import settings
+from orw import settings
 
 CONNECT = ("import socket, sys\ns = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\ns.settimeout(8)\n"
            "try:\n    s.connect((sys.argv[1], int(sys.argv[2])))\n    s.sendall(b'hi')\n    print('got', s.recv(100))\n"

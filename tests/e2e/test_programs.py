@@ -35,7 +35,7 @@ def test_the_end_leaves_nothing(base_images):
     before = Census()
     with base_images.platform() as p:
         with p.client() as client:
-            from conftest import settings
+            from orw import settings
             sandbox = client.sandbox(settings())
             sandbox.start()
             sandbox.run("setsid sleep 55555 & setsid sleep 55555 &")

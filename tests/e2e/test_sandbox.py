@@ -8,7 +8,7 @@ import time
 import pytest
 from openreward import AsyncOpenReward
 
-from conftest import settings
+from orw import settings
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -106,6 +106,21 @@ def test_equal_commands_in_parallel_are_two_runs(platform):
             await asyncio.gather(*[s.run("echo x >> /tmp/count; sleep 0.3") for _ in range(8)])
             return (await s.run("wc -l < /tmp/count")).output
     assert asyncio.run(main()) == "8"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_equal_commands_one_after_the_other_each_run(platform, sandbox, kept):
+    """Without a task_id and faster than any acknowledgement: a repetition joins only where a connection broke."""
+    import http.client
+    address = platform.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=30)
+    for _ in range(30):
+        connection.request("POST", "/run", b'{"cmd": "echo x >> /tmp/count"}', {"X-API-Key": platform.key, "X-Session-ID": sandbox.sid})
+        assert b"event: end" in connection.getresponse().read()
+        if not kept:
+            connection.close()
+    connection.close()
+    assert sandbox.run("wc -l < /tmp/count").output == "30"
 
 
 def test_command_of_many_megabytes(sandbox):
