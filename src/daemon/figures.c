@@ -98,7 +98,7 @@ static void collect_sessions(struct api_metrics_out *o, void *arg)
 			    (double)c.proxied_total);
 	api_metrics_counter(o, "openreward_upstream_errors_total", NULL, "Of these, broken on the environment's side.",
 			    (double)c.upstream_errors_total);
-	api_metrics_counter(o, "openreward_calls_resent_total", NULL, "Calls sent again without a task_id.",
+	api_metrics_counter(o, "openreward_calls_resent_total", NULL, "Calls that look sent again: an estimate.",
 			    (double)c.resent_calls_total);
 }
 

@@ -32,7 +32,8 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 		v->envs->counts.deployments_failed_total++;
 	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
 	deploy_over(p);
-	if (v->serving || v->pending)
+	/* Who waits for one that was superseded gets the newer one, or hears of it from envs_stop(). */
+	if (v->serving || state == STORE_DEPLOYMENT_SUPERSEDED)
 		return;
 	err_set(&err, -EIO, "the deployment of %s/%s failed: %s", v->record->ns->name, v->record->name, reason);
 	env_waits_fail(v, &err);

@@ -29,11 +29,19 @@ struct env *env_of(struct envs *e, struct store_environment *record)
 	return v;
 }
 
+static void wait_enqueue(struct env_wait *w);
+
 /* -- waiting ----------------------------------------------------------------------------------------------------- */
 
 static void deliver_wait(void *arg)
 {
 	struct env_wait *w = arg;
+	if (!w->cancelled && w->result && w->result->end_reason) { /* it died on the way here */
+		w->delivering = false;
+		instance_release(STEAL(w->result));
+		wait_enqueue(w);
+		return;
+	}
 	if (!w->cancelled)
 		w->done(w->arg, w->result, w->result ? NULL : &w->err);
 	else if (w->result)
@@ -70,7 +78,8 @@ void env_waits_fail(struct env *v, const struct err *err)
 
 static bool env_is_up(const struct env *v)
 {
-	return v->instance && v->instance->state == INSTANCE_HEALTHY;
+	/* Between the end of its server and that of its box it looks healthy still. */
+	return v->instance && v->instance->state == INSTANCE_HEALTHY && !v->instance->end_reason;
 }
 
 void env_waits_serve(struct env *v)
@@ -83,20 +92,25 @@ void env_waits_serve(struct env *v)
 		start_serving(v);
 }
 
-struct env_wait *env_acquire(struct envs *e, struct store_environment *env, engine_progress_fn *progress, env_instance_fn *done,
-			     void *arg)
+static void wait_enqueue(struct env_wait *w)
 {
-	struct env *v = env_of(e, env);
-	struct env_wait *w = NEW(struct env_wait);
-	*w = (struct env_wait){ .env = v, .progress = progress, .done = done, .arg = arg };
-	list_init(&w->node);
+	struct env *v = w->env;
+	struct err err = ERR_INIT;
 	list_push_back(&v->waits, &w->node);
 	if (!v->serving && !v->pending) {
-		struct err err = ERR_INIT;
-		err_set(&err, -ENOENT, "%s/%s has no deployment that is ready", env->ns->name, env->name);
+		err_set(&err, -ENOENT, "%s/%s has no deployment that is ready", v->record->ns->name, v->record->name);
 		wait_over(w, NULL, &err);
 	}
 	env_waits_serve(v);
+}
+
+struct env_wait *env_acquire(struct envs *e, struct store_environment *env, engine_progress_fn *progress, env_instance_fn *done,
+			     void *arg)
+{
+	struct env_wait *w = NEW(struct env_wait);
+	*w = (struct env_wait){ .env = env_of(e, env), .progress = progress, .done = done, .arg = arg };
+	list_init(&w->node);
+	wait_enqueue(w);
 	return w;
 }
 
@@ -128,15 +142,16 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 {
 	struct env *v = arg;
 	struct err own = ERR_INIT;
-	if (!v->serving || v->instance) {
+	const struct store_deployment *wanted = STEAL(v->preparing);
+	if (v->serving != wanted || v->instance) { /* a newer deployment came in between */
 		image_unref(img);
 		env_waits_serve(v);
 		return;
 	}
 	if (err)
 		err_copy(&own, err);
-	else if (instance_start(&v->instance, v, v->serving, img, &own) == 0)
-		v->envs->counts.starting++;
+	else
+		(void)!instance_start(&v->instance, v, v->serving, img, &own);
 	if (!v->instance)
 		start_failed(v, own.msg);
 	if (img)
@@ -145,8 +160,9 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 
 static void start_serving(struct env *v)
 {
-	if (list_empty(&v->waits) || v->instance || !v->serving)
+	if (list_empty(&v->waits) || v->instance || !v->serving || v->preparing)
 		return;
+	v->preparing = v->serving;
 	env_waits_progress(v, "starting an instance");
 	v->envs->engine->ops->prepare_image(v->envs->engine, v->serving->image, NULL, on_image, v);
 }
@@ -158,7 +174,6 @@ void env_instance_healthy(struct instance *i)
 		deploy_instance_healthy(v->pending);
 		return;
 	}
-	v->envs->counts.starting--;
 	v->failed_starts = 0;
 	env_waits_serve(v);
 }
@@ -179,12 +194,6 @@ static void crashed(struct env *v)
 	env_waits_serve(v);
 }
 
-static void failed_to_start(struct env *v, const char *reason)
-{
-	v->envs->counts.starting--;
-	start_failed(v, reason);
-}
-
 void env_instance_ended(struct instance *i)
 {
 	struct env *v = i->env;
@@ -195,7 +204,7 @@ void env_instance_ended(struct instance *i)
 		if (i->served)
 			crashed(v);
 		else
-			failed_to_start(v, i->end_reason);
+			start_failed(v, i->end_reason);
 	} else if (i->draining) {
 		drained(i);
 	}
@@ -283,7 +292,7 @@ void envs_stop(struct envs *e, struct store_environment *env, const char *reason
 		deploy_supersede(v->pending, reason);
 	env_waits_fail(v, &err);
 	if (v->instance)
-		instance_end(v->instance, reason);
+		instance_end(STEAL(v->instance), reason); /* no crash: nobody is to start another one */
 	if (v->serving) {
 		v->serving->state = STORE_DEPLOYMENT_STOPPED;
 		store_deployment_save(e->store, v->serving);

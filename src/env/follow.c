@@ -84,10 +84,14 @@ static void replay(void *arg)
 {
 	struct env_follow *f = arg;
 	auto_buf struct buf log = { 0 };
+	if (f->cancelled) {
+		follow_free(f);
+		return;
+	}
 	buf_init(&log, 32u * 1024 * 1024);
-	f->deferred = false;
-	if (!f->cancelled && builds_read_log(f->envs->builds, f->d->id, 0, log.max, &log, NULL) == 0)
+	if (builds_read_log(f->envs->builds, f->d->id, 0, log.max, &log, NULL) == 0)
 		replay_lines(f, log.data);
+	f->deferred = false; /* only now: a line's callback may have unfollowed */
 	f->replayed = true;
 	struct env *v = f->d->environment->user;
 	bool alive = v && v->pending && v->pending->d == f->d;

@@ -47,6 +47,14 @@ static void instance_maybe_free(struct instance *i)
 	loop_release(i->env->envs->loop, free_memory, i);
 }
 
+/* Every way out of STARTING. */
+static void leave_starting(struct instance *i, enum instance_state to)
+{
+	if (i->state == INSTANCE_STARTING)
+		i->env->envs->counts.starting--;
+	i->state = to;
+}
+
 static void stop_probing(struct instance *i)
 {
 	loop_timer_stop(&i->probe);
@@ -74,7 +82,7 @@ static void instance_ended(struct instance *i, const char *reason)
 	loop_timer_stop(&i->renew);
 	if (!i->end_reason)
 		i->end_reason = xstrdup(reason);
-	i->state = INSTANCE_ENDED;
+	leave_starting(i, INSTANCE_ENDED);
 	i->box = NULL;
 	map_del(i->env->envs->instances, i->id);
 	i->env->envs->counts.instances--;
@@ -130,7 +138,7 @@ void instance_end(struct instance *i, const char *reason)
 	if (!i->end_reason)
 		i->end_reason = xstrdup(reason);
 	stop_probing(i);
-	i->state = INSTANCE_ENDING;
+	leave_starting(i, INSTANCE_ENDING);
 	if (i->box) /* else on_created() sees the state */
 		i->env->envs->engine->ops->destroy(i->box, "deleted", NULL, NULL);
 }
@@ -161,7 +169,7 @@ static void on_probe_head(struct http_client *c UNUSED, int status, const struct
 		return;
 	}
 	stop_probing(i);
-	i->state = INSTANCE_HEALTHY;
+	leave_starting(i, INSTANCE_HEALTHY);
 	i->served = true;
 	env_instance_healthy(i);
 }
@@ -347,6 +355,7 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 	sid_make(i->id, &(struct sid_route){ .kind = SID_INSTANCE });
 	map_put(v->envs->instances, i->id, i);
 	v->envs->counts.instances++;
+	v->envs->counts.starting++;
 	v->envs->counts.instances_started_total++;
 	create_box(i);
 	*ret = i;

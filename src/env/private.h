@@ -32,6 +32,7 @@ struct env {
 	struct store_deployment *serving; /* READY, NULL = none yet */
 	struct instance *instance;        /* of serving; NULL = asleep */
 	struct deploy *pending;           /* QUEUED, BUILDING or DEPLOYING; NULL = none */
+	struct store_deployment *preparing; /* its image is being looked for; NULL = none is */
 	struct list waits;                /* struct env_wait, first come first served */
 	unsigned failed_starts;           /* in a row; sets the back-off */
 	struct loop_timer backoff;

@@ -15,38 +15,41 @@
 struct create { /* of one request; lives in its memory */
 	struct gateway *g;
 	const struct auth_caller *caller;
-	char sid[SID_LEN]; /* the session that the stream belongs to */
+	struct http_req *req;
+	struct session *s; /* whose stream it is; held. NULL = none, or another request took over */
 };
 
 /* -- the stream ---------------------------------------------------------------------------------------------------- */
 
-static void forget_stream(struct session *s)
+void create_forget_stream(struct session *s)
 {
+	struct create *c = STEAL(s->stream_of);
 	s->stream = NULL;
-	s->stream_req = NULL;
+	if (!c)
+		return;
+	c->s = NULL;
 	session_unhold(s);
 }
 
-static void on_stream_closed(struct http_req *req, bool complete UNUSED, void *arg)
+/* May run long after the session is over: the last bytes of the stream take their time. */
+static void on_stream_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
 {
 	struct create *c = arg;
-	struct session *s = session_find(c->g, c->sid);
-	if (s && s->stream_req == req)
-		forget_stream(s);
+	if (c->s)
+		create_forget_stream(c->s);
 }
 
 /* A session has one stream: an older one's client is gone, or it would not have come again. */
 static void open_stream(struct session *s, struct http_req *req, struct create *c)
 {
-	struct http_req *old = s->stream_req;
-	if (old) {
-		forget_stream(s);
-		http_req_abort(old);
+	if (s->stream_of) {
+		http_req_abort(s->stream_of->req);
+		create_forget_stream(s);
 	}
-	memcpy(c->sid, s->id, SID_LEN);
 	http_req_on_close(req, on_stream_closed, c);
 	session_hold(s);
-	s->stream_req = req;
+	s->stream_of = c;
+	c->s = s;
 	s->stream = sse_start(req);
 	sse_event(s->stream, "task_id", s->id, strlen(s->id));
 }
@@ -84,6 +87,7 @@ static void on_instance(void *arg, struct instance *i, const struct err *err)
 	}
 	s->instance = i;
 	s->state = SESSION_READY;
+	loop_timer_stop(&s->opening);
 	session_touch(s);
 	instance_on_end(i, s, on_instance_gone, s);
 	if (instance_end_reason(i))
@@ -128,6 +132,14 @@ static struct store_environment *environment_of(struct gateway *g, struct http_r
 	return env;
 }
 
+static void on_open_limit(struct loop_timer *t UNUSED, void *arg)
+{
+	struct session *s = arg;
+	auto_free char *reason = xasprintf("no instance of %s/%s was ready within %llu s", s->env->ns->name, s->env->name,
+					   (unsigned long long)s->g->settings.open_ms / 1000);
+	session_end(s, reason);
+}
+
 static void start_session(struct create *c, struct http_req *req)
 {
 	if (is_full(c->g, req))
@@ -137,6 +149,8 @@ static void start_session(struct create *c, struct http_req *req)
 		return;
 	struct session *s = session_new(c->g, c->caller, env);
 	open_stream(s, req, c);
+	loop_timer_init(&s->opening, s->g->loop, on_open_limit, s);
+	loop_timer_start(&s->opening, s->g->settings.open_ms);
 	s->wait = env_acquire(c->g->envs, env, on_progress, on_instance, s);
 }
 
@@ -152,7 +166,9 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 		return;
 	}
 	struct sse *stream = sse_start(req);
-	if (e && str_eq(e->namespace_id, c->caller->ns->id))
+	if (s && str_eq(s->namespace_id, c->caller->ns->id))
+		sse_error(stream, s->end_reason);
+	else if (e && str_eq(e->namespace_id, c->caller->ns->id))
 		sse_error(stream, e->reason);
 	else
 		sse_error(stream, "unknown task_id");
@@ -192,7 +208,7 @@ void create_session_handler(struct http_req *req, void *gateway)
 {
 	struct create *c = http_req_alloc(req, sizeof(*c));
 	struct err err = ERR_INIT;
-	*c = (struct create){ .g = gateway };
+	*c = (struct create){ .g = gateway, .req = req };
 	if (auth_request(c->g->auth, req, &c->caller, &err) < 0)
 		http_reply_error(req, 401, "%s", err.msg);
 	else

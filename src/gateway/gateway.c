@@ -6,6 +6,8 @@
 #include "base/str.h"
 #include "gateway/private.h"
 
+#define OPEN_MS (30 * 60 * 1000)
+
 /* -- ping ---------------------------------------------------------------------------------------------------------- */
 
 static void reply_ok(struct http_req *req)
@@ -149,6 +151,8 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	g->envs = envs;
 	g->sandboxes = *sandboxes;
 	g->settings = *settings;
+	if (!g->settings.open_ms)
+		g->settings.open_ms = OPEN_MS;
 	g->sessions = map_new();
 	g->ended = map_new();
 	list_init(&g->by_use);
@@ -165,6 +169,8 @@ struct gateway *gateway_free(struct gateway *g)
 	if (!g)
 		return NULL;
 	loop_timer_stop(&g->sweep);
+	while (!list_empty(&g->by_age))
+		session_discard(list_first(&g->by_age, struct session, age_node));
 	map_free(g->sessions);
 	list_foreach(&g->ended_list, struct ended, node, e) {
 		free(e->namespace_id);

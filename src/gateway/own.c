@@ -7,12 +7,17 @@
 struct own { /* one POST without a body */
 	struct session *s;
 	const char *path;
-	struct upstream_wait *wait;
+	struct list node;                   /* in session.owns */
+	bool kept, repeated;                /* over a kept connection; this is the repeat */
+	unsigned creation;                  /* of a ping: which one it asks for */
+	struct upstream_wait *wait;         /* NULL with client: a /delete that waits for a /create to end */
 	struct http_client *client;
 	struct loop_timer limit;
 	int status;                         /* of the answer; 0 = none came */
-	void (*done)(struct session *s, int status);
+	void (*done)(struct own *o);
 };
+
+static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err);
 
 static void own_free(void *arg)
 {
@@ -30,7 +35,8 @@ static void own_over(struct own *o)
 	loop_timer_stop(&o->limit);
 	if (s->own_delete == o)
 		s->own_delete = NULL;
-	o->done(s, o->status);
+	list_remove(&o->node);
+	o->done(o);
 	session_release(s);
 	loop_release(s->g->loop, own_free, o);
 }
@@ -57,9 +63,17 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 	own_over(o);
 }
 
-static void on_error(struct http_client *c UNUSED, bool got_bytes UNUSED, const struct err *err UNUSED, void *arg)
+/* Both calls may be repeated without harm, so a kept connection that was dead already costs nothing but another try. */
+static void on_error(struct http_client *c UNUSED, bool got_bytes, const struct err *err UNUSED, void *arg)
 {
-	own_over(arg);
+	struct own *o = arg;
+	if (got_bytes || !o->kept || o->repeated || !o->s->instance) {
+		own_over(o);
+		return;
+	}
+	o->client = http_client_free(o->client);
+	o->repeated = true;
+	o->wait = upstream_get(o->s->g, o->s->instance, true, on_upstream, o);
 }
 
 static void on_limit(struct loop_timer *t UNUSED, void *arg)
@@ -67,7 +81,7 @@ static void on_limit(struct loop_timer *t UNUSED, void *arg)
 	own_over(arg);
 }
 
-static void on_upstream(void *arg, struct http_client *c, bool fresh UNUSED, const struct err *err)
+static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err)
 {
 	static const struct http_client_events events = {
 		.on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error,
@@ -76,26 +90,41 @@ static void on_upstream(void *arg, struct http_client *c, bool fresh UNUSED, con
 	struct http_header headers[] = { { "Host", "localhost" }, { "X-Session-ID", o->s->id } };
 	o->wait = NULL;
 	o->client = c;
+	o->kept = !fresh;
 	if (err || http_client_start(c, "POST", o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) < 0)
 		own_over(o);
 }
 
-static struct own *own_start(struct session *s, const char *path, uint64_t limit_ms, void (*done)(struct session *, int))
+static void own_connect(struct own *o)
+{
+	o->wait = upstream_get(o->s->g, o->s->instance, false, on_upstream, o);
+}
+
+static struct own *own_new(struct session *s, const char *path, uint64_t limit_ms, void (*done)(struct own *o))
 {
 	struct own *o = NEW(struct own);
-	*o = (struct own){ .s = s, .path = path, .done = done };
+	*o = (struct own){ .s = s, .path = path, .done = done, .creation = s->creations };
+	list_init(&o->node);
+	list_push_back(&s->owns, &o->node);
 	session_retain(s);
 	loop_timer_init(&o->limit, s->g->loop, on_limit, o);
 	loop_timer_start(&o->limit, limit_ms);
-	o->wait = upstream_get(s->g, s->instance, false, on_upstream, o);
 	return o;
 }
 
-/* The server forgot the session: a client that goes on would only meet 404s. */
-static void on_ping_done(struct session *s, int status)
+void owns_abort(struct session *s)
 {
+	while (!list_empty(&s->owns))
+		own_over(list_first(&s->owns, struct own, node));
+}
+
+/* The server forgot the session: a client that goes on would only meet 404s. But a ping may also have been overtaken by a
+ * /delete of the client's. */
+static void on_ping_done(struct own *o)
+{
+	struct session *s = o->s;
 	s->pinging = false;
-	if (status == 404 && s->created)
+	if (o->status == 404 && s->state == SESSION_READY && s->created && s->creations == o->creation)
 		session_crashed(s, "the environment's server lost the session");
 }
 
@@ -106,19 +135,30 @@ void own_ping(struct session *s)
 		return;
 	s->last_forwarded_ping_ms = now;
 	s->pinging = true;
-	own_start(s, "/ping", s->g->settings.ping_forward_ms, on_ping_done);
+	own_connect(own_new(s, "/ping", s->g->settings.ping_forward_ms, on_ping_done));
 }
 
-static void on_delete_done(struct session *s, int status UNUSED)
+static void on_delete_done(struct own *o)
 {
-	s->created = false;
-	s->after_delete(s);
+	struct session *s = o->s;
+	s->created = s->may_exist = false;
+	if (s->state == SESSION_ENDING) /* else the gateway itself ends */
+		s->after_delete(s);
 }
 
 void own_delete(struct session *s, void (*done)(struct session *s))
 {
 	s->after_delete = done;
-	s->own_delete = own_start(s, "/delete", s->g->settings.teardown_ms, on_delete_done);
+	s->own_delete = own_new(s, "/delete", s->g->settings.teardown_ms, on_delete_done);
+	if (!s->creating)
+		own_connect(s->own_delete);
+}
+
+void own_create_over(struct session *s)
+{
+	struct own *o = s->own_delete;
+	if (o && !o->wait && !o->client)
+		own_connect(o);
 }
 
 void own_delete_cancel(struct session *s)

@@ -40,21 +40,28 @@ struct session {
 	struct env_wait *wait;              /* OPENING */
 	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */
 	struct sse *stream;                 /* the open creation stream, NULL = none */
-	struct http_req *stream_req;
+	struct create *stream_of;           /* its request, until that is closed */
+	struct loop_timer opening;          /* how long OPENING may last */
 	unsigned open_requests;             /* these hold the lease */
-	bool created;                       /* a /create succeeded and no /delete did since */
+	bool created;                       /* a /create succeeded and no /delete was sent since: pings are passed on */
+	bool may_exist;                     /* a /create was sent, and no /delete succeeded since: owes a teardown */
 	bool creating;                      /* a /create is under way; others wait their turn */
+	unsigned creations;                 /* that succeeded */
 	struct list create_queue;           /* struct proxy.queue_node */
 	struct list proxies;                /* struct proxy.session_node: exchanges under way */
 	uint64_t last_use_ms, opened_ms;    /* CLOCK_MONOTONIC */
 	uint64_t last_forwarded_ping_ms;
 	char *end_reason;                   /* from ENDING on */
 	struct list removals;               /* struct removal: requests that wait for CLOSED */
+	struct list owns;                   /* struct own: requests of ours under way */
 	struct own *own_delete;             /* ENDING: the /delete that we send ourselves */
 	void (*after_delete)(struct session *s);
 	bool pinging;                       /* a ping is passed on just now */
+	bool closing;                       /* its sandboxes are being ended: session_close() comes next */
 	unsigned refs;                      /* exchanges that still look at it; CLOSED and 0 = freed */
-	bool has_key;                       /* a session key was given to its instance */
+	char key[AUTH_KEY_LEN];             /* the session's own, once its instance was given one; "" before */
+	int64_t lost_call_length;           /* of the last /call that broke before its client had a byte of the answer */
+	uint64_t lost_call_ms;              /* when; 0 = none */
 	struct list use_node, age_node;
 };
 
@@ -89,19 +96,28 @@ void session_crashed(struct session *s, const char *reason); /* its instance is 
 void on_sweep(struct loop_timer *t, void *arg);
 void reply_sid(struct http_req *req, const char *sid);
 
+void session_discard(struct session *s); /* the gateway ends: gives everything back, tells nobody */
+
 /* create.c */
+struct create;
+void create_forget_stream(struct session *s); /* harmless without one */
 void create_session_handler(struct http_req *req, void *gateway);
 
 /* proxy.c */
 struct proxy;
 void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller);
 void proxies_abort(struct session *s); /* the instance is gone */
+void proxies_refuse_queued(struct session *s); /* those that did not begin yet: the session is ending */
 
 /* own.c: requests of ours to the instance */
 void own_ping(struct session *s);     /* 404 ends the session */
 struct own;
-void own_delete(struct session *s, void (*done)(struct session *s)); /* done once, at the latest after teardown_ms */
+/* done once, at the latest after teardown_ms. While a /create is under way it waits for own_create_over(): a server in
+ * the middle of a constructor takes a /delete for one of a session that it does not have. */
+void own_delete(struct session *s, void (*done)(struct session *s));
+void own_create_over(struct session *s);
 void own_delete_cancel(struct session *s);
+void owns_abort(struct session *s); /* before the instance is given back; their done runs */
 
 /* secrets.c */
 /* X-Secrets as the instance gets it: the platform's own key is replaced by one that is good for this session only. A

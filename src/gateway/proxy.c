@@ -2,11 +2,15 @@
  * back-pressure, and no body is looked into.
  *
  *   waiting for its turn (/create only) -> waiting for a connection -> exchanging -> over
+ *                                                  |                       |
+ *                                                  +-----------------------+-> broken (LATE_MS at most) -> over
  *
  * Two ends may close in any order. The client's: on_req_closed() frees everything, and breaks the connection to the
  * instance if the exchange was not over, which is how the server there learns of it. The instance's: an answer that has
- * not begun becomes 502 (or 410 when the instance is dead), one that has is broken off. Nothing is sent twice, but for a
- * request without a body whose kept connection turned out closed before a byte of an answer came. */
+ * begun is broken off; one that has not becomes 410 where the instance died, else 502. Which of the two it is shows a
+ * moment later: the connections of a dying server break before its end is known, so a broken one waits for that.
+ * Nothing is sent twice, but for a GET without a body whose kept connection turned out closed before a byte of an
+ * answer came. */
 #include <errno.h>
 #include <string.h>
 
@@ -14,7 +18,10 @@
 #include "base/str.h"
 #include "gateway/private.h"
 
-enum proxy_kind { PROXY_PLAIN, PROXY_CREATE, PROXY_DELETE };
+#define LATE_MS 500
+#define RESENT_MS 30000 /* see resent_calls_total */
+
+enum proxy_kind { PROXY_PLAIN, PROXY_CREATE, PROXY_DELETE, PROXY_CALL };
 
 struct proxy {
 	struct session *s;
@@ -22,14 +29,15 @@ struct proxy {
 	const struct auth_caller *caller;
 	enum proxy_kind kind;
 	int64_t body_length;          /* of the request; -1 = chunked */
-	int status;                   /* of the answer; 0 = none yet */
 	bool kept, repeated;          /* over a kept connection; this is the repeat */
 	bool sent_all;                /* the request's body is passed on whole */
 	bool turn;                    /* holds session.creating */
 	struct upstream_wait *wait;
 	struct http_client *up;
+	char *broken;                 /* why the exchange broke, while it waits for the instance's end */
+	struct loop_timer late;
 	char *secrets;                /* X-Secrets as passed on; NULL = as it came */
-	struct list session_node;     /* in session.proxies */
+	struct list session_node;     /* in session.proxies until it is over */
 	struct list queue_node;       /* in session.create_queue */
 };
 
@@ -54,6 +62,10 @@ static void pass_turn(struct proxy *p)
 		return;
 	p->turn = false;
 	p->s->creating = false;
+	if (p->s->state >= SESSION_ENDING) {
+		own_create_over(p->s);
+		return;
+	}
 	struct proxy *next = list_first(&p->s->create_queue, struct proxy, queue_node);
 	if (!next)
 		return;
@@ -71,54 +83,127 @@ static void drop_upstream(struct proxy *p)
 		p->up = http_client_free(p->up);
 }
 
-static void on_req_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+static void note_lost_call(struct proxy *p, bool complete)
+{
+	if (p->kind != PROXY_CALL || complete || http_reply_acked(p->req, 1))
+		return;
+	p->s->lost_call_length = p->body_length;
+	p->s->lost_call_ms = loop_now_ms(p->s->g->loop);
+}
+
+static void count_resent_call(struct proxy *p)
+{
+	struct session *s = p->s;
+	if (p->kind != PROXY_CALL || !s->lost_call_ms || s->lost_call_length != p->body_length)
+		return;
+	if (loop_now_ms(s->g->loop) - s->lost_call_ms <= RESENT_MS)
+		s->g->counts.resent_calls_total++;
+	s->lost_call_ms = 0;
+}
+
+static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 {
 	struct proxy *p = arg;
 	drop_upstream(p);
+	loop_timer_stop(&p->late);
 	list_remove(&p->session_node);
 	list_remove(&p->queue_node);
+	note_lost_call(p, complete);
 	pass_turn(p);
 	session_unhold(p->s);
+	free(p->broken);
 	free(p->secrets);
 	free(p);
 }
 
-static void fail(struct proxy *p, const char *why)
+/* Why no answer can come from the session's instance any more; NULL = it lives. */
+static const char *gone_reason(const struct session *s)
 {
+	if (s->end_reason)
+		return s->end_reason;
+	return s->instance ? instance_end_reason(s->instance) : NULL;
+}
+
+/* From here on nothing but the request's close touches it. */
+static void fail_now(struct proxy *p, const char *why)
+{
+	const char *gone = gone_reason(p->s);
 	drop_upstream(p);
-	p->s->g->counts.upstream_errors_total++;
+	loop_timer_stop(&p->late);
+	list_remove(&p->session_node);
+	list_remove(&p->queue_node);
+	p->s->g->counts.upstream_errors_total += !gone;
 	if (http_reply_started(p->req))
 		http_req_abort(p->req);
-	else if (p->s->end_reason)
-		http_reply_error(p->req, 410, "session %s has ended: %s", p->s->id, p->s->end_reason);
+	else if (gone)
+		http_reply_error(p->req, 410, "session %s has ended: %s", p->s->id, gone);
 	else
 		http_reply_error(p->req, 502, "the environment's server broke off: %s", why);
 }
 
+static void on_late(struct loop_timer *t UNUSED, void *arg)
+{
+	struct proxy *p = arg;
+	fail_now(p, p->broken);
+}
+
+static void fail(struct proxy *p, const char *why)
+{
+	if (http_reply_started(p->req) || gone_reason(p->s)) {
+		fail_now(p, why);
+		return;
+	}
+	drop_upstream(p);
+	p->broken = xstrdup(why);
+	loop_timer_start(&p->late, LATE_MS);
+}
+
 void proxies_abort(struct session *s)
 {
-	list_foreach(&s->proxies, struct proxy, session_node, p) {
-		list_remove(&p->session_node);
-		list_remove(&p->queue_node);
-		if (http_reply_started(p->req) && p->status && !p->up && !p->wait)
-			continue; /* answered whole, and on its way to the client */
-		fail(p, "the instance ended");
-	}
+	while (!list_empty(&s->proxies))
+		fail_now(list_first(&s->proxies, struct proxy, session_node), "the instance ended");
+}
+
+void proxies_refuse_queued(struct session *s)
+{
+	while (!list_empty(&s->create_queue))
+		fail_now(list_first(&s->create_queue, struct proxy, queue_node), "the session is ending");
 }
 
 /* -- the answer ---------------------------------------------------------------------------------------------------- */
 
+/* What a HEAD's answer says about the length of a body that it does not have. */
+static int64_t length_of_head(const struct http_header *h, size_t n)
+{
+	uint64_t length;
+	for (size_t k = 0; k < n; k++)
+		if (str_ieq(h[k].name, "Content-Length") && str_to_u64(h[k].value, &length) == 0 && length <= INT64_MAX)
+			return (int64_t)length;
+	return -1;
+}
+
+static void note_status(struct proxy *p, int status)
+{
+	struct session *s = p->s;
+	if (status < 200 || status >= 300)
+		return;
+	if (p->kind == PROXY_CREATE) {
+		s->created = true;
+		s->creations++;
+	} else if (p->kind == PROXY_DELETE && !s->creating) {
+		s->may_exist = false;
+	}
+}
+
 static void on_head(struct http_client *c UNUSED, int status, const struct http_header *h, size_t n, int64_t body_length, void *arg)
 {
 	struct proxy *p = arg;
-	p->status = status;
+	note_status(p, status);
 	for (size_t k = 0; k < n; k++)
 		if (!http_is_hop_by_hop(h[k].name) && !str_ieq(h[k].name, "Content-Length"))
 			http_reply_header(p->req, h[k].name, h[k].value);
-	if (p->kind == PROXY_CREATE && status >= 200 && status < 300)
-		p->s->created = true;
-	if (p->kind == PROXY_DELETE && status >= 200 && status < 300)
-		p->s->created = false;
+	if (str_eq(http_req_method(p->req), "HEAD"))
+		body_length = length_of_head(h, n);
 	http_reply_start(p->req, status, NULL, body_length);
 }
 
@@ -144,6 +229,7 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 		upstream_put(p->s->g, p->s->instance, c);
 	else
 		http_client_free(c);
+	list_remove(&p->session_node); /* answered whole, and on its way to the client */
 	pass_turn(p);
 	http_reply_end(p->req);
 }
@@ -193,6 +279,8 @@ static bool stays_here(const char *name)
 	return http_is_hop_by_hop(name);
 }
 
+#define MADE_HEADERS 5 /* at most so many more than came */
+
 static size_t headers_for_instance(struct proxy *p, struct http_header *ret, const char *deployment)
 {
 	size_t n = 0;
@@ -209,7 +297,17 @@ static size_t headers_for_instance(struct proxy *p, struct http_header *ret, con
 	if (!http_req_header(p->req, "Host"))
 		ret[n++] = (struct http_header){ "Host", "localhost" };
 	ret[n++] = (struct http_header){ "X-User-Id", p->caller->namespace_id };
+	ret[n++] = (struct http_header){ "X-Organisation-Id", p->caller->namespace_id };
 	return n;
+}
+
+/* As it came, but for what only the way here has put in front: "http://HOST", and a base address's final slash. */
+static char *target_for_instance(struct http_req *req)
+{
+	const char *target = http_req_target(req), *query = http_req_raw_query(req);
+	if (target[0] == '/' && target[1] != '/')
+		return xstrdup(target);
+	return xasprintf("%s%s%s", http_req_path(req), *query ? "?" : "", query);
 }
 
 static int start_exchange(struct proxy *p, struct err *err)
@@ -219,9 +317,14 @@ static int start_exchange(struct proxy *p, struct err *err)
 	};
 	struct store_environment *env = p->s->env;
 	auto_free char *deployment = xasprintf("%s/%s", env->ns->name, env->name);
-	auto_free struct http_header *headers = xcalloc(http_req_n_headers(p->req) + 4, sizeof(*headers));
+	auto_free struct http_header *headers = xcalloc(http_req_n_headers(p->req) + MADE_HEADERS, sizeof(*headers));
+	auto_free char *target = target_for_instance(p->req);
 	size_t n = headers_for_instance(p, headers, deployment);
-	return http_client_start(p->up, http_req_method(p->req), http_req_target(p->req), headers, n, p->body_length, &events, p, err);
+	if (p->kind == PROXY_CREATE)
+		p->s->may_exist = true;
+	if (p->kind == PROXY_DELETE)
+		p->s->created = false;
+	return http_client_start(p->up, http_req_method(p->req), target, headers, n, p->body_length, &events, p, err);
 }
 
 static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err)
@@ -257,7 +360,9 @@ static enum proxy_kind kind_of(const struct http_req *req)
 		return PROXY_PLAIN;
 	if (str_eq(http_req_path(req), "/create"))
 		return PROXY_CREATE;
-	return str_eq(http_req_path(req), "/delete") ? PROXY_DELETE : PROXY_PLAIN;
+	if (str_eq(http_req_path(req), "/delete"))
+		return PROXY_DELETE;
+	return str_ends(http_req_path(req), "/call") ? PROXY_CALL : PROXY_PLAIN;
 }
 
 void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller)
@@ -272,7 +377,11 @@ void proxy_start(struct session *s, struct http_req *req, const struct auth_call
 	session_hold(s);
 	http_req_on_close(req, on_req_closed, p);
 	http_reply_on_drain(req, on_reply_drain, p);
-	if (p->kind == PROXY_CREATE)
+	loop_timer_init(&p->late, s->g->loop, on_late, p);
+	if (p->kind != PROXY_DELETE) /* that one is worth its while without anybody who waits for it */
+		http_req_watch_peer(req);
+	count_resent_call(p);
+	if (http_req_header(req, "X-Secrets"))
 		p->secrets = secrets_for_instance(s, caller, http_req_header(req, "X-Secrets"));
 	if (p->kind == PROXY_CREATE)
 		take_turn(p);

@@ -18,12 +18,13 @@ static bool is_own_key(struct session *s, const struct auth_caller *caller, cons
 	return value && auth_key(s->g->auth, value, &of_secret, NULL) == 0 && of_secret.ns == caller->ns;
 }
 
-static bool replace(struct session *s, const struct auth_caller *caller, json_t *secrets, const char *name, const char *key)
+static bool replace(struct session *s, const struct auth_caller *caller, json_t *secret)
 {
-	json_t *secret = json_object_get(secrets, name);
+	if (json_is_string(secret) && is_own_key(s, caller, json_string_value(secret)))
+		return json_string_set(secret, s->key) == 0;
 	if (!is_own_key(s, caller, json_string_value(json_object_get(secret, "value"))))
 		return false;
-	return json_object_set_new(secret, "value", json_string(key)) == 0;
+	return json_object_set_new(secret, "value", json_string(s->key)) == 0;
 }
 
 static int decode(json_t **ret, const char *header)
@@ -50,12 +51,14 @@ static char *encode(json_t *secrets)
 char *secrets_for_instance(struct session *s, const struct auth_caller *caller, const char *header)
 {
 	auto_json secrets = NULL;
-	char key[AUTH_KEY_LEN];
 	if (str_empty(header) || decode(&secrets, header) < 0)
 		return NULL;
-	auth_session_key_make(s->g->auth, caller, s->id, key);
-	s->has_key = true;
-	bool any = replace(s, caller, secrets, "api_key", key);
-	any |= replace(s, caller, secrets, "OPENREWARD_API_KEY", key);
+	if (!*s->key) /* once: a second one would make the first invalid, which a server may have from a /create before */
+		auth_session_key_make(s->g->auth, caller, s->id, s->key);
+	bool any = false;
+	const char *name;
+	json_t *secret;
+	json_object_foreach(secrets, name, secret)
+		any |= replace(s, caller, secret);
 	return any ? encode(secrets) : NULL;
 }

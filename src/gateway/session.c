@@ -43,6 +43,7 @@ static void session_free(void *arg)
 {
 	struct session *s = arg;
 	free(s->end_reason);
+	explicit_bzero(s->key, sizeof(s->key));
 	free(s);
 }
 
@@ -82,6 +83,8 @@ static void sweep_old(struct gateway *g, uint64_t now)
 	list_foreach(&g->by_age, struct session, age_node, s) {
 		if (!g->settings.hard_ms || now - s->opened_ms < g->settings.hard_ms)
 			return;
+		if (s->state >= SESSION_ENDING)
+			continue;
 		g->counts.expired_total++;
 		session_end(s, "the session reached its longest life");
 	}
@@ -129,6 +132,7 @@ struct session *session_new(struct gateway *g, const struct auth_caller *caller,
 	list_init(&s->create_queue);
 	list_init(&s->proxies);
 	list_init(&s->removals);
+	list_init(&s->owns);
 	list_init(&s->use_node);
 	list_init(&s->age_node);
 	sid_make(s->id, &(struct sid_route){ .kind = SID_SESSION });
@@ -177,16 +181,33 @@ static void maybe_shut_down(struct gateway *g)
 	loop_defer(g->loop, done, g->shutdown_arg);
 }
 
+static void leave_instance(struct session *s)
+{
+	if (!s->instance)
+		return;
+	owns_abort(s); /* they connect to it */
+	instance_off_end(s->instance, s);
+	instance_release(STEAL(s->instance));
+}
+
+static void drop_key(struct session *s)
+{
+	if (*s->key)
+		auth_session_key_drop(s->g->auth, s->id);
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
 /* The sandboxes are dead: the session is over. */
 static void session_close(void *arg)
 {
 	struct session *s = arg;
 	struct gateway *g = s->g;
-	proxies_abort(s);
-	if (s->instance) {
-		instance_off_end(s->instance, s);
-		instance_release(STEAL(s->instance));
+	if (s->state == SESSION_CLOSED) { /* session_discard() left it to this call */
+		session_free(s);
+		return;
 	}
+	proxies_abort(s);
+	leave_instance(s);
 	s->state = SESSION_CLOSED;
 	remember(s);
 	map_del(g->sessions, s->id);
@@ -199,14 +220,14 @@ static void session_close(void *arg)
 
 static void end_sandboxes(struct session *s)
 {
-	if (s->has_key)
-		auth_session_key_drop(s->g->auth, s->id);
-	s->has_key = false;
+	drop_key(s);
+	s->closing = true;
 	s->g->sandboxes.end_owned(s->g->sandboxes.arg, s->id, session_close, s);
 }
 
 static void stop_opening(struct session *s, const char *reason)
 {
+	loop_timer_stop(&s->opening);
 	if (s->wait)
 		env_acquire_cancel(STEAL(s->wait));
 	if (s->stream)
@@ -219,13 +240,14 @@ static void enter_ending(struct session *s, const char *reason)
 	stop_opening(s, reason);
 	s->state = SESSION_ENDING;
 	list_remove(&s->use_node);
+	proxies_refuse_queued(s);
 }
 
 void session_end(struct session *s, const char *reason)
 {
 	if (s->state >= SESSION_ENDING)
 		return;
-	bool teardown = s->created && s->instance && !instance_end_reason(s->instance);
+	bool teardown = s->may_exist && s->instance && !instance_end_reason(s->instance);
 	enter_ending(s, reason);
 	if (teardown)
 		own_delete(s, end_sandboxes);
@@ -235,13 +257,32 @@ void session_end(struct session *s, const char *reason)
 
 void session_crashed(struct session *s, const char *reason)
 {
-	if (s->state == SESSION_ENDING) { /* its teardown will not be answered any more */
+	if (s->state >= SESSION_ENDING) { /* its teardown will not be answered any more */
 		own_delete_cancel(s);
 		return;
 	}
 	enter_ending(s, reason);
 	proxies_abort(s);
 	end_sandboxes(s);
+}
+
+void session_discard(struct session *s)
+{
+	s->state = SESSION_CLOSED; /* what ends below finds nothing left to do */
+	loop_timer_stop(&s->opening);
+	if (s->wait)
+		env_acquire_cancel(STEAL(s->wait));
+	leave_instance(s);
+	drop_key(s);
+	list_remove(&s->age_node);
+	list_remove(&s->use_node);
+	while (!list_empty(&s->removals)) {
+		struct removal *r = list_first(&s->removals, struct removal, node);
+		list_remove(&r->node);
+		free(r);
+	}
+	if (!s->closing) /* else session_close() is still to come, or the sandboxes' own end swallows it */
+		session_release(s);
 }
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */

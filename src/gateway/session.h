@@ -44,6 +44,7 @@ struct gateway_settings {
 	uint64_t hard_ms;           /* 86,400,000 */
 	uint64_t teardown_ms;       /* 60,000 */
 	uint64_t remember_ms;       /* how long an ended id is answered with 410; 3,600,000 */
+	uint64_t open_ms;           /* OPENING lasts at most this long; 0 = 1,800,000, as long as clients wait */
 	uint64_t ping_forward_ms;   /* a client's ping reaches the instance at most this often; 60,000 */
 	size_t sessions_max;        /* open at once; beyond it 429; 20,000 */
 	size_t idle_upstreams_max;  /* kept connections per instance; 64 */
@@ -63,6 +64,7 @@ struct gateway_sandboxes {
 
 MUST_CHECK int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct store *store, struct envs *envs,
 			   const struct gateway_sandboxes *sandboxes, const struct gateway_settings *settings, struct err *err);
+/* After the HTTP server (its requests look at sessions) and before the environments. Open sessions are dropped. */
 struct gateway *gateway_free(struct gateway *g);
 
 /* Registers /create_session, /ping, /delete, /delete_session and the pass-through fallback. */
@@ -76,6 +78,9 @@ void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *
 
 struct gateway_counts {
 	size_t open, opening;
-	uint64_t sessions_total, proxied_total, upstream_errors_total, expired_total, resent_calls_total;
+	uint64_t sessions_total, proxied_total, upstream_errors_total, expired_total;
+	/* Calls that look like a repeat: a /call of the same length, in the same session, within 30 s of one whose connection
+	 * broke before the client had a byte of its answer. Bodies are not parsed, so it is an estimate. */
+	uint64_t resent_calls_total;
 };
 void gateway_counts(const struct gateway *g, struct gateway_counts *ret);

@@ -19,6 +19,7 @@ struct kept {
 
 struct upstream_wait {
 	struct gateway *g;
+	struct instance *instance;  /* used by who waits, until it cancels */
 	struct http_client *client; /* a kept one that waits to be delivered */
 	bool cancelled;
 	upstream_fn *done;
@@ -89,16 +90,6 @@ static struct http_client *kept_take(struct instance *i)
 	return NULL;
 }
 
-static void deliver_kept(void *arg)
-{
-	struct upstream_wait *w = arg;
-	if (w->cancelled)
-		http_client_free(w->client);
-	else
-		w->done(w->arg, w->client, false, NULL);
-	free(w);
-}
-
 static void on_connected(void *arg, int fd, const struct err *err)
 {
 	struct upstream_wait *w = arg;
@@ -116,10 +107,27 @@ static void on_connected(void *arg, int fd, const struct err *err)
 	free(w);
 }
 
+/* Its server may have closed it since it was taken. */
+static void deliver_kept(void *arg)
+{
+	struct upstream_wait *w = arg;
+	if (!w->cancelled && !http_client_idle(w->client)) {
+		w->client = http_client_free(w->client);
+		instance_connect(w->instance, on_connected, w);
+		return;
+	}
+	if (w->cancelled)
+		http_client_free(w->client);
+	else
+		w->done(w->arg, w->client, false, NULL);
+	free(w);
+}
+
 struct upstream_wait *upstream_get(struct gateway *g, struct instance *i, bool never_kept, upstream_fn *done, void *arg)
 {
 	struct upstream_wait *w = NEW(struct upstream_wait);
 	w->g = g;
+	w->instance = i;
 	w->done = done;
 	w->arg = arg;
 	w->client = never_kept ? NULL : kept_take(i);

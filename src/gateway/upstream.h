@@ -13,7 +13,7 @@ struct upstream_wait;
  * it meanwhile. */
 typedef void upstream_fn(void *arg, struct http_client *c, bool fresh, const struct err *err);
 
-/* never_kept: do not take a kept connection (a repeat after a kept one turned out dead). done runs from the loop. */
+/* The caller holds a use of i until done or upstream_cancel(). never_kept: do not take a kept connection (a repeat after a kept one turned out dead). done runs from the loop. */
 struct upstream_wait *upstream_get(struct gateway *g, struct instance *i, bool never_kept, upstream_fn *done, void *arg);
 void upstream_cancel(struct upstream_wait *w); /* before done */
 /* Keeps c for the next exchange, or closes it where enough are kept. */

@@ -1,0 +1,592 @@
+/* Deployments and instances, over a stand-in for the engine. */
+#include "unit/env/fake.h"
+
+struct got { /* of one env_acquire */
+	unsigned calls;
+	struct instance *instance;
+	struct err err;
+	struct env_wait *wait;
+};
+
+static void on_got(void *arg, struct instance *i, const struct err *err)
+{
+	struct got *g = arg;
+
+	g->calls++;
+	g->instance = i;
+	g->wait = NULL;
+	err_copy(&g->err, err);
+	cr_assert(!i == !!err, "exactly one of the two");
+}
+
+static void acquire(struct got *g)
+{
+	*g = (struct got){ 0 };
+	g->wait = env_acquire(envs, environment, NULL, on_got, g);
+	cr_assert_eq(g->calls, 0, "a callback never runs inside the call");
+}
+
+static struct env_counts counts(void)
+{
+	struct env_counts c;
+
+	envs_counts(envs, &c);
+	return c;
+}
+
+static void begin(void)
+{
+	fake_begin_store();
+}
+
+static void end(void)
+{
+	fake_end_boxes();
+	cr_assert_eq(counts().instances, 0, "an instance was never heard of again");
+	cr_assert_eq(counts().starting, 0, "the gauge of starting ones did not go back");
+	cr_assert_eq(counts().draining, 0, "the gauge of draining ones did not go back");
+	fake_end();
+}
+
+/* -- the first instance -------------------------------------------------------------------------------------------- */
+
+FAKE_TEST(env, one_that_was_never_deployed_is_not_there)
+{
+	struct got g;
+
+	fake_begin_envs(1000);
+	acquire(&g);
+	run_until(g.calls);
+	cr_assert_eq(g.err.code, -ENOENT);
+	cr_assert_eq(n_boxes, 0);
+}
+
+FAKE_TEST(env, all_who_wait_share_one_start)
+{
+	struct got g[20];
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	for (size_t i = 0; i < ARRAY_LEN(g); i++)
+		acquire(&g[i]);
+	for (size_t i = 0; i < ARRAY_LEN(g); i++) {
+		run_until(g[i].calls);
+		cr_assert_eq(g[i].instance, g[0].instance, "%s", g[i].err.msg);
+	}
+	cr_assert_eq(n_prepares, 1);
+	cr_assert_eq(n_boxes, 1);
+	for (size_t i = 0; i < ARRAY_LEN(g); i++)
+		instance_release(g[i].instance);
+	run_for(5);
+	cr_assert_eq(boxes_running(), 1, "the serving one stays");
+}
+
+FAKE_TEST(env, a_failed_start_backs_off_once_however_many_waited)
+{
+	struct got g[10], late;
+
+	fake_ready_deployment();
+	fake_no_image = true;
+	fake_begin_envs(1000);
+	for (size_t i = 0; i < ARRAY_LEN(g); i++)
+		acquire(&g[i]);
+	for (size_t i = 0; i < ARRAY_LEN(g); i++) {
+		run_until(g[i].calls);
+		cr_assert(strstr(g[i].err.msg, "is not here"), "%s", g[i].err.msg);
+	}
+	fake_no_image = false;
+	acquire(&late);
+	run_for(100);
+	cr_assert_eq(late.calls, 0, "not before the back-off");
+	for (int i = 0; i < 1000 && !late.calls; i++)
+		run_for(1);
+	cr_assert_eq(late.calls, 1, "the first back-off is half a second");
+	cr_assert_not_null(late.instance);
+	instance_release(late.instance);
+}
+
+FAKE_TEST(env, a_box_that_cannot_be_made_is_said)
+{
+	struct got g;
+
+	fake_ready_deployment();
+	fake_create_fails = true;
+	fake_begin_envs(1000);
+	acquire(&g);
+	run_until(g.calls);
+	cr_assert(strstr(g.err.msg, "no room for another box"), "%s", g.err.msg);
+}
+
+FAKE_TEST(env, a_server_that_is_never_healthy_is_ended_with_what_was_expected)
+{
+	struct got g;
+
+	fake_ready_deployment();
+	up_unhealthy = true;
+	fake_begin_envs(100);
+	acquire(&g);
+	run_until(g.calls);
+	cr_assert(strstr(g.err.msg, "GET /health"), "%s", g.err.msg);
+	cr_assert_gt(up_probes, 2);
+	cr_assert(boxes[0].ended);
+	cr_assert_eq(counts().instances_crashed_total, 0, "it never served");
+}
+
+FAKE_TEST(env, a_server_that_accepts_and_says_nothing_is_ended_too)
+{
+	struct got g;
+
+	fake_ready_deployment();
+	up_deaf = true;
+	fake_begin_envs(100);
+	acquire(&g);
+	run_until(g.calls);
+	cr_assert_not_null(strstr(g.err.msg, "GET /health"));
+}
+
+FAKE_TEST(env, a_cancelled_wait_hears_nothing)
+{
+	struct got early, late;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&early);
+	acquire(&late);
+	env_acquire_cancel(early.wait);
+	run_until(late.calls);
+	cr_assert_eq(early.calls, 0);
+	acquire(&early); /* an instance is there: the result is on its way at once */
+	env_acquire_cancel(early.wait);
+	run_for(5);
+	cr_assert_eq(early.calls, 0);
+	instance_release(late.instance);
+}
+
+/* -- ends ---------------------------------------------------------------------------------------------------------- */
+
+static unsigned ends_heard;
+
+static void on_end(void *arg UNUSED, struct instance *i)
+{
+	ends_heard++;
+	cr_assert_not_null(strstr(instance_end_reason(i), "exited with code 3"));
+}
+
+FAKE_TEST(env, a_crash_is_told_and_the_next_comer_gets_another)
+{
+	struct got a, b;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&a);
+	run_until(a.calls);
+	instance_on_end(a.instance, &a, on_end, NULL);
+	fake_crash(&boxes[0], 3);
+	cr_assert_eq(ends_heard, 1);
+	cr_assert_eq(counts().instances_crashed_total, 1);
+	cr_assert_eq(boxes_running(), 0, "nobody waits");
+	acquire(&b);
+	run_until(b.calls);
+	cr_assert_neq(b.instance, a.instance);
+	instance_release(a.instance);
+	instance_release(b.instance);
+}
+
+/* The server is dead, its box is not yet: it must not be given to anybody. */
+FAKE_TEST(env, a_dying_instance_is_not_given_away)
+{
+	struct got a, b;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&a);
+	run_until(a.calls);
+	fake_main_over(&boxes[0], 1);
+	acquire(&b);
+	run_for(20);
+	cr_assert_eq(b.calls, 0);
+	fake_box_over(&boxes[0]);
+	run_until(b.calls);
+	cr_assert_not_null(b.instance, "%s", b.err.msg);
+	cr_assert_neq(b.instance, a.instance);
+	instance_release(a.instance);
+	instance_release(b.instance);
+}
+
+FAKE_TEST(env, one_that_dies_on_its_way_to_who_waited_is_replaced)
+{
+	struct got a, b;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&a);
+	run_until(a.calls);
+	acquire(&b); /* delivered at the end of the next turn */
+	fake_crash(&boxes[0], 1);
+	run_until(b.calls);
+	cr_assert_not_null(b.instance, "%s", b.err.msg);
+	cr_assert_null(instance_end_reason(b.instance));
+	instance_release(a.instance);
+	instance_release(b.instance);
+}
+
+FAKE_TEST(env, a_stop_ends_all_without_a_crash)
+{
+	struct got a, b;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&a);
+	run_until(a.calls);
+	envs_stop(envs, environment, "deleted by its owner");
+	run_until(boxes[0].ended);
+	cr_assert_str_eq(instance_end_reason(a.instance), "deleted by its owner");
+	cr_assert_eq(counts().instances_crashed_total, 0);
+	acquire(&b);
+	run_until(b.calls);
+	cr_assert_eq(b.err.code, -ENOENT);
+	instance_release(a.instance);
+}
+
+static void on_refused(void *arg, int fd, const struct err *err)
+{
+	cr_assert_lt(fd, 0);
+	err_copy(arg, err);
+}
+
+FAKE_TEST(env, a_connection_to_one_that_is_gone_is_an_error)
+{
+	struct got a;
+
+	fake_ready_deployment();
+	fake_begin_envs(1000);
+	acquire(&a);
+	run_until(a.calls);
+	fake_crash(&boxes[0], 1);
+	unsigned before = n_connects;
+	struct err seen = ERR_INIT;
+	instance_connect(a.instance, on_refused, &seen);
+	run_until(seen.code);
+	cr_assert_eq(seen.code, -EIDRM);
+	cr_assert_eq(n_connects, before);
+	instance_release(a.instance);
+}
+
+/* -- deployments --------------------------------------------------------------------------------------------------- */
+
+static struct store_deployment *deploy(void)
+{
+	struct store_deployment *d = new_deployment();
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(envs_deploy(envs, d, &err), 0, "%s", err.msg);
+	return d;
+}
+
+FAKE_TEST(env, from_source_to_ready)
+{
+	struct got g;
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	acquire(&g);
+	run_until(n_jobs == 1);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_BUILDING);
+	cr_assert_eq(g.calls, 0, "who comes early waits");
+	job_succeeds(&jobs[0]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	run_until(g.calls);
+	cr_assert_eq(instance_deployment(g.instance), d);
+	cr_assert_eq(env_serving(envs, environment), d);
+	instance_release(g.instance);
+}
+
+FAKE_TEST(env, a_failed_build_tells_who_waits_and_what_served_goes_on)
+{
+	struct got g;
+
+	fake_begin_envs(1000);
+	struct store_deployment *bad = deploy();
+	acquire(&g);
+	run_until(n_jobs == 1);
+	job_ends(&jobs[0], 256, "STEP \"RUN false\" failed");
+	run_until(g.calls);
+	cr_assert_eq(bad->state, STORE_DEPLOYMENT_FAILED);
+	cr_assert(strstr(g.err.msg, "RUN false"), "%s", g.err.msg);
+	struct store_deployment *good = deploy();
+	run_until(n_jobs == 2);
+	job_succeeds(&jobs[1]);
+	run_until(good->state == STORE_DEPLOYMENT_READY);
+	bad = deploy();
+	run_until(n_jobs == 3);
+	job_ends(&jobs[2], 256, "STEP 1 failed");
+	run_until(bad->state == STORE_DEPLOYMENT_FAILED);
+	cr_assert_eq(env_serving(envs, environment), good);
+}
+
+FAKE_TEST(env, a_newer_push_supersedes_a_build_and_who_waits_gets_the_newer)
+{
+	struct got g;
+
+	fake_begin_envs(1000);
+	struct store_deployment *first = deploy();
+	acquire(&g);
+	run_until(n_jobs == 1);
+	struct store_deployment *second = deploy();
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_SUPERSEDED);
+	cr_assert(jobs[0].cancelled);
+	run_for(20);
+	cr_assert_eq(g.calls, 0, "not an error: %s", g.err.msg);
+	job_ends(&jobs[0], 9, NULL);
+	job_ends(&jobs[1], 0, NULL); /* "clean" */
+	run_until(n_jobs == 3);
+	job_succeeds(&jobs[2]);
+	run_until(g.calls);
+	cr_assert_not_null(g.instance, "%s", g.err.msg);
+	cr_assert_eq(instance_deployment(g.instance), second);
+	instance_release(g.instance);
+}
+
+/* Three pushes before the loop turned once: only the last may come to serve. */
+FAKE_TEST(env, pushes_in_quick_succession)
+{
+	fake_begin_envs(1000);
+	struct store_deployment *d[3] = { deploy(), deploy(), deploy() };
+
+	for (unsigned k = 0; k < 10 && d[2]->state != STORE_DEPLOYMENT_READY; k++) {
+		run_for(20);
+		for (unsigned i = 0; i < n_jobs; i++)
+			if (!jobs[i].over && !strcmp(jobs[i].kind, "build"))
+				job_succeeds(&jobs[i]);
+	}
+	run_until(d[2]->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(d[0]->state, STORE_DEPLOYMENT_SUPERSEDED);
+	cr_assert_eq(d[1]->state, STORE_DEPLOYMENT_SUPERSEDED);
+	cr_assert_eq(boxes_running(), 1);
+}
+
+FAKE_TEST(env, superseded_while_its_first_instance_starts)
+{
+	fake_begin_envs(5000);
+	up_unhealthy = true;
+	struct store_deployment *first = deploy();
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(up_probes > 1);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DEPLOYING);
+	struct store_deployment *second = deploy();
+	up_unhealthy = false;
+	run_until(n_jobs == 2);
+	job_succeeds(&jobs[1]);
+	run_until(second->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_SUPERSEDED);
+	cr_assert(boxes[0].ended);
+	cr_assert_eq(boxes_running(), 1);
+}
+
+FAKE_TEST(env, superseded_before_its_box_was_made)
+{
+	fake_begin_envs(5000);
+	fake_hold_create = true;
+	deploy();
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(n_boxes == 1);
+	deploy();
+	fake_created(&boxes[0]);
+	run_until(boxes[0].ended);
+	cr_assert_eq(counts().instances, 0);
+}
+
+FAKE_TEST(env, an_old_instance_drains_until_its_last_use)
+{
+	struct got old, new;
+	struct store_deployment *first = fake_ready_deployment();
+
+	fake_begin_envs(1000);
+	acquire(&old);
+	run_until(old.calls);
+	struct store_deployment *second = deploy();
+	run_until(n_jobs == 1);
+	acquire(&new); /* during the build: what serves is what serves */
+	run_until(new.calls);
+	cr_assert_eq(instance_deployment(new.instance), first);
+	instance_release(new.instance);
+	job_succeeds(&jobs[0]);
+	run_until(second->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING);
+	cr_assert_eq(counts().draining, 1);
+	acquire(&new);
+	run_until(new.calls);
+	cr_assert_eq(instance_deployment(new.instance), second);
+	cr_assert_eq(boxes_running(), 2);
+	instance_release(old.instance);
+	run_until(boxes[0].ended);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	instance_release(new.instance);
+}
+
+/* The instance of the old deployment is still starting for a session when the new one becomes ready. */
+FAKE_TEST(env, a_session_that_waits_for_the_old_one_gets_the_new_one)
+{
+	struct got g;
+
+	fake_ready_deployment();
+	fake_begin_envs(5000);
+	fake_hold_create = true;
+	acquire(&g);
+	run_until(n_boxes == 1);
+	fake_hold_create = false;
+	struct store_deployment *second = deploy();
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(g.calls);
+	cr_assert_eq(instance_deployment(g.instance), second);
+	fake_created(&boxes[0]);
+	run_until(boxes[0].ended);
+	cr_assert_eq(counts().starting, 0);
+	instance_release(g.instance);
+}
+
+/* An image that was asked for on behalf of a deployment must not start under the name of the next. */
+FAKE_TEST(env, an_image_that_comes_late_is_not_mistaken_for_the_new_one)
+{
+	struct got g, h;
+
+	fake_ready_deployment();
+	fake_begin_envs(5000);
+	fake_hold_image = true;
+	acquire(&g);
+	cr_assert_eq(n_held_prepares, 1);
+	struct store_deployment *second = deploy();
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(g.calls);
+	fake_crash(&boxes[0], 1);
+	fake_hold_image = false;
+	acquire(&h);
+	fake_release_images();
+	run_until(h.calls);
+	cr_assert_eq(instance_deployment(h.instance), second);
+	cr_assert_str_eq(boxes[1].image->name, second->image);
+	instance_release(g.instance);
+	instance_release(h.instance);
+}
+
+FAKE_TEST(env, a_stop_while_building)
+{
+	struct got g;
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	acquire(&g);
+	run_until(n_jobs == 1);
+	envs_stop(envs, environment, "deleted by its owner");
+	run_until(g.calls);
+	cr_assert(strstr(g.err.msg, "deleted by its owner"), "%s", g.err.msg);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_SUPERSEDED);
+	job_ends(&jobs[0], 9, NULL);
+	job_ends(&jobs[1], 0, NULL);
+	run_for(10);
+	cr_assert_eq(n_boxes, 0);
+}
+
+FAKE_TEST(env, a_restart_puts_the_records_right)
+{
+	struct store_deployment *old = fake_ready_deployment(), *draining = fake_ready_deployment(),
+				*ready = fake_ready_deployment(), *building = fake_ready_deployment();
+
+	draining->state = STORE_DEPLOYMENT_DRAINING;
+	building->state = STORE_DEPLOYMENT_BUILDING;
+	fake_begin_envs(1000);
+	cr_assert_eq(env_serving(envs, environment), ready, "the newest that was ready");
+	cr_assert_eq(old->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert_eq(draining->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert_eq(building->state, STORE_DEPLOYMENT_FAILED);
+	cr_assert_str_eq(building->reason, "the server was restarted");
+}
+
+/* -- followers ----------------------------------------------------------------------------------------------------- */
+
+struct follower {
+	struct env_follow *f;
+	struct store_deployment *d;
+	char text[4096];
+	unsigned overs;
+	enum store_deployment_state state;
+	bool leave_at_first;
+};
+
+static void on_line(void *arg, const char *line)
+{
+	struct follower *w = arg;
+	size_t len = strlen(w->text);
+
+	snprintf(w->text + len, sizeof(w->text) - len, "%s\n", line);
+	if (w->leave_at_first)
+		env_unfollow(w->f);
+}
+
+static void on_over(void *arg, enum store_deployment_state state, const char *reason UNUSED)
+{
+	struct follower *w = arg;
+
+	w->overs++;
+	w->state = state;
+}
+
+static void follow(struct follower *w, struct store_deployment *d)
+{
+	w->d = d;
+	cr_assert_eq(env_follow(&w->f, envs, d, on_line, on_over, w, NULL), 0);
+	cr_assert(!*w->text && !w->overs, "nothing comes inside the call");
+}
+
+FAKE_TEST(env, followers_see_every_line_once_and_the_end_once)
+{
+	static struct follower early, late, after;
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	follow(&early, d);
+	run_until(n_jobs == 1);
+	jobs[0].line(jobs[0].arg, "STEP 1/2: FROM x");
+	run_for(5);
+	follow(&late, d);
+	jobs[0].line(jobs[0].arg, "STEP 2/2: RUN y"); /* before the late one was given the kept log: it is in there */
+	run_for(5);
+	job_succeeds(&jobs[0]);
+	run_until(early.overs);
+	follow(&after, d);
+	run_until(after.overs);
+	cr_assert_eq(early.overs + late.overs + after.overs, 3);
+	cr_assert_eq(after.state, STORE_DEPLOYMENT_READY);
+	cr_assert_str_eq(early.text, late.text);
+	cr_assert_str_eq(early.text, after.text);
+	const char *step = strstr(early.text, "STEP 2/2: RUN y\n");
+	cr_assert_not_null(step);
+	cr_assert_null(strstr(step + 1, "STEP 2/2"), "%s", early.text);
+	cr_assert_not_null(strstr(early.text, "ready: the server answers"));
+}
+
+FAKE_TEST(env, a_follower_may_leave_inside_its_own_line)
+{
+	static struct follower replaying = { .leave_at_first = true }, living = { .leave_at_first = true }, soon;
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	follow(&living, d);
+	follow(&soon, d);
+	env_unfollow(soon.f);
+	run_until(n_jobs == 1);
+	jobs[0].line(jobs[0].arg, "one");
+	jobs[0].line(jobs[0].arg, "two");
+	follow(&replaying, d);
+	run_for(5);
+	job_succeeds(&jobs[0]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	run_for(5);
+	cr_assert_eq(replaying.overs + living.overs + soon.overs, 0);
+	cr_assert_str_eq(soon.text, "");
+	cr_assert_null(strstr(replaying.text, "two"));
+}

@@ -1,0 +1,229 @@
+/* The first half of a session's life: opening, and what keeps it. */
+#include "unit/gateway/slow.h"
+
+/* -- opening ------------------------------------------------------------------------------------------------------- */
+
+FAKE_TEST(sessions, open_use_delete)
+{
+	struct client *c = dial();
+	auto_free char *sid = open_session();
+
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 200);
+	cr_assert_eq(call(c, sid, "POST", "/delete_session"), 200);
+	run_until(has(c, sid));
+	cr_assert_eq(up_count("POST /delete"), 0, "no /create: a listing's session costs no teardown");
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 410);
+	cr_assert_eq(call(c, sid, "POST", "/delete_session"), 200, "repeats are harmless");
+	cr_assert_eq(call(c, sid, "POST", "/delete"), 200);
+	cr_assert_eq(call(c, "00000000-0000-8000-8000-000000000000", "GET", "/splits"), 404);
+	cr_assert_eq(figures().open, 0);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, who_asks_and_for_what)
+{
+	struct client *c = dial();
+
+	ask(c, "POST", "/create_session", "", "{}");
+	cr_assert_eq(status_of(c), 400);
+	ask(c, "POST", "/create_session", "X-Deployment: alice/none\r\n", "{}");
+	cr_assert_eq(status_of(c), 404);
+	cr_assert(has(c, "Deployment not found."));
+	ask(c, "POST", "/create_session", OPEN_SESSION, "[]");
+	cr_assert_eq(status_of(c), 400);
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A\":\"b\"}}");
+	cr_assert_eq(status_of(c), 400);
+	ask(c, "POST", "/delete_session", "", NULL);
+	cr_assert_eq(status_of(c), 400);
+	ask(c, "GET", "/splits", "", NULL);
+	cr_assert_eq(status_of(c), 404);
+	memset(key + 10, 'x', 5);
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	cr_assert_eq(status_of(c), 401);
+	cr_assert_eq(call(c, "x", "POST", "/ping"), 401);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, a_stranger_sees_nothing_of_it)
+{
+	struct store_namespace *other;
+	char own[AUTH_KEY_LEN];
+	struct client *c = dial();
+	auto_free char *sid = open_session();
+
+	memcpy(own, key, sizeof(own));
+	cr_assert_eq(store_namespace_add(store, "bob", "user", &other, NULL), 0);
+	cr_assert_eq(auth_key_make(auth, other, STORE_ROLE_MEMBER, "b", key, NULL), 0);
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 404);
+	cr_assert_eq(call(c, sid, "POST", "/ping"), 404);
+	cr_assert_eq(call(c, sid, "POST", "/delete"), 404);
+	cr_assert_eq(call(c, sid, "POST", "/delete_session"), 404);
+	memcpy(key, own, sizeof(own));
+	cr_assert_eq(call(c, sid, "POST", "/ping"), 200);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, a_stream_that_broke_is_taken_up_again)
+{
+	struct client *first = dial(), *second = dial(), *third = dial();
+
+	fake_hold_create = true;
+	ask(first, "POST", "/create_session", OPEN_SESSION, "{}");
+	auto_free char *sid = sid_from(first);
+	auto_free char *body = xasprintf("{\"task_id\":\"%s\"}", sid);
+	cr_assert_eq(call(second, sid, "GET", "/splits"), 503);
+	cr_assert(has(second, "X-Backend-State: starting"));
+	ask(second, "POST", "/create_session", OPEN_SESSION, body);
+	run_until(has(second, sid));
+	run_until(is_over(first)); /* one stream per session */
+	hang_up(second);
+	run_for(5);
+	ask(third, "POST", "/create_session", OPEN_SESSION, body);
+	run_until(has(third, sid));
+	fake_created(&boxes[0]);
+	run_until(has(third, "event: end"));
+	cr_assert_eq(n_boxes, 1);
+	cr_assert_eq(figures().sessions_total, 1);
+	ask(third, "POST", "/create_session", OPEN_SESSION, body); /* when it is ready already */
+	run_until(has(third, "event: end"));
+	ask(third, "POST", "/create_session", OPEN_SESSION, "{\"task_id\":\"none\"}");
+	run_until(has(third, "event: error\ndata: unknown task_id"));
+	cr_assert_eq(call(third, sid, "POST", "/delete_session"), 200);
+	ask(third, "POST", "/create_session", OPEN_SESSION, body);
+	run_until(has(third, "event: error\ndata: deleted by its client"));
+	hang_up(first);
+	hang_up(third);
+}
+
+FAKE_TEST(sessions, opening_has_an_end)
+{
+	struct client *c = dial();
+
+	settings.open_ms = 50;
+	again();
+	hang_up(c);
+	c = dial();
+	up_unhealthy = true;
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	run_until(has(c, "event: error"));
+	cr_assert(has(c, "no instance of alice/counter was ready within"), "%s", c->text);
+	run_until(figures().open == 0);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, an_instance_that_cannot_start_is_an_error_event)
+{
+	struct client *c = dial();
+
+	fake_no_image = true;
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	auto_free char *sid = sid_from(c);
+	run_until(has(c, "event: error"));
+	run_until(figures().open == 0);
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 410);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, deleted_while_it_opens)
+{
+	struct client *c = dial(), *d = dial();
+
+	fake_hold_create = true;
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	auto_free char *sid = sid_from(c);
+	cr_assert_eq(call(d, sid, "POST", "/ping"), 200);
+	cr_assert_eq(call(d, sid, "POST", "/delete"), 200);
+	cr_assert_eq(figures().opening, 1);
+	cr_assert_eq(call(d, sid, "POST", "/delete_session"), 200);
+	run_until(has(c, "event: error"));
+	fake_created(&boxes[0]);
+	run_for(30);
+	cr_assert_eq(figures().open, 0);
+	hang_up(c);
+	hang_up(d);
+}
+
+FAKE_TEST(sessions, more_than_the_limit_are_refused)
+{
+	struct client *c;
+
+	settings.sessions_max = 2;
+	again();
+	c = dial();
+	auto_free char *a = open_session(), *b = open_session();
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	cr_assert_eq(status_of(c), 429);
+	cr_assert(has(c, "Retry-After: "));
+	cr_assert_eq(call(c, a, "POST", "/delete_session"), 200);
+	auto_free char *again_ = open_session();
+	cr_assert_str_neq(b, again_);
+	hang_up(c);
+}
+
+/* -- leases -------------------------------------------------------------------------------------------------------- */
+
+FAKE_TEST(sessions, silence_ends_one_and_an_open_request_holds_it)
+{
+	struct client *c, *d;
+
+	settings.lease_ms = 300;
+	again();
+	c = dial();
+	d = dial();
+	up_script = script;
+	up_hold = "/create";
+	auto_free char *silent = open_session(), *busy = open_session();
+	ask_of(c, busy, "POST", "/create", "{}");
+	run_until(figures().open == 1);
+	cr_assert_eq(figures().expired_total, 1);
+	cr_assert_eq(call(d, silent, "POST", "/ping"), 410);
+	cr_assert(has(d, "no ping and no request"));
+	run_for(1200);
+	cr_assert_eq(figures().open, 1, "its constructor takes long");
+	let_go(200);
+	cr_assert_eq(status_of(c), 200);
+	run_until(figures().open == 0);
+	cr_assert_eq(up_count("POST /delete"), 1, "what was created is torn down");
+	hang_up(c);
+	hang_up(d);
+}
+
+/* A client that is gone must not hold the lease by a request that nobody waits for. */
+FAKE_TEST(sessions, a_client_that_went_away_holds_nothing)
+{
+	struct client *c;
+
+	settings.lease_ms = 200;
+	again();
+	c = dial();
+	up_script = script;
+	up_hold = "/create";
+	auto_free char *sid = open_session();
+	ask_of(c, sid, "POST", "/create", "{}");
+	run_until(held);
+	hang_up(c);
+	run_until(!held); /* its server hears of it */
+	run_until(figures().open == 0);
+	cr_assert_eq(up_count("POST /delete"), 1, "it may have been created");
+}
+
+FAKE_TEST(sessions, the_hard_deadline_counts_once)
+{
+	struct client *c;
+
+	settings.hard_ms = 100;
+	settings.teardown_ms = 3000;
+	again();
+	c = dial();
+	up_script = script;
+	auto_free char *sid = open_session();
+	cr_assert_eq(call(c, sid, "POST", "/create"), 200);
+	up_hold = "/delete";
+	run_until(held);
+	run_for(2200); /* two more sweeps while the teardown takes its time */
+	cr_assert_eq(figures().expired_total, 1);
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 410);
+	let_go(200);
+	run_until(figures().open == 0);
+	hang_up(c);
+}
