@@ -11,9 +11,6 @@
 
 struct list {
 	struct list *prev, *next; /* themselves, when the list is empty or the node in none */
-#ifdef __clang_analyzer__
-	int empty; /* the analyzer forgets what comparing pointers told it, but not what a number did */
-#endif
 };
 
 #define LIST_INIT(l) { &(l), &(l) }
@@ -25,11 +22,7 @@ static inline void list_init(struct list *l)
 
 static inline bool list_empty(const struct list *l)
 {
-#ifdef __clang_analyzer__
-	return l->empty;
-#else
 	return l->next == l;
-#endif
 }
 
 /* Private: between two neighbours. */
