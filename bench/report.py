@@ -140,16 +140,17 @@ def idle_table(idle):
 
 
 def machine():
+    """The class of the machine, as in "2-core VM, kernel 6.18, Debian 12"."""
     with open("/proc/cpuinfo", encoding="utf-8") as f:
-        cpus = len(re.findall(r"^processor", f.read(), re.M))
-    with open("/proc/meminfo", encoding="ascii") as f:
-        gib = int(re.search(r"MemTotal:\s+(\d+)", f.read()).group(1)) / (1 << 20)
-    release = "Linux"
+        text = f.read()
+    cpus, kind = len(re.findall(r"^processor", text, re.M)), "VM" if re.search(r"^flags.* hypervisor", text, re.M) else "machine"
+    release = {}
     if os.path.exists("/etc/os-release"):
         with open("/etc/os-release", encoding="utf-8") as f:
-            release = re.search(r'^PRETTY_NAME="?(.*?)"?$', f.read(), re.M).group(1)
+            release = dict(re.findall(r'^(\w+)="?(.*?)"?$', f.read(), re.M))
+    name = f"{release.get('NAME', 'Linux').split()[0]} {release.get('VERSION_ID', '')}".strip()
     kernel = ".".join(os.uname().release.split("-")[0].split(".")[:2])
-    return f"{cpus} processors, {gib:.0f} GiB, kernel {kernel}, {release}"
+    return f"{cpus}-core {kind}, kernel {kernel}, {name}"
 
 
 def write(world, cases, rates, gateway, idle, rounds, load):

@@ -88,7 +88,7 @@ static int send_make(struct runtime *rt, struct box *b, uint64_t request, struct
 {
 	struct plan p = {
 		.id = b->id, .kind = PLAN_SANDBOX, .net = PLAN_NET_OPEN, .layers = { rt->layer }, .n_layers = 1,
-		.hostname = "bench", .cpu_milli = 1000, .memory_bytes = 1u << 30, .pids_max = 4096, .lease_ms = 120000,
+		.hostname = "bench", .cpu_milli = 1000, .memory_bytes = 1u << 30, .pids_max = 4096, .lease_ms = 3600000,
 	};
 	struct wire_out o;
 

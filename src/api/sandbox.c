@@ -432,8 +432,8 @@ struct sandboxes *sandboxes_free(struct sandboxes *s)
 
 		sandbox_gone(b, "host");
 	}
-	while (!list_empty(&s->ended_list))
-		forget(s, list_first(&s->ended_list, struct ended_sandbox, node));
+	for (struct ended_sandbox *it; (it = list_first(&s->ended_list, struct ended_sandbox, node));)
+		forget(s, it);
 	list_foreach(&s->enders, struct ender, node, e) {
 		free(e->owner);
 		free(e);

@@ -84,8 +84,8 @@ static bool env_is_up(const struct env *v)
 
 void env_waits_serve(struct env *v)
 {
-	while (env_is_up(v) && !list_empty(&v->waits))
-		wait_over(list_first(&v->waits, struct env_wait, node), v->instance, NULL);
+	for (struct env_wait *w; env_is_up(v) && (w = list_first(&v->waits, struct env_wait, node));)
+		wait_over(w, v->instance, NULL);
 	if (list_empty(&v->waits) || v->instance || loop_timer_armed(&v->backoff))
 		return;
 	if (v->serving)

@@ -114,8 +114,8 @@ static struct own *own_new(struct session *s, const char *path, uint64_t limit_m
 
 void owns_abort(struct session *s)
 {
-	while (!list_empty(&s->owns))
-		own_over(list_first(&s->owns, struct own, node));
+	for (struct own *it; (it = list_first(&s->owns, struct own, node));)
+		own_over(it);
 }
 
 /* The server forgot the session: a client that goes on would only meet 404s. But a ping may also have been overtaken by a

@@ -160,14 +160,14 @@ static void fail(struct proxy *p, const char *why)
 
 void proxies_abort(struct session *s)
 {
-	while (!list_empty(&s->proxies))
-		fail_now(list_first(&s->proxies, struct proxy, session_node), "the instance ended");
+	for (struct proxy *it; (it = list_first(&s->proxies, struct proxy, session_node));)
+		fail_now(it, "the instance ended");
 }
 
 void proxies_refuse_queued(struct session *s)
 {
-	while (!list_empty(&s->create_queue))
-		fail_now(list_first(&s->create_queue, struct proxy, queue_node), "the session is ending");
+	for (struct proxy *it; (it = list_first(&s->create_queue, struct proxy, queue_node));)
+		fail_now(it, "the session is ending");
 }
 
 /* -- the answer ---------------------------------------------------------------------------------------------------- */

@@ -297,8 +297,8 @@ static void release(void *arg)
 
 	list_foreach(&c->pending, struct pending, node, p)
 		free(p);
-	while (!list_empty(&c->queue))
-		drop_queued(c, list_first(&c->queue, struct queued, node));
+	for (struct queued *it; (it = list_first(&c->queue, struct queued, node));)
+		drop_queued(c, it);
 	free(c);
 }
 

@@ -297,6 +297,6 @@ void jobs_lost(struct link *k, const struct err *why)
 	struct err err = *why;
 
 	err_wrap(&err, err.code, "the spawner is gone");
-	while (!list_empty(&k->running))
-		job_failed(list_first(&k->running, struct job, node), &err);
+	for (struct job *it; (it = list_first(&k->running, struct job, node));)
+		job_failed(it, &err);
 }
