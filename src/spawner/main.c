@@ -1,4 +1,4 @@
-/* openreward-spawner: see spawner.h for its parts and docs/notes-runtime.md for what it does. */
+/* openreward-spawner: see spawner.h for its parts and docs/runtime.md for what it does. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
