@@ -33,7 +33,7 @@ lint: deps-test all ## clang-tidy, layers, banned functions; formatting is advic
 	@$(run_tests) --build $(BUILD) lint
 
 asan: deps-test ## the tests under AddressSanitizer and UBSan (SUITES="unit integration" for more than the units)
-	@tools/configure build-asan -Db_sanitize=address,undefined -Db_lundef=false -Dstatic_trap=true -Doptimization=1
+	@tools/configure build-asan -Db_sanitize=address,undefined -Db_lundef=false -Dstatic_trap=true -Doptimization=1 -Dwerror=false
 	@$(call ninja,build-asan)
 	@$(run_tests) --build build-asan $(or $(SUITES),unit stress fuzz)
 
