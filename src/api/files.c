@@ -11,6 +11,7 @@
 #include "base/str.h"
 
 #define READ_STEP_BYTES (256u * 1024)
+#define HASH_STEP_BYTES (16u << 20) /* some hundredths of a second */
 #define PATH_MAX_BYTES 4095
 
 /* -- what all file calls share ---------------------------------------------------------------------------------------------------- */
@@ -45,30 +46,49 @@ bool file_flag(struct http_req *req, const char *name)
 	return text && *text && !str_eq(text, "0") && !str_eq(text, "false");
 }
 
-int file_sha256(int fd, char ret_hex[FILE_HEX_LEN], uint64_t *ret_size, struct err *err)
+void file_hash_done(struct file_hash *h)
 {
-	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	auto_free char *block = xmalloc(READ_STEP_BYTES);
-	unsigned char digest[32];
-	uint64_t size = 0;
-	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1;
-	ssize_t n = 0;
+	EVP_MD_CTX_free(h->md);
+	h->md = NULL;
+}
 
-	while (ok && (n = pread(fd, block, READ_STEP_BYTES, (off_t)size)) != 0) {
+static int hash_begin(struct file_hash *h)
+{
+	if (h->md)
+		return 0;
+	h->md = EVP_MD_CTX_new();
+	return h->md && EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) == 1 ? 0 : -ENOMEM;
+}
+
+static int hash_end(struct file_hash *h)
+{
+	unsigned char digest[32];
+	bool ok = EVP_DigestFinal_ex(h->md, digest, NULL) == 1;
+
+	file_hash_done(h);
+	str_hex(digest, sizeof(digest), h->hex);
+	return ok ? 0 : -ENOMEM;
+}
+
+int file_hash_step(struct file_hash *h, int fd, struct err *err)
+{
+	auto_free char *block = xmalloc(READ_STEP_BYTES);
+	const uint64_t end = h->size + HASH_STEP_BYTES;
+	int r = hash_begin(h);
+
+	while (r == 0 && h->size < end) {
+		ssize_t n = pread(fd, block, READ_STEP_BYTES, (off_t)h->size);
+
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			break;
-		ok = EVP_DigestUpdate(md, block, (size_t)n) == 1;
-		size += (uint64_t)n;
+			return err_set(err, -EIO, "read the file");
+		if (n == 0)
+			return hash_end(h) < 0 ? err_set(err, -ENOMEM, "make the digest") : 0;
+		r = EVP_DigestUpdate(h->md, block, (size_t)n) == 1 ? 0 : -ENOMEM;
+		h->size += (uint64_t)n;
 	}
-	ok = ok && n == 0 && EVP_DigestFinal_ex(md, digest, NULL) == 1;
-	EVP_MD_CTX_free(md);
-	if (!ok)
-		return err_set(err, -EIO, "read the file");
-	str_hex(digest, sizeof(digest), ret_hex);
-	*ret_size = size;
-	return 0;
+	return r < 0 ? err_set(err, r, "make the digest") : 1;
 }
 
 /* -- /stat_file ----------------------------------------------------------------------------------------------------------------------- */
@@ -80,7 +100,8 @@ struct stat_job { /* for init, then for a worker */
 	bool pseudo; /* below /proc or /sys */
 	int fd;
 	uint64_t size;
-	char hex[FILE_HEX_LEN];
+	struct file_hash digest;
+	int step; /* of the hash: 1 = there is more */
 	struct err err;
 };
 
@@ -96,7 +117,7 @@ static void stat_reply(struct stat_job *j)
 		api_reply_file_err(j->u->req, &j->err);
 		return;
 	}
-	r = j->hash ? buf_printf(&b, "{\"size\": %llu, \"sha256\": \"%s\"}", (unsigned long long)j->size, j->hex) :
+	r = j->hash ? buf_printf(&b, "{\"size\": %llu, \"sha256\": \"%s\"}", (unsigned long long)j->size, j->digest.hex) :
 		      buf_printf(&b, "{\"size\": %llu}", (unsigned long long)j->size);
 	if (r == 0)
 		http_reply_json(j->u->req, 200, &b);
@@ -109,6 +130,7 @@ static void stat_done(void *arg)
 	if (j->u)
 		j->u->back = NULL;
 	stat_reply(j);
+	file_hash_done(&j->digest);
 	fd_close(j->fd);
 	free(j);
 }
@@ -117,8 +139,21 @@ static void stat_hash(void *arg)
 {
 	struct stat_job *j = arg;
 
-	if (file_sha256(j->fd, j->hex, &j->size, &j->err) == 0)
-		j->err.code = 0;
+	j->step = file_hash_step(&j->digest, j->fd, &j->err);
+}
+
+static void stat_hashed(void *arg)
+{
+	struct stat_job *j = arg;
+
+	if (j->step == 1 && j->u && j->u->b) {
+		loop_work(j->loop, LOOP_LANE_ANY, stat_hash, stat_hashed, j);
+		return;
+	}
+	if (j->step == 1)
+		err_set(&j->err, -EIDRM, "the sandbox has ended"); /* or nobody waits */
+	j->size = j->digest.size;
+	stat_done(j);
 }
 
 static void stat_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED, const struct err *err)
@@ -132,7 +167,7 @@ static void stat_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED
 	if (err && !(j->pseudo && err->code == -EACCES))
 		j->err = *err;
 	if (!err && j->hash && j->u)
-		loop_work(j->loop, LOOP_LANE_ANY, stat_hash, stat_done, j);
+		loop_work(j->loop, LOOP_LANE_ANY, stat_hash, stat_hashed, j);
 	else
 		stat_done(j);
 }
@@ -155,6 +190,8 @@ void stat_handler(struct http_req *req, void *sandboxes)
 	use_start(u, req, b, NULL);
 	j = NEW(struct stat_job);
 	*j = (struct stat_job){ .u = u, .loop = b->s->loop, .hash = file_flag(req, "sha256"), .fd = -1 };
+	if (j->hash)
+		http_req_watch_peer(req); /* it may take long: nobody should work for a client that has gone */
 	j->pseudo = !j->hash && (str_starts(path, "/proc/") || str_starts(path, "/sys/"));
 	u->back = &j->u;
 	b->s->engine->ops->open(b->box, path, ENGINE_OPEN_READ, NULL, stat_opened, j);

@@ -1,5 +1,5 @@
-/* api/files.h: what the handlers of /stat_file, /read_file and /write_file share. file_sha256 is for workers, the rest for
- * the loop's thread. */
+/* api/files.h: what the handlers of /stat_file, /read_file and /write_file share. file_hash_step is for workers, the rest
+ * for the loop's thread. */
 #pragma once
 
 #include "base/err.h"
@@ -13,5 +13,17 @@ MUST_CHECK int file_path(struct http_req *req, const char **ret, struct err *err
 MUST_CHECK int file_number(struct http_req *req, const char *name, uint64_t *ret, struct err *err);
 bool file_flag(struct http_req *req, const char *name);
 
-/* The digest of the whole file as it is read, and how many bytes that were. -EIO. Blocks: workers only. */
-MUST_CHECK int file_sha256(int fd, char ret_hex[FILE_HEX_LEN], uint64_t *ret_size, struct err *err);
+/* The digest of a whole file, made in steps: a sparse file of terabytes costs its owner nothing and must neither hold a
+ * worker for hours nor outlive whoever asked. All zero = not begun. */
+struct file_hash {
+	struct evp_md_ctx_st *md; /* NULL = not begun, or over */
+	uint64_t size;            /* bytes read so far */
+	char hex[FILE_HEX_LEN];   /* once a step returned 0 */
+};
+
+/* Some MiB more. 1 = there may be more: queue it again, behind others; 0 = size and hex are made; -EIO, -ENOMEM. Blocks:
+ * workers only. */
+MUST_CHECK int file_hash_step(struct file_hash *h, int fd, struct err *err);
+
+/* Frees what an unfinished one holds; harmless afterwards. */
+void file_hash_done(struct file_hash *h);

@@ -4,6 +4,7 @@
  * whose answer was lost can be repeated. The calls of one path run one after the other, those of several at once. */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "api/files.h"
@@ -39,10 +40,12 @@ struct write_op {
 	size_t len;
 	int fd;
 	struct err err;
-	char hex[FILE_HEX_LEN];
+	struct file_hash digest;
+	int step; /* of the hash: 1 = there is more */
 };
 
 static void op_start(struct write_op *op);
+static void op_work(struct write_op *op);
 
 /* -- the table ------------------------------------------------------------------------------------------------------------------ */
 
@@ -57,6 +60,7 @@ static void op_free(struct write_op *op)
 {
 	if (op->u)
 		op->u->back = NULL;
+	file_hash_done(&op->digest);
 	fd_close(op->fd);
 	free(op->data);
 	free(op);
@@ -128,7 +132,7 @@ static void op_reply(struct write_op *op)
 		api_reply_file_err(op->u->req, &op->err);
 		return;
 	}
-	r = op->commit ? buf_printf(&b, "{\"sha256\": \"%s\", \"size\": %llu}", op->hex, (unsigned long long)op->size) :
+	r = op->commit ? buf_printf(&b, "{\"sha256\": \"%s\", \"size\": %llu}", op->digest.hex, (unsigned long long)op->size) :
 			 buf_printf(&b, "{\"written\": %zu}", op->len);
 	if (r == 0)
 		http_reply_json(op->u->req, 200, &b);
@@ -206,27 +210,35 @@ static void commit_renamed(void *arg, const struct err *err)
 	up->tmp = NULL;
 	up->committed = true;
 	up->size = op->size;
-	memcpy(up->hex, op->hex, sizeof(up->hex));
+	memcpy(up->hex, op->digest.hex, sizeof(up->hex));
 	op_over(op);
 }
 
 static void commit_work(void *arg)
 {
 	struct write_op *op = arg;
-	uint64_t size = 0;
+	struct stat st;
 
-	if (file_sha256(op->fd, op->hex, &size, &op->err) < 0)
-		return;
-	op->err.code = 0;
-	if (size != op->size)
-		err_set(&op->err, -EEXIST, "size: %llu, but %llu bytes were written", (unsigned long long)op->size,
-			(unsigned long long)size);
+	/* Root inside may have made it any other size. */
+	if (fstat(op->fd, &st) < 0)
+		op->step = err_sys(&op->err, "look at the file");
+	else if ((uint64_t)st.st_size != op->size)
+		op->step = err_set(&op->err, -EEXIST, "size: %llu, but %llu bytes were written", (unsigned long long)op->size,
+				   (unsigned long long)st.st_size);
+	else
+		op->step = file_hash_step(&op->digest, op->fd, &op->err);
+	if (op->step == 0 && op->digest.size != op->size)
+		err_set(&op->err, -EEXIST, "size: %llu, but the file has changed meanwhile", (unsigned long long)op->size);
 }
 
 static void commit_hashed(void *arg)
 {
 	struct write_op *op = arg;
 
+	if (op->step == 1 && op->box) {
+		op_work(op);
+		return;
+	}
 	if (!op->err.code && !op->box)
 		err_set(&op->err, -EIDRM, "the sandbox has ended");
 	if (op->err.code)
@@ -236,6 +248,11 @@ static void commit_hashed(void *arg)
 }
 
 /* -- both --------------------------------------------------------------------------------------------------------------------------- */
+
+static void op_work(struct write_op *op)
+{
+	loop_work(op->s->loop, LOOP_LANE_ANY, op->commit ? commit_work : piece_work, op->commit ? commit_hashed : piece_done, op);
+}
 
 static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const struct err *err)
 {
@@ -259,7 +276,7 @@ static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const s
 	if (!up->tmp)
 		up->tmp = xstrdup(tmp);
 	up->committed = false;
-	loop_work(op->s->loop, LOOP_LANE_ANY, op->commit ? commit_work : piece_work, op->commit ? commit_hashed : piece_done, op);
+	op_work(op);
 }
 
 /* True when the answer is known without asking anybody. */
@@ -268,7 +285,7 @@ static bool op_answered(struct write_op *op)
 	struct upload *up = op->up;
 
 	if (op->commit && up->committed && up->size == op->size) {
-		memcpy(op->hex, up->hex, sizeof(op->hex));
+		memcpy(op->digest.hex, up->hex, sizeof(up->hex));
 		return true;
 	}
 	if (up->tmp || (!op->commit && op->offset == 0))

@@ -65,6 +65,11 @@ static void on_metrics(struct http_req *req, void *arg)
 	auto_buf struct buf b = { 0 };
 
 	buf_init(&b, PAGE_MAX);
+	/* Whoever sits in a sandbox needs no figures of its neighbours. */
+	if (http_req_tag(req)) {
+		http_reply_error(req, 403, "/metrics: not for programs in a sandbox");
+		return;
+	}
 	if (!a->metrics || api_metrics_page(a->metrics, &b) < 0) {
 		http_reply_error(req, 500, "the metrics cannot be written");
 		return;
