@@ -18,6 +18,7 @@
 #include "init/seccomp.h"
 
 #define NOFILE_MAX 1048576
+#define SAVED_GID 65535 /* the last of a sandbox's range */
 
 int init_flags(struct init *in, const char *flags, struct err *err)
 {
@@ -118,6 +119,10 @@ static int cut_privileges(const struct init *in, struct err *err)
 		return err_sys(err, "set no_new_privs");
 	if (syscall(SYS_setgroups, 0, NULL) < 0)
 		return err_sys(err, "clear supplementary groups");
+	/* The kernel lets whoever has all ids of a process change its resource limits, undumpable or not: root inside
+	 * could take init's descriptors or processor time. A saved id that differs prevents it; commands lose it. */
+	if (syscall(SYS_setresgid, (gid_t)-1, (gid_t)-1, (gid_t)SAVED_GID) < 0)
+		return err_sys(err, "set the saved group");
 	/* Whoever started the platform may have a session keyring with something in it. A kernel without keyrings, or a
 	 * full quota, leaves nothing to protect or to do. */
 	(void)syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);

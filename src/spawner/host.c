@@ -214,7 +214,9 @@ static void probe_proc(struct host *h)
 	static const char *const files[] = { "kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list",
 					     "timer_stats", "sched_debug", "interrupts", NULL };
 	static const char *const dirs[] = { "asound", "acpi", "scsi", NULL };
-	static const char *const readonly[] = { "bus", "fs", "irq", "sys", "sysrq-trigger", NULL };
+	/* 1 is init: root inside could otherwise make it the kernel's first choice when memory runs out (oom_score_adj),
+	 * and so pass its own end off as the platform's fault. */
+	static const char *const readonly[] = { "1", "bus", "fs", "irq", "sys", "sysrq-trigger", NULL };
 
 	keep_existing(h->masked_files, files);
 	keep_existing(h->masked_dirs, dirs);
