@@ -25,6 +25,7 @@ bool str_is_name(const char *s, size_t max_len);
 bool str_is_utf8(const char *s, size_t len); /* strict: no surrogates, no overlong forms, no NUL */
 
 void str_hex(const void *p, size_t len, char *ret); /* writes 2*len+1 bytes, lower case */
+int str_hex_digit(char c);                           /* its value; -1 = not one of 0-9, a-f, A-F */
 MUST_CHECK int str_unhex(const char *s, void *ret, size_t len); /* exactly 2*len digits */
 
 /* Standard base64 with padding (RFC 4648, section 4). */

@@ -16,7 +16,7 @@ void str_hex(const void *p, size_t len, char *ret)
 	*ret = '\0';
 }
 
-static int hex_digit(char c)
+int str_hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
 		return c - '0';
@@ -34,10 +34,10 @@ int str_unhex(const char *s, void *ret, size_t len)
 	if (strlen(s) != 2 * len)
 		return -EINVAL;
 	for (size_t i = 0; i < 2 * len; i++)
-		if (hex_digit(s[i]) < 0)
+		if (str_hex_digit(s[i]) < 0)
 			return -EINVAL;
 	for (size_t i = 0; i < len; i++)
-		out[i] = (unsigned char)((unsigned)hex_digit(s[2 * i]) << 4 | (unsigned)hex_digit(s[2 * i + 1]));
+		out[i] = (unsigned char)((unsigned)str_hex_digit(s[2 * i]) << 4 | (unsigned)str_hex_digit(s[2 * i + 1]));
 	return 0;
 }
 
@@ -131,8 +131,8 @@ static int percent_byte(const char *s, size_t len, bool form, char *ret)
 	}
 	if (len < 3)
 		return -EINVAL;
-	hi = hex_digit(s[1]);
-	lo = hex_digit(s[2]);
+	hi = str_hex_digit(s[1]);
+	lo = str_hex_digit(s[2]);
 	if (hi < 0 || lo < 0 || (hi == 0 && lo == 0))
 		return -EINVAL;
 	*ret = (char)(hi << 4 | lo);

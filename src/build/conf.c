@@ -68,15 +68,6 @@ static int check(const struct build_conf *c, struct err *err)
 }
 
 /* -- writing ------------------------------------------------------------------------------------------------- */
-static void write_list(struct json_writer *w, const char *key, char *const *list)
-{
-	json_key(w, key);
-	json_open_array(w);
-	for (; list && *list; list++)
-		json_str(w, *list);
-	json_close(w);
-}
-
 static int to_json(const struct build_conf *c, struct buf *out)
 {
 	struct json_writer w;
@@ -84,8 +75,8 @@ static int to_json(const struct build_conf *c, struct buf *out)
 	json_write_begin(&w, out);
 	json_open_object(&w);
 	json_kv_bool(&w, "inherit_host", c->inherit_host);
-	write_list(&w, "env", c->env);
-	write_list(&w, "mounts", c->mounts);
+	json_kv_strv(&w, "env", c->env);
+	json_kv_strv(&w, "mounts", c->mounts);
 	json_kv_i64(&w, "memory_bytes", (int64_t)c->memory_bytes);
 	json_key(&w, "aliases");
 	json_open_object(&w);
@@ -93,7 +84,7 @@ static int to_json(const struct build_conf *c, struct buf *out)
 		json_kv_str(&w, a[0], a[1]);
 	json_close(&w);
 	if (c->host_env)
-		write_list(&w, "host_env", c->host_env);
+		json_kv_strv(&w, "host_env", c->host_env);
 	json_close(&w);
 	return json_write_end(&w);
 }

@@ -35,6 +35,9 @@ struct cli_target {
  * and OPENREWARD_API_KEY, where set. Else the default data directory. -ENOENT says that no server runs there. */
 MUST_CHECK int cli_target_find(struct cli_target *ret, const char *data, struct err *err);
 void cli_target_done(struct cli_target *t);
+/* The options of a verb that has --data and --help alone; optind is then at the first argument. True: the verb is over,
+ * with *ret_status. *ret_data is untouched where the option is not given. */
+MUST_CHECK bool cli_data_only(int argc, char **argv, const char *usage, const char **ret_data, int *ret_status);
 
 /* -- HTTP ------------------------------------------------------------------------------------------------------- */
 typedef void cli_line_fn(void *arg, const char *line, size_t len);

@@ -25,20 +25,13 @@ static void print_export(const char *name, const char *value)
 
 int cli_client_env(int argc, char **argv)
 {
-	static const struct option options[] = { { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 } };
 	const char *data = NULL;
 	struct cli_target t = { 0 };
 	struct err err;
+	int status;
 
-	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-		if (o == 'h') {
-			fputs(usage, stdout);
-			return 0;
-		}
-		if (o != 'd')
-			return 2;
-		data = optarg;
-	}
+	if (cli_data_only(argc, argv, usage, &data, &status))
+		return status;
 	if (optind < argc)
 		return cli_misuse(usage, "client-env takes no argument \"%s\"", argv[optind]);
 	if (cli_target_find(&t, data, &err) < 0)

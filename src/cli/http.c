@@ -5,16 +5,21 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "cli/cli.h"
 #include "json/json.h"
 
 #define ANSWER_MAX (256u * 1024 * 1024)
+#define SILENCE_MS 60000 /* streams carry a heartbeat every 8 s: beyond this the peer is dead */
 
 struct exchange {
 	struct cli_request *rq;
 	CURL *curl;
 	struct curl_slist *headers;
 	struct buf line; /* an unfinished line */
+	curl_off_t moved;  /* bytes both ways so far */
+	uint64_t moved_ms; /* when the last of them did; 0 = not begun */
+	bool silent;       /* given up for that */
 	char error[CURL_ERROR_SIZE];
 };
 
@@ -64,12 +69,20 @@ static size_t on_read(char *p, size_t size, size_t n, void *arg)
 	return got < 0 ? CURL_READFUNC_ABORT : (size_t)got;
 }
 
-static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+/* Called about once a second. curl's own lower limit of speed would not do: it is an average, and a heartbeat is one byte
+ * in 8 s. */
+static int on_progress(void *arg, curl_off_t down_total, curl_off_t down, curl_off_t up_total, curl_off_t up)
 {
 	struct exchange *x = arg;
+	uint64_t now = time_now_ms();
 
-	(void)a, (void)b, (void)c, (void)d;
-	return x->rq->stop && *x->rq->stop;
+	(void)down_total, (void)up_total;
+	if (!x->moved_ms || x->moved != down + up) {
+		x->moved = down + up;
+		x->moved_ms = now;
+	}
+	x->silent = now - x->moved_ms > SILENCE_MS;
+	return x->silent || (x->rq->stop && *x->rq->stop);
 }
 
 static void header(struct exchange *x, const char *name, const char *value)
@@ -112,9 +125,6 @@ static void set_options(struct exchange *x, const struct cli_target *t, const ch
 	curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
 	curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress);
 	curl_easy_setopt(c, CURLOPT_XFERINFODATA, x);
-	/* Streams carry a heartbeat every 8 s: silence of a minute is a dead peer. */
-	curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, 60L);
 	if (*t->key)
 		header(x, "X-API-Key", t->key);
 	if (x->rq->session_id)
@@ -129,7 +139,10 @@ static int transport_error(struct exchange *x, CURLcode code, const struct cli_t
 	case CURLE_COULDNT_CONNECT:
 	case CURLE_COULDNT_RESOLVE_HOST:
 		return err_set(err, -ECONNREFUSED, "no server answers at %s: start it with `openreward serve`", t->url);
-	case CURLE_ABORTED_BY_CALLBACK: return err_set(err, -EINTR, "stopped");
+	case CURLE_ABORTED_BY_CALLBACK:
+		if (x->silent)
+			return err_set(err, -EPIPE, "%s: silent for %d s", t->url, SILENCE_MS / 1000);
+		return err_set(err, -EINTR, "stopped");
 	default: return err_set(err, -EPIPE, "%s: %s", t->url, *x->error ? x->error : curl_easy_strerror(code));
 	}
 }

@@ -1,6 +1,8 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -78,4 +80,20 @@ void cli_target_done(struct cli_target *t)
 	free(t->url);
 	free(t->key);
 	*t = (struct cli_target){ 0 };
+}
+
+bool cli_data_only(int argc, char **argv, const char *usage, const char **ret_data, int *ret_status)
+{
+	static const struct option options[] = { { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 } };
+
+	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+		if (o != 'd') {
+			if (o == 'h')
+				fputs(usage, stdout);
+			*ret_status = o == 'h' ? 0 : 2; /* getopt has said what it does not know */
+			return true;
+		}
+		*ret_data = optarg;
+	}
+	return false;
 }

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "base/str.h"
+
 /* In a chunked body every byte that is not payload passes through one of these states, one byte at a time. A size is
  * 1 to 15 hexadecimal digits and nothing else: no sign, no blank, no "0x". CR and LF come as a pair only. */
 enum body_state {
@@ -45,20 +47,9 @@ static int refuse(struct http_refusal *why, const char *text)
 	return -EBADMSG;
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 static int step_size(struct http_body *b, char c, struct http_refusal *why)
 {
-	int digit = hex_digit(c);
+	int digit = str_hex_digit(c);
 
 	if (digit >= 0) {
 		if (++b->digits > SIZE_DIGITS_MAX)

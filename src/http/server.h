@@ -9,7 +9,7 @@
  * http_reply_end), or http_req_abort(). It reads the body whole (http_req_body) or as a stream (http_req_stream); a
  * body that nobody asked for is drained up to a limit after the answer. "Expect: 100-continue" is answered when the
  * body is first asked for. Refused before any handler sees them: anything ambiguous about the length or the host of a
- * request (see docs/PROTOCOL.md, "What the parser refuses"). */
+ * request (see docs/http.md, "What the parser refuses"). */
 #pragma once
 
 #include <stdbool.h>

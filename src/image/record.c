@@ -163,15 +163,6 @@ int image_record_read(struct image **ret, const char *path, struct err *err)
 }
 
 /* -- writing ------------------------------------------------------------------------------------------------- */
-static void write_list(struct json_writer *w, const char *key, char *const *list)
-{
-	json_key(w, key);
-	json_open_array(w);
-	for (; list && *list; list++)
-		json_str(w, *list);
-	json_close(w);
-}
-
 static int write_text(const struct image *i, struct buf *out)
 {
 	struct json_writer w;
@@ -186,9 +177,9 @@ static int write_text(const struct image *i, struct buf *out)
 	for (size_t k = 0; k < i->n_layers; k++)
 		json_str(&w, i->layers[k]);
 	json_close(&w);
-	write_list(&w, "env", i->env);
-	write_list(&w, "entrypoint", i->entrypoint);
-	write_list(&w, "cmd", i->cmd);
+	json_kv_strv(&w, "env", i->env);
+	json_kv_strv(&w, "entrypoint", i->entrypoint);
+	json_kv_strv(&w, "cmd", i->cmd);
 	json_kv_str(&w, "workdir", i->workdir);
 	json_kv_str(&w, "user", i->user);
 	json_kv_i64(&w, "size_bytes", (int64_t)i->size_bytes);

@@ -63,3 +63,4 @@ void json_kv_str(struct json_writer *w, const char *key, const char *s);
 void json_kv_i64(struct json_writer *w, const char *key, int64_t v);
 void json_kv_double(struct json_writer *w, const char *key, double v);
 void json_kv_bool(struct json_writer *w, const char *key, bool v);
+void json_kv_strv(struct json_writer *w, const char *key, char *const *list); /* ends with NULL; NULL = [] */

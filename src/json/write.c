@@ -244,3 +244,12 @@ void json_kv_bool(struct json_writer *w, const char *key, bool v)
 	json_key(w, key);
 	json_bool(w, v);
 }
+
+void json_kv_strv(struct json_writer *w, const char *key, char *const *list)
+{
+	json_key(w, key);
+	json_open_array(w);
+	for (; list && *list; list++)
+		json_str(w, *list);
+	json_close(w);
+}

@@ -47,6 +47,7 @@ struct cleaner {
 	struct child child;
 };
 
+/* The program openreward-egress, which this one keeps running (egress.c). */
 struct egress {
 	struct child child;
 	struct source channel;     /* only end-of-file is expected from it */
@@ -56,6 +57,7 @@ struct egress {
 	bool behind;               /* the channel was full: some boxes are not registered yet */
 };
 
+/* The whole program. Zeroed at the start; main() makes its parts in the order of their need and ends them in reverse. */
 struct spawner {
 	struct options opt;
 	struct events ev;
@@ -106,6 +108,7 @@ void conns_tell(struct spawner *sp, struct wire_out *o);
 void conn_begin(struct spawner *sp, struct wire_out *o, enum wire_type type, struct waiter to);
 
 /* -- box.c: sandboxes -------------------------------------------------------------------------------------------- */
+/* Each answers `to` by itself, now or later, exactly once; a message that makes no sense is answered with FAILED. */
 void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void box_end(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to);
@@ -119,6 +122,7 @@ void boxes_read_reports(void *arg);
 bool box_exists(const struct spawner *sp, const char *id);
 
 /* -- job.c ------------------------------------------------------------------------------------------------------- */
+/* Work as root with a fixed form: pull, build, bootstrap, import, remove. It ends with the connection that asked. */
 void job_start(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void job_cancel(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void jobs_tick(struct spawner *sp, uint64_t now_ms);
