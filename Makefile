@@ -8,7 +8,7 @@ ninja = ninja -C $(1) -j $(JOBS)
 run_tests = T='$(T)' tools/run-tests
 
 .DEFAULT_GOAL := all
-.PHONY: all deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz format clean help
+.PHONY: all deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
 
 all: deps ## build the programs into build/ (installs the packages they need first)
 	@tools/configure $(BUILD)
@@ -29,7 +29,7 @@ check: all ## the unit tests alone: seconds (T=name runs what matches)
 test: deps-test all ## everything: unit, integration, end to end, lint (T=name runs what matches)
 	@$(run_tests) --build $(BUILD)
 
-lint: deps-test all ## clang-tidy, layers, banned functions; formatting is advice
+lint: deps-test all ## clang-tidy, layers, banned functions; sizes are advice
 	@$(run_tests) --build $(BUILD) lint
 
 asan: deps-test ## the tests under AddressSanitizer and UBSan (SUITES="unit integration" for more than the units)
@@ -48,12 +48,14 @@ demo: all ## deploy two environments and run an agent's sessions (KEEP=1 leaves 
 bench: deps-bench all ## measure, side by side with other runtimes
 	@BUILD='$(BUILD)' bench/run
 
-soak: deps-test all ## the long tests (SECONDS=3600)
-	@SOAK_SECONDS='$(or $(SECONDS),3600)' tools/run-tests --build $(BUILD) soak
+soak: deps-test all ## mixed use by clients that vanish, for ten minutes (SECONDS=600)
+	@SOAK_SECONDS='$(or $(SECONDS),600)' tools/run-tests --build $(BUILD) soak
 
-fuzz: deps-test ## fuzz the parsers (SECONDS=60 for each target)
+fuzz-build:
 	@CC=clang-14 tools/configure build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 	@$(call ninja,build-fuzz)
+
+fuzz: deps-test fuzz-build ## fuzz the parsers (SECONDS=60 for each target)
 	@tools/fuzz build-fuzz $(or $(SECONDS),60) '$(T)'
 
 format: deps-test ## what clang-format would change (advice)

@@ -1,7 +1,6 @@
 """Fixtures: one platform for the whole run, with its base image and the two example environments deployed once."""
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,7 @@ import tempfile
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from orw import ROOT, Platform, image_here, settings  # noqa: E402
+from orw import ROOT, Platform, copy_images, running, settings  # noqa: E402
 
 # The host's settings for package clients go into sandboxes here, so that pip and apt work in them on any machine.
 CONFIG = """
@@ -22,30 +21,9 @@ log:
 
 @pytest.fixture(scope="session")
 def platform():
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the spawner makes namespaces and mounts")
-    p = Platform(CONFIG)
-    try:
-        made = os.environ.get("OPENREWARD_TEST_IMAGES")  # DATA/images of another platform, to save its making
-        if made:
-            copy_images(made, p.data)
-        p.start()
+    with running(CONFIG) as p:
         os.environ.update(p.env)
-        image_here(p)
         yield p
-    finally:
-        p.stop()
-        p.remove()
-
-
-def copy_images(images: str, data: str) -> None:
-    """The base images alone: what was built for environments is left out."""
-    target = os.path.join(data, "images")
-    subprocess.run(["cp", "-a", images, target], check=True)
-    shutil.rmtree(os.path.join(target, "env"), ignore_errors=True)
-    for record in os.listdir(os.path.join(target, "records")):
-        if record.startswith("localhost"):
-            os.unlink(os.path.join(target, "records", record))
 
 
 class BaseImages:

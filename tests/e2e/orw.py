@@ -1,6 +1,5 @@
 """A running platform for the end-to-end tests: the built programs, a data folder of its own, and the clients around it."""
 import contextlib
-import glob
 import os
 import re
 import shutil
@@ -127,6 +126,37 @@ def image_here(platform: Platform, ref: str = "python:3.11-slim") -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def copy_images(images: str, data: str) -> None:
+    """DATA/images of another platform, the base images alone: what was built for environments is left out."""
+    target = os.path.join(data, "images")
+    subprocess.run(["cp", "-a", images, target], check=True)
+    shutil.rmtree(os.path.join(target, "env"), ignore_errors=True)
+    for record in os.listdir(os.path.join(target, "records")):
+        if record.startswith("localhost"):
+            os.unlink(os.path.join(target, "records", record))
+
+
+@contextlib.contextmanager
+def running(config: str = "", images: str | None = os.environ.get("OPENREWARD_TEST_IMAGES")):
+    """A platform with its base image: copied where images names the DATA/images of another one, which takes a second;
+    made here otherwise, which takes half a minute. At the end, it must have stopped in order."""
+    if os.geteuid() != 0:
+        import pytest
+        pytest.skip("needs root: the spawner makes namespaces and mounts")
+    p = Platform(config)
+    status = 0
+    try:
+        if images:
+            copy_images(images, p.data)
+        p.start()
+        image_here(p)
+        yield p
+    finally:
+        status = p.stop()
+        p.remove()
+    assert status == 0, f"serve ended with {status}"
+
+
 def settings(**changes):
     """Of a sandbox, for the SDK."""
     from openreward import SandboxSettings
@@ -135,42 +165,68 @@ def settings(**changes):
 
 
 class Census:
-    """What the machine itself counts, whatever the product says: processes, mounts, cgroups, network namespaces."""
+    """What the machine itself counts of one platform, whatever the product says: processes, mounts, cgroups.
 
-    def __init__(self) -> None:
-        self.processes = {p: self._name(p) for p in glob.glob("/proc/[0-9]*") if self._is_user_process(p)}
-        with open("/proc/mounts", encoding="utf-8") as f:
-            self.mounts = set(f.read().splitlines())
-        self.cgroups = {d for top in ("/sys/fs/cgroup",) for d, _, _ in os.walk(top)}
-        self.namespaces = set()
-        for p in self.processes:
-            with contextlib.suppress(OSError):
-                self.namespaces.add(os.readlink(p + "/ns/net"))
+    Only that platform's, so that another one, or whatever else the machine does meanwhile, is no leak. A process is its
+    own by its command line, its cgroup, or its root, whose overlay names DATA."""
 
-    @staticmethod
-    def _name(p: str) -> str:
-        try:
-            with open(p + "/cmdline", "rb") as f:
-                return f.read().replace(b"\0", b" ").decode(errors="replace")[:120]
-        except OSError:
-            return ""
+    def __init__(self, data: str) -> None:
+        marks = (os.path.realpath(data), cgroup_name(data))
+        self.found = {f"cgroup {d}" for d, _, _ in os.walk("/sys/fs/cgroup") if marks[1] in d}
+        self.found |= {f"mount {line}" for line in lines_of("/proc/self/mountinfo") if any(m in line for m in marks)}
+        for p in pids():
+            name = " ".join(command_of(p))
+            texts = [name, *lines_of(f"/proc/{p}/cgroup"), *lines_of(f"/proc/{p}/mountinfo")]
+            if any(m in t for t in texts for m in marks):
+                self.found.add(f"process {p} {name[:120]}")
 
-    @staticmethod
-    def _is_user_process(p: str) -> bool:
-        try:
-            with open(p + "/stat", encoding="utf-8", errors="replace") as f:
-                return f.read().rpartition(")")[2].split()[1] != "2" and os.path.basename(p) != "2"
-        except OSError:
-            return False
 
-    def gone_since(self, before: "Census", ours: str = "orw-") -> list[str]:
-        """What is there now and was not before, and looks like ours; a list of lines."""
-        lines = [f"process {p}: {n}" for p, n in self.processes.items()
-                 if p not in before.processes and "openreward" in n]
-        lines += [f"mount {m}" for m in self.mounts - before.mounts]
-        lines += [f"cgroup {c}" for c in self.cgroups - before.cgroups]
-        lines += [f"network namespace {n}" for n in self.namespaces - before.namespaces]
-        return lines
+
+def lines_of(path: str) -> list[str]:
+    """[] where there is no such file any more."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read().splitlines()
+    except OSError:
+        return []
+
+
+def cgroup_name(data: str) -> str:
+    """What the spawner calls this platform's cgroups: a hash (FNV-1a) of DATA's real path."""
+    h = 2166136261
+    for byte in os.path.realpath(data).encode():
+        h = (h ^ byte) * 16777619 & 0xFFFFFFFF
+    return f"orw-{h:08x}"
+
+
+def nothing_new(platform: Platform, before: Census | None = None, timeout_s: float = 30) -> None:
+    """Fails with what there is of the platform and was not before (None: with anything), if it does not go in time."""
+    deadline = time.monotonic() + timeout_s
+    while found := Census(platform.data).found - (before.found if before else set()):
+        assert time.monotonic() < deadline, "still there:\n" + "\n".join(sorted(found))
+        time.sleep(0.1)
+
+
+def descriptors(platform: Platform) -> dict[str, int]:
+    """How many the daemon, its spawner, and what the spawner started that is no sandbox have open."""
+    spawners = [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and platform.data in command_of(p)]
+    egress = [p for p in pids() if command_of(p)[:1] == ["openreward-egress"] and parent_of(p) in spawners]
+    return {f"{command_of(p)[0]} {p}": len(os.listdir(f"/proc/{p}/fd")) for p in [platform.process.pid, *spawners, *egress]}
+
+
+def pids() -> list[int]:
+    return [int(p) for p in os.listdir("/proc") if p.isdigit()]
+
+
+def command_of(pid: int) -> list[str]:
+    """Its words, the program's without folder; [] when it is gone."""
+    words = "\n".join(lines_of(f"/proc/{pid}/cmdline")).split("\0")
+    return [os.path.basename(words[0]), *words[1:]] if words[0] else []
+
+
+def parent_of(pid: int) -> int:
+    text = "".join(lines_of(f"/proc/{pid}/stat"))
+    return int(text.rpartition(")")[2].split()[1]) if text else 0
 
 
 def wait_until(condition, timeout_s: float = 15, what: str = "the condition") -> None:

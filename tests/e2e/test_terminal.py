@@ -6,7 +6,7 @@ import sys
 import pytest
 from openreward import AsyncOpenReward
 
-from orw import ROOT, Census, wait_until
+from orw import ROOT, Census, nothing_new, wait_until
 
 sys.path.insert(0, os.path.join(ROOT, "examples"))
 from agent import TERMINAL_SCRIPT  # noqa: E402
@@ -41,12 +41,12 @@ def open_sandboxes(platform):
 
 def test_fifty_sessions_each_with_its_sandbox(platform, terminal):
     assert asyncio.run(play_many(terminal, 1))[0] == (1.0, 1.0, True)  # what is made once is made before the count
-    before = Census()
+    before = Census(platform.data)
     results = asyncio.run(play_many(terminal, SESSIONS))
     assert len(results) == SESSIONS
     assert [r for r in results if r[0] != r[1] or not r[2]] == []
     wait_until(lambda: open_sandboxes(platform) == 0, what="no open sandbox")
-    wait_until(lambda: not Census().gone_since(before), what="the machine being as before")
+    nothing_new(platform, before)
     assert platform.leaks() == ""
 
 

@@ -10,27 +10,15 @@ import select
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import time
 
 BASE = 1_500_000_000 + (os.getpid() % 1000) * 65536
 RANGE = 65536
-MAGIC, VERSION = 0x3153524F, 1
-HEAD = struct.Struct("<IHHQ")
-FIELD = struct.Struct("<II")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from wire_format import HEAD, MAGIC, ROOT, TYPE_NAMES, TYPES, decode_fields, encode  # noqa: E402,F401
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
-
-TYPES = dict(OK=17, FAILED=18, CONFIG=40, RUN=41, STARTED=42, DONE=43, RESULT=44, ACK=45, KILL=46, CONNECT=47, OPEN=48,
-             COMMIT=49, DISCARD=50, STATUS=51, CONN=70, DNS=71, DNS_REPLY=72)
-NAMES = {v: k for k, v in TYPES.items()}
-TAGS = dict(PID=3, STAGE=7, ERRNO=8, PATH=9, TEXT=10, DURATION_US=13, STATUS=14, ARG=16, ENV=17, CWD=18, USER=19, RUN_ID=20,
-            TIMEOUT_MS=21, MAX_BYTES=22, FLAGS=23, TIMED_OUT=24, KILLED=25, BYTES=26, DROPPED=27, CPU_US=28, PEAK_BYTES=29,
-            OOM_KILLS=30, PIDS_HITS=31, OUTPUT=32, SIGNAL=33, PORT=34, OPEN_MODE=35, SIZE=36, FILE_MODE=37, TMP=38,
-            HOSTNAME=39, HOSTS=40, RESOLV=41, DIR=42, FAMILY=43, ADDR=44, CLIENT=45, N_RUNS=48, N_PROCS=49, MEMORY=50,
-            MEMORY_PEAK=52, DISK_FREE=53)
-TAG_NAMES = {v: k for k, v in TAGS.items()}
 TEXTS = {"STAGE", "TEXT", "TMP", "RUN_ID"}
 BYTES = {"OUTPUT", "ADDR", "CLIENT"}
 
@@ -53,20 +41,10 @@ def mount(src, dst, kind=None, flags=0, data=None):
 
 
 def program():
-    for path in (os.environ.get("OPENREWARD_INIT"), f"{ROOT}/build/openreward-init"):
-        if path and os.path.exists(path):
-            return path
-    raise FileNotFoundError("openreward-init: build it, or set OPENREWARD_INIT")
-
-
-def encode(kind, request, fields):
-    out = [HEAD.pack(MAGIC, VERSION, TYPES[kind], request)]
-    for tag, value in fields:
-        if isinstance(value, bool):
-            value = int(value)
-        raw = struct.pack("<Q", value) if isinstance(value, int) else value.encode() + b"\0" if isinstance(value, str) else value
-        out.append(FIELD.pack(TAGS[tag], len(raw)) + raw + b"\0" * (-len(raw) % 8))
-    return b"".join(out)
+    path = os.path.join(os.environ.get("OPENREWARD_BUILD_DIR", os.path.join(ROOT, "build")), "openreward-init")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: build it, or set OPENREWARD_BUILD_DIR")
+    return path
 
 
 class Message(dict):
@@ -77,14 +55,9 @@ def decode(raw):
     magic, _, kind, request = HEAD.unpack_from(raw)
     assert magic == MAGIC
     m = Message()
-    m.kind, m.request, m.fds = NAMES.get(kind, kind), request, []
-    pos = HEAD.size
-    while pos < len(raw):
-        tag, length = FIELD.unpack_from(raw, pos)
-        data = raw[pos + FIELD.size:pos + FIELD.size + length]
-        name = TAG_NAMES.get(tag, tag)
+    m.kind, m.request, m.fds = TYPE_NAMES.get(kind, kind), request, []
+    for name, data in decode_fields(raw):
         m[name] = data if name in BYTES else data.rstrip(b"\0").decode(errors="replace") if name in TEXTS else struct.unpack("<Q", data)[0]
-        pos += FIELD.size + length + (-length % 8)
     return m
 
 

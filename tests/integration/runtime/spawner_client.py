@@ -11,44 +11,17 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from wire_format import HEAD, ROOT, TYPE_NAMES, VERSION, WIRE_MAX, decode_fields, encode  # noqa: E402
+
 BUILD = os.environ.get("OPENREWARD_BUILD_DIR", os.path.join(ROOT, "build"))
 UID = GID = 64321  # no user has it: the daemon's
-
-HEAD, FIELD = struct.Struct("<IHHQ"), struct.Struct("<II")
-MAGIC, VERSION, WIRE_MAX = 0x3153524F, 1, 128 * 1024
-TYPES, TAGS = {}, {}
 BASE = []
-
-
-def read_names():
-    """Types and tags from the header itself, so that they cannot drift."""
-    with open(os.path.join(ROOT, "src/sandbox/wire.h"), encoding="utf-8") as f:
-        text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
-    types, tags = text.split("#define WIRE_TAGS")
-    TYPES.update((n, int(v)) for n, v in re.findall(r"X\((\w+), (\d+)\)", types))
-    TAGS.update((n, int(v)) for n, v in re.findall(r"X\((\w+), (\d+)\)", tags))
-
-
-read_names()
-TYPE_NAMES = {v: k for k, v in TYPES.items()}
-TAG_NAMES = {v: k for k, v in TAGS.items()}
-
-
-def encode(kind, request, fields, version=VERSION):
-    out = HEAD.pack(MAGIC, version, TYPES[kind], request)
-    for tag, value in fields:
-        if isinstance(value, int):
-            value = struct.pack("<Q", value)
-        elif isinstance(value, str):
-            value = value.encode() + b"\0"
-        out += FIELD.pack(TAGS[tag], len(value)) + value + bytes(-len(value) % 8)
-    return out
 
 
 class Message:
@@ -56,11 +29,9 @@ class Message:
 
     def __init__(self, data, fds):
         _, self.version, kind, self.request = HEAD.unpack_from(data)
-        self.kind, self.fds, self.fields, at = TYPE_NAMES[kind], fds, {}, HEAD.size
-        while at < len(data):
-            tag, n = FIELD.unpack_from(data, at)
-            self.fields.setdefault(TAG_NAMES.get(tag, tag), []).append(data[at + 8:at + 8 + n])
-            at += 8 + n + (-n % 8)
+        self.kind, self.fds, self.fields = TYPE_NAMES[kind], fds, {}
+        for tag, value in decode_fields(data):
+            self.fields.setdefault(tag, []).append(value)
 
     def text(self, tag):
         return self.fields[tag][0].rstrip(b"\0").decode() if tag in self.fields else None

@@ -124,6 +124,17 @@ Test(str, hex_both_ways)
 	cr_assert_arr_eq(back, raw, 4);
 }
 
+Test(str, hex_digits)
+{
+	for (int i = 0; i < 16; i++) {
+		cr_assert_eq(str_hex_digit("0123456789abcdef"[i]), i);
+		cr_assert_eq(str_hex_digit("0123456789ABCDEF"[i]), i);
+	}
+	for (const char *s = "/:@G`g \x80"; *s; s++)
+		cr_assert_eq(str_hex_digit(*s), -1);
+	cr_assert_eq(str_hex_digit('\0'), -1);
+}
+
 Test(str, base64_vectors_of_the_rfc)
 {
 	static const char *const pairs[][2] = {

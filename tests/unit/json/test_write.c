@@ -150,3 +150,15 @@ Test(json_write, the_first_failure_is_kept)
 	cr_assert_leq(small.len, 10);
 	buf_done(&small);
 }
+
+Test(json_write, lists_of_strings)
+{
+	char *list[] = { "a", "", "\"", NULL };
+
+	json_open_object(&w);
+	json_kv_strv(&w, "some", list);
+	json_kv_strv(&w, "empty", list + 3);
+	json_kv_strv(&w, "none", NULL);
+	json_close(&w);
+	expect("{\"some\":[\"a\",\"\",\"\\\"\"],\"empty\":[],\"none\":[]}");
+}

@@ -1,0 +1,122 @@
+"""kill -9 of each program of the platform: what goes on, what is told, and that the next start leaves nothing behind."""
+import contextlib
+import glob
+import os
+import signal
+
+import pytest
+
+from orw import settings, wait_until
+
+
+def processes(wanted):
+    """pids for which wanted(words of the command line, parent's pid)."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*"):
+        with contextlib.suppress(OSError), open(path + "/cmdline", "rb") as c, open(path + "/stat", "rb") as s:
+            if wanted(c.read().split(b"\0"), int(s.read().rpartition(b")")[2].split()[1])):
+                found.append(int(os.path.basename(path)))
+    return found
+
+
+def spawner(platform):
+    return processes(lambda words, _: words[0].endswith(b"openreward-spawner") and platform.data.encode() in words)
+
+
+def egress(platform):
+    mine = spawner(platform)
+    return processes(lambda words, parent: words[0] == b"openreward-egress" and parent in mine)
+
+
+def kill(pids):
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_daemon(platform):
+    platform.process.kill()
+    platform.process.wait()
+    platform.process = None
+
+
+def busy(client):
+    s = client.sandbox(settings())
+    s.start()
+    s.run("(setsid sleep 3000 &); sleep 3001 & true")
+    return s
+
+
+def groups(platform):
+    """Its control groups, by the machine's own count: their name is orw- and the FNV-1a hash of DATA."""
+    value = 0x811c9dc5
+    for byte in platform.data.encode():
+        value = (value ^ byte) * 0x01000193 & 0xffffffff
+    return [d for d, _, _ in os.walk("/sys/fs/cgroup") if f"/orw-{value:08x}" in d]
+
+
+def nothing_runs(platform):
+    """Of sandboxes: neither processes in the groups nor anything that the product itself would call a leak."""
+    alive = []
+    for group in groups(platform):
+        with contextlib.suppress(OSError), open(group + "/cgroup.procs", encoding="ascii") as f:
+            alive += f.read().split()
+    return not alive and platform.leaks() == "" and os.listdir(platform.data + "/sandboxes") == [".stage"]
+
+
+HEALTH = "python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health', timeout=5).status)\""
+
+
+@pytest.fixture
+def own(base_images):
+    with base_images.platform() as p:
+        assert groups(p)
+        yield p
+        assert p.leaks() == ""
+        p.stop()
+        assert p.leaks() == ""
+        assert not groups(p) and os.listdir(p.data + "/sandboxes") == []
+
+
+def test_egress_comes_back(own):
+    with own.client() as client, client.sandbox(settings()) as s:
+        assert s.run(HEALTH).output == "200"
+        for _ in range(3):
+            kill(egress(own))
+            assert s.run("echo runs").output == "runs"
+            wait_until(lambda: s.run(HEALTH + " 2>/dev/null").output == "200", 20, "network after egress was killed")
+
+
+def test_daemon_is_killed_and_starts_again(own):
+    with own.client() as client:
+        old = [busy(client) for _ in range(3)]
+        kill_daemon(own)
+    own.start()
+    wait_until(lambda: nothing_runs(own), 15, "the end of what ran before")
+    status, _, _ = own.request("POST", "/run", b'{"cmd": "true"}', headers={"X-Session-ID": old[0].sid})
+    assert status in (404, 410)
+    with own.client() as client, client.sandbox(settings()) as s:
+        assert s.run("echo new").output == "new"
+
+
+def test_spawner_is_killed(own):
+    """Nothing can be made without it, and only root can start one: the daemon ends and says so; the next start clears up."""
+    with own.client() as client:
+        busy(client)
+        kill(spawner(own))
+        assert own.process.wait(20) != 0
+        assert "openreward-spawner is gone" in own.log()
+        own.process = None
+    own.start()
+    wait_until(lambda: nothing_runs(own), 15, "the end of what ran before")
+    with own.client() as client, client.sandbox(settings()) as s:
+        assert s.run(HEALTH).output == "200"
+
+
+def test_all_are_killed_at_once(own):
+    with own.client() as client:
+        busy(client)
+        kill(egress(own) + spawner(own))
+        kill_daemon(own)
+    own.start()
+    wait_until(lambda: nothing_runs(own), 15, "the end of what ran before")

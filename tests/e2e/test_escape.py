@@ -1,0 +1,449 @@
+"""What root inside a sandbox, with any program it likes, must not be able to do: one attempt each, beside a control that shows
+that the attempt as such works where it may. Attempts are batched in few sandboxes, as a sandbox is cheap and a run is cheaper."""
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from orw import settings
+
+# Prelude of every program inside. attempt() prints one JSON line: what came back, or the error's name.
+PRELUDE = r'''
+import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*a):
+    ctypes.set_errno(0)
+    r = libc.syscall(*[ctypes.c_long(x) if isinstance(x, int) else x for x in a])
+    if r < 0: raise OSError(ctypes.get_errno(), '')
+    return r
+def write(path, text):
+    fd = os.open(path, os.O_WRONLY)
+    try: return os.write(fd, text if isinstance(text, bytes) else text.encode())
+    finally: os.close(fd)
+def read(path, n=200):
+    fd = os.open(path, os.O_RDONLY)
+    try: return os.read(fd, n).decode(errors='replace')
+    finally: os.close(fd)
+def attempt(name, fn):
+    try: r = ['done', fn()]
+    except OSError as e: r = ['refused', errno.errorcode.get(e.errno, str(e))]
+    except Exception as e: r = ['refused', type(e).__name__]
+    print(json.dumps([name] + r, default=str), flush=True)
+'''
+
+
+def inside(sandbox, program, timeout=60):
+    """{attempt: (verdict, detail)} of a Python program inside."""
+    sandbox.run(f"cat > /tmp/attack.py <<'END-OF-IT'\n{PRELUDE}{program}\nEND-OF-IT")
+    out = sandbox.run("python3 /tmp/attack.py 2>&1", timeout=timeout).output
+    found = {}
+    for line in out.splitlines():
+        try:
+            name, verdict, detail = json.loads(line)
+        except ValueError:
+            pytest.fail(f"the attack itself is broken: {out[-2000:]}")
+        found[name] = (verdict, detail)
+    assert found, out
+    return found
+
+
+def judge(found):
+    """Names beginning with '+' are controls and must have worked; all others must have been refused."""
+    assert any(name.startswith("+") for name in found), "no control ran"
+    broken = {n: v for n, v in found.items() if n.startswith("+") and v[0] != "done"}
+    assert not broken, f"controls failed: {broken}"
+    escaped = {n: v for n, v in found.items() if not n.startswith("+") and v[0] != "refused"}
+    assert not escaped, escaped
+
+
+@pytest.fixture(scope="module")
+def box(platform):
+    from openreward import OpenReward
+    with OpenReward() as client, client.sandbox(settings()) as s:
+        yield s
+
+
+# -- process 1 --------------------------------------------------------------------------------------------------------
+
+PROCESS_1 = r'''
+class Limit(ctypes.Structure): _fields_ = [('soft', ctypes.c_ulong), ('hard', ctypes.c_ulong)]
+def limit(pid, which, value):
+    new = Limit(value, value)
+    return call(302, pid, which, ctypes.byref(new), None)
+here = ctypes.create_string_buffer(b'secret')
+def peek(pid):
+    there = ctypes.create_string_buffer(6)
+    iov = [(ctypes.c_ulong * 2)(ctypes.addressof(b), 6) for b in (there, here)]
+    return call(310, pid, iov[0], 1, iov[1], 1, 0)
+child = os.fork()
+if child == 0: time.sleep(30); os._exit(0)
+me = os.getpid()
+for name, pid, sign in (('child', child, '+'), ('process 1', 1, '')):
+    attempt(f'{sign}limit files of {name}', lambda: limit(pid, 7, 64))
+    attempt(f'{sign}limit processor time of {name}', lambda: limit(pid, 0, 1000))
+    attempt(f'{sign}limit address space of {name}', lambda: limit(pid, 9, 1 << 40))
+    attempt(f'{sign}limit processes of {name}', lambda: limit(pid, 6, 500))
+    attempt(f'{sign}make {name} the first that the kernel kills', lambda: write(f'/proc/{pid}/oom_score_adj', '1000'))
+    attempt(f'{sign}write coredump_filter of {name}', lambda: write(f'/proc/{pid}/coredump_filter', '1'))
+    attempt(f'{sign}write clear_refs of {name}', lambda: write(f'/proc/{pid}/clear_refs', '1'))
+    attempt(f'{sign}read the environment of {name}', lambda: read(f'/proc/{pid}/environ'))
+    attempt(f'{sign}read the memory map of {name}', lambda: read(f'/proc/{pid}/maps'))
+    attempt(f'{sign}open the memory of {name}', lambda: os.close(os.open(f'/proc/{pid}/mem', os.O_RDWR)))
+    attempt(f'{sign}see a descriptor of {name}', lambda: os.readlink(f'/proc/{pid}/fd/0'))
+    attempt(f'{sign}open a descriptor of {name}', lambda: os.close(os.open(f'/proc/{pid}/fd/0', 0)))
+    attempt(f'{sign}copy memory of {name}', lambda: peek(pid))
+    attempt(f'{sign}see the root of {name}', lambda: os.listdir(f'/proc/{pid}/root/'))
+    attempt(f'{sign}see the program of {name}', lambda: os.readlink(f'/proc/{pid}/exe'))
+    attempt(f'{sign}take a descriptor of {name}', lambda: os.close(call(438, os.pidfd_open(pid), 0, 0)))
+    attempt(f'{sign}seize {name}', lambda: call(101, 0x4206, pid, 0, 0))
+    attempt(f'{sign}set the nice value of {name}', lambda: os.setpriority(os.PRIO_PROCESS, pid, 5))
+    attempt(f'{sign}move {name} to one processor', lambda: os.sched_setaffinity(pid, [0]))
+os.kill(child, 9)
+child = 0
+for sig in list(range(1, 32)) + [34, 64]: os.kill(1, sig)
+for _ in range(20000): os.kill(1, signal.SIGCHLD)
+'''
+
+
+def test_process_1_is_out_of_reach(box):
+    judge(inside(box, PROCESS_1))
+    assert box.run("echo alive; seq 1 100000 | tail -1").output == "alive\n100000"
+
+
+def test_no_memory_trick_ends_process_1(client):
+    """Memory that belongs to no process (System V segments) fills the sandbox: commands die, the sandbox does not."""
+    program = PRELUDE + r'''
+libc.shmat.restype = ctypes.c_void_p
+for i in range(12):
+    at = libc.shmat(libc.shmget(0, 64 << 20, 0o1666), None, 0)
+    if os.fork() == 0:
+        ctypes.memset(at, 1, 64 << 20)
+        os._exit(0)
+    os.wait()
+    print(i, flush=True)
+'''
+    with client.sandbox(settings(machine_size="0.5:0.5")) as s:
+        result = s.run(f"cat > /tmp/a.py <<'E'\n{program}\nE\npython3 /tmp/a.py", timeout=60)
+        assert "3" in result.output.split() and "11" not in result.output.split(), result
+        # What is left over is next to nothing: a command may die of it, but it is told apart from a fault of ours.
+        assert s.run("ipcrm --all=shm; echo alive").output.endswith("alive")
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+KERNEL = r'''
+attempt('+openat', lambda: os.close(os.open('/etc/passwd', 0)))
+attempt('+memfd_create', lambda: os.close(os.memfd_create('x')))
+attempt('+mknod of a FIFO', lambda: os.mkfifo('/tmp/fifo-%d' % os.getpid()))
+attempt('+chroot', lambda: 0 if os.fork() == 0 and (os.chroot('/tmp') or os._exit(0)) else os.wait() and 1)
+for name, args in {
+    'mount': (165, b'none', b'/tmp', b'tmpfs', 0, None), 'umount2': (166, b'/proc/sys', 2), 'pivot_root': (155, b'/', b'/tmp'),
+    'fsopen': (430, b'tmpfs', 0), 'open_tree': (428, -100, b'/', 1), 'move_mount': (429, -1, b'', -1, b'', 0),
+    'mount_setattr': (442, -100, b'/proc/sys', 0, ctypes.create_string_buffer(32), 32),
+    'unshare user': (272, 0x10000000), 'unshare mount': (272, 0x20000), 'unshare net': (272, 0x40000000), 'clone3': (435, None, 0),
+    'clone user': (56, 0x10000011, None, None, None, None), 'setns': (308, os.open('/proc/self/ns/pid', 0), 0),
+    'bpf': (321, 0, None, 0), 'perf_event_open': (298, None, 0, -1, -1, 0), 'userfaultfd': (323, 0), 'userfaultfd, user only': (323, 1),
+    'io_uring_setup': (425, 1, ctypes.create_string_buffer(120)), 'io_uring_enter': (426, 0, 0, 0, 0, None), 'keyctl': (250, 0, -3, 0),
+    'add_key': (248, b'user', b'x', b'y', 1, -3), 'request_key': (249, b'user', b'x', None, -3), 'init_module': (175, None, 0, b''),
+    'finit_module': (313, 0, b'', 0), 'delete_module': (176, b'x', 0), 'kexec_load': (246, 0, 0, None, 0), 'kexec_file_load': (320, -1, -1, 0, None, 0),
+    'syslog': (103, 3, ctypes.create_string_buffer(64), 64), 'syslog size': (103, 10, None, 0), 'reboot': (169, 0xfee1dead, 672274793, 0x89abcdef, None),
+    'swapon': (167, b'/tmp/x', 0), 'acct': (163, b'/tmp/acct'), 'settimeofday': (164, ctypes.create_string_buffer(16), None),
+    'clock_settime': (227, 0, ctypes.create_string_buffer(16)), 'sethostname': (170, b'x', 1), 'setdomainname': (171, b'x', 1),
+    'iopl': (172, 3), 'ioperm': (173, 0, 1, 1), 'open_by_handle_at': (304, -100, ctypes.create_string_buffer(64), 0), 'quotactl': (179, 0, None, 0, None),
+    'fanotify_init': (300, 0, 0), 'vhangup': (153,), 'lookup_dcookie': (212, 0, None, 0), 'personality': (135, 0x40000),
+    'kcmp': (312, os.getpid(), 1, 0, 0, 0),
+    'mknod of a disk': (133, b'/tmp/disk', 0o60600, 0x800), 'mknod of memory': (133, b'/tmp/mem', 0o20600, 0x101),
+}.items():
+    attempt(name, lambda: call(*args))
+for family, kind, protocol in ((1, 1, 0), (2, 1, 0), (10, 2, 0), (16, 3, 0)):
+    attempt(f'+socket {family}', lambda: socket.socket(family, kind, protocol).close())
+for name, family, kind, protocol in (('vsock', 40, 1, 0), ('alg', 38, 5, 0), ('raw', 2, 3, 1), ('raw of all', 2, 3, 255), ('packet', 17, 3, 0x300),
+                                     ('bluetooth', 31, 3, 1), ('xdp', 44, 3, 0), ('kcm', 41, 5, 0), ('rds', 21, 5, 0), ('tipc', 30, 1, 0)):
+    attempt(f'socket {name}', lambda: socket.socket(family, kind, protocol).close())
+def rtnetlink():
+    s = socket.socket(16, 3, 0)
+    s.send(struct.pack('IHHIIBBHiII', 32, 16, 5, 1, 0, 0, 0, 0, 1, 0, 1))
+    code = struct.unpack_from('i', s.recv(200), 16)[0]
+    if code: raise OSError(-code, '')
+attempt('take the loopback down', rtnetlink)
+'''
+
+
+def test_kernel_calls(box):
+    judge(inside(box, KERNEL))
+
+
+FILES = r'''
+attempt('+write below /tmp', lambda: open('/tmp/mine', 'w').write('x'))
+attempt('+read /proc/sys', lambda: read('/proc/sys/kernel/core_pattern'))
+attempt('+read /sys', lambda: os.listdir('/sys/class'))
+for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/hostname', '/proc/sys/kernel/modprobe', '/proc/sys/vm/overcommit_memory',
+             '/proc/sys/fs/file-max', '/proc/sys/net/ipv4/ip_forward', '/proc/sys/net/ipv4/conf/all/route_localnet', '/proc/sys/kernel/ns_last_pid',
+             '/proc/sys/fs/binfmt_misc/register', '/proc/sysrq-trigger', '/proc/irq/default_smp_affinity', '/proc/bus/x', '/proc/1/uid_map',
+             '/sys/kernel/uevent_helper', '/sys/power/state', '/sys/kernel/mm/transparent_hugepage/enabled', '/sys/class/net/lo/mtu', '/sys/x',
+             '/sys/kernel/debug/x', '/sys/fs/cgroup/cgroup.procs', '/sys/fs/cgroup/release_agent', '/dev/x', '/dev/null/x', '/dev/kmsg', '/dev/mem', '/dev/port',
+             '/dev/sda', '/dev/vda', '/dev/fuse', '/dev/net/tun', '/dev/kvm', '/dev/loop-control', '/dev/console', '/run/openreward-host/x'):
+    attempt(f'write {path}', lambda: write(path, '0'))
+for path in ('/proc/kcore', '/proc/kmsg', '/proc/keys', '/proc/key-users', '/proc/timer_list', '/proc/1/environ', '/sys/firmware/dmi/tables/DMI'):
+    attempt(f'read {path}', lambda: read(path) or os.open('/nothing', 0))
+def addresses():
+    if any(int(line.split()[0], 16) for line in open('/proc/kallsyms').readlines()[:2000]): return 'addresses are shown'
+    raise OSError(1, '')
+attempt('addresses of the kernel', addresses)
+attempt('change the time stamps of a device', lambda: os.utime('/dev/null'))
+attempt('change the mode of a device', lambda: os.chmod('/dev/null', 0o777))
+attempt('give a file to a user of the host', lambda: os.chown('/tmp/mine', 1 << 20, 1 << 20))
+attempt('+give a file to a user of the sandbox', lambda: os.chown('/tmp/mine', 1000, 1000))
+attempt('trusted attribute', lambda: os.setxattr('/tmp/mine', 'trusted.overlay.redirect', b'/etc'))
+attempt('+user attribute', lambda: os.setxattr('/tmp/mine', 'user.x', b'y'))
+def inject(terminal):
+    fcntl.ioctl(terminal, 0x5412, b'x')
+attempt('push input into a terminal that is not ours', lambda: inject(os.open('/dev/tty', os.O_RDWR)))
+def neighbours():
+    mine = set(os.listdir('/proc'))
+    if any(p.isdigit() and b'openreward-spawner' in open(f'/proc/{p}/cmdline', 'rb').read() for p in mine): return 'the spawner is visible'
+    raise OSError(1, '')
+attempt('see processes of the host', neighbours)
+def cgroup():
+    v2 = [line.split(':')[2].strip() for line in open('/proc/self/cgroup') if line.startswith('0::')][0]
+    if '..' in v2 or 'orw-' in v2: return v2
+    raise OSError(1, '')
+attempt('see the groups of the host', cgroup)
+'''
+
+
+def test_files_of_the_kernel(box):
+    judge(inside(box, FILES))
+
+
+def test_descriptors_of_a_command_are_its_own(box):
+    found = box.run("ls -l /proc/self/fd | tail -n +2 | sed 's/.* //; s/:.*//'").output.split()
+    assert sorted(found)[1:] == ["pipe", "pipe"] or found[0] == "/dev/null", found
+    assert box.run("for f in /proc/self/fd/*; do readlink $f; done | grep -E 'socket|memfd|anon|/var|/sys' | wc -l").output == "0"
+
+
+# -- the host and the neighbours --------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def services_of_the_host():
+    """A TCP service on every address, and one on an abstract unix socket."""
+    with socket.create_server(("0.0.0.0", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(f"\0openreward-test-{os.getpid()}")
+        unix.listen()
+        over = threading.Event()
+
+        def serve():
+            tcp.settimeout(0.1)
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    tcp.accept()[0].sendall(b"a service of the host")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with socket.create_connection(tcp.getsockname(), 5) as s:
+                assert s.recv(100) == b"a service of the host"
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(unix.getsockname())
+            yield tcp.getsockname()[1], unix.getsockname().decode().lstrip("\0")
+        finally:
+            over.set()
+            thread.join()
+
+
+NETWORK = r'''
+PORT, UNIX = %d, %r
+def reach(host, port):
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    s = socket.socket(family); s.settimeout(5); s.connect((host, port)); s.sendall(b'GET / HTTP/1.0\r\n\r\n')
+    return s.recv(100).decode(errors='replace') or os.open('/nothing', 0)
+def abstract():
+    s = socket.socket(socket.AF_UNIX); s.connect('\0' + UNIX)
+def platform(request):
+    s = socket.create_connection(('openreward.internal', 80), 5); s.settimeout(5); s.sendall(request); s.shutdown(socket.SHUT_WR)
+    text = b''
+    while True:
+        part = s.recv(65536)
+        if not part: break
+        text += part
+    return int(text.split(b' ')[1])
+def must(request, wanted):
+    got = platform(request)
+    if got != wanted: raise OSError(errno.EBADMSG, str(got))
+    return got
+attempt('+the platform by its name', lambda: reach('openreward.internal', 80))
+own = socket.create_server(('0.0.0.0', 0))
+attempt('+own service', lambda: socket.create_connection(('127.0.0.1', own.getsockname()[1]), 5).close())
+attempt('+own abstract socket', lambda: [socket.socket(socket.AF_UNIX).bind('\0mine')] and 1)
+for host in %r + ['127.0.0.1', '0.0.0.0', '::1', '::', '::ffff:127.0.0.1', '::7f00:1', '64:ff9b::7f00:1', '2002:7f00:1::1', '169.254.169.254',
+             'fd00:ec2::254', '10.0.0.1', '::ffff:10.0.0.1', '192.168.0.1', '172.17.0.1', '100.100.100.200', 'fe80::1', 'fec0::1', '198.18.0.1', '198.18.0.81']:
+    attempt(f'reach {host}', lambda: reach(host, PORT))
+attempt('abstract socket of the host', abstract)
+for host in ('openreward.internal', 'localhost', '127.0.0.1', 'x'):
+    h = host.encode()
+    attempt(f'+no key, Host {host}', lambda: must(b'GET /v1/environments?owner=local HTTP/1.1\r\nHost: %%s\r\nX-Forwarded-For: 127.0.0.1\r\nConnection: close\r\n\r\n' %% h, 401))
+    attempt(f'+no run, Host {host}', lambda: must(b'POST /run HTTP/1.1\r\nHost: %%s\r\nX-Session-ID: %s\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{"cmd":"id"}' %% h, 401))
+attempt('+no figures', lambda: must(b'GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n', 403))
+attempt('+no proxy', lambda: must(b'CONNECT 127.0.0.1:%%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' %% PORT, 405))
+attempt('+no forwarding', lambda: must(b'GET http://127.0.0.1:%%d/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' %% PORT, 404))
+'''
+
+
+def test_host_neighbours_and_private_addresses(box, client):
+    addresses = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("192.0.2.1", 9))
+        addresses += [s.getsockname()[0], "::ffff:" + s.getsockname()[0]]
+    with services_of_the_host() as (port, unix), client.sandbox(settings()) as neighbour:
+        neighbour.run(f"python3 -m http.server {port} >/dev/null 2>&1 & sleep 0.3")
+        fetch = f"python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/').status)\""
+        assert neighbour.run(fetch).output == "200"
+        judge(inside(box, NETWORK % (port, unix, addresses, neighbour.sid)))
+
+
+# -- file calls -------------------------------------------------------------------------------------------------------
+
+def file_call(platform, sandbox, op, query, body=b"", timeout_s=30):
+    return platform.request("POST", f"/{op}?{query}", body, headers={"X-Session-ID": sandbox.sid}, timeout_s=timeout_s)
+
+
+def upload(platform, sandbox, path, body=b"hostile"):
+    status, _, answer = file_call(platform, sandbox, "write_file", f"path={path}&offset=0", body)
+    if status == 200:
+        status, _, answer = file_call(platform, sandbox, "write_file", f"path={path}&commit=1&size={len(body)}")
+    return status, answer
+
+
+def test_uploads_and_downloads_stay_on_the_disk_of_the_sandbox(platform, box):
+    box.run("mkdir -p /tmp/f; cd /tmp/f; echo x > plain; ln -s /proc/1/environ link; ln -s /proc dir; ln -s /proc/1/root root; ln -s ../../../.. up;"
+            "ln -s /dev/null null; mkfifo fifo; ln -s /proc/self/fd/3 fd; ln -s /proc/self/cwd cwd; ln -s loop loop")
+    assert upload(platform, box, "/tmp/f/plain") == (200, upload(platform, box, "/tmp/f/plain")[1])
+    assert file_call(platform, box, "read_file", "path=/tmp/f/plain")[::2] == (200, b"hostile")
+    hostile = ["/tmp/f/link", "/tmp/f/dir/1/environ", "/tmp/f/dir/sys/kernel/hostname", "/tmp/f/root/etc/passwd", "/tmp/f/null", "/tmp/f/fifo", "/tmp/f/fd",
+               "/tmp/f/cwd/etc/passwd", "/tmp/f/loop", "/proc/self/mem", "/proc/1/fd/3", "/proc/1/environ", "/proc/sys/kernel/hostname", "/proc/self/fd/5",
+               "/sys/kernel/uevent_seqnum", "/dev/null", "/dev/zero", "/dev/pts/ptmx", "/dev/shm", "/"]
+    for path in hostile:
+        start = time.monotonic()
+        status, _, answer = file_call(platform, box, "read_file", f"path={path}")
+        assert 400 <= status < 500, (path, status, answer[:200])
+        status, answer = upload(platform, box, path)
+        assert 400 <= status < 500, (path, status, answer[:200])
+        assert time.monotonic() - start < 5, path
+    # '..' ends at the sandbox's own root.
+    inside_text = box.run("cat /etc/passwd").output
+    status, _, answer = file_call(platform, box, "read_file", "path=/tmp/f/up/../../../etc/passwd")
+    assert status == 200 and answer.decode().strip() == inside_text.strip()
+
+
+def test_a_file_of_terabytes_holds_up_nobody(platform, box, client):
+    """A sparse file costs nothing: hashing it must leave room for others, and end with its sandbox or its client."""
+    with client.sandbox(settings()) as s:
+        s.run("truncate -s 8T /tmp/huge; echo small > /tmp/small")
+
+        def ask():
+            with contextlib.suppress(OSError):
+                file_call(platform, s, "stat_file", "path=/tmp/huge&sha256=1", timeout_s=4)
+        askers = [threading.Thread(target=ask) for _ in range(12)]
+        for t in askers:
+            t.start()
+        time.sleep(0.5)
+        start = time.monotonic()
+        for sandbox in (s, box):
+            assert upload(platform, sandbox, "/tmp/beside")[0] == 200
+            assert file_call(platform, sandbox, "stat_file", "path=/tmp/beside&sha256=1")[0] == 200
+        assert time.monotonic() - start < 10
+        for t in askers:
+            t.join()
+    used = cpu_of(platform)
+    time.sleep(1)
+    assert cpu_of(platform) - used < 0.5, "the daemon still hashes"
+
+
+def cpu_of(platform):
+    with open(f"/proc/{platform.process.pid}/stat", encoding="utf-8", errors="replace") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_lease_on_a_file_holds_up_nobody(platform, box):
+    """fcntl(F_SETLEASE) makes others' open() wait up to 45 s: not that of process 1."""
+    program = ("import fcntl, os, signal, time\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = []\n"
+               "for p in ('/tmp/leased', '/dev/shm/leased', '/etc/group'):\n    os.path.exists(p) or open(p, 'w').close()\n"
+               "    held.append(os.open(p, 0)); fcntl.fcntl(held[-1], 1024, fcntl.F_WRLCK); print('leased')\n"
+               "print(flush=True); time.sleep(30)\n")
+    out = box.run(f"cat > /tmp/lease.py <<'E'\n{program}E\n(python3 /tmp/lease.py > /tmp/leases 2>&1 & echo $! > /tmp/lease.pid); sleep 0.5; cat /tmp/leases").output
+    assert out.split() == ["leased"] * 3
+    for path in ("/tmp/leased", "/dev/shm/leased"):
+        start = time.monotonic()
+        file_call(platform, box, "read_file", f"path={path}")
+        assert time.monotonic() - start < 5, path
+    start = time.monotonic()
+    assert box.run("echo alive; kill -9 $(cat /tmp/lease.pid)").output == "alive"
+    assert time.monotonic() - start < 5
+
+
+# -- exhaustion -------------------------------------------------------------------------------------------------------
+
+EXHAUST = r'''
+def until_refused(fn, limit=3000000):
+    n = 0
+    try:
+        while n < limit: fn(); n += 1
+    except OSError: pass
+    return n
+held = []
+which = os.environ['WHAT']
+if which == 'processes':
+    def forker():
+        if os.fork() == 0:
+            time.sleep(3); os._exit(0)
+    print(until_refused(forker, 100000), flush=True)
+elif which == 'descriptors':
+    print(until_refused(lambda: held.append(os.open('/dev/null', 0))), flush=True)
+elif which == 'pipes':
+    def pipe():
+        r, w = os.pipe(); held.append((r, w)); os.set_blocking(w, False); os.write(w, b'x' * 65536)
+    print(until_refused(pipe), flush=True)
+elif which == 'ports':
+    def listener():
+        s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(4096); held.append(s)
+    print(until_refused(listener, 30000), flush=True)
+elif which == 'questions':
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setblocking(False)
+    for i in range(20000):
+        try: s.sendto(struct.pack('>HHHHHH', i & 65535, 256, 1, 0, 0, 0) + b'\x01x\x07invalid\0\0\1\0\1', ('192.0.2.53', 53))
+        except OSError: pass
+    print(1, flush=True)
+elif which == 'connections':
+    for i in range(3000):
+        try:
+            s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.9', 80)); held.append(s)
+        except OSError: break
+    print(len(held), flush=True)
+time.sleep(1)
+'''
+
+
+def test_a_greedy_sandbox_starves_no_neighbour(client, box, platform):
+    def beside():
+        start = time.monotonic()
+        assert box.run("echo beside", timeout=20).output == "beside"
+        assert platform.request("GET", "/health")[0] == 200
+        assert time.monotonic() - start < 5
+    with client.sandbox(settings(machine_size="0.5:0.5")) as s:
+        s.run(f"cat > /tmp/e.py <<'E'\n{PRELUDE}{EXHAUST}\nE")
+        for what in ("processes", "descriptors", "pipes", "ports", "questions", "connections"):
+            thread = threading.Thread(target=s.run, args=(f"WHAT={what} timeout -s KILL 4 python3 /tmp/e.py",), kwargs={"timeout": 5})
+            thread.start()
+            time.sleep(0.6)
+            beside()
+            thread.join()
+        beside()
+        assert s.run("echo alive").output == "alive"
+        name = "python3 -c \"import socket; print(socket.gethostbyname('openreward.internal'))\""
+        for sandbox in (s, box):
+            assert sandbox.run(name).output == "198.18.0.80"
