@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from orw import ROOT, Platform, copy_images, running, settings  # noqa: E402
+from tinyenv import deploy_tiny  # noqa: E402
 
 # The host's settings for package clients go into sandboxes here, so that pip and apt work in them on any machine.
 CONFIG = """
@@ -66,6 +67,12 @@ def terminal(platform):
     done = platform.cli("deploy", os.path.join(ROOT, "examples", "terminal"), "--name", "local/terminal", "--size", "2:4")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return "local/terminal"
+
+
+@pytest.fixture(scope="session")
+def tiny(platform):
+    """tests/e2e/tiny, deployed. Its name."""
+    return deploy_tiny(platform)
 
 
 @pytest.fixture
