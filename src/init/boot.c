@@ -16,6 +16,7 @@
 #include "base/time.h"
 #include "init/init.h"
 #include "init/seccomp.h"
+#include "init/user.h"
 
 #define NOFILE_MAX 1048576
 #define SAVED_GID 65535 /* the last of a sandbox's range */
@@ -195,7 +196,9 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 		STAGE("listen", net_open(in, err));
 	if (!in->holder)
 		STAGE("seccomp", load_filter(err));
-	STAGE("ready", tell_ready(err));
+	if (!in->holder)
+		user_die_with_parent();
+	STAGE("ready", tell_ready(err)); /* nobody reads it any more if the spawner died before that */
 #undef STAGE
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "init/init.h"
 #include "init/path.h"
 #include "init/seccomp.h"
 
@@ -104,7 +105,9 @@ int conf_request(struct init *in, struct request *q, struct err *err)
 		return r;
 	q->stage = "folders";
 	r = make_dirs(q->msg, err);
-	if (r == 0)
-		control_ok(in, q->msg->request);
-	return r;
+	if (r < 0)
+		return r;
+	in->configured = true;
+	control_ok(in, q->msg->request);
+	return 0;
 }

@@ -37,7 +37,7 @@ static void update_events(struct init *in)
 	struct control *c = &in->control;
 	uint32_t events = c->pending ? 0 : EPOLLIN;
 
-	if (!c->retry_us && (c->pending || in->runs.n_unsent > 0))
+	if (!c->retry_us && (c->pending || runs_waiting(in)))
 		events |= EPOLLOUT;
 	watch_set(in, &c->watch, events);
 }
@@ -160,6 +160,8 @@ static int handle(struct init *in, struct request *q, struct err *err)
 		return 0;
 	case WIRE_KILL:
 		return run_kill(in, q, err);
+	case WIRE_RUNS:
+		return runs_request(in, q, err);
 	case WIRE_CONNECT:
 		return net_connect_request(in, q, err);
 	case WIRE_OPEN:
@@ -184,10 +186,11 @@ static void receive(struct init *in)
 	int r = fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &len, q.fds, FD_PASS_MAX, &q.n_fds);
 
 	if ((r == 0 && len == 0) || r == -ECONNRESET) {
-		/* Every holder of the other end is gone. Runs go on: whoever ends the sandbox ends them. */
+		/* Every holder of the other end is gone, the spawner among them: nobody is left who could take over, or end
+		 * this sandbox. */
 		drop_pending(&in->control);
 		watch_close(in, &in->control.watch);
-		in->over = in->holder;
+		in->over = true;
 		return;
 	}
 	if (r == 0)

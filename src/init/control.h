@@ -1,8 +1,9 @@
 /* init/control.h: the socket to the daemon: requests in, answers and events out.
  *
  * The socket may be full. An answer that does not fit waits in `pending` and no further request is read until it is gone;
- * events need no queue, since "this run's end has not been sent" is a flag of the run. End-of-file is no reason to end:
- * the daemon may come back through the spawner, which holds the other end. */
+ * events need no queue, since "this run's end has not been sent" is a flag of the run. The daemon may die and another one
+ * come: the spawner holds the other end for it, and RUNS tells what it has to know. End-of-file says that the spawner is
+ * gone, too: the end. */
 #pragma once
 
 #include <stddef.h>

@@ -145,19 +145,9 @@ static int check_staged(const struct target *t, const struct stat *st)
 	return st->st_uid != t->user.uid || st->st_nlink != 1 ? -EPERM : 0;
 }
 
-static int stage_new(int dir, char ret_name[64])
+static int stage_open(int dir, const struct target *t, const char *name, int flags)
 {
-	uint64_t r64;
-
-	if (getrandom(&r64, sizeof(r64), GRND_NONBLOCK) != (ssize_t)sizeof(r64))
-		return -EAGAIN;
-	snprintf(ret_name, 64, FILES_STAGE_PREFIX "%016llx", (unsigned long long)r64);
-	return path_open(dir, ret_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-}
-
-static int stage_again(int dir, const struct target *t, char ret_name[64])
-{
-	auto_fd fd = path_open(dir, t->tmp, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+	auto_fd fd = path_open(dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | flags, flags & O_CREAT ? 0600 : 0);
 	struct stat st;
 	int r;
 
@@ -166,10 +156,48 @@ static int stage_again(int dir, const struct target *t, char ret_name[64])
 	r = fstat(fd, &st) < 0 ? -errno : check_staged(t, &st);
 	if (r == 0)
 		r = fd_set_nonblock(fd, false);
-	if (r < 0)
+	return r < 0 ? r : fd_steal(&fd);
+}
+
+/* A path's upload has one name in one life of the sandbox, so that a daemon that takes over finds what its predecessor
+ * began. Nobody inside can foresee it. */
+static int stage_name(const struct target *t, char ret_name[64])
+{
+	static uint64_t secret;
+	uint64_t h;
+
+	if (!secret && getrandom(&secret, sizeof(secret), GRND_NONBLOCK) != (ssize_t)sizeof(secret))
+		return -EAGAIN;
+	h = 0xcbf29ce484222325u ^ secret;
+	for (const char *p = t->path; *p; p++)
+		h = (h ^ (unsigned char)*p) * 0x100000001b3u;
+	if (t->leaf) /* the slash before it was cut out */
+		for (const char *p = t->leaf; *p; p++)
+			h = (h ^ (unsigned char)*p) * 0x100000001b3u;
+	snprintf(ret_name, 64, FILES_STAGE_PREFIX "%016llx", (unsigned long long)(h ^ secret >> 32));
+	return 0;
+}
+
+/* Where somebody else's file has the upload's name, a name at random does as well. */
+static int stage_new(int dir, const struct target *t, char ret_name[64])
+{
+	uint64_t r64;
+	int r = stage_name(t, ret_name);
+
+	if (r == 0)
+		r = stage_open(dir, t, ret_name, O_CREAT);
+	if (r != -EPERM && r != -EACCES && r != -ELOOP && r != -EISDIR && r != -EINVAL && r != -ENXIO)
 		return r;
+	if (getrandom(&r64, sizeof(r64), GRND_NONBLOCK) != (ssize_t)sizeof(r64))
+		return -EAGAIN;
+	snprintf(ret_name, 64, FILES_STAGE_PREFIX "%016llx", (unsigned long long)r64);
+	return stage_open(dir, t, ret_name, O_CREAT | O_EXCL);
+}
+
+static int stage_again(int dir, const struct target *t, char ret_name[64])
+{
 	snprintf(ret_name, 64, "%s", t->tmp);
-	return fd_steal(&fd);
+	return stage_open(dir, t, t->tmp, 0);
 }
 
 static int open_stage(struct target *t, bool mkdirs, char ret_name[64], struct stat *ret_st)
@@ -184,7 +212,7 @@ static int open_stage(struct target *t, bool mkdirs, char ret_name[64], struct s
 	r = check_target(dir, t, ret_st, &exists);
 	if (r < 0)
 		return r;
-	fd = t->tmp ? stage_again(dir, t, ret_name) : stage_new(dir, ret_name);
+	fd = t->tmp ? stage_again(dir, t, ret_name) : stage_new(dir, t, ret_name);
 	if (fd >= 0 && fstat(fd, ret_st) < 0)
 		return -errno;
 	return fd_steal(&fd);

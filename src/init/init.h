@@ -27,6 +27,7 @@ struct init {
 	bool steer;  /* hold the steering listeners */
 	bool nnp;    /* commands get no_new_privs */
 	bool holder; /* listeners only; ends with the control socket */
+	bool configured; /* a CONFIG succeeded */
 	bool over;   /* leave the loop */
 	int status;  /* exit status then */
 	struct watch signals;

@@ -83,8 +83,71 @@ static bool send_done(struct init *in, struct run *run)
 	return true;
 }
 
+/* -- for a daemon that takes over ------------------------------------------------------------------------------ */
+
+static bool list_one(struct init *in, struct run *run)
+{
+	struct wire_out *o = control_begin(WIRE_ITEM, in->runs.list_request);
+
+	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
+	wire_put_u64(o, WIRE_T_STATE, run->state == RUN_ENDED);
+	wire_put_u64(o, WIRE_T_AGE_MS, (time_now_us() - run->start_us) / 1000);
+	if (run->label_len)
+		wire_put(o, WIRE_T_LABEL, run->label, run->label_len);
+	if (control_event(in, o, NULL, 0) == -EAGAIN)
+		return false;
+	run->unlisted = false;
+	return true;
+}
+
+static bool list_some(struct init *in, struct list *l)
+{
+	list_foreach(l, struct run, link, run)
+		if (run->unlisted && !list_one(in, run))
+			return false;
+	return true;
+}
+
+/* False when the socket is full. */
+static bool list_all(struct init *in)
+{
+	struct wire_out *o;
+
+	if (!in->runs.list_request)
+		return true;
+	if (!list_some(in, &in->runs.alive) || !list_some(in, &in->runs.ended))
+		return false;
+	o = control_begin(WIRE_OK, in->runs.list_request);
+	wire_put_u64(o, WIRE_T_CONFIGURED, in->configured);
+	if (control_event(in, o, NULL, 0) == -EAGAIN)
+		return false;
+	in->runs.list_request = 0;
+	return true;
+}
+
+int runs_request(struct init *in, struct request *q, struct err *err)
+{
+	(void)err;
+	in->runs.list_request = q->msg->request;
+	list_foreach(&in->runs.alive, struct run, link, run)
+		run->unlisted = true;
+	list_foreach(&in->runs.ended, struct run, link, run) {
+		run->unlisted = true;
+		set_unsent(in, run, true); /* the one who had it may be dead */
+	}
+	runs_flush(in);
+	return 0;
+}
+
+bool runs_waiting(const struct init *in)
+{
+	return in->runs.n_unsent > 0 || in->runs.list_request;
+}
+
 void runs_flush(struct init *in)
 {
+	if (!list_all(in))
+		return;
 	list_foreach(&in->runs.ended, struct run, link, run)
 		if (run->unsent && !send_done(in, run))
 			return;
@@ -246,6 +309,17 @@ static int spec_read(struct spec *s, struct request *q, struct err *err)
 	return spec_fds(s, q, err);
 }
 
+static void read_label(struct run *run, const struct wire_in *msg)
+{
+	size_t len = 0;
+	const void *p = wire_get(msg, WIRE_T_LABEL, 0, &len);
+
+	if (!p || len > sizeof(run->label))
+		return;
+	memcpy(run->label, p, len);
+	run->label_len = len;
+}
+
 static struct run *run_new(const struct request *q, const void *id, size_t id_len)
 {
 	uint64_t timeout_ms = wire_get_u64(q->msg, WIRE_T_TIMEOUT_MS, 0);
@@ -256,6 +330,7 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	list_init(&run->link);
 	memcpy(run->id, id, id_len);
 	run->id_len = id_len;
+	read_label(run, q->msg);
 	output_init(&run->out, wire_get_u64(q->msg, WIRE_T_MAX_BYTES, UINT64_MAX), BOOT_FD_SPOOL);
 	run->main = wire_get_u64(q->msg, WIRE_T_FLAGS, 0) & WIRE_RUN_MAIN;
 	run->start_us = time_now_us();

@@ -48,6 +48,9 @@ struct run {
 	bool timed_out, killed;
 	bool main;            /* the sandbox ends with it */
 	bool unsent;
+	bool unlisted;        /* the RUNS that is being answered did not tell of it yet */
+	unsigned char label[WIRE_LABEL_MAX]; /* the daemon's own words, for one that takes over */
+	size_t label_len;     /* bytes */
 };
 
 struct runs {
@@ -55,6 +58,7 @@ struct runs {
 	size_t n;             /* alive and ended */
 	size_t n_unsent;
 	uint64_t over_us;     /* after a main run's end: when init ends at the latest; 0 = no */
+	uint64_t list_request; /* of the RUNS that is being answered; 0 = none is */
 };
 
 void runs_init(struct runs *r);
@@ -63,11 +67,14 @@ void runs_init(struct runs *r);
 MUST_CHECK int run_request(struct init *in, struct request *q, struct err *err);
 MUST_CHECK int run_result(struct init *in, struct request *q, struct err *err);
 MUST_CHECK int run_kill(struct init *in, struct request *q, struct err *err);
+/* RUNS: answered piece by piece as the socket has room, by runs_flush(). */
+MUST_CHECK int runs_request(struct init *in, struct request *q, struct err *err);
 void run_ack(struct init *in, struct request *q);
 
 /* Reaps whatever has died, orphans too. Call on SIGCHLD. */
 void runs_reap(struct init *in);
-/* Sends the ends that could not be sent yet. */
+/* Sends what could not be sent yet: the list of runs, then ends. */
 void runs_flush(struct init *in);
+bool runs_waiting(const struct init *in); /* there is something for runs_flush() */
 uint64_t runs_next_us(const struct init *in);
 void runs_tick(struct init *in, uint64_t now_us);

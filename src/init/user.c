@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
@@ -197,4 +198,10 @@ void user_leave(const struct user *u)
 		_exit(70);
 	/* Changing ids sets this to fs.suid_dumpable, which a host may have at 1. */
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	user_die_with_parent(); /* which clears this, too */
+}
+
+void user_die_with_parent(void)
+{
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 }

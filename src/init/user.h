@@ -31,3 +31,5 @@ MUST_CHECK int user_lookup(struct user *ret, const char *spec, struct err *err);
  * until user_leave(). A failure to come back is fatal: init exits rather than act as somebody else. */
 MUST_CHECK int user_enter(const struct user *u, struct err *err);
 void user_leave(const struct user *u);
+/* The kernel kills this process, and with it the sandbox, when the spawner dies. A change of ids undoes it. */
+void user_die_with_parent(void);

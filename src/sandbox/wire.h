@@ -24,6 +24,8 @@
 #define WIRE_MAGIC 0x3153524fu   /* "ORS1" */
 #define WIRE_MAX (128u * 1024)   /* bytes in one message; sockets get SO_SNDBUF of at least twice that */
 #define WIRE_INLINE_MAX (60u * 1024) /* output that travels in a message; more comes as a descriptor */
+#define WIRE_NOTE_MAX (120u * 1024)  /* bytes of a sandbox's note */
+#define WIRE_LABEL_MAX 64            /* bytes of a run's label */
 
 struct wire_head {
 	uint32_t magic;
@@ -35,15 +37,17 @@ struct wire_head {
 #define WIRE_TYPES(X)                                                                                                    \
 	/* daemon -> spawner; the answer has the same request number. Every failure is WIRE_FAILED. */                   \
 	X(HELLO, 1)        /* PROGRAM_VERSION. First on every connection. */                                             \
-	X(WELCOME, 2)      /* PID, BOOT (uuid of this spawner's life). fds: listening sockets..., see N_FDS;             \
-			      then the channel to egress (last). */                                                      \
-	X(MAKE, 3)         /* a plan (sandbox/plan.h) */                                                                 \
-	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host. fds: init's control socket, process pidfd */      \
+	X(WELCOME, 2)      /* PID, BOOT (uuid of this spawner's life), FLAGS (enum wire_welcome_flag). fds: listening        \
+			      sockets..., see N_FDS; then the channel to egress (last). */                               \
+	X(MAKE, 3)         /* a plan (sandbox/plan.h), NOTE? */                                                          \
+	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host; to TAKE also NOTE?.                              \
+			      fds: init's control socket, process pidfd */                                               \
 	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
 	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
 	X(LIST, 7)         /* answered by one ITEM per sandbox, then OK */                                               \
-	X(ITEM, 8)         /* ID, KIND, PID, LEASE_MS left */                                                            \
-	X(TAKE, 9)         /* ID -> MADE: hands over an existing sandbox's control socket (a dup) */                     \
+	X(ITEM, 8)         /* ID, KIND, PID (0 = it is starting), LEASE_MS left; of RUNS: see there */                    \
+	X(TAKE, 9)         /* ID -> MADE, of one that is starting as soon as it is ready: hands over an existing         \
+			      sandbox's control socket (a dup). Nobody else may read that any more. */                   \
 	X(RENEW, 10)       /* ID, LEASE_MS from now. Not answered. */                                                    \
 	X(JOB, 11)         /* ID, JOB_KIND, ARG... -> JOB_STARTED. fds: none */                                          \
 	X(JOB_STARTED, 12) /* ID. fds: read end of the job's stdout and stderr */                                        \
@@ -54,10 +58,12 @@ struct wire_head {
 	X(OK, 17)                                                                                                        \
 	X(FAILED, 18)      /* STAGE ("mount overlay"), ERRNO, PATH?, TEXT? */                                            \
 	X(LEAKS, 19)       /* -> OK with TEXT: one line per thing of ours that no living object owns; "" = none */       \
+	X(NOTE, 20)        /* ID, NOTE: up to WIRE_NOTE_MAX bytes that mean nothing to the spawner, kept with the sandbox \
+			      for whoever takes it over, in place of an earlier one. Not answered. */                    \
 	/* daemon -> init */                                                                                             \
 	X(CONFIG, 40)      /* HOSTNAME, HOSTS (file text), RESOLV (file text), DIR* (made if missing) -> OK */           \
 	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
-			      none), MAX_BYTES (UINT64_MAX = all), FLAGS (enum wire_run_flag).                           \
+			      none), MAX_BYTES (UINT64_MAX = all), FLAGS (enum wire_run_flag), LABEL? (kept for RUNS).   \
 			      fds: the script (RUN_SCRIPT), then the output target (RUN_OUTPUT_FD) -> STARTED */         \
 	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
@@ -71,6 +77,9 @@ struct wire_head {
 	X(COMMIT, 49)      /* PATH, TMP, USER: rename the staged file into place -> OK */                                \
 	X(DISCARD, 50)     /* PATH, TMP, USER: remove a staged file -> OK */                                             \
 	X(STATUS, 51)      /* -> OK: N_RUNS, N_PROCS, MEMORY... */                                                       \
+	X(RUNS, 60)        /* of a daemon that has just taken over -> one ITEM per run that is not acknowledged (RUN_ID,  \
+			      STATE: 0 alive, 1 over; AGE_MS since its start, LABEL?), then OK with CONFIGURED (1 = a    \
+			      CONFIG succeeded); the DONE of all that are over follow, sent before or not. */            \
 	/* init -> egress, egress -> init */                                                                             \
 	X(CONN, 70)        /* FAMILY (4, 6), ADDR (4 or 16 bytes), PORT = the original destination. fds: the connection */ \
 	X(DNS, 71)         /* CLIENT (opaque, returned), OUTPUT (the query) */                                           \
@@ -99,12 +108,18 @@ enum wire_type {
 	/* of a plan */                                                                                           \
 	X(LAYER, 60) X(CPU_MILLI, 61) X(MEMORY_BYTES, 62) X(PIDS_MAX, 63) X(MOUNT_SOURCE, 64)                     \
 	X(MOUNT_TARGET, 65) X(MOUNT_FLAGS, 66) X(NO_NEW_PRIVS, 67) X(SHM_BYTES, 68) X(DISK_BYTES, 69)             \
-	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73)
+	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73)                                                     \
+	/* of what outlives the daemon */                                                                         \
+	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,
 	WIRE_TAGS(X)
 #undef X
+};
+
+enum wire_welcome_flag {
+	WIRE_WELCOME_KEPT = 1, /* this spawner is a service of its own: the end of a daemon is not its end */
 };
 
 enum wire_run_flag {

@@ -65,6 +65,9 @@ struct box {
 	struct waiter maker, enders[ENDERS_MAX];
 	size_t n_enders;
 	char reason[16];
+	void *note; /* of whoever takes it over; NULL = none */
+	size_t note_len;
+	bool taken; /* the maker is one who takes over: it gets the note, too */
 };
 
 static struct box *find(const struct spawner *sp, const char *id)
@@ -136,6 +139,7 @@ static void box_over(struct box *b)
 	fd_close(b->egress_fd);
 	list_remove(&b->link);
 	clean_bury(sp, b->id, b->first, true);
+	free(b->note);
 	free(b);
 }
 
@@ -249,6 +253,8 @@ static void tell_made(struct box *b, struct waiter to)
 	wire_put_u64(&o, WIRE_T_DURATION_US, time_now_us() - b->started_us);
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)b->init_pid);
 	wire_put_u64(&o, WIRE_T_NUMBER, b->number);
+	if (b->taken && b->note)
+		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
 	conn_answer(b->sp, to, &o, fds, ARRAY_LEN(fds));
 }
 
@@ -448,6 +454,21 @@ static void box_start(struct box *b, const struct plan *p)
 	watch_clock(b);
 }
 
+/* Without memory for a new one there is none: the sandbox then ends with the daemon that made it. */
+static void take_note(struct box *b, const struct wire_in *in)
+{
+	size_t len = 0;
+	const void *p = wire_get(in, WIRE_T_NOTE, 0, &len);
+
+	if (!p || len > WIRE_NOTE_MAX)
+		return;
+	free(b->note);
+	b->note_len = len;
+	b->note = malloc(MAX(len, (size_t)1));
+	if (b->note)
+		memcpy(b->note, p, len);
+}
+
 void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 {
 	struct err err = ERR_INIT;
@@ -463,8 +484,10 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		conn_fail(sp, to, "make a sandbox", -EEXIST, p.id, "a sandbox of this id exists");
 	} else {
 		b = box_new(sp, &p, to);
-		if (b)
+		if (b) {
+			take_note(b, in);
 			box_start(b, &p);
+		}
 		else
 			conn_fail(sp, to, "make a sandbox", -ENOMEM, NULL, NULL);
 	}
@@ -497,11 +520,24 @@ void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to)
 	const char *id = wire_get_str(in, WIRE_T_ID, 0);
 	struct box *b = find(sp, id);
 
-	if (b && b->state == BOX_READY)
+	if (!b || b->state == BOX_ENDING) {
+		conn_fail(sp, to, "take over a sandbox", b ? -EBUSY : -ENOENT, id,
+			  b ? "it is ending" : "there is no such sandbox");
+		return;
+	}
+	b->taken = true;
+	if (b->state == BOX_READY)
 		tell_made(b, to);
 	else
-		conn_fail(sp, to, "take over a sandbox", b ? -EBUSY : -ENOENT, id,
-			  b ? "it is starting or ending" : "there is no such sandbox");
+		b->maker = to; /* its own is dead, or would not share it */
+}
+
+void box_note(struct spawner *sp, const struct wire_in *in)
+{
+	struct box *b = find(sp, wire_get_str(in, WIRE_T_ID, 0));
+
+	if (b)
+		take_note(b, in);
 }
 
 void box_renew(struct spawner *sp, const struct wire_in *in)
@@ -526,12 +562,12 @@ void boxes_list(struct spawner *sp, struct waiter to)
 	list_foreach(&sp->boxes, struct box, link, b) {
 		struct wire_out o;
 
-		if (b->state != BOX_READY)
+		if (b->state == BOX_ENDING)
 			continue;
 		conn_begin(sp, &o, WIRE_ITEM, to);
 		wire_put_str(&o, WIRE_T_ID, b->id);
 		wire_put_u64(&o, WIRE_T_KIND, b->kind);
-		wire_put_u64(&o, WIRE_T_PID, (uint64_t)b->init_pid);
+		wire_put_u64(&o, WIRE_T_PID, b->state == BOX_READY ? (uint64_t)b->init_pid : 0);
 		wire_put_u64(&o, WIRE_T_LEASE_MS, left(b, now));
 		conn_answer(sp, to, &o, NULL, 0);
 	}

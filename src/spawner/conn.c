@@ -12,7 +12,7 @@
 #include "spawner/spawner.h"
 
 #define CONNS_MAX 16
-#define QUEUE_MAX 4096 /* messages; a daemon that lets so many pile up is not reading */
+#define QUEUE_MAX 16384 /* messages; a daemon that lets so many pile up is not reading. LIST alone makes thousands */
 #define LEAKS_MAX (WIRE_MAX - 4096)
 
 struct message {
@@ -164,6 +164,7 @@ static void welcome(struct conn *c, struct waiter to)
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)getpid());
 	wire_put_str(&o, WIRE_T_BOOT, sp->boot);
 	wire_put_u64(&o, WIRE_T_N_FDS, sp->n_listen);
+	wire_put_u64(&o, WIRE_T_FLAGS, sp->opt.keep ? WIRE_WELCOME_KEPT : 0u);
 	conn_answer(sp, to, &o, fds, sp->n_listen + 1);
 }
 
@@ -205,6 +206,9 @@ static void dispatch(struct conn *c, const struct wire_in *in)
 		break;
 	case WIRE_RENEW:
 		box_renew(sp, in);
+		break;
+	case WIRE_NOTE:
+		box_note(sp, in);
 		break;
 	case WIRE_JOB:
 		job_start(sp, in, to);

@@ -9,7 +9,7 @@
 
 enum {
 	OPT_DATA, OPT_UID, OPT_GID, OPT_LISTEN, OPT_LIBEXEC, OPT_MOUNT, OPT_EGRESS_ARG, OPT_JOB_ENV, OPT_READY_FD,
-	OPT_INIT, OPT_PROGRAM,
+	OPT_INIT, OPT_PROGRAM, OPT_KEEP,
 };
 
 static const struct option known[] = {
@@ -24,6 +24,7 @@ static const struct option known[] = {
 	{ "ready-fd", required_argument, NULL, OPT_READY_FD },
 	{ "init", required_argument, NULL, OPT_INIT },
 	{ "program", required_argument, NULL, OPT_PROGRAM },
+	{ "keep", no_argument, NULL, OPT_KEEP },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -79,6 +80,9 @@ static int take(struct options *o, int opt, const char *name, const char *value,
 		return 0;
 	case OPT_PROGRAM:
 		o->program = value;
+		return 0;
+	case OPT_KEEP:
+		o->keep = true;
 		return 0;
 	case OPT_LISTEN:
 		return add(o->listen, SPAWNER_LISTEN_MAX, name, value, err);

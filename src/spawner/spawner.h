@@ -26,6 +26,7 @@ struct options {
 	uid_t uid;
 	gid_t gid;
 	int ready_fd;               /* -1 = none; gets the line "ready" */
+	bool keep;                  /* a service of its own: outlives the orderly end of daemons too */
 	const char *listen[SPAWNER_LISTEN_MAX + 1]; /* all lists end with NULL */
 	const char *mounts[SPAWNER_ARGS_MAX + 1];
 	const char *egress_args[SPAWNER_ARGS_MAX + 1];
@@ -113,6 +114,7 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void box_end(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void box_renew(struct spawner *sp, const struct wire_in *in);
+void box_note(struct spawner *sp, const struct wire_in *in);
 void boxes_list(struct spawner *sp, struct waiter to);
 void boxes_tick(struct spawner *sp, uint64_t now_ms);
 void boxes_close(struct spawner *sp); /* kills all; they end in the loop */

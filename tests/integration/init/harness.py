@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from wire_format import HEAD, MAGIC, ROOT, TYPE_NAMES, TYPES, decode_fields, encode  # noqa: E402,F401
 
 TEXTS = {"STAGE", "TEXT", "TMP", "RUN_ID"}
-BYTES = {"OUTPUT", "ADDR", "CLIENT"}
+BYTES = {"OUTPUT", "ADDR", "CLIENT", "LABEL"}
 
 RUN_SCRIPT, RUN_OUTPUT_FD, RUN_MAIN = 1, 2, 4
 NEW = dict(NS=0x20000, CGROUP=0x2000000, UTS=0x4000000, IPC=0x8000000, USER=0x10000000, PID=0x20000000, NET=0x40000000)
@@ -303,12 +303,15 @@ class Sandbox:
             raise Failed(m)
         return m
 
-    def begin(self, *argv, env=(), cwd="/", user="", timeout_ms=0, max_bytes=None, flags=0, fds=(), run_id=None):
+    def begin(self, *argv, env=(), cwd="/", user="", timeout_ms=0, max_bytes=None, flags=0, fds=(), run_id=None,
+              label=None):
         run_id = run_id or f"run {next(self.runs)}"
         fields = [("RUN_ID", run_id), *(("ARG", a) for a in argv), *(("ENV", e) for e in env), ("CWD", cwd), ("USER", user),
                   ("TIMEOUT_MS", timeout_ms), ("FLAGS", flags)]
         if max_bytes is not None:
             fields.append(("MAX_BYTES", max_bytes))
+        if label is not None:
+            fields.append(("LABEL", label))
         self.ask("RUN", *fields, fds=fds)
         return run_id
 
@@ -317,6 +320,16 @@ class Sandbox:
         if ack:
             self.post("ACK", ("RUN_ID", run_id))
         return self.finish(m)
+
+    def listed(self, pause_s=0):
+        """The answer to RUNS: its items, and the message behind them."""
+        request, items = self.post("RUNS"), []
+        time.sleep(pause_s)
+        while True:
+            m = self.take(lambda m: m.request == request)
+            if m.kind != "ITEM":
+                return items, m
+            items.append(m)
 
     @staticmethod
     def finish(m):

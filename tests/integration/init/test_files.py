@@ -134,6 +134,14 @@ def test_discard(box):
     assert errno_of(box.ask, "COMMIT", ("PATH", "/tmp/gone"), ("TMP", tmp)) == ENOENT
 
 
+def test_an_upload_is_found_again_by_its_path(box):
+    """By a daemon that takes over and does not know the staged file's name."""
+    tmp = stage(box, "/tmp/again", b"one ")
+    assert stage(box, "/tmp/again", b"two") == tmp and stage(box, "/tmp/../tmp/again2", b"") != tmp
+    box.ask("COMMIT", ("PATH", "/tmp/again"), ("TMP", tmp))
+    assert box.sh("cat /tmp/again").text == "one two"
+
+
 def test_only_staged_names_are_touched(box):
     box.sh("echo precious > /tmp/precious")
     for tmp in ("precious", "../etc/passwd", ".orw-stage-", ".orw-stage-../../x", ".orw-stage-ABCDEFABCDEFABCD", ".orw-stage-0123456789abcdef/x"):

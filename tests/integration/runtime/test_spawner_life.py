@@ -1,6 +1,7 @@
 """The spawner's protocol, leases, jobs, deaths."""
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -202,6 +203,35 @@ def test_sandboxes_outlive_the_daemon(own):
     assert s.daemon.event("GONE").text("ID") == c.id
     s.end(again)
     assert settle(lambda: s.leaks() == "")
+
+
+def test_notes_are_for_whoever_takes_over(own):
+    s, note, large = own(), b"a\0note", os.urandom(100_000)
+    b = Box(s.daemon.call("MAKE", *s.plan(), ("NOTE", note)))
+    assert not b.made.raw("NOTE")
+    s.daemon.close()
+    s.daemon = s.connect()
+    assert s.daemon.call("TAKE", ("ID", b.id)).raw("NOTE") == note
+    s.daemon.send("NOTE", ("ID", b.id), ("NOTE", large))
+    s.daemon.send("NOTE", ("ID", str(uuid.uuid4())), ("NOTE", b"of nobody"))
+    assert s.daemon.call("TAKE", ("ID", b.id)).raw("NOTE") == large
+
+
+def test_one_that_is_starting_is_taken_when_it_is_ready(own):
+    s, box_id = own(), str(uuid.uuid4())
+    s.daemon.send("MAKE", *s.plan(id=box_id))
+    s.daemon.close()
+    s.daemon = s.connect()
+    assert settle(lambda: s.daemon.call("LIST").kind == "ITEM")
+    assert Box(s.daemon.call("TAKE", ("ID", box_id))).run("echo here")[1] == "here\n"
+
+
+def test_no_sandbox_outlives_a_killed_spawner(own):
+    """Not even while a daemon still holds its socket."""
+    s = own()
+    b = s.make()
+    s.kill()
+    assert select.select([b.pidfd], [], [], 2)[0]
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------------
