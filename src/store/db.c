@@ -29,6 +29,12 @@ static const char *const migrations[] = {
 	"  updated_ms INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX deployment_of_environment ON deployment (environment_id, created_ms);"
 	"CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;",
+
+	"CREATE TABLE environment_origin ("
+	"  environment_id TEXT PRIMARY KEY REFERENCES environment(id), branch TEXT NOT NULL, subdirectory TEXT NOT NULL,"
+	"  github_id INTEGER NOT NULL, github_repo TEXT NOT NULL, arxiv_url TEXT NOT NULL, github_url TEXT NOT NULL,"
+	"  hf_url TEXT NOT NULL) STRICT;"
+	"CREATE TABLE webhook_delivery (id TEXT PRIMARY KEY) STRICT;",
 };
 
 static int errno_of(int code)

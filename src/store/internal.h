@@ -53,6 +53,8 @@ struct store {
 	struct map *env_by_name, *env_by_id; /* "owner/name"; id */
 	struct map *dep_by_id;
 	struct map *settings;      /* key -> char * */
+	struct map *deliveries;    /* struct store_delivery by id */
+	struct list delivered;     /* the same, oldest first */
 	struct store_batch *open;  /* the batch that collects changes now; NULL = none */
 	struct list in_flight;     /* batches that the writer has */
 	struct store_flush *flush; /* the deferred submission of the open batch; NULL = none */
@@ -83,3 +85,9 @@ struct store_environment *store_environment_attach(struct store *s, struct store
 						   const char *name);
 struct store_deployment *store_deployment_attach(struct store *s, struct store_environment *e, const char *id);
 void store_records_free(struct store *s);
+
+/* origin.c, likewise */
+void store_origin_init(struct store_origin *o); /* the defaults */
+void store_origin_done(struct store_origin *o);
+void store_delivery_attach(struct store *s, const char *id);
+void store_deliveries_free(struct store *s);

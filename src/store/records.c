@@ -178,6 +178,7 @@ struct store_environment *store_environment_attach(struct store *s, struct store
 	e->ns = ns;
 	e->name = xstrdup(name);
 	store_set_str(&e->description, "");
+	store_origin_init(&e->origin);
 	list_init(&e->deployments);
 	list_push_back(&ns->environments, &e->of_namespace);
 	map_put(s->env_by_name, key, e);
@@ -202,7 +203,7 @@ static void put_environment(struct store *s, const struct store_environment *e)
 	struct store_op *op = store_op_new(
 		s, "INSERT INTO environment (id, namespace_id, name, description, is_private, is_harbor, cpu_milli,"
 		   " memory_bytes, max_concurrency, max_scale, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-		   " ON CONFLICT (id) DO UPDATE SET description = excluded.description, is_private = excluded.is_private,"
+		   " ON CONFLICT (id) DO UPDATE SET name = excluded.name, description = excluded.description, is_private = excluded.is_private,"
 		   " is_harbor = excluded.is_harbor, cpu_milli = excluded.cpu_milli, memory_bytes = excluded.memory_bytes,"
 		   " max_concurrency = excluded.max_concurrency, max_scale = excluded.max_scale,"
 		   " updated_ms = excluded.updated_ms");
@@ -243,6 +244,23 @@ void store_environment_save(struct store *s, struct store_environment *e)
 {
 	e->updated_ms = time_wall_ms();
 	put_environment(s, e);
+}
+
+int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err)
+{
+	int r = check_name("name", name, err);
+
+	if (r < 0 || str_eq(e->name, name))
+		return r;
+	if (store_environment_find(s, e->ns->name, name))
+		return err_set(err, -EEXIST, "the environment \"%s/%s\" exists", e->ns->name, name);
+	auto_free char *old = environment_key(e->ns->name, e->name);
+	auto_free char *new = environment_key(e->ns->name, name);
+	map_del(s->env_by_name, old);
+	map_put(s->env_by_name, new, e);
+	store_set_str(&e->name, name);
+	store_environment_save(s, e);
+	return 0;
 }
 
 void store_environments(struct store *s, store_environment_fn *fn, void *arg)
@@ -349,6 +367,7 @@ static void environment_free(struct store_environment *e)
 	}
 	free(e->name);
 	free(e->description);
+	store_origin_done(&e->origin);
 	free(e);
 }
 

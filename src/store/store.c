@@ -111,6 +111,29 @@ static int on_setting(struct store *s, sqlite3_stmt *st, struct err *err)
 	return 0;
 }
 
+static int on_origin(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_environment *e = store_environment_by_id(s, text(st, 0));
+
+	if (!e)
+		return damaged(err, "the origin of environment", text(st, 0));
+	store_set_str(&e->origin.branch, text(st, 1));
+	store_set_str(&e->origin.subdirectory, text(st, 2));
+	e->origin.github_id = sqlite3_column_int64(st, 3);
+	store_set_str(&e->origin.github_repo, text(st, 4));
+	store_set_str(&e->origin.arxiv_url, text(st, 5));
+	store_set_str(&e->origin.github_url, text(st, 6));
+	store_set_str(&e->origin.hf_url, text(st, 7));
+	return 0;
+}
+
+static int on_delivery(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	(void)err;
+	store_delivery_attach(s, text(st, 0));
+	return 0;
+}
+
 static int load_table(struct store *s, const char *sql, row_fn *fn, struct err *err)
 {
 	sqlite3_stmt *st;
@@ -138,6 +161,9 @@ static const struct {
 	{ "SELECT id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli, memory_bytes, created_ms,"
 	  " updated_ms FROM deployment ORDER BY rowid", on_deployment },
 	{ "SELECT key, value FROM setting", on_setting },
+	{ "SELECT environment_id, branch, subdirectory, github_id, github_repo, arxiv_url, github_url, hf_url"
+	  " FROM environment_origin", on_origin },
+	{ "SELECT id FROM webhook_delivery ORDER BY rowid", on_delivery },
 };
 
 int store_load(struct store *s, struct err *err)
@@ -158,6 +184,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	s->path = xstrdup(path);
 	list_init(&s->namespaces);
 	list_init(&s->in_flight);
+	list_init(&s->delivered);
 	s->by_name = map_new();
 	s->by_id = map_new();
 	s->keys_by_hash = map_new();
@@ -165,6 +192,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	s->env_by_id = map_new();
 	s->dep_by_id = map_new();
 	s->settings = map_new();
+	s->deliveries = map_new();
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->idle, NULL);
 	return s;
@@ -189,6 +217,7 @@ struct store *store_free(struct store *s)
 		return NULL;
 	store_queue_finish(s);
 	store_records_free(s);
+	store_deliveries_free(s);
 	map_free(s->by_name);
 	map_free(s->by_id);
 	map_free(s->keys_by_hash);
@@ -196,6 +225,7 @@ struct store *store_free(struct store *s)
 	map_free(s->env_by_id);
 	map_free(s->dep_by_id);
 	map_free(s->settings);
+	map_free(s->deliveries);
 	sqlite3_close(s->db);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->idle);

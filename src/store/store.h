@@ -83,6 +83,17 @@ void store_key_save(struct store *s, const struct store_key *k);
 struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
 
 /* -- environments ---------------------------------------------------------------------------------------------- */
+#define STORE_BRANCH_DEFAULT "main"
+
+/* Where an environment's source comes from, and where else it is described. */
+struct store_origin {
+	char *branch;        /* what is deployed; pushes to others are only kept */
+	char *subdirectory;  /* of the repository; "" = all of it */
+	int64_t github_id;   /* the linked repository's; 0 = not linked */
+	char *github_repo;   /* "owner/name" when it was last asked for; "" = not linked */
+	char *arxiv_url, *github_url, *hf_url; /* for people; "" = none */
+};
+
 struct store_environment {
 	char id[STORE_ID_LEN];
 	struct store_namespace *ns;  /* its owner */
@@ -95,6 +106,7 @@ struct store_environment {
 	uint64_t max_concurrency;    /* open sessions per instance */
 	uint64_t max_scale;          /* instances */
 	int64_t created_ms, updated_ms;
+	struct store_origin origin;  /* store_origin_save() */
 	struct list deployments;     /* struct store_deployment.of_environment, newest first */
 	struct list of_namespace;    /* private */
 	void *user;                  /* free for env/, which keeps the runtime state there */
@@ -106,8 +118,11 @@ struct store_environment *store_environment_by_id(struct store *s, const char *i
 /* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST. */
 MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
 				     struct store_environment **ret, struct err *err);
-/* Queues the record as it now is, with updated_ms = now. ns and name may not be changed. */
+/* Queues the record as it now is, with updated_ms = now. ns may not be changed, and name by the next call only. */
 void store_environment_save(struct store *s, struct store_environment *e);
+/* -EINVAL for a name against the rules, -EEXIST. */
+MUST_CHECK int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err);
+void store_origin_save(struct store *s, struct store_environment *e); /* queues origin alone */
 /* Visits all, in order of creation, until fn returns false. */
 typedef bool store_environment_fn(void *arg, struct store_environment *e);
 void store_environments(struct store *s, store_environment_fn *fn, void *arg);
@@ -152,3 +167,10 @@ void store_deployment_save(struct store *s, struct store_deployment *d);
 /* Small facts of the installation ("node", "installed_at"). NULL = absent. */
 const char *store_setting(struct store *s, const char *key);
 void store_setting_put(struct store *s, const char *key, const char *value);
+
+/* -- deliveries of webhooks ---------------------------------------------------------------------------------------- */
+#define STORE_DELIVERIES_MAX 2000 /* older ones are forgotten */
+
+bool store_delivery_known(struct store *s, const char *id);
+/* Remembers one, and forgets the oldest beyond the limit. */
+void store_delivery_add(struct store *s, const char *id);

@@ -223,3 +223,49 @@ Test(store, a_failed_write_is_told_and_made_up_for)
 	store_free(s);
 	free(big);
 }
+
+Test(store, a_renamed_environment_keeps_its_origin)
+{
+	struct store *s = open_store();
+	struct store_namespace *ns;
+	struct store_environment *e, *other;
+	struct err err;
+
+	cr_assert_eq(store_namespace_add(s, "acme", "org", &ns, &err), 0);
+	cr_assert_eq(store_environment_add(s, ns, "one", &e, &err), 0);
+	cr_assert_eq(store_environment_add(s, ns, "two", &other, &err), 0);
+	cr_assert_str_eq(e->origin.branch, "main");
+	cr_assert_eq(store_environment_rename(s, e, "two", &err), -EEXIST);
+	cr_assert_eq(store_environment_rename(s, e, "../x", &err), -EINVAL);
+	cr_assert_eq(store_environment_rename(s, e, "three", &err), 0);
+	store_set_str(&e->origin.subdirectory, "sub");
+	e->origin.github_id = 42;
+	store_origin_save(s, e);
+	store_free(s);
+
+	s = open_store();
+	cr_assert_null(store_environment_find(s, "acme", "one"));
+	e = store_environment_find(s, "acme", "three");
+	cr_assert_not_null(e);
+	cr_assert_str_eq(e->origin.subdirectory, "sub");
+	cr_assert_eq(e->origin.github_id, 42);
+	store_free(s);
+}
+
+Test(store, deliveries_are_remembered_up_to_a_limit)
+{
+	struct store *s = open_store();
+	char id[32];
+
+	for (int i = 0; i <= STORE_DELIVERIES_MAX; i++) {
+		snprintf(id, sizeof(id), "delivery-%d", i);
+		store_delivery_add(s, id);
+	}
+	store_free(s);
+
+	s = open_store();
+	cr_assert_not(store_delivery_known(s, "delivery-0"));
+	cr_assert(store_delivery_known(s, "delivery-1"));
+	cr_assert(store_delivery_known(s, id));
+	store_free(s);
+}
