@@ -5,7 +5,7 @@ import random
 import time
 
 import evidence
-from workers import WorkerError, cpu_us, median, percentile
+from workers import WorkerError, median, percentile
 from world import COMMANDS
 
 LABELS = {"static": "a static true", "dynamic": "/bin/true", "bash": "bash -c true"}
@@ -50,20 +50,6 @@ class Rate:
 
     def per_second(self):
         return median(self.rounds)
-
-
-class GatewayCase:
-    """Processor time of the daemon and of its helpers for a call, beside the time that the client waits."""
-
-    def __init__(self, key, label, args, count, base=None):
-        self.key, self.group, self.label, self.args, self.count, self.base = key, "gateway", label, args, count, base
-        self.rounds, self.cpu, self.failed = [], [], ""
-
-    def measure(self, world):
-        pid = world.server.process.pid
-        before = cpu_us(pid)
-        self.rounds.append([s[0] for s in world.workers["http"].batch(self.count, 0, self.args)])
-        self.cpu.append((cpu_us(pid) - before) / (self.count + 1))  # the batch's first one is not among its samples
 
 
 def create_cases(world, n):
@@ -148,11 +134,6 @@ def rates(world):
             args = ["exec", "sh", "-c", "exec \"$@\" $$", "sh", *p.args[1:-1]] if p.label == "crun run" else p.args
             out.append(Rate(f"rate-{p.key}-8", group, f"{p.label}, 8 at a time", "peers", 8, args, base))
     return out
-
-
-def gateway_cases(n):
-    return [GatewayCase("call", "POST /call, kept connection", ["call"], n * 4),
-            GatewayCase("call-new", "POST /call, a connection for each", ["call-new"], n * 2)]
 
 
 def attempt(case, fn, *args):

@@ -3,7 +3,7 @@ import datetime
 import os
 import re
 
-from workers import percentile
+import gateway
 
 
 def number(v):
@@ -78,18 +78,6 @@ def rate_table(rates):
     return "### Many at a time\n\n" + t.text()
 
 
-def gateway_table(cases):
-    t = Table("through the gateway", "daemon's CPU µs", "p50 µs", "p99 µs")
-    for c in cases:
-        if c.failed or not c.rounds:
-            t.add(c.label, "failed", "", "")
-            continue
-        middle = sorted(c.cpu)[len(c.cpu) // 2]
-        p50, p99 = (sorted(percentile(r, n) for r in c.rounds)[len(c.rounds) // 2] for n in (50, 99))
-        t.add(c.label, number(middle), number(p50), number(p99))
-    return "### A call of 1 KiB in three events\n\n" + t.text()
-
-
 def goal(t, what, value, limit, unit, ok):
     if value is not None and limit is not None:
         t.add(what, f"{number(value)} {unit}", f"{'≥' if ok == '>=' else '≤'} {number(limit)} {unit}",
@@ -153,20 +141,23 @@ def machine():
     return f"{cpus}-core {kind}, kernel {kernel}, {name}"
 
 
-def write(world, cases, rates, gateway, idle, rounds, load):
-    checked = ", ".join(f"{name} {n} times" for name, n in world.checked.items())
-    parts = [f"# Bench of {datetime.date.today()}",
-             f"{machine()}. Medians of {rounds} rounds. Load average before: {load[0]:.2f}. Verified to be a sandbox: {checked}."]
-    if load[0] > 1:
-        parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
-    parts += latency_tables(cases)
-    parts.append(rate_table(rates))
-    if gateway:
-        parts.append(gateway_table(gateway))
+def sandbox_tables(rounds, cases, rates, idle):
+    parts = latency_tables(cases) + [rate_table(rates)]
     if idle:
         parts.append(idle_table(idle))
-    parts.append(goals_table(cases, rates, idle))
-    failed = [f"- {c.label} ({c.group}): {c.failed}" for c in cases + rates + gateway if c.failed]
+    return parts + [goals_table(cases, rates, idle), f"Sandboxes: medians of {rounds} rounds."]
+
+
+def write(world, boxes, through, load):
+    parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
+    if load[0] > 1:
+        parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
+    if through:
+        parts.append(gateway.tables(through, Table, number))
+    if boxes:
+        parts.append("Verified to be a sandbox: " + ", ".join(f"{name} {n} times" for name, n in world.checked.items()) + ".")
+        parts += sandbox_tables(*boxes)
+    failed = [f"- {c.label} ({c.group}): {c.failed}" for c in (boxes[1] + boxes[2] if boxes else []) if c.failed]
     failed += [f"- {what}: {why}" for what, why in world.skipped.items()]
     if failed:
         parts.append("### Not measured, or wrong\n\n" + "\n".join(failed))

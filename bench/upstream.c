@@ -1,5 +1,6 @@
 /* bench/upstream [PORT]: the least environment server that the gateway can be measured with: /call is answered with an event
- * stream of three pieces, about 1 KiB together, everything else with a short JSON object. One thread, static. */
+ * stream of three pieces, about 1 KiB together, /big?MB with so many MB, everything else with a short JSON object once its
+ * body is read. One thread, static: a long body holds all others up, and nothing else is measured beside one. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -56,15 +57,30 @@ static void send_all(int fd, const char *p, size_t n)
 	}
 }
 
+static void answer_big(int fd, unsigned long mb)
+{
+	static char zeros[1 << 16];
+	char head[128];
+	int n = snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %lu\r\n\r\n", mb << 20);
+
+	send_all(fd, head, (size_t)n);
+	for (mb <<= 4; mb > 0; mb--)
+		send_all(fd, zeros, sizeof(zeros));
+}
+
 static void answer(int fd, const char *request)
 {
 	static const char stream[] =
 		"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 	static const char other[] =
 		"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{\"status\": \"ok\"}";
-	const char *end = strstr(request, " HTTP/");
+	const char *end = strstr(request, " HTTP/"), *big = strstr(request, "/big?");
 	char first[sizeof(stream) + sizeof(piece[0])];
 
+	if (big && big < end) {
+		answer_big(fd, strtoul(big + 5, NULL, 10));
+		return;
+	}
 	if (!end || end - request < 5 || memcmp(end - 5, "/call", 5) != 0) {
 		send_all(fd, other, sizeof(other) - 1);
 		return;
@@ -94,6 +110,24 @@ static size_t whole(const char *p)
 	return strlen(p) >= (size_t)(end - p) ? (size_t)(end - p) : 0;
 }
 
+/* A body that is longer than the buffer is read and forgotten here; its end stays for whole(). */
+static void skip_long_body(int fd)
+{
+	static char sink[1 << 16];
+	char *p = buffers[fd], *end = strstr(p, "\r\n\r\n"), *h = strcasestr(p, "\r\ncontent-length:");
+	unsigned long length = end && h && h < end ? strtoul(h + 17, NULL, 10) : 0, have;
+	ssize_t n = 1;
+
+	if (length < REQUEST_MAX / 2)
+		return;
+	have = lengths[fd] - (size_t)(end + 4 - p);
+	while (have < length && n > 0) {
+		n = read(fd, sink, length - have < sizeof(sink) ? length - have : sizeof(sink));
+		have += n > 0 ? (unsigned long)n : 0;
+	}
+	lengths[fd] = (size_t)snprintf(p, REQUEST_MAX, "POST /upload HTTP/1.1\r\n\r\n");
+}
+
 static void drop(int fd)
 {
 	free(buffers[fd]);
@@ -112,6 +146,7 @@ static void on_readable(int fd)
 	}
 	lengths[fd] += (size_t)n;
 	buffers[fd][lengths[fd]] = 0;
+	skip_long_body(fd);
 	while ((used = whole(buffers[fd])) > 0) {
 		answer(fd, buffers[fd]);
 		lengths[fd] -= used;
