@@ -16,7 +16,7 @@
 #include "floor.h"
 #include "spawner/ids.h"
 #include "spawner/netns.h"
-#include "spawner/rmtree.h"
+#include "base/rmtree.h"
 #include "spawner/sys.h"
 
 #define FIRST_ID 0x70000000u /* below the product's blocks */

@@ -2,27 +2,10 @@
  * /etc/group, which its inhabitants may write: both are read bounded, and only as regular files. */
 #pragma once
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <sys/types.h>
-
 #include "base/err.h"
+#include "base/passwd.h"
 
-#define USER_GROUPS_MAX 256
-#define USER_HOME_MAX 512
-#define USER_FILE_MAX (1024 * 1024) /* bytes of passwd or group that are read */
-
-struct user {
-	uid_t uid;
-	gid_t gid;
-	gid_t groups[USER_GROUPS_MAX]; /* supplementary */
-	size_t n_groups;
-	char home[USER_HOME_MAX]; /* "/" when unknown */
-};
-
-/* spec: "" (root), "name", "uid", "user:group" with either part a name or a number; the rules are Docker's: a number need
- * not be in the file, a name must (-ENOENT); a group that is named replaces the supplementary ones. etc: a folder that
- * holds passwd and group; a missing file counts as empty. */
+/* spec as passwd_resolve() takes it. etc: a folder that holds passwd and group; a missing file counts as empty. */
 MUST_CHECK int user_resolve(struct user *ret, int etc, const char *spec, struct err *err);
 /* The same with this root's /etc. */
 MUST_CHECK int user_lookup(struct user *ret, const char *spec, struct err *err);

@@ -83,11 +83,11 @@ static int check_layers(const struct plan *p, struct err *err)
 	return 0;
 }
 
-/* The spawner puts its own things at /proc, /sys and /dev, and masks parts of them: nothing may cover those. */
+/* The spawner puts its own things there, and masks parts of them: nothing may cover those. */
+static const char *const own[] = { "/proc", "/sys", "/dev" };
+
 static int check_mount(const struct plan_mount *m, struct err *err)
 {
-	static const char *const own[] = { "/proc", "/sys", "/dev" };
-
 	if (!m->source || !is_absolute(m->source))
 		return err_set(err, -EINVAL, "plan: mount source \"%s\", expected an absolute path without . and ..",
 			       m->source ? m->source : "");
@@ -112,6 +112,37 @@ static int check_mounts(const struct plan *p, struct err *err)
 		if (r < 0)
 			return r;
 	}
+	return 0;
+}
+
+/* init writes files of the platform's to /etc: below it, a mount covers nothing of those. */
+int plan_check_target(const char *path, struct err *err)
+{
+	if (!path || !is_absolute(path))
+		return err_set(err, -EINVAL, "\"%s\": expected an absolute path, not / itself, without . and ..", path ? path : "");
+	for (size_t i = 0; i < ARRAY_LEN(own); i++)
+		if (is_below(path, own[i]))
+			return err_set(err, -EINVAL, "\"%s\": nothing can be mounted at or below %s", path, own[i]);
+	if (strcmp(path, "/etc") == 0)
+		return err_set(err, -EINVAL, "\"%s\": the platform writes files there; choose a folder below it", path);
+	return 0;
+}
+
+static int check_bucket(const struct plan_bucket *b, struct err *err)
+{
+	int r;
+
+	if (!b->id)
+		return 0;
+	if (!is_uuid(b->id))
+		return err_set(err, -EINVAL, "plan: bucket \"%s\", expected a UUID in lower case", b->id);
+	if (b->dir && *b->dir && (b->dir[0] == '/' || !is_clean_path(b->dir)))
+		return err_set(err, -EINVAL, "plan: folder \"%s\" of the bucket, expected a relative path without . and ..", b->dir);
+	r = plan_check_target(b->target, err);
+	if (r < 0)
+		return err_wrap(err, r, "plan: target of the bucket");
+	if (b->flags & ~(uint64_t)PLAN_MOUNT_RO)
+		return err_set(err, -EINVAL, "plan: flags %#" PRIx64 " of the bucket are not known", b->flags);
 	return 0;
 }
 
@@ -148,6 +179,8 @@ int plan_check(const struct plan *p, struct err *err)
 		r = check_layers(p, err);
 	if (r == 0)
 		r = check_mounts(p, err);
+	if (r == 0)
+		r = check_bucket(&p->bucket, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(ranges); i++)
 		r = check_range(ranges[i].field, ranges[i].value, ranges[i].min, ranges[i].max, err);
 	return r;
@@ -164,6 +197,13 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 		wire_put_str(o, WIRE_T_MOUNT_SOURCE, p->mounts[i].source);
 		wire_put_str(o, WIRE_T_MOUNT_TARGET, p->mounts[i].target);
 		wire_put_u64(o, WIRE_T_MOUNT_FLAGS, p->mounts[i].flags);
+	}
+	if (p->bucket.id) {
+		wire_put_str(o, WIRE_T_BUCKET, p->bucket.id);
+		wire_put_str(o, WIRE_T_BUCKET_DIR, p->bucket.dir);
+		wire_put_str(o, WIRE_T_BUCKET_TARGET, p->bucket.target);
+		wire_put_str(o, WIRE_T_USER, p->bucket.user);
+		wire_put_u64(o, WIRE_T_BUCKET_FLAGS, p->bucket.flags);
 	}
 	wire_put_str(o, WIRE_T_HOSTNAME, p->hostname);
 	wire_put_u64(o, WIRE_T_CPU_MILLI, p->cpu_milli);
@@ -218,6 +258,11 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.kind = (enum plan_kind)get_small(in, WIRE_T_KIND),
 		.net = (enum plan_net)get_small(in, WIRE_T_NET),
 		.hostname = wire_get_str(in, WIRE_T_HOSTNAME, 0),
+		.bucket = {
+			.id = wire_get_str(in, WIRE_T_BUCKET, 0), .dir = wire_get_str(in, WIRE_T_BUCKET_DIR, 0),
+			.target = wire_get_str(in, WIRE_T_BUCKET_TARGET, 0), .user = wire_get_str(in, WIRE_T_USER, 0),
+			.flags = wire_get_u64(in, WIRE_T_BUCKET_FLAGS, 0),
+		},
 		.cpu_milli = wire_get_u64(in, WIRE_T_CPU_MILLI, 0),
 		.memory_bytes = wire_get_u64(in, WIRE_T_MEMORY_BYTES, 0),
 		.pids_max = wire_get_u64(in, WIRE_T_PIDS_MAX, 0),
@@ -226,7 +271,8 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.hard_ms = wire_get_u64(in, WIRE_T_HARD_MS, 0),
 		.no_new_privs = wire_get_u64(in, WIRE_T_NO_NEW_PRIVS, 0) != 0,
 	};
-	int r = decode_layers(&p, in, err);
+	int r = wire_count(in, WIRE_T_BUCKET) && !p.bucket.id ? err_set(err, -EINVAL, "plan: the bucket's id is no text") :
+								decode_layers(&p, in, err);
 
 	if (r == 0)
 		r = decode_mounts(&p, in, err);

@@ -3,7 +3,8 @@
  *
  * The spawner runs as root and the daemon does not, so a plan can name no host path of the daemon's choosing: layers are
  * relative to DATA/images and opened without following links out; mounts must be among those that the operator's
- * configuration named when the spawner was started. */
+ * configuration named when the spawner was started; a bucket is named by its id, and a folder of it by a path that is
+ * resolved beneath it when it is mounted. */
 #pragma once
 
 #include <stdbool.h>
@@ -32,6 +33,16 @@ struct plan_mount {
 	uint64_t flags;     /* enum plan_mount_flag */
 };
 
+/* Files of an environment, in a mount that shows what the daemon's user owns as the image's user's, and lets that user
+ * alone make anything. */
+struct plan_bucket {
+	const char *id;     /* UUID text: DATA/buckets/<id>; NULL = none */
+	const char *dir;    /* folder of it that is mounted, relative, without links; NULL or "" = all of it */
+	const char *target; /* absolute path inside; made if missing */
+	const char *user;   /* USER of the image, looked up in its own passwd; NULL or "" = root */
+	uint64_t flags;     /* enum plan_mount_flag */
+};
+
 struct plan {
 	const char *id;                       /* UUID text; also the name of DATA/sandboxes/<id> */
 	enum plan_kind kind;
@@ -40,6 +51,7 @@ struct plan {
 	size_t n_layers;
 	struct plan_mount mounts[PLAN_MOUNTS_MAX];
 	size_t n_mounts;
+	struct plan_bucket bucket;
 	const char *hostname;                 /* 1..63 of [a-z0-9-] */
 	uint64_t cpu_milli;                   /* thousandths of a CPU; 0 = no limit */
 	uint64_t memory_bytes;                /* 0 = no limit; swap is off */
@@ -50,6 +62,9 @@ struct plan {
 	bool no_new_privs;                    /* set-uid programs gain nothing */
 };
 
+/* Where a bucket may be mounted: an absolute path without "." and "..", not / itself, and nothing that the spawner or
+ * init fills themselves (/proc, /sys, /dev and below; /etc). -EINVAL names the path and what was expected. */
+MUST_CHECK int plan_check_target(const char *path, struct err *err);
 /* The rules above that need no file system; -EINVAL names the field. Both sides call it. */
 MUST_CHECK int plan_check(const struct plan *p, struct err *err);
 void plan_encode(const struct plan *p, struct wire_out *o);

@@ -108,7 +108,7 @@ enum wire_type {
 	/* of a plan */                                                                                           \
 	X(LAYER, 60) X(CPU_MILLI, 61) X(MEMORY_BYTES, 62) X(PIDS_MAX, 63) X(MOUNT_SOURCE, 64)                     \
 	X(MOUNT_TARGET, 65) X(MOUNT_FLAGS, 66) X(NO_NEW_PRIVS, 67) X(SHM_BYTES, 68) X(DISK_BYTES, 69)             \
-	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73)                                                     \
+	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73) X(BUCKET_TARGET, 74) X(BUCKET_FLAGS, 75)            \
 	/* of what outlives the daemon */                                                                         \
 	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)
 

@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/rmtree.h"
 #include "base/time.h"
-#include "spawner/rmtree.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
 

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "spawner/rmtree.h"
+#include "base/rmtree.h"
 #include "spawner/sys.h"
 
 #define COPY_CHUNK 65536
@@ -263,7 +263,9 @@ int host_init(struct host *h, const char *data, const char *init_path, uid_t uid
 {
 	int r;
 
-	*h = (struct host){ .data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 } };
+	*h = (struct host){
+		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = uid, .gid = gid,
+	};
 	umask(022);
 	r = make_data(h, data, gid, err);
 	if (r == 0)

@@ -2,6 +2,7 @@
  * program. Made once at start-up, in a mount namespace of the spawner's own, and unchanged afterwards.
  *
  *   DATA/images            layers; only root writes here
+ *   DATA/buckets/<id>      files of an environment; the daemon's: a name in it may be a link by the time it is opened
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
@@ -25,6 +26,8 @@ struct host {
 	char name[16];            /* "orw-<8 hex>", from data: the prefix of all that we make outside DATA */
 	uint32_t hash;
 	int data_dir, sandboxes_dir;
+	uid_t uid;                /* the daemon's user, who owns every bucket, and its group */
+	gid_t gid;
 	int init_fd;              /* sealed memory copy of openreward-init: inside, /proc/1/exe leads to no host file */
 	struct cgroups cg;
 	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has; NULL-terminated */

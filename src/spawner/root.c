@@ -409,6 +409,34 @@ int root_mount_configured(struct start *s)
 	return 0;
 }
 
+/* An image's link may lead the target into /proc or the like, which no bucket may cover: so no mount is entered on the
+ * way, and what is missing is made on the image's own file system. */
+int root_mount_bucket(struct start *s)
+{
+	const struct plan_bucket *b = &s->plan->bucket;
+	auto_fd fd = -1, target = -1;
+	struct sys_open_how how = {
+		.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+		.resolve = SYS_RESOLVE_IN_ROOT | SYS_RESOLVE_NO_MAGICLINKS | SYS_RESOLVE_NO_XDEV,
+	};
+	int r;
+
+	if (!b->id)
+		return 0;
+	fd = bucket_clone(s);
+	if (fd < 0)
+		return fd;
+	target = place(s, b->target, true);
+	if (target < 0)
+		return fail(s, -target, b->target);
+	target = fd_close(target);
+	target = sys_openat2(s->root_fd, b->target, &how);
+	if (target < 0)
+		return fail(s, errno, b->target);
+	r = attach(fd, target);
+	return r < 0 ? fail(s, -r, b->target) : 0;
+}
+
 /* -- the end ----------------------------------------------------------------------------------------------------- */
 /* The new root is put on top of the old one, which is then taken away from under it: no folder of the image is needed to
  * hold it. init shares this mount namespace, so its root and working directory follow. */

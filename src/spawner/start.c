@@ -274,6 +274,7 @@ static const struct step {
 	{ "mask /proc", root_mask_proc },
 	{ "mount /sys", root_mount_sys },
 	{ "mount what the configuration names", root_mount_configured },
+	{ "mount the bucket", root_mount_bucket },
 	{ "change the root", root_pivot },
 	{ "let init go", step_go },
 };

@@ -57,4 +57,10 @@ MUST_CHECK int root_mount_proc(struct start *s);
 MUST_CHECK int root_mask_proc(struct start *s);
 MUST_CHECK int root_mount_sys(struct start *s);
 MUST_CHECK int root_mount_configured(struct start *s);
+MUST_CHECK int root_mount_bucket(struct start *s);
 MUST_CHECK int root_pivot(struct start *s);
+
+/* -- bucket.c ---------------------------------------------------------------------------------------------------- */
+/* The plan's bucket as a mount that is attached nowhere yet. A descriptor, or a negative errno with s->path. After
+ * root_mount_overlay: the owner is looked up in the image. */
+MUST_CHECK int bucket_clone(struct start *s);

@@ -33,6 +33,7 @@
 #define SYS_ATTR_IDMAP 0x00100000u /* may be set once, on a detached copy (OPEN_TREE_CLONE) only */
 
 /* RESOLVE_*, of sys_openat2: how a path that somebody else wrote is kept inside a folder. */
+#define SYS_RESOLVE_NO_XDEV 0x01u
 #define SYS_RESOLVE_NO_MAGICLINKS 0x02u
 #define SYS_RESOLVE_NO_SYMLINKS 0x04u
 #define SYS_RESOLVE_BENEATH 0x08u

@@ -32,6 +32,13 @@ static void check(const struct plan *p)
 		if (p->mounts[i].target[0] != '/' || strcmp(p->mounts[i].target, "/") == 0)
 			abort();
 	}
+	if (p->bucket.id) {
+		check_path(p->bucket.target);
+		if (strlen(p->bucket.id) != PLAN_ID_LEN - 1 || p->bucket.target[0] != '/')
+			abort();
+		if (p->bucket.dir && *p->bucket.dir)
+			check_path(p->bucket.dir);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -220,9 +220,11 @@ class Spawner:
         names = dict(hostname="box", cpu_milli=1000, memory_bytes=256 << 20, pids_max=256, lease_ms=120_000, hard_ms=0, net=0,
                      kind=0, shm_bytes=0, no_new_privs=0)
         names.update(kw)
+        user = names.pop("bucket_user", None)
         mounts = names.pop("mounts", ())
         fields = [("ID", id or str(uuid.uuid4()))] + [("LAYER", name) for name in layers]
         fields += [(k.upper(), v) for k, v in names.items()]
+        fields += [("USER", user)] if user is not None else []
         for source, target, flags in mounts:
             fields += [("MOUNT_SOURCE", source), ("MOUNT_TARGET", target), ("MOUNT_FLAGS", flags)]
         return fields

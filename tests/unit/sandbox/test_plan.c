@@ -222,3 +222,57 @@ Test(plan, incomplete_mounts_are_refused)
 	cr_assert_eq(decode_with(WIRE_T_MOUNT_FLAGS, "x", 1, &err), -EINVAL);
 	cr_assert_eq(decode_with(WIRE_T_ID, "no nul", 6, &err), -EINVAL);
 }
+
+static const char env_id[] = "11111111-2222-4333-8444-555555555555";
+
+Test(plan, a_bucket_survives_the_wire)
+{
+	struct plan p = good(), q;
+	struct err err = ERR_INIT;
+	struct wire_out o;
+	struct wire_in in;
+	size_t len = 0;
+
+	p.bucket = (struct plan_bucket){ env_id, "tasks/1", "/tmp/x", "app:staff", PLAN_MOUNT_RO };
+	wire_begin(&o, buf, sizeof(buf), WIRE_MAKE, 1);
+	plan_encode(&p, &o);
+	cr_assert_eq(wire_end(&o, &len), 0);
+	cr_assert_eq(wire_parse(&in, buf, len), 0);
+	cr_assert_eq(plan_decode(&q, &in, &err), 0, "%s", err.msg);
+	cr_assert_str_eq(q.bucket.id, env_id);
+	cr_assert_str_eq(q.bucket.dir, "tasks/1");
+	cr_assert_str_eq(q.bucket.target, "/tmp/x");
+	cr_assert_str_eq(q.bucket.user, "app:staff");
+	cr_assert_eq(q.bucket.flags, PLAN_MOUNT_RO);
+}
+
+Test(plan, refuses_bad_buckets)
+{
+	static const char *const targets[] = {
+		NULL, "", "/", "data", "/data/", "/a/../b", "/a//b", "/proc", "/proc/x", "/sys", "/dev", "/dev/shm/x", "/etc",
+	};
+	static const char *const dirs[] = { "/abs", "..", "a/..", "../a", "a//b", "a/", "./a", "a\nb" };
+	struct plan p = good();
+
+	p.bucket = (struct plan_bucket){ .id = "../../etc", .target = "/data" };
+	refused(&p, "bucket \"../../etc\"");
+	for (size_t i = 0; i < ARRAY_LEN(targets); i++) {
+		p.bucket = (struct plan_bucket){ .id = env_id, .target = targets[i] };
+		refused(&p, "target of the bucket");
+	}
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+		p.bucket = (struct plan_bucket){ .id = env_id, .target = "/data", .dir = dirs[i] };
+		refused(&p, "folder");
+	}
+	p.bucket = (struct plan_bucket){ .id = env_id, .target = "/data", .flags = 2 };
+	refused(&p, "flags");
+}
+
+Test(plan, takes_good_targets)
+{
+	static const char *const good_ones[] = { "/orwd_data", "/tmp/x", "/etc/data", "/devices", "/home/ubuntu/a b" };
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_LEN(good_ones); i++)
+		cr_assert_eq(plan_check_target(good_ones[i], &err), 0, "%s: %s", good_ones[i], err.msg);
+}

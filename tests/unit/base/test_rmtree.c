@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "spawner/rmtree.h"
+#include "base/rmtree.h"
 
 static char top[] = "/tmp/orw-rmtree-XXXXXX";
 static int dir;
@@ -120,4 +120,24 @@ Test(rmtree, names_that_look_like_its_own)
 	close(d);
 	close(t);
 	gone("t");
+}
+
+/* A folder that its owner may neither read nor move: an ordinary user has to open it up first. */
+Test(rmtree, removes_folders_that_are_closed_to_their_owner)
+{
+	uid_t uid = 64321;
+	int tree = sub(dir, "tree"), inner = sub(tree, "inner"), deep = sub(inner, "deep");
+
+	touch(deep, "file");
+	if (geteuid() == 0)
+		cr_assert(fchown(dir, uid, uid) == 0 && fchown(tree, uid, uid) == 0 && fchown(inner, uid, uid) == 0 &&
+			  fchown(deep, uid, uid) == 0 && fchownat(deep, "file", uid, uid, 0) == 0);
+	cr_assert(fchmod(deep, 0) == 0 && fchmod(inner, 0) == 0 && fchmod(tree, 0500) == 0);
+	close(tree);
+	close(inner);
+	close(deep);
+	cr_assert(geteuid() != 0 || seteuid(uid) == 0);
+	cr_assert_eq(rmtree(dir, "tree"), 0);
+	cr_assert(getuid() != 0 || seteuid(0) == 0);
+	cr_assert_lt(faccessat(dir, "tree", F_OK, 0), 0);
 }

@@ -1,5 +1,6 @@
-/* spawner/rmtree.h: removes a tree that a stranger made: any depth, any names, links to anywhere. Uses three descriptors
- * and no recursion whatever the shape. The owner of the tree must be dead, as nothing is checked twice. */
+/* base/rmtree.h: removes a tree that a stranger made: any depth, any names, links to anywhere. Uses three descriptors
+ * and no recursion whatever the shape. Whoever may still write to the
+ * tree can make it fail, and nothing worse. */
 #pragma once
 
 #include "base/macros.h"

@@ -1,4 +1,4 @@
-#include "spawner/rmtree.h"
+#include "base/rmtree.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "spawner/sys.h"
 
 /* A folder that is not empty is moved to the top under a number, to be emptied in its turn. So a path a million folders
  * deep costs a rename each and no stack, and every open is of one component. */
@@ -31,11 +31,25 @@ static void note(struct removal *r, int error)
 		r->error = -error;
 }
 
+/* A stranger may have closed a folder to its own owner, which stops everybody but root: from being read, and from being
+ * moved. By descriptor, so that the mode of nothing but a folder that lies here is changed. */
+static void make_usable(int dir, const char *name)
+{
+	char path[40];
+	auto_fd fd = geteuid() == 0 ? -1 : openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	(void)!chmod(path, 0700); /* what follows tells why it could not be removed */
+}
+
 /* A number whose name the stranger used is skipped: renaming onto it would fail or hit it. */
 static void move_up(struct removal *r, int dir, const char *name)
 {
 	char to[48];
 
+	make_usable(dir, name);
 	do {
 		moved_name(to, sizeof(to), r->made++);
 	} while (syscall(SYS_renameat2, dir, name, r->top, to, 1u /* RENAME_NOREPLACE */) < 0 && errno == EEXIST);
@@ -102,8 +116,10 @@ static void remove_moved(struct removal *r)
 
 int rmtree(int dir, const char *name)
 {
-	struct removal r = { .top = open_dir(dir, name) };
+	struct removal r = { .top = -1 };
 
+	make_usable(dir, name);
+	r.top = open_dir(dir, name);
 	if (r.top < 0 && errno == ENOENT)
 		return 0;
 	if (r.top < 0) /* not a folder: an entry like any other */
