@@ -17,6 +17,8 @@ struct auth {
 	struct store *store;
 	struct map *session_keys;    /* struct session_key by the hash of its text */
 	struct map *keys_of_session; /* the same by session id */
+	EVP_MD *sha256;              /* fetched once, with its context: each request's key is hashed */
+	EVP_MD_CTX *digest;
 };
 
 struct session_key {
@@ -29,10 +31,15 @@ int auth_new(struct auth **ret, struct store *store, struct err *err)
 {
 	struct auth *a = NEW(struct auth);
 
-	(void)err;
 	a->store = store;
 	a->session_keys = map_new();
 	a->keys_of_session = map_new();
+	a->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+	a->digest = EVP_MD_CTX_new();
+	if (!a->sha256 || !a->digest) {
+		auth_free(a);
+		return err_set(err, -ENOTSUP, "OpenSSL has no SHA-256");
+	}
 	*ret = a;
 	return 0;
 }
@@ -47,17 +54,20 @@ struct auth *auth_free(struct auth *a)
 		free(it.value);
 	map_free(a->session_keys);
 	map_free(a->keys_of_session);
+	EVP_MD_CTX_free(a->digest);
+	EVP_MD_free(a->sha256);
 	free(a);
 	return NULL;
 }
 
 /* -- keys ------------------------------------------------------------------------------------------------------ */
 
-static void hash_key(const char *key, unsigned char ret[STORE_HASH_LEN])
+static void hash_key(struct auth *a, const char *key, unsigned char ret[STORE_HASH_LEN])
 {
 	unsigned len = STORE_HASH_LEN;
 
-	if (!EVP_Digest(key, strlen(key), ret, &len, EVP_sha256(), NULL))
+	if (!EVP_DigestInit_ex2(a->digest, a->sha256, NULL) || !EVP_DigestUpdate(a->digest, key, strlen(key)) ||
+	    !EVP_DigestFinal_ex(a->digest, ret, &len))
 		abort(); /* SHA-256 cannot fail on memory; going on with an unset hash could let somebody in */
 }
 
@@ -72,7 +82,7 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 
 	if (!key || !looks_like_key(key))
 		return err_set(err, -EKEYREJECTED, "the API key is not valid");
-	hash_key(key, hash);
+	hash_key(a, key, hash);
 	const struct session_key *of_session = map_get_bytes(a->session_keys, hash, sizeof(hash));
 	if (of_session) {
 		*ret = of_session->caller;
@@ -160,7 +170,7 @@ int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role ro
 
 	random_bytes(bytes, sizeof(bytes));
 	key_text(bytes, text);
-	hash_key(text, hash);
+	hash_key(a, text, hash);
 	int r = store_key_add(a->store, ns, label, role, hash, &k, err);
 	if (r == 0)
 		memcpy(ret, text, sizeof(text));
@@ -178,7 +188,7 @@ void auth_session_key_make(struct auth *a, const struct auth_caller *caller, con
 	random_bytes(bytes, sizeof(bytes));
 	key_text(bytes, ret);
 	explicit_bzero(bytes, sizeof(bytes));
-	hash_key(ret, k->hash);
+	hash_key(a, ret, k->hash);
 	snprintf(k->session_id, sizeof(k->session_id), "%s", session_id);
 	k->caller = *caller;
 	k->caller.session_id = k->session_id;

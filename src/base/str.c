@@ -37,6 +37,37 @@ bool str_ieq(const char *a, const char *b)
 	return *a == *b;
 }
 
+char *str_put(char *to, const char *s)
+{
+	size_t len = strlen(s);
+
+	memcpy(to, s, len);
+	return to + len;
+}
+
+static char *put_digits(char *to, uint64_t v, unsigned base)
+{
+	char digits[20];
+	size_t n = sizeof(digits);
+
+	do {
+		digits[--n] = "0123456789abcdef"[v % base];
+		v /= base;
+	} while (v);
+	memcpy(to, digits + n, sizeof(digits) - n);
+	return to + sizeof(digits) - n;
+}
+
+char *str_put_u64(char *to, uint64_t v)
+{
+	return put_digits(to, v, 10);
+}
+
+char *str_put_hex(char *to, uint64_t v)
+{
+	return put_digits(to, v, 16);
+}
+
 bool str_starts(const char *s, const char *prefix)
 {
 	return s && strncmp(s, prefix, strlen(prefix)) == 0;

@@ -24,6 +24,11 @@ MUST_CHECK int str_to_double(const char *s, double *ret); /* finite decimal: "0.
 bool str_is_name(const char *s, size_t max_len);
 bool str_is_utf8(const char *s, size_t len); /* strict: no surrogates, no overlong forms, no NUL */
 
+/* Write to where the caller has room, and return the end of what was written; no NUL. */
+char *str_put(char *to, const char *s);
+char *str_put_u64(char *to, uint64_t v); /* decimal: at most 20 characters */
+char *str_put_hex(char *to, uint64_t v); /* lower case, no zeros in front: at most 16 characters */
+
 void str_hex(const void *p, size_t len, char *ret); /* writes 2*len+1 bytes, lower case */
 int str_hex_digit(char c);                           /* its value; -1 = not one of 0-9, a-f, A-F */
 MUST_CHECK int str_unhex(const char *s, void *ret, size_t len); /* exactly 2*len digits */

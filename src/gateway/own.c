@@ -17,7 +17,7 @@ struct own { /* one POST without a body */
 	void (*done)(struct own *o);
 };
 
-static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err);
+static void on_upstream(void *arg, struct http_client *c, const struct err *err);
 
 static void own_free(void *arg)
 {
@@ -73,7 +73,7 @@ static void on_error(struct http_client *c UNUSED, bool got_bytes, const struct 
 	}
 	o->client = http_client_free(o->client);
 	o->repeated = true;
-	o->wait = upstream_get(o->s->g, o->s->instance, true, on_upstream, o);
+	o->wait = upstream_connect(o->s->g, o->s->instance, on_upstream, o);
 }
 
 static void on_limit(struct loop_timer *t UNUSED, void *arg)
@@ -81,23 +81,35 @@ static void on_limit(struct loop_timer *t UNUSED, void *arg)
 	own_over(arg);
 }
 
-static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err)
+/* False where it could not even begin. */
+static bool own_start(struct own *o, struct http_client *c)
 {
 	static const struct http_client_events events = {
 		.on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error,
 	};
-	struct own *o = arg;
 	struct http_header headers[] = { { "Host", "localhost" }, { "X-Session-ID", o->s->id } };
-	o->wait = NULL;
 	o->client = c;
-	o->kept = !fresh;
-	if (err || http_client_start(c, "POST", o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) < 0)
+	return http_client_start(c, "POST", o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) == 0;
+}
+
+static void on_upstream(void *arg, struct http_client *c, const struct err *err)
+{
+	struct own *o = arg;
+	o->wait = NULL;
+	o->kept = false;
+	if (err || !own_start(o, c))
 		own_over(o);
 }
 
 static void own_connect(struct own *o)
 {
-	o->wait = upstream_get(o->s->g, o->s->instance, false, on_upstream, o);
+	struct http_client *c = upstream_take(o->s->g, o->s->instance);
+	o->kept = c && own_start(o, c);
+	if (o->kept)
+		return;
+	if (o->client)
+		o->client = http_client_free(o->client);
+	o->wait = upstream_connect(o->s->g, o->s->instance, on_upstream, o);
 }
 
 static struct own *own_new(struct session *s, const char *path, uint64_t limit_ms, void (*done)(struct own *o))

@@ -271,17 +271,34 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 /* What is between the client and us stays here: lengths and framing are made anew, and the key is the platform's. */
 static bool stays_here(const char *name)
 {
-	static const char *const names[] = { "Content-Length", "Expect", "X-API-Key", "Authorization", "X-Secrets", "X-User-Id",
-					     "X-Organisation-Id" };
-	for (size_t k = 0; k < ARRAY_LEN(names); k++)
-		if (str_ieq(name, names[k]))
-			return true;
-	return http_is_hop_by_hop(name);
+	switch (*name | 0x20) { /* nearly every header is told apart by its first letter */
+	case 'a':
+		return str_ieq(name, "Authorization");
+	case 'c':
+		return str_ieq(name, "Content-Length") || http_is_hop_by_hop(name);
+	case 'e':
+		return str_ieq(name, "Expect");
+	case 'x':
+		return str_ieq(name, "X-API-Key") || str_ieq(name, "X-Secrets") || str_ieq(name, "X-User-Id") ||
+		       str_ieq(name, "X-Organisation-Id");
+	default:
+		return http_is_hop_by_hop(name);
+	}
+}
+
+/* "NAMESPACE/NAME" of the session's environment, in the request's memory. */
+static const char *deployment_name(struct proxy *p)
+{
+	const struct store_environment *env = p->s->env;
+	char *made = http_req_alloc(p->req, strlen(env->ns->name) + strlen(env->name) + 2);
+	char *end = str_put(str_put(str_put(made, env->ns->name), "/"), env->name);
+	*end = '\0';
+	return made;
 }
 
 #define MADE_HEADERS 5 /* at most so many more than came */
 
-static size_t headers_for_instance(struct proxy *p, struct http_header *ret, const char *deployment)
+static size_t headers_for_instance(struct proxy *p, struct http_header *ret)
 {
 	size_t n = 0;
 	for (size_t k = 0; k < http_req_n_headers(p->req); k++) {
@@ -293,7 +310,7 @@ static size_t headers_for_instance(struct proxy *p, struct http_header *ret, con
 	if (secrets)
 		ret[n++] = (struct http_header){ "X-Secrets", secrets };
 	if (!http_req_header(p->req, "X-Deployment"))
-		ret[n++] = (struct http_header){ "X-Deployment", deployment };
+		ret[n++] = (struct http_header){ "X-Deployment", deployment_name(p) };
 	if (!http_req_header(p->req, "Host"))
 		ret[n++] = (struct http_header){ "Host", "localhost" };
 	ret[n++] = (struct http_header){ "X-User-Id", p->caller->namespace_id };
@@ -302,12 +319,15 @@ static size_t headers_for_instance(struct proxy *p, struct http_header *ret, con
 }
 
 /* As it came, but for what only the way here has put in front: "http://HOST", and a base address's final slash. */
-static char *target_for_instance(struct http_req *req)
+static const char *target_for_instance(struct http_req *req)
 {
-	const char *target = http_req_target(req), *query = http_req_raw_query(req);
+	const char *target = http_req_target(req), *path = http_req_path(req), *query = http_req_raw_query(req);
 	if (target[0] == '/' && target[1] != '/')
-		return xstrdup(target);
-	return xasprintf("%s%s%s", http_req_path(req), *query ? "?" : "", query);
+		return target;
+	char *made = http_req_alloc(req, strlen(path) + strlen(query) + 2);
+	char *end = str_put(str_put(str_put(made, path), *query ? "?" : ""), query);
+	*end = '\0';
+	return made;
 }
 
 static int start_exchange(struct proxy *p, struct err *err)
@@ -315,11 +335,10 @@ static int start_exchange(struct proxy *p, struct err *err)
 	static const struct http_client_events events = {
 		.on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error, .on_drain = on_up_drain,
 	};
-	struct store_environment *env = p->s->env;
-	auto_free char *deployment = xasprintf("%s/%s", env->ns->name, env->name);
-	auto_free struct http_header *headers = xcalloc(http_req_n_headers(p->req) + MADE_HEADERS, sizeof(*headers));
-	auto_free char *target = target_for_instance(p->req);
-	size_t n = headers_for_instance(p, headers, deployment);
+	struct http_header *headers =
+		http_req_alloc(p->req, (http_req_n_headers(p->req) + MADE_HEADERS) * sizeof(*headers));
+	const char *target = target_for_instance(p->req);
+	size_t n = headers_for_instance(p, headers);
 	if (p->kind == PROXY_CREATE)
 		p->s->may_exist = true;
 	if (p->kind == PROXY_DELETE)
@@ -327,22 +346,27 @@ static int start_exchange(struct proxy *p, struct err *err)
 	return http_client_start(p->up, http_req_method(p->req), target, headers, n, p->body_length, &events, p, err);
 }
 
-static void on_upstream(void *arg, struct http_client *c, bool fresh, const struct err *err)
+/* Called from the request's handler where a connection is kept: head and body then leave in one piece. */
+static void proxy_exchange(struct proxy *p, struct http_client *c, bool kept)
 {
-	struct proxy *p = arg;
-	struct err own = ERR_INIT;
-	p->wait = NULL;
-	if (err) {
-		fail(p, err->msg);
-		return;
-	}
+	struct err err = ERR_INIT;
 	p->up = c;
-	p->kept = !fresh;
+	p->kept = kept;
 	p->sent_all = p->body_length == 0;
-	if (start_exchange(p, &own) < 0)
-		fail(p, own.msg);
+	if (start_exchange(p, &err) < 0)
+		fail(p, err.msg);
 	else if (!p->sent_all)
 		http_req_stream(p->req, on_body, p);
+}
+
+static void on_upstream(void *arg, struct http_client *c, const struct err *err)
+{
+	struct proxy *p = arg;
+	p->wait = NULL;
+	if (err)
+		fail(p, err->msg);
+	else
+		proxy_exchange(p, c, false);
 }
 
 static void proxy_connect(struct proxy *p, bool never_kept)
@@ -351,7 +375,11 @@ static void proxy_connect(struct proxy *p, bool never_kept)
 		fail(p, "the instance is gone");
 		return;
 	}
-	p->wait = upstream_get(p->s->g, p->s->instance, never_kept, on_upstream, p);
+	struct http_client *c = never_kept ? NULL : upstream_take(p->s->g, p->s->instance);
+	if (c)
+		proxy_exchange(p, c, true);
+	else
+		p->wait = upstream_connect(p->s->g, p->s->instance, on_upstream, p);
 }
 
 static enum proxy_kind kind_of(const struct http_req *req)

@@ -1,88 +1,91 @@
-/* gateway/upstream.c: kept connections per instance, newest first (the oldest are the ones that the server may close). */
+/* gateway/upstream.c: kept connections per instance, a stack: the newest is used first, the oldest are the ones that the
+ * server may close. One timer per instance drops those that were not used for upstream_idle_ms. */
 #include "gateway/upstream.h"
+
+#include <string.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
 #include "gateway/private.h"
 
-struct upstreams { /* of one instance; hangs at instance_user() */
-	struct list kept; /* struct kept, newest first */
-	size_t n_kept;
+struct kept {
+	struct http_client *client;
+	uint64_t since_ms;
 };
 
-struct kept {
-	struct list node;
-	struct upstreams *pool;
-	struct http_client *client;
-	struct loop_timer expiry;
+struct upstreams { /* of one instance; hangs at instance_user() */
+	struct gateway *g;
+	struct kept *kept; /* oldest first; room for idle_upstreams_max */
+	size_t n_kept;
+	struct loop_timer sweep; /* armed while there are any */
 };
 
 struct upstream_wait {
 	struct gateway *g;
-	struct instance *instance;  /* used by who waits, until it cancels */
-	struct http_client *client; /* a kept one that waits to be delivered */
 	bool cancelled;
 	upstream_fn *done;
 	void *arg;
 };
 
-static void kept_free(struct kept *k)
+static void drop_oldest(struct upstreams *u, size_t n)
 {
-	list_remove(&k->node);
-	k->pool->n_kept--;
-	loop_timer_stop(&k->expiry);
-	if (k->client)
-		http_client_free(k->client);
-	free(k);
+	for (size_t k = 0; k < n; k++)
+		http_client_free(u->kept[k].client);
+	u->n_kept -= n;
+	memmove(u->kept, u->kept + n, u->n_kept * sizeof(*u->kept));
 }
 
 static void upstreams_free(void *p)
 {
 	struct upstreams *u = p;
-	list_foreach(&u->kept, struct kept, node, k)
-		kept_free(k);
+	drop_oldest(u, u->n_kept);
+	loop_timer_stop(&u->sweep);
+	free(u->kept);
 	free(u);
 }
 
-static struct upstreams *upstreams_of(struct instance *i)
+static void on_sweep_kept(struct loop_timer *t, void *arg)
+{
+	struct upstreams *u = arg;
+	uint64_t now = loop_now_ms(u->g->loop), idle = u->g->settings.upstream_idle_ms;
+	size_t n = 0;
+	while (n < u->n_kept && (now - u->kept[n].since_ms >= idle || !http_client_idle(u->kept[n].client)))
+		n++;
+	drop_oldest(u, n);
+	if (u->n_kept)
+		loop_timer_start(t, u->kept[0].since_ms + idle - now);
+}
+
+static struct upstreams *upstreams_of(struct gateway *g, struct instance *i)
 {
 	void **slot = instance_user(i, upstreams_free);
 	if (!*slot) {
 		struct upstreams *u = NEW(struct upstreams);
-		list_init(&u->kept);
+		u->g = g;
+		u->kept = xcalloc(g->settings.idle_upstreams_max + 1, sizeof(*u->kept));
+		loop_timer_init(&u->sweep, g->loop, on_sweep_kept, u);
 		*slot = u;
 	}
 	return *slot;
 }
 
-static void on_kept_expired(struct loop_timer *t UNUSED, void *arg)
-{
-	kept_free(arg);
-}
-
 void upstream_put(struct gateway *g, struct instance *i, struct http_client *c)
 {
-	struct upstreams *u = upstreams_of(i);
+	struct upstreams *u = upstreams_of(g, i);
 	if (u->n_kept >= g->settings.idle_upstreams_max || instance_end_reason(i) || !http_client_idle(c)) {
 		http_client_free(c);
 		return;
 	}
-	struct kept *k = NEW(struct kept);
-	k->pool = u;
-	k->client = c;
-	loop_timer_init(&k->expiry, g->loop, on_kept_expired, k);
-	loop_timer_start(&k->expiry, g->settings.upstream_idle_ms);
-	list_push_front(&u->kept, &k->node);
-	u->n_kept++;
+	u->kept[u->n_kept++] = (struct kept){ c, loop_now_ms(g->loop) };
+	if (!loop_timer_armed(&u->sweep))
+		loop_timer_start(&u->sweep, g->settings.upstream_idle_ms);
 }
 
-/* The newest connection that its peer has not closed, or NULL. */
-static struct http_client *kept_take(struct instance *i)
+struct http_client *upstream_take(struct gateway *g, struct instance *i)
 {
-	struct upstreams *u = upstreams_of(i);
-	for (struct kept *k = list_first(&u->kept, struct kept, node); k; k = list_first(&u->kept, struct kept, node)) {
-		struct http_client *c = STEAL(k->client);
-		kept_free(k);
+	struct upstreams *u = upstreams_of(g, i);
+	while (u->n_kept) {
+		struct http_client *c = u->kept[--u->n_kept].client;
 		if (http_client_idle(c))
 			return c;
 		http_client_free(c);
@@ -95,46 +98,24 @@ static void on_connected(void *arg, int fd, const struct err *err)
 	struct upstream_wait *w = arg;
 	struct err own = ERR_INIT;
 	struct http_client *c = NULL;
-	if (w->cancelled) {
-		fd_close(fd);
-	} else if (err) {
-		w->done(w->arg, NULL, true, err);
-	} else if (http_client_new(&c, w->g->loop, fd, &w->g->settings.http, &own) < 0) {
-		w->done(w->arg, NULL, true, &own);
-	} else {
-		w->done(w->arg, c, true, NULL);
-	}
-	free(w);
-}
-
-/* Its server may have closed it since it was taken. */
-static void deliver_kept(void *arg)
-{
-	struct upstream_wait *w = arg;
-	if (!w->cancelled && !http_client_idle(w->client)) {
-		w->client = http_client_free(w->client);
-		instance_connect(w->instance, on_connected, w);
-		return;
-	}
 	if (w->cancelled)
-		http_client_free(w->client);
+		fd_close(fd);
+	else if (err)
+		w->done(w->arg, NULL, err);
+	else if (http_client_new(&c, w->g->loop, fd, &w->g->settings.http, &own) < 0)
+		w->done(w->arg, NULL, &own);
 	else
-		w->done(w->arg, w->client, false, NULL);
+		w->done(w->arg, c, NULL);
 	free(w);
 }
 
-struct upstream_wait *upstream_get(struct gateway *g, struct instance *i, bool never_kept, upstream_fn *done, void *arg)
+struct upstream_wait *upstream_connect(struct gateway *g, struct instance *i, upstream_fn *done, void *arg)
 {
 	struct upstream_wait *w = NEW(struct upstream_wait);
 	w->g = g;
-	w->instance = i;
 	w->done = done;
 	w->arg = arg;
-	w->client = never_kept ? NULL : kept_take(i);
-	if (w->client)
-		loop_defer(g->loop, deliver_kept, w);
-	else
-		instance_connect(i, on_connected, w);
+	instance_connect(i, on_connected, w);
 	return w;
 }
 

@@ -1,5 +1,5 @@
-/* gateway/upstream.h: connections to an instance's server: taken from the instance's kept ones, or made. They belong to
- * the instance and die with it. Loop thread only. */
+/* gateway/upstream.h: connections to an instance's server: one of the instance's kept ones, at once, or a new one. They belong
+ * to the instance and die with it. Loop thread only. */
 #pragma once
 
 #include "base/err.h"
@@ -9,12 +9,15 @@
 struct gateway;
 struct upstream_wait;
 
-/* c is the callee's until upstream_put() or http_client_free(). fresh = made for this call, so that nothing can have closed
- * it meanwhile. */
-typedef void upstream_fn(void *arg, struct http_client *c, bool fresh, const struct err *err);
+/* The kept connection that was used last and that its peer has not closed, or NULL. The caller's until upstream_put() or
+ * http_client_free(). Its peer may close it at any moment: what must not be sent in vain may need another try. */
+struct http_client *upstream_take(struct gateway *g, struct instance *i);
 
-/* The caller holds a use of i until done or upstream_cancel(). never_kept: do not take a kept connection (a repeat after a kept one turned out dead). done runs from the loop. */
-struct upstream_wait *upstream_get(struct gateway *g, struct instance *i, bool never_kept, upstream_fn *done, void *arg);
+/* c is the callee's as above; NULL with err. */
+typedef void upstream_fn(void *arg, struct http_client *c, const struct err *err);
+
+/* A new connection. The caller holds a use of i until done or upstream_cancel(). done runs from the loop. */
+struct upstream_wait *upstream_connect(struct gateway *g, struct instance *i, upstream_fn *done, void *arg);
 void upstream_cancel(struct upstream_wait *w); /* before done */
 /* Keeps c for the next exchange, or closes it where enough are kept. */
 void upstream_put(struct gateway *g, struct instance *i, struct http_client *c);

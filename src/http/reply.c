@@ -1,6 +1,5 @@
 /* http/reply.c: answers: the header section, framing, streaming. */
 #include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -9,40 +8,62 @@
 #include "http/private.h"
 #include "json/json.h"
 
+#define EXTRA_BYTES 512 /* of headers, expected */
+#define HEAD_BYTES 512  /* more than put_head() writes of its own */
+#define BODY_BYTES 1024 /* expected behind a header section, in the same piece */
+
 /* -- headers --------------------------------------------------------------------------------------------------- */
 
 /* Headers that this file decides on. */
 static bool is_ours(const char *name)
 {
-	return str_ieq(name, "Content-Length") || str_ieq(name, "Transfer-Encoding") || str_ieq(name, "Date") ||
-	       str_ieq(name, "Keep-Alive");
+	switch (*name | 0x20) {
+	case 'c':
+		return str_ieq(name, "Content-Length");
+	case 'd':
+		return str_ieq(name, "Date");
+	case 'k':
+		return str_ieq(name, "Keep-Alive");
+	case 't':
+		return str_ieq(name, "Transfer-Encoding");
+	default:
+		return false;
+	}
 }
 
-/* Appends without the bytes that could end a line. */
-static int append_clean(struct buf *b, const char *s)
+/* Without the bytes that could end a line. */
+static char *put_clean(char *to, const char *s)
 {
-	int r = 0;
+	for (; *s; s++)
+		if (*s != '\r' && *s != '\n')
+			*to++ = *s;
+	return to;
+}
 
-	while (*s && r == 0) {
-		size_t n = strcspn(s, "\r\n");
-		r = buf_append(b, s, n);
-		s += n + (s[n] != '\0');
-	}
-	return r;
+static bool is_name(const char *s)
+{
+	for (; *s; s++)
+		if (*s == ':' || *s == ' ' || *s == '\t' || *s == '\r' || *s == '\n')
+			return false;
+	return true;
 }
 
 void http_reply_header(struct http_req *r, const char *name, const char *value)
 {
-	size_t before = r->extra.len;
+	size_t room = strlen(name) + strlen(value) + 4;
+	char *to, *end;
 
-	if (is_ours(name) || name[strcspn(name, ": \t\r\n")] || r->reply != REPLY_NONE)
+	if (is_ours(name) || !is_name(name) || r->reply != REPLY_NONE)
 		return;
 	if (str_ieq(name, "Connection")) {
 		r->close_after = r->close_after || str_ieq(value, "close");
 		return;
 	}
-	if (buf_printf(&r->extra, "%s: ", name) < 0 || append_clean(&r->extra, value) < 0 || buf_puts(&r->extra, "\r\n") < 0)
-		r->extra.data[r->extra.len = before] = '\0'; /* too many headers: this one is left out whole */
+	/* The first one makes room for the usual number. One too many is left out whole. */
+	if (buf_reserve(&r->extra, r->extra.len ? room : MAX(room, (size_t)EXTRA_BYTES), &to) < 0)
+		return;
+	end = str_put(put_clean(str_put(str_put(to, name), ": "), value), "\r\n");
+	buf_commit(&r->extra, (size_t)(end - to));
 }
 
 static bool forbids_body(const struct http_req *r, int status)
@@ -62,41 +83,53 @@ static void decide_close(struct http_req *r)
 		r->close_after = true;
 }
 
-/* Content-Length or its replacement, into b. */
-static int put_framing(struct http_req *r, struct buf *b, int status, int64_t content_length)
+/* Content-Length or its replacement. */
+static char *put_framing(struct http_req *r, char *p, int status, int64_t content_length)
 {
 	bool no_body = forbids_body(r, status);
 
 	r->framing = no_body ? FRAME_NO_BODY : FRAME_LENGTH;
 	r->reply_left = content_length > 0 && !no_body ? (uint64_t)content_length : 0;
 	if (status < 200 || status == 204 || (status == 304 && content_length <= 0))
-		return 0;
+		return p;
 	if (content_length >= 0)
-		return buf_printf(b, "Content-Length: %lld\r\n", (long long)content_length);
+		return str_put(str_put_u64(str_put(p, "Content-Length: "), (uint64_t)content_length), "\r\n");
 	if (r->head.minor >= 1) {
 		r->framing = no_body ? FRAME_NO_BODY : FRAME_CHUNKED;
-		return buf_puts(b, "Transfer-Encoding: chunked\r\n");
+		return str_put(p, "Transfer-Encoding: chunked\r\n");
 	}
 	r->framing = no_body ? FRAME_NO_BODY : FRAME_UNTIL_CLOSE;
 	r->close_after = true;
-	return 0;
+	return p;
 }
 
+static char *put_status(struct http_req *r, char *p, int status)
+{
+	p = str_put(str_put_u64(str_put(p, "HTTP/1.1 "), (uint64_t)status), " ");
+	return str_put(str_put(str_put(str_put(p, http_reason(status)), "\r\nDate: "), server_date(r->conn->server)), "\r\n");
+}
+
+/* Into memory that is reserved once, together with what a short answer needs. */
 static int put_head(struct http_req *r, struct buf *b, int status, const char *content_type, int64_t content_length)
 {
-	int e = buf_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, http_reason(status), server_date(r->conn->server));
+	size_t room = HEAD_BYTES + BODY_BYTES + (content_type ? strlen(content_type) : 0) + r->extra.len;
+	char *begin, *p;
+	int e = buf_reserve(b, room, &begin);
 
-	if (e == 0 && content_type)
-		e = buf_printf(b, "Content-Type: %s\r\n", content_type);
-	if (e == 0)
-		e = put_framing(r, b, status, content_length);
-	if (e == 0 && r->close_after)
-		e = buf_puts(b, "Connection: close\r\n");
-	else if (e == 0 && r->head.minor == 0)
-		e = buf_puts(b, "Connection: keep-alive\r\n");
-	if (e == 0)
-		e = buf_append(b, r->extra.data, r->extra.len);
-	return e == 0 ? buf_puts(b, "\r\n") : e;
+	if (e < 0)
+		return e;
+	p = put_status(r, begin, status);
+	if (content_type)
+		p = str_put(str_put(str_put(p, "Content-Type: "), content_type), "\r\n");
+	p = put_framing(r, p, status, content_length);
+	if (r->close_after)
+		p = str_put(p, "Connection: close\r\n");
+	else if (r->head.minor == 0)
+		p = str_put(p, "Connection: keep-alive\r\n");
+	memcpy(p, r->extra.data, r->extra.len);
+	p = str_put(p + r->extra.len, "\r\n");
+	buf_commit(b, (size_t)(p - begin));
+	return 0;
 }
 
 /* -- answers --------------------------------------------------------------------------------------------------- */
@@ -126,7 +159,7 @@ static void write_chunk(struct http_conn *c, const void *p, size_t len)
 {
 	char size[20];
 
-	conn_queue(c, size, (size_t)snprintf(size, sizeof(size), "%zx\r\n", len));
+	conn_queue(c, size, (size_t)(str_put(str_put_hex(size, len), "\r\n") - size));
 	conn_queue_big(c, p, len);
 	conn_queue(c, "\r\n", 2);
 }
