@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -72,12 +73,14 @@ static void collect_env(const struct command *c)
 	}
 }
 
-/* Descriptors: 0 is /dev/null already; everything else of init's goes. */
+/* Descriptors: 0 is /dev/null where nothing else is said; everything else of init's goes. */
 static int set_descriptors(const struct command *c)
 {
 	unsigned first = COMMAND_SCRIPT_FD;
 
-	if (dup2(c->output, 1) < 0 || dup2(c->output, 2) < 0)
+	if (dup2(c->output, 1) < 0 || dup2(c->error, 2) < 0 || (c->input >= 0 && dup2(c->input, 0) < 0))
+		return -errno;
+	if (c->terminal && ioctl(0, TIOCSCTTY, 0) < 0)
 		return -errno;
 	if (c->script >= 0) {
 		/* c->script is never the target itself: boot leaves no hole below BOOT_FD_END. */

@@ -1,6 +1,7 @@
 /* init/command.h: the first process of a run: from init's child to the command. */
 #pragma once
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -13,7 +14,9 @@ struct command {
 	const struct wire_in *msg; /* ARG*, ENV*: valid in the child by copy-on-write */
 	const char *cwd;           /* absolute; "" = "/" */
 	struct user user;
-	int output;                /* becomes stdout and stderr */
+	int input;                 /* becomes stdin; -1 = /dev/null */
+	int output, error;         /* become stdout and stderr */
+	bool terminal;             /* input is one, and is to control the session */
 	int script;                /* becomes COMMAND_SCRIPT_FD; -1 = none */
 	int cgroup;                /* folder to be born in; -1 = init's own */
 };

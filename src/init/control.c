@@ -12,6 +12,7 @@
 #include "init/conf.h"
 #include "init/files.h"
 #include "init/init.h"
+#include "init/stream.h"
 
 #define RETRY_US 20000 /* after the kernel refused for lack of memory, or of room for passed descriptors */
 #define BIG_MESSAGE (16 * 1024) /* buffers that grew beyond this are given back to the kernel */
@@ -162,6 +163,14 @@ static int handle(struct init *in, struct request *q, struct err *err)
 		return run_kill(in, q, err);
 	case WIRE_RUNS:
 		return runs_request(in, q, err);
+	case WIRE_READ:
+		return stream_read(in, q, err);
+	case WIRE_INPUT:
+		return stream_input(in, q, err);
+	case WIRE_INPUT_END:
+		return stream_input_end(in, q, err);
+	case WIRE_RESIZE:
+		return stream_resize(in, q, err);
 	case WIRE_CONNECT:
 		return net_connect_request(in, q, err);
 	case WIRE_OPEN:

@@ -11,13 +11,17 @@
 #include "base/fd.h"
 #include "sandbox/wire.h"
 
-#define OUTPUT_CHUNK (64 * 1024) /* a pipe's size */
+#define OUTPUT_CHUNK (64 * 1024)  /* a pipe's size */
+#define TERMINAL_MAX (128 * 1024) /* more than a terminal holds at one moment */
 
-static char chunk[OUTPUT_CHUNK];
+static char chunk[WIRE_FRAME_HEAD + OUTPUT_CHUNK]; /* a frame; the payload behind room for its head */
 
 void output_init(struct output *o, uint64_t max_bytes, int spool_dir)
 {
-	*o = (struct output){ .pipe = WATCH_INIT, .max_bytes = max_bytes, .spool = -1, .spool_dir = spool_dir };
+	*o = (struct output){
+		.pipe = WATCH_INIT, .err_pipe = WATCH_INIT, .max_bytes = max_bytes, .flow_at = UINT64_MAX,
+		.inline_max = WIRE_INLINE_MAX, .spool = -1, .spool_dir = spool_dir,
+	};
 }
 
 void output_done(struct output *o)
@@ -26,8 +30,10 @@ void output_done(struct output *o)
 	o->mem = NULL;
 	o->mem_cap = 0;
 	o->spool = fd_close(o->spool);
-	o->kept = 0;
+	o->kept = o->stored = 0;
 }
+
+/* -- storing --------------------------------------------------------------------------------------------------- */
 
 /* Returns how many of len bytes went into the file. */
 static size_t spool_write(int fd, uint64_t at, const char *p, size_t len)
@@ -51,7 +57,7 @@ static bool spool_open(struct output *o)
 {
 	auto_fd fd = openat(o->spool_dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
-	if (fd < 0 || spool_write(fd, 0, o->mem, o->kept) != o->kept)
+	if (fd < 0 || spool_write(fd, 0, o->mem, o->stored) != o->stored)
 		return false;
 	o->spool = fd_steal(&fd);
 	free(o->mem);
@@ -69,11 +75,11 @@ static bool memory_room(struct output *o, size_t need)
 		return true;
 	while (cap < need)
 		cap *= 2;
-	p = realloc(o->mem, MIN(cap, (size_t)WIRE_INLINE_MAX));
+	p = realloc(o->mem, MIN(cap, o->inline_max));
 	if (!p)
 		return false;
 	o->mem = p;
-	o->mem_cap = MIN(cap, (size_t)WIRE_INLINE_MAX);
+	o->mem_cap = MIN(cap, o->inline_max);
 	return true;
 }
 
@@ -82,36 +88,113 @@ static size_t keep(struct output *o, const char *p, size_t len)
 {
 	size_t room = len;
 
-	if (o->spool < 0 && o->kept + len > WIRE_INLINE_MAX && !spool_open(o))
-		room = WIRE_INLINE_MAX - o->kept;
+	if (o->spool < 0 && o->stored + len > o->inline_max && !spool_open(o))
+		room = o->inline_max - o->stored;
 	if (o->spool >= 0)
-		return spool_write(o->spool, o->kept, p, len);
-	if (!memory_room(o, o->kept + room))
+		return spool_write(o->spool, o->stored, p, len);
+	if (!memory_room(o, o->stored + room))
 		return 0;
-	memcpy(o->mem + o->kept, p, room);
+	memcpy(o->mem + o->stored, p, room);
 	return room;
 }
 
-void output_add(struct output *o, const void *p, size_t len)
+static void frame_head(char *p, int stream, size_t len)
 {
-	uint64_t room = o->max_bytes - o->kept;
+	const uint32_t n = (uint32_t)len;
+	const char head[WIRE_FRAME_HEAD] = {
+		(char)stream, 0, 0, 0, (char)(n >> 24), (char)(n >> 16), (char)(n >> 8), (char)n,
+	};
+
+	memcpy(p, head, sizeof(head));
+}
+
+/* frame: WIRE_FRAME_HEAD bytes of room, then len bytes of payload. Returns how much of the payload found room. */
+static size_t keep_frame(struct output *o, int stream, char *frame, size_t len)
+{
+	size_t got;
+
+	frame_head(frame, stream, len);
+	got = keep(o, frame, WIRE_FRAME_HEAD + len);
+	if (got == WIRE_FRAME_HEAD + len) {
+		o->stored += got;
+		return len;
+	}
+	if (got <= WIRE_FRAME_HEAD)
+		return 0; /* not even a byte of it: what was written is behind the end, and nothing follows */
+	frame_head(frame, stream, got - WIRE_FRAME_HEAD);
+	if (o->spool < 0)
+		memcpy(o->mem + o->stored, frame, WIRE_FRAME_HEAD);
+	else if (spool_write(o->spool, o->stored, frame, WIRE_FRAME_HEAD) != WIRE_FRAME_HEAD)
+		return 0;
+	o->stored += got;
+	return got - WIRE_FRAME_HEAD;
+}
+
+/* TAIL: what lies in front of the mark goes, when there is enough behind it. */
+static void forget_old(struct output *o)
+{
+	if (o->stored - o->mark < o->max_bytes || o->spool < 0)
+		return;
+	if (o->mark > o->first) {
+		if (fallocate(o->spool, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)o->first,
+			      (off_t)(o->mark - o->first)) < 0)
+			o->full = true; /* a file system without holes: it is the first bytes that are kept then */
+		o->dropped += o->mark_kept;
+		o->kept -= o->mark_kept;
+		o->first = o->mark;
+	}
+	o->mark = o->stored;
+	o->mark_kept = o->kept;
+}
+
+static void add(struct output *o, int stream, char *frame, size_t len)
+{
+	bool tail = o->flags & OUTPUT_TAIL;
+	uint64_t room = tail ? UINT64_MAX : o->max_bytes - o->kept;
 	size_t want, got = 0;
 
 	if (o->ended)
 		return;
 	want = len < room ? len : (size_t)room;
-	if (!o->full && want)
-		got = keep(o, p, want);
-	if (got < want)
+	if (!o->full && want && (o->flags & OUTPUT_FRAMED)) {
+		got = keep_frame(o, stream, frame, want);
+	} else if (!o->full && want) {
+		got = keep(o, frame + WIRE_FRAME_HEAD, want);
+		o->stored += got;
+	}
+	if (got < want && !tail)
 		o->full = true;
 	o->kept += got;
 	o->dropped += len - got;
+	if (tail)
+		forget_old(o);
 }
 
-bool output_read(struct output *o, size_t budget)
+void output_add(struct output *o, const void *p, size_t len)
 {
-	while (budget > 0) {
-		ssize_t n = read(o->pipe.fd, chunk, MIN(budget, sizeof(chunk)));
+	while (len > 0) {
+		size_t n = MIN(len, (size_t)OUTPUT_CHUNK);
+
+		memcpy(chunk + WIRE_FRAME_HEAD, p, n);
+		add(o, WIRE_STREAM_OUT, chunk, n);
+		p = (const char *)p + n;
+		len -= n;
+	}
+}
+
+/* -- reading --------------------------------------------------------------------------------------------------- */
+
+bool output_held(const struct output *o)
+{
+	return o->stored >= o->flow_at && !o->ended;
+}
+
+bool output_read(struct output *o, struct watch *pipe, size_t budget)
+{
+	const int stream = pipe == &o->err_pipe ? WIRE_STREAM_ERR : WIRE_STREAM_OUT;
+
+	while (budget > 0 && !output_held(o)) {
+		ssize_t n = read(pipe->fd, chunk + WIRE_FRAME_HEAD, MIN(budget, (size_t)OUTPUT_CHUNK));
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -119,7 +202,7 @@ bool output_read(struct output *o, size_t budget)
 			return errno != EAGAIN;
 		if (n == 0)
 			return true;
-		output_add(o, chunk, (size_t)n);
+		add(o, stream, chunk, (size_t)n);
 		budget -= (size_t)n;
 	}
 	return false;
@@ -135,11 +218,25 @@ int output_reopen(const struct output *o)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-void output_end(struct output *o)
+static void drain(struct output *o, struct watch *pipe)
 {
 	int waiting = 0;
 
-	if (o->pipe.fd >= 0 && ioctl(o->pipe.fd, FIONREAD, &waiting) == 0 && waiting > 0)
-		(void)output_read(o, (size_t)waiting);
+	if (pipe->fd < 0)
+		return;
+	/* What is on its way through a terminal shows when it is read, not before. */
+	if (isatty(pipe->fd))
+		waiting = TERMINAL_MAX;
+	else if (ioctl(pipe->fd, FIONREAD, &waiting) < 0)
+		return;
+	if (waiting > 0)
+		(void)output_read(o, pipe, (size_t)waiting);
+}
+
+void output_end(struct output *o)
+{
+	o->flow_at = UINT64_MAX;
+	drain(o, &o->pipe);
+	drain(o, &o->err_pipe);
 	o->ended = true;
 }

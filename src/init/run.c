@@ -13,6 +13,7 @@
 #include "base/time.h"
 #include "init/command.h"
 #include "init/init.h"
+#include "init/stream.h"
 
 #define READ_BUDGET (256 * 1024) /* bytes of one run's output before others get a turn */
 #define DYING_MAX_US 2000000     /* how long an answer waits for a killed tree */
@@ -36,7 +37,7 @@ static struct run *find_in(struct list *l, const void *id, size_t len)
 	return NULL;
 }
 
-static struct run *find(struct init *in, const struct wire_in *msg)
+struct run *run_find(struct init *in, const struct wire_in *msg)
 {
 	size_t len = 0;
 	const void *id = wire_get(msg, WIRE_T_RUN_ID, 0, &len);
@@ -54,6 +55,7 @@ static void put_result(struct wire_out *o, const struct run *run)
 	wire_put_u64(o, WIRE_T_TIMED_OUT, run->timed_out);
 	wire_put_u64(o, WIRE_T_KILLED, run->killed);
 	wire_put_u64(o, WIRE_T_BYTES, run->out.kept);
+	wire_put_u64(o, WIRE_T_STORED, run->out.stored);
 	wire_put_u64(o, WIRE_T_DROPPED, run->out.dropped);
 	wire_put_u64(o, WIRE_T_DURATION_US, run->end_us - run->start_us);
 	wire_put_u64(o, WIRE_T_CPU_US, run->cpu_us);
@@ -61,8 +63,8 @@ static void put_result(struct wire_out *o, const struct run *run)
 	wire_put_u64(o, WIRE_T_OOM_KILLS, run->base.oom_kills);
 	wire_put_u64(o, WIRE_T_PIDS_HITS, run->base.pids_hits);
 	wire_put_u64(o, WIRE_T_DISK_FREE, run->disk_free);
-	if (run->out.spool < 0)
-		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.kept);
+	if (run->out.spool < 0 && !(run->flags & WIRE_RUN_FETCH))
+		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.stored);
 }
 
 static void set_unsent(struct init *in, struct run *run, bool unsent)
@@ -71,10 +73,16 @@ static void set_unsent(struct init *in, struct run *run, bool unsent)
 	run->unsent = unsent;
 }
 
+/* What goes beside a DONE. The caller's; -1 = nothing. */
+static int result_fd(const struct run *run)
+{
+	return run->flags & WIRE_RUN_FETCH ? -1 : output_reopen(&run->out);
+}
+
 static bool send_done(struct init *in, struct run *run)
 {
 	struct wire_out *o = control_begin(WIRE_DONE, 0);
-	auto_fd spool = output_reopen(&run->out);
+	auto_fd spool = result_fd(run);
 
 	put_result(o, run);
 	if (control_event(in, o, &spool, spool >= 0) == -EAGAIN)
@@ -144,10 +152,31 @@ bool runs_waiting(const struct init *in)
 	return in->runs.n_unsent > 0 || in->runs.list_request;
 }
 
+static void set_more(struct init *in, struct run *run, bool more)
+{
+	in->runs.n_unsent += (size_t)more - (size_t)run->more;
+	run->more = more;
+}
+
+static bool send_more(struct init *in, struct run *run)
+{
+	struct wire_out *o = control_begin(WIRE_MORE, 0);
+
+	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
+	wire_put_u64(o, WIRE_T_STORED, run->out.stored);
+	if (control_event(in, o, NULL, 0) == -EAGAIN)
+		return false;
+	set_more(in, run, false);
+	return true;
+}
+
 void runs_flush(struct init *in)
 {
 	if (!list_all(in))
 		return;
+	list_foreach(&in->runs.alive, struct run, link, run)
+		if (run->more && !send_more(in, run))
+			return;
 	list_foreach(&in->runs.ended, struct run, link, run)
 		if (run->unsent && !send_done(in, run))
 			return;
@@ -180,6 +209,11 @@ static void end_sandbox(struct init *in, const struct run *run)
 static void finish(struct init *in, struct run *run)
 {
 	output_end(&run->out);
+	run->input = fd_close(run->input);
+	run->slave = fd_close(run->slave);
+	run->watched = false; /* its end says more */
+	set_more(in, run, false);
+	run_watch(in, run);
 	measure(in, run);
 	run->state = RUN_ENDED;
 	list_remove(&run->link);
@@ -236,57 +270,76 @@ void runs_reap(struct init *in)
 static void run_free(struct init *in, struct run *run)
 {
 	watch_close(in, &run->out.pipe);
+	watch_close(in, &run->out.err_pipe);
 	output_done(&run->out);
+	fd_close(run->input);
+	fd_close(run->slave);
 	list_remove(&run->link);
 	free(run);
 }
 
+void run_watch(struct init *in, struct run *run)
+{
+	uint32_t events = output_held(&run->out) ? 0 : EPOLLIN;
+
+	watch_set(in, &run->out.pipe, events);
+	watch_set(in, &run->out.err_pipe, events);
+}
+
+static void take_output(struct init *in, struct run *run, struct watch *w)
+{
+	const uint64_t before = run->out.stored;
+	bool over = output_read(&run->out, w, READ_BUDGET);
+
+	if (over)
+		watch_close(in, w);
+	if (over && !run->id_len && run->out.pipe.fd < 0 && run->out.err_pipe.fd < 0) {
+		run_free(in, run);
+		return;
+	}
+	if (output_held(&run->out))
+		run_watch(in, run);
+	if (!run->watched || run->out.stored == before)
+		return;
+	run->watched = false;
+	set_more(in, run, true);
+	runs_flush(in);
+}
+
 static void on_output(struct init *in, struct watch *w, uint32_t events)
 {
-	struct run *run = container_of(w, struct run, out.pipe);
-
 	(void)events;
-	if (!output_read(&run->out, READ_BUDGET))
-		return;
-	watch_close(in, w);
-	if (!run->id_len)
-		run_free(in, run);
+	take_output(in, container_of(w, struct run, out.pipe), w);
+}
+
+static void on_error_output(struct init *in, struct watch *w, uint32_t events)
+{
+	(void)events;
+	take_output(in, container_of(w, struct run, out.err_pipe), w);
 }
 
 /* -- requests -------------------------------------------------------------------------------------------------- */
 
 struct spec {
 	struct command cmd;
-	int read_end;  /* -1 when the output goes to a passed descriptor */
-	int write_end; /* owned; closed when the child has it */
+	struct stream_ends *ends;
 	uint64_t flags;
 };
 
-static void spec_done(struct spec *s)
-{
-	s->read_end = fd_close(s->read_end);
-	s->write_end = fd_close(s->write_end);
-}
-
-/* Descriptors that came with the request, in the header's order. */
+/* Descriptors that came with the request. */
 static int spec_fds(struct spec *s, const struct request *q, struct err *err)
 {
 	size_t want = !!(s->flags & WIRE_RUN_SCRIPT) + !!(s->flags & WIRE_RUN_OUTPUT_FD), i = 0;
-	int pipe_fds[2];
 
 	if (q->n_fds < want)
 		return err_set(err, -EINVAL, "RUN came with %zu descriptors, its flags say %zu", q->n_fds, want);
 	if (s->flags & WIRE_RUN_SCRIPT)
 		s->cmd.script = q->fds[i++];
 	if (s->flags & WIRE_RUN_OUTPUT_FD) {
-		s->cmd.output = q->fds[i];
+		s->cmd.output = s->cmd.error = q->fds[i];
 		return 0;
 	}
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-		return err_sys(err, "make a pipe");
-	s->read_end = pipe_fds[0];
-	s->write_end = s->cmd.output = pipe_fds[1];
-	return fd_set_nonblock(s->read_end, true);
+	return stream_ends_open(s->ends, &s->cmd, q->msg, err);
 }
 
 static int spec_read(struct spec *s, struct request *q, struct err *err)
@@ -332,7 +385,12 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	run->id_len = id_len;
 	read_label(run, q->msg);
 	output_init(&run->out, wire_get_u64(q->msg, WIRE_T_MAX_BYTES, UINT64_MAX), BOOT_FD_SPOOL);
-	run->main = wire_get_u64(q->msg, WIRE_T_FLAGS, 0) & WIRE_RUN_MAIN;
+	run->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
+	run->main = run->flags & WIRE_RUN_MAIN;
+	run->input = run->slave = -1;
+	run->out.flags = (run->flags & WIRE_RUN_SEPARATE ? OUTPUT_FRAMED : 0u) | (run->flags & WIRE_RUN_TAIL ? OUTPUT_TAIL : 0u);
+	if (run->flags & WIRE_RUN_FETCH)
+		run->out.inline_max = FETCH_INLINE_MAX;
 	run->start_us = time_now_us();
 	run->deadline_us = UINT64_MAX;
 	if (timeout_ms && timeout_ms < (UINT64_MAX - run->start_us) / 1000)
@@ -351,13 +409,19 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 	s->cmd.cgroup = run->group ? run->group->fd : -1;
 	run->base = groups_counters(in);
 	q->stage = "output";
-	if (s->read_end >= 0) {
-		r = watch_open(in, &run->out.pipe, fd_steal(&s->read_end), EPOLLIN, on_output);
-		if (r < 0)
-			return err_sys_code(err, r, "watch the output");
-	}
+	if (s->ends->read_end >= 0)
+		r = watch_open(in, &run->out.pipe, fd_steal(&s->ends->read_end), EPOLLIN, on_output);
+	if (r == 0 && s->ends->read_err >= 0)
+		r = watch_open(in, &run->out.err_pipe, fd_steal(&s->ends->read_err), EPOLLIN, on_error_output);
+	if (r < 0)
+		return err_sys_code(err, r, "watch the output");
 	q->stage = "clone";
-	return command_start(&run->pid, &s->cmd, err);
+	r = command_start(&run->pid, &s->cmd, err);
+	if (r < 0)
+		return r;
+	run->input = fd_steal(&s->ends->input);
+	run->slave = fd_steal(&s->ends->slave);
+	return 0;
 }
 
 static void started(struct init *in, const struct run *run, uint64_t request)
@@ -371,7 +435,8 @@ static void started(struct init *in, const struct run *run, uint64_t request)
 
 static int run_begin(struct init *in, struct request *q, const void *id, size_t id_len, struct err *err)
 {
-	AUTO(spec_done) struct spec s = { .cmd = { .script = -1 }, .read_end = -1, .write_end = -1 };
+	AUTO(stream_ends_done) struct stream_ends ends = STREAM_ENDS_INIT;
+	struct spec s = { .cmd = { .script = -1, .input = -1 }, .ends = &ends };
 	struct run *run;
 	int r = spec_read(&s, q, err);
 
@@ -402,7 +467,7 @@ int run_request(struct init *in, struct request *q, struct err *err)
 	q->stage = "run";
 	if (!id || len == 0 || len > RUN_ID_MAX)
 		return err_set(err, -EINVAL, "RUN_ID has %zu bytes, expected 1 to %d", len, RUN_ID_MAX);
-	twin = find(in, q->msg);
+	twin = run_find(in, q->msg);
 	if (twin) {
 		started(in, twin, q->msg->request);
 		return 0;
@@ -416,7 +481,7 @@ int run_request(struct init *in, struct request *q, struct err *err)
 
 int run_result(struct init *in, struct request *q, struct err *err)
 {
-	struct run *run = find(in, q->msg);
+	struct run *run = run_find(in, q->msg);
 	struct wire_out *o;
 	auto_fd spool = -1;
 
@@ -430,14 +495,14 @@ int run_result(struct init *in, struct request *q, struct err *err)
 	o = control_begin(WIRE_DONE, q->msg->request);
 	put_result(o, run);
 	set_unsent(in, run, false);
-	spool = output_reopen(&run->out);
+	spool = result_fd(run);
 	control_reply(in, o, &spool, spool >= 0);
 	return 0;
 }
 
 void run_ack(struct init *in, struct request *q)
 {
-	struct run *run = find(in, q->msg);
+	struct run *run = run_find(in, q->msg);
 
 	if (!run || run->state != RUN_ENDED)
 		return;
@@ -450,7 +515,7 @@ void run_ack(struct init *in, struct request *q)
 	output_done(&run->out);
 	run->id_len = 0;
 	list_remove(&run->link);
-	if (run->out.pipe.fd >= 0)
+	if (run->out.pipe.fd >= 0 || run->out.err_pipe.fd >= 0)
 		list_push_back(&in->runs.drains, &run->link);
 	else
 		run_free(in, run);
@@ -474,7 +539,7 @@ static bool ends_processes(int sig)
 int run_kill(struct init *in, struct request *q, struct err *err)
 {
 	uint64_t sig = wire_get_u64(q->msg, WIRE_T_SIGNAL, SIGKILL);
-	struct run *run = find(in, q->msg);
+	struct run *run = run_find(in, q->msg);
 	int r;
 
 	q->stage = "kill";
@@ -482,10 +547,14 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 		return err_set(err, -ENOENT, "no such run: never started here, or acknowledged");
 	if (sig < 1 || sig > 64)
 		return err_set(err, -EINVAL, "SIGNAL is %llu, expected 1 to 64", (unsigned long long)sig);
-	r = kill_tree(run, (int)sig);
+	if (wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0) && run->slave >= 0)
+		r = stream_signal(run, (int)sig);
+	else
+		r = kill_tree(run, (int)sig);
 	if (r < 0)
 		return err_sys_code(err, r, "kill the run");
-	if (run->state == RUN_ALIVE && ends_processes((int)sig))
+	/* A key at a terminal is part of the conversation, no end by request. */
+	if (run->state == RUN_ALIVE && ends_processes((int)sig) && !wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0))
 		run->killed = true;
 	control_ok(in, q->msg->request);
 	return 0;

@@ -26,7 +26,8 @@
 #include "init/output.h"
 
 #define RUN_ID_MAX 64    /* bytes; the id is opaque: a number or a text */
-#define RUNS_MAX 4096    /* alive and unacknowledged together */
+#define RUNS_MAX 16384   /* alive and unacknowledged together */
+#define FETCH_INLINE_MAX 4096 /* bytes of a RUN_FETCH's output that are kept in memory: there may be thousands */
 
 enum run_state { RUN_ALIVE, RUN_DYING, RUN_ENDED };
 
@@ -46,6 +47,11 @@ struct run {
 	uint64_t disk_free;   /* bytes at the end */
 	int status;           /* as waitpid gives it */
 	bool timed_out, killed;
+	uint64_t flags;       /* enum wire_run_flag */
+	int input;            /* write end of stdin; -1 = none, or closed */
+	int slave;            /* RUN_TTY: held while the run is alive, so that the terminal never seems closed; else -1 */
+	bool watched;         /* a MORE is owed when there is more output */
+	bool more;            /* it is due, and waits for room in the socket: counts in runs.n_unsent */
 	bool main;            /* the sandbox ends with it */
 	bool unsent;
 	bool unlisted;        /* the RUNS that is being answered did not tell of it yet */
@@ -62,6 +68,10 @@ struct runs {
 };
 
 void runs_init(struct runs *r);
+/* The run of a request's RUN_ID, alive or over; NULL = unknown, or acknowledged. */
+struct run *run_find(struct init *in, const struct wire_in *msg);
+/* Watches its pipes, or not, as flow control has it now. */
+void run_watch(struct init *in, struct run *run);
 
 /* Request handlers (control.c calls them). A negative result becomes the FAILED answer. */
 MUST_CHECK int run_request(struct init *in, struct request *q, struct err *err);

@@ -27,6 +27,11 @@
 #define WIRE_NOTE_MAX (120u * 1024)  /* bytes of a sandbox's note */
 #define WIRE_LABEL_MAX 64            /* bytes of a run's label */
 
+/* Output of a run whose stdout and stderr are apart: pieces in the order of their arrival, each behind a head of
+ * WIRE_FRAME_HEAD bytes: the stream, three zeros, the length of the piece as a big-endian number of 32 bits. */
+#define WIRE_FRAME_HEAD 8
+enum wire_stream { WIRE_STREAM_OUT = 1, WIRE_STREAM_ERR = 2 };
+
 struct wire_head {
 	uint32_t magic;
 	uint16_t version;
@@ -68,10 +73,11 @@ struct wire_head {
 	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
 			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, OUTPUT (when it fits       \
-			      WIRE_INLINE_MAX). fds: the output's spool otherwise (offset 0, BYTES long) */              \
+			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames). fds: the output's spool          \
+			      otherwise (offset 0, STORED long). Neither for RUN_FETCH */                                \
 	X(RESULT, 44)      /* RUN_ID -> DONE when it has ended, OK when it runs, FAILED ENOENT */                         \
 	X(ACK, 45)         /* RUN_ID: its result is no longer needed. Not answered. */                                   \
-	X(KILL, 46)        /* RUN_ID, SIGNAL: to every process of the run -> OK */                                       \
+	X(KILL, 46)        /* RUN_ID, SIGNAL: to every process of the run; FOREGROUND 1: to its terminal's foreground -> OK */ \
 	X(CONNECT, 47)     /* PORT -> OK with fd: a connection to 127.0.0.1:PORT (then ::1) inside */                    \
 	X(OPEN, 48)        /* PATH, USER, OPEN_MODE -> OK with fd, SIZE, FILE_MODE, TMP (name, for OPEN_STAGE) */         \
 	X(COMMIT, 49)      /* PATH, TMP, USER: rename the staged file into place -> OK */                                \
@@ -80,6 +86,15 @@ struct wire_head {
 	X(RUNS, 60)        /* of a daemon that has just taken over -> one ITEM per run that is not acknowledged (RUN_ID,  \
 			      STATE: 0 alive, 1 over; AGE_MS since its start, LABEL?), then OK with CONFIGURED (1 = a    \
 			      CONFIG succeeded); the DONE of all that are over follow, sent before or not. */            \
+	X(READ, 100)       /* RUN_ID, OFFSET, WATCH, FLOW, HAVE: output of a run, under way or over -> OK: STORED (offset of its \
+			      end), FIRST (oldest offset that is still there), OUTPUT (from OFFSET on, what fits         \
+			      WIRE_INLINE_MAX) while it is in memory. fds: its spool otherwise, unless HAVE is 1.        \
+			      WATCH 1: a MORE when there is more than STORED. FLOW > 0: the command has to wait when     \
+			      it is this many bytes ahead of OFFSET; 0: it never waits. Both until the next READ */      \
+	X(MORE, 101)       /* event: RUN_ID, STORED */                                                                   \
+	X(INPUT, 102)      /* RUN_ID -> OK with fd: the write end of its stdin (RUN_INPUT), or its terminal */            \
+	X(INPUT_END, 103)  /* RUN_ID: init gives its own write end up -> OK */                                           \
+	X(RESIZE, 104)     /* RUN_ID, ROWS, COLS: of its terminal -> OK */                                               \
 	/* init -> egress, egress -> init */                                                                             \
 	X(CONN, 70)        /* FAMILY (4, 6), ADDR (4 or 16 bytes), PORT = the original destination. fds: the connection */ \
 	X(DNS, 71)         /* CLIENT (opaque, returned), OUTPUT (the query) */                                           \
@@ -110,7 +125,10 @@ enum wire_type {
 	X(MOUNT_TARGET, 65) X(MOUNT_FLAGS, 66) X(NO_NEW_PRIVS, 67) X(SHM_BYTES, 68) X(DISK_BYTES, 69)             \
 	X(BUCKET, 70) X(BUCKET_DIR, 71) X(UID, 72) X(GID, 73) X(BUCKET_TARGET, 74) X(BUCKET_FLAGS, 75)            \
 	/* of what outlives the daemon */                                                                         \
-	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)
+	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)                                     \
+	/* of streams */                                                                                          \
+	X(OFFSET, 100) X(STORED, 101) X(FIRST, 102) X(WATCH, 103) X(FLOW, 104) X(HAVE, 105) X(ROWS, 106)          \
+	X(COLS, 107) X(FOREGROUND, 108)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,
@@ -124,9 +142,14 @@ enum wire_welcome_flag {
 
 enum wire_run_flag {
 	WIRE_RUN_SCRIPT = 1,    /* fds[0] is a memfd with the command; it is at descriptor 9 of the first process, and ARG
-				   already says "/dev/fd/9" where the shell is to read it. stdin is /dev/null always */
+				   already says "/dev/fd/9" where the shell is to read it. */
 	WIRE_RUN_OUTPUT_FD = 2, /* the next descriptor takes stdout and stderr instead of init: for instances' logs */
 	WIRE_RUN_MAIN = 4,      /* the sandbox ends when this run does */
+	WIRE_RUN_INPUT = 8,     /* stdin is a pipe whose write end INPUT gives, instead of /dev/null */
+	WIRE_RUN_TTY = 16,      /* a terminal of ROWS and COLS is stdin, stdout, stderr and controls the session */
+	WIRE_RUN_SEPARATE = 32, /* stdout and stderr by two pipes, the output in frames; not with TTY or OUTPUT_FD */
+	WIRE_RUN_TAIL = 64,     /* the last MAX_BYTES of the output are kept, instead of the first */
+	WIRE_RUN_FETCH = 128,   /* DONE comes without the output: READ gives it */
 };
 
 enum wire_open_mode {

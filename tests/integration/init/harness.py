@@ -23,6 +23,7 @@ TEXTS = {"STAGE", "TEXT", "TMP", "RUN_ID"}
 BYTES = {"OUTPUT", "ADDR", "CLIENT", "LABEL"}
 
 RUN_SCRIPT, RUN_OUTPUT_FD, RUN_MAIN = 1, 2, 4
+RUN_INPUT, RUN_TTY, RUN_SEPARATE, RUN_TAIL, RUN_FETCH = 8, 16, 32, 64, 128
 NEW = dict(NS=0x20000, CGROUP=0x2000000, UTS=0x4000000, IPC=0x8000000, USER=0x10000000, PID=0x20000000, NET=0x40000000)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 
@@ -100,6 +101,8 @@ def build_root(root, shm_mb):
         open(f"{root}/dev/{dev}", "w").close()
         mount(f"/dev/{dev}", f"{root}/dev/{dev}", None, MS_BIND)
     os.symlink("/proc/self/fd", f"{root}/dev/fd")
+    os.mkdir(f"{root}/dev/pts")
+    mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,gid=5,mode=620,ptmxmode=666")
     os.mkdir(f"{root}/dev/shm", 0o1777)
     mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={shm_mb}m")
     with open(f"{root}/etc/passwd", "w") as f:
@@ -304,10 +307,10 @@ class Sandbox:
         return m
 
     def begin(self, *argv, env=(), cwd="/", user="", timeout_ms=0, max_bytes=None, flags=0, fds=(), run_id=None,
-              label=None):
+              label=None, extra=()):
         run_id = run_id or f"run {next(self.runs)}"
         fields = [("RUN_ID", run_id), *(("ARG", a) for a in argv), *(("ENV", e) for e in env), ("CWD", cwd), ("USER", user),
-                  ("TIMEOUT_MS", timeout_ms), ("FLAGS", flags)]
+                  ("TIMEOUT_MS", timeout_ms), ("FLAGS", flags), *extra]
         if max_bytes is not None:
             fields.append(("MAX_BYTES", max_bytes))
         if label is not None:
@@ -334,12 +337,12 @@ class Sandbox:
     @staticmethod
     def finish(m):
         m.output = m.get("OUTPUT")
-        if m.output is None:
+        if m.output is None and m.fds:
             with os.fdopen(m.fds[0], "rb") as f:
                 m.output = f.read()
-        assert len(m.output) == m["BYTES"]
+        assert m.output is None or len(m.output) == m["STORED"]
         m.code = os.waitstatus_to_exitcode(m["STATUS"])
-        m.text = m.output.decode(errors="replace")
+        m.text = (m.output or b"").decode(errors="replace")
         return m
 
     def run(self, *argv, **kw):

@@ -119,10 +119,10 @@ Test(output, the_end_takes_what_is_in_the_pipe_and_no_more)
 	output_end(&o);
 	cr_assert_eq(o.kept, 1000);
 	cr_assert_eq(write(p[1], block, 500), 500);
-	cr_assert_not(output_read(&o, 1 << 20), "the writer lives");
+	cr_assert_not(output_read(&o, &o.pipe, 1 << 20), "the writer lives");
 	cr_assert_eq(o.kept + o.dropped, 1000, "what comes after the end is not counted");
 	close(p[1]);
-	cr_assert(output_read(&o, 1 << 20));
+	cr_assert(output_read(&o, &o.pipe, 1 << 20));
 	close(p[0]);
 	output_done(&o);
 }
