@@ -10,6 +10,7 @@
 #include "store/store.h"
 
 struct envs;
+struct git;
 struct images;
 struct api_metrics;
 
@@ -23,8 +24,10 @@ struct api {
 	struct auth *auth;
 	struct images *images;
 	struct envs *envs;
+	struct git *git;
 	struct api_metrics *metrics;
 	struct http_server *http;
+	const char *github_url;      /* "https://github.com": what people open */
 	const char *data_dir;        /* DATA */
 	uint64_t upload_max_bytes;   /* of a deployment's tar */
 	uint64_t default_cpu_milli;  /* size of an instance when neither deployment nor environment names one */
@@ -41,7 +44,9 @@ struct api {
 void api_system_routes(struct api *a, struct http_router *r);       /* /health /version /metrics /v1/leaks */
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
+void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
 void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
+void api_git_routes(struct api *a, struct http_router *r);          /* /git/... */
 void api_images_routes(struct api *a, struct http_router *r);       /* /v1/images... */
 
 /* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
@@ -49,6 +54,8 @@ void api_images_routes(struct api *a, struct http_router *r);       /* /v1/image
 const struct auth_caller *api_caller(struct api *a, struct http_req *req);
 /* The caller with at least this role, or NULL after a 401 or 403 was answered. */
 const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, enum store_role role);
+/* Answers with the environment when its changes are on disk. */
+void api_environment_saved(struct api *a, struct http_req *req, struct store_environment *e, int status);
 /* Ends the writer and answers with what it wrote into b. */
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b);
 /* "limit" and "offset" of the query. limit is cut to max. -EINVAL names the parameter. */

@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "api/api.h"
+#include "api/details.h"
 #include "api/errors.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -43,6 +44,7 @@ static void write_size(struct api *a, struct json_writer *w, const struct store_
 static void write_environment(struct api *a, struct json_writer *w, const struct store_environment *e)
 {
 	const struct store_deployment *d = serving(e);
+	auto_free char *repo = *e->origin.github_repo ? xasprintf("%s/%s", a->github_url, e->origin.github_repo) : xstrdup("");
 
 	json_open_object(w);
 	json_kv_str(w, "id", e->id);
@@ -52,9 +54,9 @@ static void write_environment(struct api *a, struct json_writer *w, const struct
 	json_kv_str(w, "description", e->description);
 	json_kv_bool(w, "is_private", e->is_private);
 	json_kv_bool(w, "is_harbor", e->is_harbor);
-	json_kv_bool(w, "has_github_connection", false);
-	json_key(w, "original_github_url");
-	json_write_null(w);
+	json_kv_bool(w, "has_github_connection", e->origin.github_id != 0);
+	json_kv_str(w, "original_github_url", *repo ? repo : NULL);
+	details_write(w, e);
 	write_size(a, w, e);
 	json_kv_i64(w, "max_concurrency", (int64_t)e->max_concurrency);
 	json_kv_i64(w, "max_scale", (int64_t)e->max_scale);
@@ -71,6 +73,7 @@ struct creation { /* lives as long as its request */
 	struct api *api;
 	struct http_req *req;
 	struct store_environment *e;
+	int status;
 	bool gone;
 };
 
@@ -90,7 +93,7 @@ static void on_created(void *arg, const struct err *err)
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
 	write_environment(c->api, &w, c->e);
-	api_send(c->req, 201, &w, &b);
+	api_send(c->req, c->status, &w, &b);
 }
 
 static void on_creator_gone(struct http_req *req, bool complete, void *arg)
@@ -128,6 +131,7 @@ static int create(struct api *a, const struct auth_caller *c, json_t *body, stru
 	r = r < 0 ? r : json_get_bool(body, "isHarbor", &is_harbor, err);
 	if (r == 0 && is_harbor)
 		r = err_set(err, -EINVAL, "isHarbor: true: this server does not support Harbor environments yet");
+	r = r < 0 ? r : details_check_origin(body, err);
 	r = r < 0 ? r : find_namespace(a, c, namespace, &ns, err);
 	r = r < 0 ? r : store_environment_add(a->store, ns, name, &e, err);
 	if (r < 0)
@@ -136,7 +140,16 @@ static int create(struct api *a, const struct auth_caller *c, json_t *body, stru
 	e->is_private = is_private;
 	store_environment_save(a->store, e);
 	*ret = e;
-	return 0;
+	return details_origin(a->store, e, body, err);
+}
+
+void api_environment_saved(struct api *a, struct http_req *req, struct store_environment *e, int status)
+{
+	struct creation *c = NEW(struct creation);
+
+	*c = (struct creation){ .api = a, .req = req, .e = e, .status = status };
+	http_req_on_close(req, on_creator_gone, c);
+	store_sync(a->store, on_created, c);
 }
 
 static void on_create_body(struct http_req *req, const char *data, size_t len, void *arg)
@@ -153,10 +166,7 @@ static void on_create_body(struct http_req *req, const char *data, size_t len, v
 		api_reply_err(req, &err);
 		return;
 	}
-	struct creation *c = NEW(struct creation);
-	*c = (struct creation){ .api = a, .req = req, .e = e };
-	http_req_on_close(req, on_creator_gone, c);
-	store_sync(a->store, on_created, c);
+	api_environment_saved(a, req, e, 201);
 }
 
 static void on_create(struct http_req *req, void *arg)

@@ -101,6 +101,21 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 	return 0;
 }
 
+/* The password of "Basic BASE64(USER:PASSWORD)"; whatever is none is a key that is not valid. */
+static const char *basic_password(struct http_req *req, const char *base64)
+{
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 4096);
+	int r = str_base64_decode(&b, base64, strlen(base64));
+	const char *colon = r < 0 ? NULL : memchr(b.data, ':', b.len);
+	const char *password = colon ? colon + 1 : "";
+	char *copy = http_req_alloc(req, strlen(password) + 1);
+	memcpy(copy, password, strlen(password) + 1);
+	explicit_bzero(b.data, b.len);
+	return copy;
+}
+
 static const char *key_of(struct http_req *req)
 {
 	const char *key = http_req_header(req, "X-API-Key");
@@ -110,6 +125,8 @@ static const char *key_of(struct http_req *req)
 		return key;
 	if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
 		return bearer + 7 + strspn(bearer + 7, " ");
+	if (bearer && strncasecmp(bearer, "Basic ", 6) == 0)
+		return basic_password(req, bearer + 6 + strspn(bearer + 6, " "));
 	return NULL;
 }
 

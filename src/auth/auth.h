@@ -25,7 +25,8 @@ struct auth_caller {
 	const char *session_id; /* the key is the own one of this session; NULL = an ordinary key */
 };
 
-/* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`. -EKEYREJECTED (401) when there is none or it is not
+/* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`, or the password of `Authorization: Basic`, as git sends
+ * it (any user name). -EKEYREJECTED (401) when there is none or it is not
  * valid; the message does not say which keys exist and never repeats the key. */
 MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
 /* For what may be asked without a key (public environments): *ret = NULL when the request names no key; a key that is

@@ -15,7 +15,7 @@
 
 static bool is_str(enum config_type t)
 {
-	return t == CONFIG_STR || t == CONFIG_PATH || t == CONFIG_MACHINE;
+	return t == CONFIG_STR || t == CONFIG_SECRET || t == CONFIG_PATH || t == CONFIG_MACHINE;
 }
 
 struct config *config_new(void)

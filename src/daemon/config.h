@@ -61,6 +61,18 @@ struct config {
 	char **build_env;              /* "K=V" */
 	char **build_mounts;           /* "SOURCE[:TARGET]" */
 
+	/* git */
+	uint64_t git_push_max_bytes;   /* of one push, packed */
+	uint64_t git_time_limit_ms;    /* of one push or fetch, without a push's waiting for its deployment */
+	uint64_t git_max_processes;    /* pushes and fetches at once; beyond it 429 */
+
+	/* github */
+	char *github_url;              /* for people and for cloning; no slash at its end */
+	char *github_api_url;
+	char *github_token;            /* "" = no connection; printed as "(set)" */
+	char *github_webhook_secret;   /* "" = no webhooks */
+	char **github_namespaces;      /* whose members may use the token; admins always may */
+
 	/* images */
 	struct image_alias *image_aliases; /* ends with a NULL from */
 

@@ -104,6 +104,7 @@ static int print_value(struct buf *b, const struct config *c, const struct confi
 	char number[32];
 
 	switch (k->type) {
+	case CONFIG_SECRET: return print_text(b, **(char *const *)place_of(c, k) ? "(set)" : "");
 	case CONFIG_STR:
 	case CONFIG_PATH:
 	case CONFIG_MACHINE: return print_text(b, *(char *const *)place_of(c, k));

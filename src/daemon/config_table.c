@@ -90,6 +90,22 @@ const struct config_key config_keys[] = {
 	{ "builds.env", CONFIG_ENV, AT(build_env), NULL, ANY, "Variables for every RUN step: NAME: VALUE." },
 	{ "builds.mounts", CONFIG_MOUNTS, AT(build_mounts), NULL, ANY, "As sandboxes.mounts, for RUN steps." },
 
+	{ "git.push", CONFIG_SIZE, AT(git_push_max_bytes), "1GiB", 64 * KIB, 1024 * GIB, "Of one push, as git packs it." },
+	{ "git.time_limit", CONFIG_DURATION, AT(git_time_limit_ms), "1h", SECOND, DAY,
+	  "Of one push or fetch; how long a pusher waits for the deployment is not counted." },
+	{ "git.max_processes", CONFIG_COUNT, AT(git_max_processes), "64", 1, 10000, "Pushes and fetches at once; more are answered with 429." },
+
+	{ "github.url", CONFIG_STR, AT(github_url), "https://github.com", ANY,
+	  "Where repositories are cloned from: GitHub, or a GitHub Enterprise Server." },
+	{ "github.api_url", CONFIG_STR, AT(github_api_url), "https://api.github.com", ANY,
+	  "Its REST API; https://HOST/api/v3 for an Enterprise Server." },
+	{ "github.token", CONFIG_SECRET, AT(github_token), "", ANY,
+	  "A token that may read the repositories to be linked. Empty: no connection. Keep this file to root then." },
+	{ "github.webhook_secret", CONFIG_SECRET, AT(github_webhook_secret), "", ANY,
+	  "What GitHub signs its webhooks with, to /v1/github/webhook. Empty: webhooks are refused." },
+	{ "github.namespaces", CONFIG_LIST, AT(github_namespaces), NULL, ANY,
+	  "Namespaces whose members may link whatever the token can read. Admins always may." },
+
 	{ "images.aliases", CONFIG_ALIASES, AT(image_aliases), NULL, ANY, "Names of images that stand for others: NAME: OTHER." },
 
 	{ "egress.allow", CONFIG_LIST, AT(egress_allow), NULL, ANY,
@@ -107,6 +123,8 @@ static const struct {
 	{ "sandboxes", "Temporary containers." },
 	{ "instances", "Running servers of environments." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
+	{ "git", "Repositories that are pushed to this server." },
+	{ "github", "Repositories that are linked: see docs/git.md." },
 	{ "images", "Container images." },
 	{ "egress", "What leaves a sandbox." },
 };

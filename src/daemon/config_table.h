@@ -6,6 +6,7 @@
 
 enum config_type {
 	CONFIG_STR,
+	CONFIG_SECRET,    /* a string that is never printed */
 	CONFIG_PATH,      /* absolute, or made so from the working directory; "" where the default is "" */
 	CONFIG_DURATION,  /* uint64_t, ms */
 	CONFIG_SIZE,      /* uint64_t or size_t, bytes */

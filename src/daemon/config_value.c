@@ -168,6 +168,7 @@ int config_put(struct config *c, const struct config_key *k, const char *value, 
 {
 	switch (k->type) {
 	case CONFIG_STR:
+	case CONFIG_SECRET:
 	case CONFIG_PATH:
 	case CONFIG_MACHINE: return put_str(c, k, value, err);
 	case CONFIG_DURATION:

@@ -9,6 +9,7 @@
 #include "daemon/server.h"
 #include "env/env.h"
 #include "gateway/session.h"
+#include "git/git.h"
 #include "image/image.h"
 #include "sandbox/local.h"
 
@@ -139,12 +140,22 @@ static int open_gateway(struct daemon *d, struct err *err)
 	return gateway_new(&d->gateway, d->loop, d->auth, d->store, d->envs, &sandboxes, &s, err);
 }
 
+static int open_git(struct daemon *d, struct err *err)
+{
+	const struct config *c = d->config;
+	struct git_settings s = { .data_dir = c->data, .push_max_bytes = c->git_push_max_bytes, .time_limit_ms = c->git_time_limit_ms,
+				  .max_processes = (unsigned)c->git_max_processes };
+
+	return git_new(&d->git, d->loop, &s, err);
+}
+
 int modules_open(struct daemon *d, struct err *err)
 {
 	int r = open_images(d, err);
 
 	r = r < 0 ? r : open_engine(d, err);
 	r = r < 0 ? r : open_envs(d, err);
+	r = r < 0 ? r : open_git(d, err);
 	r = r < 0 ? r : open_sandboxes(d, err);
 	return r < 0 ? r : open_gateway(d, err);
 }
@@ -174,6 +185,7 @@ void modules_close(struct daemon *d)
 {
 	gateway_free(d->gateway);
 	sandboxes_free(d->sandboxes);
+	git_free(d->git);
 	envs_free(d->envs);
 	builds_free(d->builds);
 	local_engine_free(d->engine);

@@ -25,6 +25,7 @@
 struct builds;
 struct engine;
 struct gateway;
+struct git;
 struct sandboxes;
 
 struct daemon {
@@ -40,6 +41,7 @@ struct daemon {
 	struct builds *builds;
 	struct engine *engine;
 	struct envs *envs;
+	struct git *git;
 	struct sandboxes *sandboxes;
 	struct gateway *gateway;
 	struct http_router *router;

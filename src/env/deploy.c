@@ -164,3 +164,15 @@ int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err)
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err ? err->msg : "the build could not be queued");
 	return r;
 }
+
+void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason)
+{
+	struct deploy p = { .env = env_of(e, d->environment), .d = d, .log_fd = -1 };
+	list_init(&p.followers);
+	store_set_str(&d->reason, reason);
+	set_state(&p, state);
+	if (state == STORE_DEPLOYMENT_FAILED)
+		e->counts.deployments_failed_total++;
+	deploy_log(&p, "%s: %s", store_deployment_state_name(state), reason);
+	fd_close(p.log_fd);
+}

@@ -51,6 +51,8 @@ struct envs *envs_free(struct envs *e); /* instances are destroyed by the engine
 /* Starts the deployment d (QUEUED) from DATA/builds/<d->id>/source.tar, which is whole. What is queued or building for the
  * same environment becomes SUPERSEDED. On failure d is FAILED with the reason. */
 MUST_CHECK int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err);
+/* Ends d (QUEUED) whose source never came: FAILED or SUPERSEDED, with the reason, which is also its log. */
+void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason);
 /* Ends what an environment is doing and its instances; its open sessions get 410 with the reason. */
 void envs_stop(struct envs *e, struct store_environment *env, const char *reason);
 

@@ -1,0 +1,155 @@
+/* git/export.c: a commit becomes a tar: is it still what the branch says, the archive, then what the tar lacks. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "git/private.h"
+
+struct git_export {
+	struct git *git;
+	struct git_run *run;
+	char *repository, *branch, *commit, *subdirectory, *path, *part;
+	struct buf notes;
+	git_exported_fn *done;
+	void *arg;
+};
+
+static void export_free(struct git_export *x)
+{
+	unlink(x->part);
+	buf_done(&x->notes);
+	free(x->repository);
+	free(x->branch);
+	free(x->commit);
+	free(x->subdirectory);
+	free(x->path);
+	free(x->part);
+	free(x);
+}
+
+void git_export_cancel(struct git_export *x)
+{
+	if (!x)
+		return;
+	git_run_cancel(x->run);
+	export_free(x);
+}
+
+static void finish(struct git_export *x, const struct err *err)
+{
+	x->done(x->arg, x->notes.data, err);
+	export_free(x);
+}
+
+static void run(struct git_export *x, const char *const *argv, int fd, git_done_fn *done)
+{
+	struct git_command c = { .argv = argv, .repository = x->repository, .stdout_fd = fd };
+
+	x->run = git_start(x->git, &c, done, x);
+}
+
+/* An answer that the command itself gives (an exit status) is not an error. */
+static bool failed(struct git_export *x, const struct err *err)
+{
+	x->run = NULL;
+	if (err)
+		finish(x, err);
+	return err;
+}
+
+static void on_lfs(void *arg, int status, const char *out, const char *said, const struct err *err)
+{
+	struct git_export *x = arg;
+	struct err own;
+
+	(void)said;
+	if (failed(x, err))
+		return;
+	if (status == 0 && *out)
+		(void)!buf_puts(&x->notes, "files in Git LFS are not fetched: the build sees their pointers\n");
+	if (rename(x->part, x->path) < 0) {
+		err_sys(&own, "rename %s", x->part);
+		finish(x, &own);
+		return;
+	}
+	finish(x, NULL);
+}
+
+static void on_submodules(void *arg, int status, const char *out, const char *said, const struct err *err)
+{
+	struct git_export *x = arg;
+	const char *argv[] = { "grep", "-l", "-e", "filter=lfs", x->commit, "--", ":(glob)**/.gitattributes", NULL };
+
+	(void)out;
+	(void)said;
+	if (failed(x, err))
+		return;
+	if (status == 0)
+		(void)!buf_puts(&x->notes, "submodules are not fetched: their folders are empty in the build\n");
+	run(x, argv, -1, on_lfs);
+}
+
+static void on_archived(void *arg, int status, const char *out, const char *said, const struct err *err)
+{
+	struct git_export *x = arg;
+	auto_free char *modules = xasprintf("%s:.gitmodules", x->commit);
+	const char *argv[] = { "cat-file", "-e", modules, NULL };
+	struct err own;
+
+	(void)out;
+	if (failed(x, err))
+		return;
+	if (status) {
+		if (*x->subdirectory)
+			err_set(&own, -EINVAL, "subdirectory: \"%s\": expected a folder of commit %.12s", x->subdirectory, x->commit);
+		else
+			err_set(&own, -EIO, "exporting commit %.12s: %s", x->commit, said);
+		finish(x, &own);
+		return;
+	}
+	run(x, argv, -1, on_submodules);
+}
+
+static void on_resolved(void *arg, int status, const char *out, const char *said, const struct err *err)
+{
+	struct git_export *x = arg;
+	auto_free char *tree = *x->subdirectory ? xasprintf("%s:%s", x->commit, x->subdirectory) : xstrdup(x->commit);
+	const char *argv[] = { "archive", "--format=tar", tree, NULL };
+	struct err own;
+
+	(void)said;
+	if (failed(x, err))
+		return;
+	if (status || strncmp(out, x->commit, strlen(x->commit)) != 0) {
+		err_set(&own, -ESTALE, "%s has moved on from %.12s", x->branch, x->commit);
+		finish(x, &own);
+		return;
+	}
+	auto_fd fd = open(x->part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd < 0) {
+		err_sys(&own, "making %s", x->part);
+		finish(x, &own);
+		return;
+	}
+	run(x, argv, fd, on_archived);
+}
+
+struct git_export *git_export(struct git *g, const char *repository, const char *branch, const char *commit,
+			      const char *subdirectory, const char *path, git_exported_fn *done, void *arg)
+{
+	struct git_export *x = NEW(struct git_export);
+	auto_free char *ref = xasprintf("refs/heads/%s", branch);
+	const char *argv[] = { "rev-parse", "--verify", "--quiet", ref, NULL };
+
+	*x = (struct git_export){ .git = g, .repository = xstrdup(repository), .branch = xstrdup(branch), .commit = xstrdup(commit),
+				  .subdirectory = xstrdup(subdirectory), .path = xstrdup(path),
+				  .part = xasprintf("%s.part", path), .done = done, .arg = arg };
+	buf_init(&x->notes, 4096);
+	run(x, argv, -1, on_resolved);
+	return x;
+}

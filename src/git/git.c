@@ -1,0 +1,122 @@
+#include "git/git.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "git/private.h"
+
+/* Says what changed over GIT_HOOK_FD, an empty line at the end, and passes on what comes back until its other end is
+ * closed. It executes nothing of what was pushed. */
+static const char hook[] = "#!/bin/sh\n"
+			   "[ -e /proc/self/fd/3 ] || exit 0\n"
+			   "cat >&3 && echo >&3 && exec cat <&3\n";
+
+int git_new(struct git **ret, struct loop *l, const struct git_settings *s, struct err *err)
+{
+	auto_free char *root = xasprintf("%s/git", s->data_dir);
+	auto_free char *hooks = xasprintf("%s/.hooks", root);
+	auto_free char *path = xasprintf("%s/post-receive", hooks);
+	int r = fd_mkdirs(hooks, 0750, err);
+
+	r = r < 0 ? r : fd_write_file(path, hook, sizeof(hook) - 1, 0750, err);
+	if (r < 0)
+		return r;
+	struct git *g = NEW(struct git);
+	*g = (struct git){ .loop = l, .settings = *s, .root = STEAL(root) };
+	list_init(&g->children);
+	list_init(&g->serving);
+	*ret = g;
+	return 0;
+}
+
+struct git *git_free(struct git *g)
+{
+	if (!g)
+		return NULL;
+	git_children_kill(g);
+	free(g->root);
+	free(g);
+	return NULL;
+}
+
+char *git_repository(const struct git *g, const char *namespace, const char *name)
+{
+	return xasprintf("%s/%s/%s.git", g->root, namespace, name);
+}
+
+char *git_github_repository(const struct git *g, const char *environment_id)
+{
+	return xasprintf("%s/.github/%s.git", g->root, environment_id);
+}
+
+bool git_is_branch(const char *s)
+{
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+@=,";
+
+	if (str_empty(s) || strlen(s) > 200 || s[strspn(s, allowed)] || strchr("-/.", s[0]) || str_ends(s, "/") || str_ends(s, "."))
+		return false;
+	return !strstr(s, "..") && !strstr(s, "//") && !strstr(s, "/.") && !strstr(s, "@{") && !strstr(s, ".lock/") &&
+	       !str_ends(s, ".lock") && !str_eq(s, "@") && !str_eq(s, "HEAD");
+}
+
+bool git_is_subdirectory(const char *s)
+{
+	auto_free char *copy = xstrdup(s);
+	char *rest = copy;
+
+	if (str_empty(s) || strlen(s) > 1000 || !str_is_utf8(s, strlen(s)))
+		return false;
+	for (const char *p = s; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f || *p == '\\')
+			return false;
+	for (char *part; (part = strsep(&rest, "/"));)
+		if (!*part || str_eq(part, ".") || str_eq(part, ".."))
+			return false;
+	return true;
+}
+
+/* -- making and renaming ------------------------------------------------------------------------------------------- */
+
+struct making {
+	git_made_fn *done;
+	void *arg;
+	struct err err;
+};
+
+static void on_init_over(void *arg, int status, const char *out, const char *said, const struct err *err)
+{
+	auto_free struct making *m = arg;
+	struct err own;
+
+	(void)out;
+	if (!err && status)
+		err_set(&own, -EIO, "making a repository: %s", said);
+	m->done(m->arg, err ? err : status ? &own : NULL);
+}
+
+static void on_there(void *arg)
+{
+	auto_free struct making *m = arg;
+
+	m->done(m->arg, m->err.code ? &m->err : NULL);
+}
+
+void git_make(struct git *g, const char *path, const char *branch, git_made_fn *done, void *arg)
+{
+	struct making *m = NEW(struct making);
+	auto_free char *head = xasprintf("%s/HEAD", path), *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
+	auto_free char *option = xasprintf("--initial-branch=%s", branch);
+	const char *argv[] = { "init", "--quiet", "--bare", "--template=", option, path, NULL };
+	struct git_command c = { .argv = argv, .stdout_fd = -1 };
+
+	*m = (struct making){ .done = done, .arg = arg };
+	if (access(head, F_OK) == 0 || fd_mkdirs(folder, 0750, &m->err) < 0)
+		loop_defer(g->loop, on_there, m);
+	else
+		(void)git_start(g, &c, on_init_over, m);
+}

@@ -1,0 +1,42 @@
+/* git/private.h: what the files of git/ share. */
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/list.h"
+#include "git/git.h"
+
+#define GIT_KILL_AFTER_MS 3000 /* between SIGTERM, at which git removes its temporary files, and SIGKILL */
+#define GIT_HOOK_FD 3
+
+struct git {
+	struct loop *loop;
+	struct git_settings settings;
+	char *root;           /* DATA/git */
+	struct list children; /* struct git_child */
+	struct list serving;  /* struct serve: requests */
+	unsigned n_serving;
+};
+
+/* One process group. Owned by git until its exit; the callback runs once, or never after git_child_forget(). */
+struct git_child;
+typedef void git_exit_fn(void *arg, int status, bool timed_out);
+struct git_spawn {
+	const char *const *argv; /* argv[0] is looked for in /usr/bin and /bin */
+	const char *const *env;  /* beside the fixed ones */
+	int in, out, err, hook;  /* borrowed; -1 = /dev/null, none for hook */
+	uint64_t time_limit_ms;  /* 0 = none */
+};
+MUST_CHECK int git_child_start(struct git_child **ret, struct git *g, const struct git_spawn *s, git_exit_fn *fn, void *arg,
+			       struct err *err);
+void git_child_unlimit(struct git_child *c); /* no time limit any more */
+/* Ends its group and calls nobody; NULL is allowed. */
+void git_child_forget(struct git_child *c);
+void git_children_kill(struct git *g); /* all, at the end: waits */
+
+/* push.c: our side of the hook's descriptor. */
+MUST_CHECK int push_new(struct git_push **ret, struct git *g, const struct git_push_events *ev, void *arg, int *ret_child_fd,
+			struct err *err);
+bool push_changed(const struct git_push *p); /* the hook has reported */
+struct git_push *push_free(struct git_push *p); /* tells gone where the receiver still waits */
+void push_on_changed(struct git_push *p, loop_fn *fn, void *arg); /* just before ev->changed */
