@@ -6,6 +6,7 @@
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
+ *                          runs, stats, pids, spool   mount points for the folders that init gets
  *                          cg-*      cgroup hierarchies that the host has not mounted
  * .stage lies under sandboxes/ because that is root's: everything mounted there is mounted in private namespaces only,
  * and the daemon's user cannot plant a link in it. */

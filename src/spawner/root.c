@@ -91,7 +91,7 @@ static int mount_layer(struct start *s, int images, size_t n)
 		return -errno;
 	snprintf(target, sizeof(target), "%zu", n);
 	/* Attached, because overlay refuses layers of no namespace before Linux 6.15. */
-	return sys_move_mount(tree, "", AT_FDCWD, target, 0x04) < 0 ? -errno : 0;
+	return sys_move_mount(tree, "", AT_FDCWD, target, SYS_MOVE_EMPTY_FROM) < 0 ? -errno : 0;
 }
 
 int root_mount_layers(struct start *s)

@@ -152,13 +152,17 @@ static int step_mount_namespace(struct start *s)
 	return chdir(s->path_buf) < 0 ? fail(s, s->path_buf) : 0;
 }
 
-/* A folder for init to hold, cut off from its surroundings: from the root of a detached mount ".." leads nowhere. */
-static int open_confined(struct start *s, const char *path, int *ret)
+/* A folder for init to hold, cut off from its surroundings: it is the root of a mount of its own, and when root_pivot()
+ * takes all that was mounted here away, that mount is nobody's child any more and ".." leads nowhere. Taking away one by
+ * one, as closing a clone that was never attached does, would cost a grace period each. */
+static int open_confined(struct start *s, const char *path, const char *target, int *ret)
 {
 	auto_fd tree = sys_open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 
 	if (tree < 0)
 		return fail(s, path);
+	if (sys_move_mount(tree, "", AT_FDCWD, target, SYS_MOVE_EMPTY_FROM) < 0)
+		return fail(s, target);
 	*ret = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return *ret < 0 ? fail(s, path) : 0;
 }
@@ -175,16 +179,16 @@ static const char *tree_path(struct start *s, enum cgroup_tree t, const char *be
 
 static int step_folders(struct start *s)
 {
-	int r = open_confined(s, tree_path(s, CGROUP_V2, "/runs"), &s->runs_fd);
+	int r = open_confined(s, tree_path(s, CGROUP_V2, "/runs"), "runs", &s->runs_fd);
 
 	if (r == 0)
-		r = open_confined(s, tree_path(s, CGROUP_MEMORY, ""), &s->stats_fd);
+		r = open_confined(s, tree_path(s, CGROUP_MEMORY, ""), "stats", &s->stats_fd);
 	if (r == 0)
-		r = open_confined(s, tree_path(s, CGROUP_PIDS, ""), &s->pids_fd);
+		r = open_confined(s, tree_path(s, CGROUP_PIDS, ""), "pids", &s->pids_fd);
 	if (r < 0)
 		return r;
 	snprintf(s->path_buf, sizeof(s->path_buf), "../%s/spool", s->plan->id);
-	return open_confined(s, s->path_buf, &s->spool_fd);
+	return open_confined(s, s->path_buf, "spool", &s->spool_fd);
 }
 
 /* The effective id only, and back: the permitted capabilities stay as long as one of the three ids is 0. */

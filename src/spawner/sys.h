@@ -20,6 +20,7 @@
 #endif
 
 /* What these calls take, under names of ours: the kernel's own names are defined by some C libraries and not by others. */
+#define SYS_MOVE_EMPTY_FROM 0x04           /* MOVE_MOUNT_F_EMPTY_PATH */
 #define SYS_MOVE_EMPTY_PATHS (0x04 | 0x40) /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */
 #define SYS_FSCONFIG_FLAG 0                /* FSCONFIG_SET_FLAG */
 #define SYS_FSCONFIG_STRING 1              /* FSCONFIG_SET_STRING */
