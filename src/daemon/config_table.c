@@ -77,6 +77,13 @@ const struct config_key config_keys[] = {
 	{ "sandboxes.mounts", CONFIG_MOUNTS, AT(sandbox_mounts), NULL, ANY,
 	  "Files and folders of the host that every sandbox sees, read-only: SOURCE or SOURCE:TARGET." },
 
+	{ "pools.max", CONFIG_COUNT, AT(pool_max), "64", 0, 4096,
+	  "Sandboxes made before they are asked for, of the images and sizes of late. 0: none." },
+	{ "pools.keep", CONFIG_DURATION, AT(pool_keep_ms), "10m", SECOND, DAY,
+	  "How long after the last request for one of its image and size such a sandbox is kept." },
+	{ "pools.memory", CONFIG_SIZE, AT(pool_bytes), "256MiB", 0, 1024 * GIB,
+	  "Memory for them together, at 1 MiB each. When the machine gets short of memory, they go before." },
+
 	{ "instances.size", CONFIG_MACHINE, AT(instance_size), "1:2", ANY, "CPU:GIB when a deployment names none." },
 	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY, "Until its first healthy answer." },
 	{ "instances.log", CONFIG_SIZE, AT(instance_log_bytes), "16MiB", 64 * KIB, 1024 * GIB, "Kept of one instance's log." },
@@ -121,6 +128,7 @@ static const struct {
 	{ "http", "Limits of the HTTP server." },
 	{ "sessions", "Conversations of agents with environments." },
 	{ "sandboxes", "Temporary containers." },
+	{ "pools", "What is prepared before it is asked for." },
 	{ "instances", "Running servers of environments." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },

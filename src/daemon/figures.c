@@ -38,6 +38,10 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 	api_metrics_gauge(o, "openreward_boxes", NULL, "Containers alive: sandboxes and instances.", (double)c.boxes);
 	api_metrics_gauge(o, "openreward_execs", NULL, "Commands running now.", (double)c.execs);
 	api_metrics_counter(o, "openreward_boxes_created_total", NULL, "Containers made.", (double)c.created_total);
+	api_metrics_counter(o, "openreward_boxes_warm_total", NULL, "Of them, those that had been prepared: hits of the pool.",
+			    (double)c.warm_total);
+	api_metrics_gauge(o, "openreward_boxes_prepared", NULL, "Prepared and nobody's yet, when the last one was made.",
+			  (double)c.spares);
 	api_metrics_counter(o, "openreward_boxes_failed_total", NULL, "Containers that could not be made.", (double)c.failed_total);
 	api_metrics_counter(o, "openreward_box_create_seconds_total", NULL, "Time spent making containers, summed.",
 			    (double)c.create_us_total / 1e6);

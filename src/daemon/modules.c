@@ -77,7 +77,8 @@ static void split_mounts(struct daemon *d)
 static int open_engine(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
-	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs };
+	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs,
+				    .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);
 	strv_add_all(&d->sandbox_env, c->sandbox_env);

@@ -233,7 +233,7 @@ static int configure(struct box *b, struct err *err)
 	return chan_send(b->init, o, NULL, 0, on_configured, b, err);
 }
 
-static void on_made(void *arg, const struct wire_in *in UNUSED, int *fds, size_t n_fds, const struct err *err)
+static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
 	static const struct chan_events events = { .event = on_init_event, .lost = on_init_lost };
 	struct box *b = arg;
@@ -251,6 +251,8 @@ static void on_made(void *arg, const struct wire_in *in UNUSED, int *fds, size_t
 	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */
 	r = n_fds < 1 ? err_set(&e, -EPROTO, "the sandbox came without its socket") : 0;
 	b->state = BOX_CONFIGURING;
+	b->local->counts.warm_total += wire_get_u64(in, WIRE_T_WARM, 0) != 0;
+	b->local->counts.spares = (size_t)wire_get_u64(in, WIRE_T_SPARES, 0);
 	if (r == 0)
 		r = chan_new(&b->init, b->local->loop, fd_steal(&fds[0]), INIT_TIMEOUT_MS, &events, b, &e);
 	if (r == 0)

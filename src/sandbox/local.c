@@ -55,9 +55,26 @@ static void on_lost(void *arg, const struct err *why UNUSED)
 	}
 }
 
+/* To every spawner that this engine gets to see. Where it can't be told, nothing is prepared. */
+static void set_pool(struct local *e)
+{
+	struct chan *c = link_chan(e->link);
+	struct wire_out *o;
+
+	if (!c)
+		return;
+	o = chan_begin(c, WIRE_POOL, false);
+	wire_put_u64(o, WIRE_T_POOL_MAX, e->settings.pool_max);
+	wire_put_u64(o, WIRE_T_POOL_KEEP_MS, e->settings.pool_keep_ms);
+	wire_put_u64(o, WIRE_T_POOL_BYTES, e->settings.pool_bytes);
+	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}
+
 static void on_up(void *arg)
 {
 	local_reconcile(arg);
+	set_pool(arg);
 }
 
 /* -- life --------------------------------------------------------------------------------------------------------------- */
@@ -95,6 +112,7 @@ int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct
 	}
 	link_set_events(k, &events, e);
 	local_reconcile(e);
+	set_pool(e);
 	*ret = &e->base;
 	return 0;
 }

@@ -24,6 +24,9 @@
 struct local_settings {
 	uint64_t pids_max;         /* processes and threads in a box; 0 = 4096 */
 	bool no_new_privs;
+	uint64_t pool_max;         /* sandboxes that may be prepared before they are asked for; 0 = none */
+	uint64_t pool_keep_ms;     /* how long after the last that was asked for */
+	uint64_t pool_bytes;       /* memory for them together */
 	const char *const *env;    /* "K=V" for every box, over the image's and under its own; may be NULL */
 	const struct engine_mount *mounts; /* in every box, ended by a NULL source; may be NULL. The spawner was started with
 					      --mount for each */
@@ -39,6 +42,8 @@ struct local_counts {
 	size_t boxes;            /* gauge: alive, being made or ending; instances too */
 	size_t execs;            /* gauge: commands that run */
 	uint64_t created_total, failed_total, execs_total;
+	uint64_t warm_total;      /* of those created, the ones that had been prepared */
+	size_t spares;            /* gauge: prepared, as of the last that was created */
 	uint64_t create_us_total; /* from asking the spawner to a box that is ready */
 	uint64_t outcomes[ENGINE_EXITED + 1]; /* of ended commands, by enum engine_outcome */
 };

@@ -45,7 +45,8 @@ struct wire_head {
 	X(WELCOME, 2)      /* PID, BOOT (uuid of this spawner's life), FLAGS (enum wire_welcome_flag). fds: listening        \
 			      sockets..., see N_FDS; then the channel to egress (last). */                               \
 	X(MAKE, 3)         /* a plan (sandbox/plan.h), NOTE? */                                                          \
-	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host; to TAKE also NOTE?.                              \
+	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host, WARM (1 = was prepared),  \
+			      SPARES (ready now); to TAKE also NOTE?.                              \
 			      fds: init's control socket, process pidfd */                                               \
 	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
 	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
@@ -65,6 +66,8 @@ struct wire_head {
 	X(LEAKS, 19)       /* -> OK with TEXT: one line per thing of ours that no living object owns; "" = none */       \
 	X(NOTE, 20)        /* ID, NOTE: up to WIRE_NOTE_MAX bytes that mean nothing to the spawner, kept with the sandbox \
 			      for whoever takes it over, in place of an earlier one. Not answered. */                    \
+	X(POOL, 21)        /* POOL_MAX, POOL_KEEP_MS, POOL_BYTES: how many sandboxes may be prepared before they are asked   \
+			      for, for how long, and with how much memory. 0 spares until then. Not answered. */         \
 	/* daemon -> init */                                                                                             \
 	X(CONFIG, 40)      /* HOSTNAME, HOSTS (file text), RESOLV (file text), DIR* (made if missing) -> OK */           \
 	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
@@ -128,7 +131,9 @@ enum wire_type {
 	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)                                     \
 	/* of streams */                                                                                          \
 	X(OFFSET, 100) X(STORED, 101) X(FIRST, 102) X(WATCH, 103) X(FLOW, 104) X(HAVE, 105) X(ROWS, 106)          \
-	X(COLS, 107) X(FOREGROUND, 108)
+	X(COLS, 107) X(FOREGROUND, 108) \
+	/* of what is prepared */                                                                                 \
+	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,

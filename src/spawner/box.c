@@ -12,10 +12,14 @@
  *           the kernel reports its end only when every process of that namespace is gone.
  * buried    box_over() has answered everybody, freed the box and given cgroups, folders and range to the cleaner.
  *
+ * A spare goes the same way before anybody asks for it: nobody is told of it, egress does not know it, and box_claim() makes
+ * it the sandbox of a MAKE while it is READY. It is given away once; what has been somebody's never becomes a spare.
+ *
  * Transitions: box_make (none -> STARTING), on_ready (-> READY), box_kill (-> ENDING), box_over (-> buried).
  * Invariants: 1. `reason` is set exactly when ENDING. 2. A box is in sp->boxes until box_over. 3. Descriptors of init's
  * control and egress sockets are kept until box_over, so that they can be handed over (TAKE, a new egress). */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,59 +32,35 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
-#include "spawner/spawner.h"
+#include "spawner/box.h"
 #include "spawner/sys.h"
 
 #define START_TIMEOUT_MS 30000 /* a start takes milliseconds; on a machine that swaps, seconds */
-#define ENDERS_MAX 4
-#define READY_MAX 128
-
-#define BOX_STATES(X) X(STARTING, "starting") X(READY, "ready") X(ENDING, "ending")
-enum box_state {
-#define X(name, text) BOX_##name,
-	BOX_STATES(X)
-#undef X
-};
-
-struct box {
-	struct list link;
-	struct spawner *sp;
-	enum box_state state;
-	char id[PLAN_ID_LEN];
-	enum plan_kind kind;
-	enum plan_net net;
-	uint64_t number;
-	uid_t first;
-	struct child builder, init;
-	int init_pid, init_pidfd;
-	struct source report, ready;
-	int control_fd; /* the daemon's end */
-	int egress_fd;  /* egress' end */
-	bool registered;
-	uint64_t started_us, lease_ms;
-	uint64_t lease_at_ms, hard_at_ms; /* 0 = never; STARTING: lease_at is the time-out of the start */
-	uint64_t hard_ms;
-	struct start_report failure; /* error < 0: why a start failed */
-	char text[READY_MAX];        /* of a failure: init's words */
-	struct waiter maker, enders[ENDERS_MAX];
-	size_t n_enders;
-	char reason[16];
-	void *note; /* of whoever takes it over; NULL = none */
-	size_t note_len;
-	bool taken; /* the maker is one who takes over: it gets the note, too */
-};
-
 static struct box *find(const struct spawner *sp, const char *id)
 {
 	list_foreach((struct list *)&sp->boxes, struct box, link, b)
-		if (id && strcmp(b->id, id) == 0)
+		if (id && !b->spare && strcmp(b->id, id) == 0)
 			return b;
 	return NULL;
 }
 
-bool box_exists(const struct spawner *sp, const char *id)
+bool box_owns(const struct spawner *sp, const char *name)
 {
-	return find(sp, id) != NULL;
+	list_foreach((struct list *)&sp->boxes, struct box, link, b)
+		if (strcmp(b->name, name) == 0)
+			return true;
+	return false;
+}
+
+/* Only while it lives can its namespaces be had: one that ends by itself takes its own along. */
+static void keep_net(struct box *b)
+{
+	char path[40];
+
+	if (b->state != BOX_READY || b->sp->nets.n == NETS_MAX)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", b->init_pid);
+	b->net_fd = open(path, O_RDONLY | O_CLOEXEC);
 }
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
@@ -126,7 +106,9 @@ static void box_over(struct box *b)
 {
 	struct spawner *sp = b->sp;
 
-	if (b->failure.error)
+	if (b->spare)
+		pool_lost(b);
+	else if (b->failure.error)
 		tell_failure(b);
 	else if (b->n_enders == 0)
 		tell_gone(b);
@@ -137,8 +119,9 @@ static void box_over(struct box *b)
 	fd_close(b->init_pidfd);
 	fd_close(b->control_fd);
 	fd_close(b->egress_fd);
+	nets_give(sp, b->net_fd);
 	list_remove(&b->link);
-	clean_bury(sp, b->id, b->first, true);
+	clean_bury(sp, b->name, b->first, true);
 	free(b->note);
 	free(b);
 }
@@ -154,11 +137,12 @@ static void box_kill(struct box *b, const char *reason)
 {
 	if (b->state == BOX_ENDING)
 		return;
+	keep_net(b);
 	b->state = BOX_ENDING;
 	snprintf(b->reason, sizeof(b->reason), "%s", reason);
 	if (b->init_pidfd >= 0)
 		sys_pidfd_kill(b->init_pidfd, SIGKILL);
-	cgroup_kill(&b->sp->host.cg, b->id);
+	cgroup_kill(&b->sp->host.cg, b->name);
 	if (b->builder.pid > 0)
 		kill(b->builder.pid, SIGKILL); /* it may have been on its way into the v1 cgroups */
 }
@@ -253,6 +237,8 @@ static void tell_made(struct box *b, struct waiter to)
 	wire_put_u64(&o, WIRE_T_DURATION_US, time_now_us() - b->started_us);
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)b->init_pid);
 	wire_put_u64(&o, WIRE_T_NUMBER, b->number);
+	wire_put_u64(&o, WIRE_T_WARM, b->warm);
+	wire_put_u64(&o, WIRE_T_SPARES, b->sp->pool.n_ready);
 	if (b->taken && b->note)
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
 	conn_answer(b->sp, to, &o, fds, ARRAY_LEN(fds));
@@ -271,16 +257,26 @@ static void watch_clock(struct box *b)
 		spawner_wake(b->sp, b->hard_at_ms);
 }
 
-static void box_ready(struct box *b)
+/* To whom it was made for: its times begin. */
+static void box_give(struct box *b)
 {
 	uint64_t now = time_now_ms();
 
-	b->state = BOX_READY;
 	b->lease_at_ms = due(now, b->lease_ms);
 	b->hard_at_ms = due(now, b->hard_ms);
 	watch_clock(b);
-	close_source(b, &b->ready);
 	tell_made(b, b->maker);
+}
+
+static void box_ready(struct box *b)
+{
+	b->state = BOX_READY;
+	b->lease_at_ms = 0;
+	close_source(b, &b->ready);
+	if (b->spare)
+		pool_ready(b);
+	else
+		box_give(b);
 }
 
 /* "STAGE\0ERRNO\0" of boot.h. */
@@ -331,74 +327,17 @@ static struct box *box_new(struct spawner *sp, const struct plan *p, struct wait
 		return NULL;
 	*b = (struct box){
 		.sp = sp, .kind = p->kind, .net = p->net, .number = ++sp->last_number, .maker = to,
-		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1,
+		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1, .net_fd = -1,
 		.report = { -1, on_report, b }, .ready = { -1, on_ready, b },
 		.builder = { .fn = on_builder_exit, .arg = b }, .init = { .fn = on_init_exit, .arg = b },
 		.started_us = time_now_us(), .lease_ms = p->lease_ms, .hard_ms = p->hard_ms,
 		.lease_at_ms = time_now_ms() + START_TIMEOUT_MS,
 	};
 	snprintf(b->id, sizeof(b->id), "%s", p->id);
+	memcpy(b->name, b->id, sizeof(b->name));
+	list_init(&b->spare_link);
 	list_push_back(&sp->boxes, &b->link);
 	return b;
-}
-
-/* Both ends can hold two of the largest messages, else a sender could never send one. */
-static int socket_pair(int ret[2], struct err *err)
-{
-	const int size = 2 * WIRE_MAX;
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ret) < 0)
-		return err_sys(err, "socketpair");
-	for (int i = 0; i < 2; i++)
-		if (setsockopt(ret[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) < 0) {
-			int r = err_sys(err, "SO_SNDBUF");
-
-			ret[0] = fd_close(ret[0]);
-			ret[1] = fd_close(ret[1]);
-			return r;
-		}
-	return 0;
-}
-
-static int watched_pipe(struct box *b, struct source *s, int *ret_write, struct err *err)
-{
-	int p[2], r;
-
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return err_sys(err, "pipe");
-	r = fd_set_nonblock(p[0], true);
-	if (r == 0)
-		r = events_watch(&b->sp->ev, s, p[0], EPOLLIN);
-	if (r < 0) {
-		fd_close(p[0]);
-		fd_close(p[1]);
-		return err_sys_code(err, r, "watch a pipe");
-	}
-	*ret_write = p[1];
-	return 0;
-}
-
-/* init's ends; closed here after the fork. */
-struct inner {
-	int control, egress, ready, report;
-};
-
-static int make_channels(struct box *b, struct inner *in, struct err *err)
-{
-	int control[2], egress[2];
-	int r = socket_pair(control, err);
-
-	if (r < 0)
-		return r;
-	b->control_fd = control[0];
-	in->control = control[1];
-	r = socket_pair(egress, err);
-	if (r < 0)
-		return r;
-	b->egress_fd = egress[0];
-	in->egress = egress[1];
-	r = watched_pipe(b, &b->ready, &in->ready, err);
-	return r < 0 ? r : watched_pipe(b, &b->report, &in->report, err);
 }
 
 static int prepare(struct box *b, const struct plan *p, struct err *err)
@@ -409,17 +348,19 @@ static int prepare(struct box *b, const struct plan *p, struct err *err)
 	if (r < 0)
 		return err_set(err, r, "all %u id ranges are in use", IDS_RANGES);
 	/* The rest of cgroups and folders is the builder's: only what it is born into has to be there before. */
-	return cgroup_make_v2(&b->sp->host.cg, b->id, &limits, b->first, err);
+	return cgroup_make_v2(&b->sp->host.cg, b->name, &limits, b->first, err);
 }
 
-static int fork_builder(struct box *b, const struct plan *p, const struct inner *in, struct err *err)
+static int fork_builder(struct box *b, const struct plan *p, const struct box_inner *in, struct err *err)
 {
 	struct start s = {
 		.host = &b->sp->host, .plan = p, .first = b->first, .control_fd = in->control, .egress_fd = in->egress,
-		.ready_fd = in->ready, .report_fd = in->report,
+		.ready_fd = in->ready, .report_fd = in->report, .net_fd = nets_take(b->sp),
+		.background = b->spare,
 	};
 	pid_t pid = start_fork(&s, err);
 
+	fd_close(s.net_fd);
 	if (pid < 0)
 		return (int)pid;
 	events_child_add(&b->sp->ev, &b->builder, pid);
@@ -433,12 +374,12 @@ static void register_box(struct box *b)
 
 static void box_start(struct box *b, const struct plan *p)
 {
-	struct inner in = { -1, -1, -1, -1 };
+	struct box_inner in = { -1, -1, -1, -1 };
 	struct err err = ERR_INIT;
 	int r = prepare(b, p, &err);
 
 	if (r == 0)
-		r = make_channels(b, &in, &err);
+		r = box_channels(b, &in, &err);
 	if (r == 0)
 		r = fork_builder(b, p, &in, &err);
 	fd_close(in.control);
@@ -450,7 +391,8 @@ static void box_start(struct box *b, const struct plan *p)
 		over_if_dead(b);
 		return;
 	}
-	register_box(b);
+	if (!b->spare)
+		register_box(b);
 	watch_clock(b);
 }
 
@@ -469,11 +411,46 @@ static void take_note(struct box *b, const struct wire_in *in)
 		memcpy(b->note, p, len);
 }
 
+int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in, struct waiter to)
+{
+	struct box *b = box_new(sp, p, to);
+
+	if (!b)
+		return -ENOMEM;
+	b->spare = shape;
+	b->shape = shape;
+	if (in)
+		take_note(b, in);
+	box_start(b, p);
+	return 0;
+}
+
+void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to)
+{
+	b->spare = false;
+	b->shape = NULL;
+	b->warm = true;
+	b->started_us = time_now_us();
+	snprintf(b->id, sizeof(b->id), "%s", p->id);
+	b->lease_ms = p->lease_ms;
+	b->hard_ms = p->hard_ms;
+	b->maker = to;
+	take_note(b, in);
+	register_box(b);
+	box_give(b);
+}
+
+void box_drop(struct box *b)
+{
+	b->shape = NULL;
+	box_kill(b, "spare");
+	over_if_dead(b);
+}
+
 void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 {
 	struct err err = ERR_INIT;
 	struct plan p;
-	struct box *b;
 	int r = plan_decode(&p, in, &err);
 
 	if (r < 0) {
@@ -482,14 +459,10 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		conn_fail(sp, to, "make a sandbox", -ESHUTDOWN, NULL, "the spawner is ending");
 	} else if (find(sp, p.id) || clean_has(sp, p.id)) {
 		conn_fail(sp, to, "make a sandbox", -EEXIST, p.id, "a sandbox of this id exists");
-	} else {
-		b = box_new(sp, &p, to);
-		if (b) {
-			take_note(b, in);
-			box_start(b, &p);
-		}
-		else
-			conn_fail(sp, to, "make a sandbox", -ENOMEM, NULL, NULL);
+	} else if (!pool_take(sp, &p, in, to)) {
+		r = box_begin(sp, &p, NULL, in, to);
+		if (r < 0)
+			conn_fail(sp, to, "make a sandbox", r, NULL, NULL);
 	}
 }
 
@@ -562,7 +535,7 @@ void boxes_list(struct spawner *sp, struct waiter to)
 	list_foreach(&sp->boxes, struct box, link, b) {
 		struct wire_out o;
 
-		if (b->state == BOX_ENDING)
+		if (b->state == BOX_ENDING || b->spare)
 			continue;
 		conn_begin(sp, &o, WIRE_ITEM, to);
 		wire_put_str(&o, WIRE_T_ID, b->id);
@@ -611,6 +584,6 @@ void boxes_close(struct spawner *sp)
 void boxes_register(struct spawner *sp, bool again)
 {
 	list_foreach(&sp->boxes, struct box, link, b)
-		if (b->state != BOX_ENDING && (again || !b->registered))
+		if (b->state != BOX_ENDING && !b->spare && (again || !b->registered))
 			register_box(b);
 }

@@ -210,6 +210,9 @@ static void dispatch(struct conn *c, const struct wire_in *in)
 	case WIRE_NOTE:
 		box_note(sp, in);
 		break;
+	case WIRE_POOL:
+		pool_set(sp, in);
+		break;
 	case WIRE_JOB:
 		job_start(sp, in, to);
 		break;

@@ -10,8 +10,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -275,6 +277,19 @@ static int load_init(struct host *h, const char *path, struct err *err)
 	return 0;
 }
 
+/* Tried in a child, as it may be a way without return. */
+static bool may_renice(void)
+{
+	int status = 1;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(setpriority(PRIO_PROCESS, 0, 10) < 0 || setpriority(PRIO_PROCESS, 0, 0) < 0);
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return pid > 0 && status == 0;
+}
+
 int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err)
 {
 	int r;
@@ -291,6 +306,7 @@ int host_init(struct host *h, const char *data, const char *init_path, uid_t uid
 	if (r == 0)
 		r = own_mounts(h, err);
 	probe_proc(h);
+	h->may_renice = may_renice();
 	return r;
 }
 

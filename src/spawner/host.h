@@ -30,6 +30,7 @@ struct host {
 	uid_t uid;                /* the daemon's user, who owns every bucket, and its group */
 	gid_t gid;
 	int init_fd;              /* sealed memory copy of openreward-init: inside, /proc/1/exe leads to no host file */
+	bool may_renice;          /* what was made nicer can be made as before (CAP_SYS_NICE may be missing) */
 	struct cgroups cg;
 	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has; NULL-terminated */
 	const char *masked_dirs[HOST_MASKS_MAX];

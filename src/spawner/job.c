@@ -313,6 +313,11 @@ static bool is_kind(const char *kind)
 	return false;
 }
 
+static bool removes_images(const char *kind)
+{
+	return strcmp(kind, "remove") == 0 || strcmp(kind, "prune") == 0 || strcmp(kind, "clean") == 0;
+}
+
 static int read_request(struct launch *l, const struct wire_in *in, const char **ret_id, struct err *err)
 {
 	const char *id = wire_get_str(in, WIRE_T_ID, 0), *kind = wire_get_str(in, WIRE_T_JOB_KIND, 0);
@@ -393,6 +398,8 @@ void job_start(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		conn_fail(sp, to, "start the job", r, id, err.msg);
 		return;
 	}
+	if (removes_images(l.argv[2]))
+		pool_empty(sp); /* their layers may be about to go; what is still wanted is made anew */
 	r = job_run(l.job, &l, strcmp(l.argv[2], "build") == 0, to, &err);
 	if (r < 0)
 		job_failed(l.job, to, r, err.msg);

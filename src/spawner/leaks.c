@@ -34,7 +34,7 @@ static void PRINTF_LIKE(2, 3) add(struct report *r, const char *fmt, ...)
 
 static bool owned(const struct spawner *sp, const char *name)
 {
-	return box_exists(sp, name) || job_exists(sp, name) || clean_will(sp, name);
+	return box_owns(sp, name) || job_exists(sp, name) || clean_will(sp, name);
 }
 
 static void look_at_cgroup(void *arg, const char *id)
@@ -81,7 +81,7 @@ static bool in_stray_cgroup(const struct report *r, char *text)
 		return false;
 	name += n + 1;
 	name[strcspn(name, "/\n")] = 0;
-	return !box_exists(r->sp, name) && !job_exists(r->sp, name);
+	return !box_owns(r->sp, name) && !job_exists(r->sp, name);
 }
 
 static void look_at_process(struct report *r, const char *pid)

@@ -91,6 +91,7 @@ static int start(struct spawner *sp, struct err *err)
 	list_init(&sp->jobs);
 	list_init(&sp->conns);
 	clean_init(sp);
+	pool_init(sp);
 	random_uuid(sp->boot);
 	sp->out_buf = out_buf;
 	sp->wake_ms = UINT64_MAX;
@@ -123,6 +124,7 @@ static void tick(struct spawner *sp)
 		return;
 	sp->wake_ms = UINT64_MAX; /* each part asks again for what it still waits for */
 	boxes_tick(sp, now);
+	pool_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);
 	if (sp->closing_ms)

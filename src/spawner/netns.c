@@ -378,6 +378,14 @@ static int set_up(int *ret_fd, struct err *err)
 	return 0;
 }
 
+static void go_home(int home)
+{
+	if (setns(home, CLONE_NEWNET) < 0) {
+		perror("return from another net namespace");
+		abort();
+	}
+}
+
 int netns_create(int *ret_fd, struct err *err)
 {
 	auto_fd home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -387,9 +395,62 @@ int netns_create(int *ret_fd, struct err *err)
 	if (unshare(CLONE_NEWNET) < 0)
 		return err_sys(err, "make a net namespace");
 	int r = set_up(ret_fd, err);
-	if (setns(home, CLONE_NEWNET) < 0) {
-		perror("return from a new net namespace");
-		abort();
-	}
+	go_home(home);
 	return r < 0 ? err_wrap(err, r, "set up a net namespace") : 0;
+}
+
+/* -- used or not --------------------------------------------------------------------------------------------------- */
+/* /proc/net shows the net namespace of whoever looks. */
+static bool read_text(const char *path, char *ret, size_t cap)
+{
+	auto_fd fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, ret, cap - 1);
+
+	ret[n > 0 ? n : 0] = 0;
+	return n > 0;
+}
+
+static bool loopback_is_silent(void)
+{
+	const char *line, *other;
+	unsigned long long in, out;
+	char text[2048];
+
+	if (!read_text("/proc/thread-self/net/dev", text, sizeof(text)))
+		return false;
+	line = strstr(text, "lo:");
+	other = line ? strchr(line, '\n') : NULL;
+	return other && !strchr(other, ':') &&
+	       sscanf(line, "lo: %llu %*u %*u %*u %*u %*u %*u %*u %llu", &in, &out) == 2 && in == 0 && out == 0;
+}
+
+static bool has_no_socket(void)
+{
+	char text[1024];
+
+	return read_text("/proc/thread-self/net/sockstat", text, sizeof(text)) && strstr(text, "sockets: used 0\n");
+}
+
+/* They outlive their sockets. The first line is a heading; without IPv6 there is no file. */
+static bool has_no_flow_label(void)
+{
+	const char *line;
+	char text[512];
+
+	if (!read_text("/proc/thread-self/net/ip6_flowlabel", text, sizeof(text)))
+		return errno == ENOENT;
+	line = strchr(text, '\n');
+	return line && !line[1];
+}
+
+bool netns_is_unused(int fd)
+{
+	auto_fd home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	bool unused;
+
+	if (home < 0 || setns(fd, CLONE_NEWNET) < 0)
+		return false;
+	unused = loopback_is_silent() && has_no_socket() && has_no_flow_label();
+	go_home(home);
+	return unused;
 }

@@ -17,6 +17,8 @@
  * the fib, redirect, reject and notrack expressions in the kernel. IPv6 is left out where the kernel has none. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "base/err.h"
 #include "base/macros.h"
 
@@ -32,3 +34,9 @@
  * *ret_fd is the caller's: a close-on-exec descriptor for setns(2); the namespace lives as long as that, a process or a
  * socket in it does. Returns 0, or a negative errno with *err, which names the step; *ret_fd is then untouched. */
 MUST_CHECK int netns_create(int *ret_fd, struct err *err);
+
+/* Whether nothing ever went through the namespace and nobody holds anything in it: its loopback, the only device, has not
+ * seen one byte, it has no socket and no flow label. Then whatever a user of it could leave behind (tracked connections,
+ * learned routes and metrics, counters) is not there either, and it is as good as new. What cannot be told is no. As above,
+ * the caller is in it meanwhile. */
+MUST_CHECK bool netns_is_unused(int fd);

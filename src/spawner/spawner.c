@@ -36,5 +36,6 @@ void spawner_close(struct spawner *sp, struct waiter closer)
 	sp->closing_ms = time_now_ms() + PATIENCE_MS;
 	spawner_wake(sp, sp->closing_ms);
 	jobs_close(sp, 0);
+	pool_empty(sp);
 	boxes_close(sp);
 }

@@ -58,6 +58,23 @@ struct egress {
 	bool behind;               /* the channel was full: some boxes are not registered yet */
 };
 
+/* Spares: sandboxes made before anybody asks (pool.c). */
+struct pool {
+	struct list shapes;       /* of sandboxes that were asked for of late */
+	size_t n_shapes, n_ready, n_starting;
+	uint64_t max, keep_ms, bytes; /* as POOL says; max 0 = no spares */
+	uint64_t second_at_ms;    /* when the second ends in which takes are counted; 0 = nothing to watch */
+	uint64_t taken_at_ms;     /* the last take */
+	bool pressed;             /* the machine is short of memory: nothing is prepared */
+};
+
+/* Net namespaces that were used by nobody, or by sandboxes that never sent a packet: see netns_is_unused. */
+#define NETS_MAX 64
+struct nets {
+	int fd[NETS_MAX];
+	size_t n;
+};
+
 /* The whole program. Zeroed at the start; main() makes its parts in the order of their need and ends them in reverse. */
 struct spawner {
 	struct options opt;
@@ -66,6 +83,8 @@ struct spawner {
 	struct ids ids;
 	struct cleaner cleaner;
 	struct egress egress;
+	struct pool pool;
+	struct nets nets;
 	struct list conns, boxes, jobs;
 	struct source accept;
 	int listen_fd[SPAWNER_LISTEN_MAX];
@@ -121,7 +140,24 @@ void boxes_close(struct spawner *sp); /* kills all; they end in the loop */
 void boxes_register(struct spawner *sp, bool again); /* with egress: those that are not yet, or all */
 /* events.unknown_child; arg is the spawner. */
 void boxes_read_reports(void *arg);
-bool box_exists(const struct spawner *sp, const char *id);
+/* Whether cgroups and a folder of this name belong to one. */
+bool box_owns(const struct spawner *sp, const char *name);
+
+/* -- nets.c ------------------------------------------------------------------------------------------------------ */
+/* The namespace of a sandbox in which nothing lives any more: kept for the next one if it was never used, else closed. The
+ * descriptor is taken; -1 is harmless. */
+void nets_give(struct spawner *sp, int fd);
+/* One that is as good as new, for the caller to close; or -1. */
+MUST_CHECK int nets_take(struct spawner *sp);
+
+/* -- pool.c ------------------------------------------------------------------------------------------------------ */
+void pool_init(struct spawner *sp);
+void pool_set(struct spawner *sp, const struct wire_in *in); /* POOL */
+/* Notes that such a sandbox is wanted. If one is ready, it becomes the one asked for, `to` is answered, and true returned. */
+bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *in, struct waiter to);
+/* Ends all spares and forgets what was wanted: images are about to go, or the spawner ends. */
+void pool_empty(struct spawner *sp);
+void pool_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- job.c ------------------------------------------------------------------------------------------------------- */
 /* Work as root with a fixed form: pull, build, bootstrap, import, remove. It ends with the connection that asked. */

@@ -16,6 +16,7 @@
 #include "spawner/netns.h"
 #include "spawner/sys.h"
 
+#define BACKGROUND_NICE 10
 #define HIGH_FD 64 /* descriptors wait here while 0..9 are laid out */
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 
@@ -137,9 +138,9 @@ static int step_net(struct start *s)
 {
 	struct err err = ERR_INIT;
 	auto_fd fd = -1;
-	int r = netns_create(&fd, &err);
+	int r = s->net_fd >= 0 ? 0 : netns_create(&fd, &err);
 
-	if (r == 0 && setns(fd, CLONE_NEWNET) < 0)
+	if (r == 0 && setns(s->net_fd >= 0 ? s->net_fd : fd, CLONE_NEWNET) < 0)
 		r = err_sys(&err, "setns");
 	return told(s, r, &err);
 }
@@ -257,6 +258,9 @@ static int step_map(struct start *s)
 
 static int step_go(struct start *s)
 {
+	/* init was born with the builder's. */
+	if (s->background && s->host->may_renice && setpriority(PRIO_PROCESS, (id_t)s->init_pid, 0) < 0)
+		return fail(s, "priority");
 	return write(s->go_fd, "g", 1) != 1 ? fail(s, "") : 0;
 }
 
@@ -266,7 +270,7 @@ static const struct step {
 } steps[] = {
 	{ "enter the cgroup", step_cgroup },
 	{ "make folders", step_make_folders },
-	{ "make the net namespace", step_net },
+	{ "enter the net namespace", step_net },
 	{ "make the mount namespace", step_mount_namespace },
 	{ "open folders for init", step_folders },
 	{ "make the namespaces", step_clone },
@@ -288,6 +292,8 @@ static NORETURN void build(struct start *s)
 	struct start_report report = { .pid = 0 };
 
 	events_reset_child();
+	if (s->background && s->host->may_renice)
+		setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
 	for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
 		int r;
 

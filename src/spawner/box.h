@@ -1,0 +1,70 @@
+/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, box_channels.c and pool.c only. */
+#pragma once
+
+#include "spawner/spawner.h"
+
+#define ENDERS_MAX 4
+#define READY_MAX 128
+
+#define BOX_STATES(X) X(STARTING, "starting") X(READY, "ready") X(ENDING, "ending")
+enum box_state {
+#define X(name, text) BOX_##name,
+	BOX_STATES(X)
+#undef X
+};
+
+struct box {
+	struct list link;
+	struct spawner *sp;
+	enum box_state state;
+	char name[PLAN_ID_LEN]; /* of its cgroups and its folder: the id, or a spare's own */
+	char id[PLAN_ID_LEN];   /* a spare's is its name until somebody gets it */
+	bool spare;             /* prepared, and nobody's yet */
+	struct shape *shape;    /* of a spare; NULL when nobody is to get it any more */
+	struct list spare_link; /* in shape->ready, when READY and a spare */
+	enum plan_kind kind;
+	enum plan_net net;
+	uint64_t number;
+	uid_t first;
+	struct child builder, init;
+	int init_pid, init_pidfd;
+	struct source report, ready;
+	int control_fd; /* the daemon's end */
+	int egress_fd;  /* egress' end */
+	int net_fd;     /* ENDING: its net namespace, which may be used again; -1 = it goes */
+	bool registered;
+	uint64_t started_us, lease_ms;
+	uint64_t lease_at_ms, hard_at_ms; /* 0 = never; STARTING: lease_at is the time-out of the start */
+	uint64_t hard_ms;
+	struct start_report failure; /* error < 0: why a start failed */
+	char text[READY_MAX];        /* of a failure: init's words */
+	struct waiter maker, enders[ENDERS_MAX];
+	size_t n_enders;
+	char reason[16];
+	void *note; /* of whoever takes it over; NULL = none */
+	size_t note_len;
+	bool warm;  /* it was a spare */
+	bool taken; /* the maker is one who takes over: it gets the note, too */
+};
+
+/* init's ends; closed here after the fork. */
+struct box_inner {
+	int control, egress, ready, report;
+};
+
+/* The pairs of sockets and pipes between the box's init, its builder and the rest; what was made before a failure is in b
+ * and in. */
+MUST_CHECK int box_channels(struct box *b, struct box_inner *in, struct err *err);
+
+/* Begins to make a box of this plan: a spare of shape, or what a MAKE (in) asks for when shape is NULL. */
+MUST_CHECK int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in,
+			 struct waiter to);
+/* A READY spare becomes the sandbox that a MAKE asks for, whose plan differs from the spare's in nothing but id, host name
+ * (init is told by CONFIG) and times. Answers. */
+void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
+/* Ends a spare, of which its shape knows no more. It may be freed when this returns. */
+void box_drop(struct box *b);
+
+/* -- pool.c, told by box.c ---------------------------------------------------------------------------------------- */
+void pool_ready(struct box *b); /* a spare can be given away */
+void pool_lost(struct box *b);  /* one is over, and about to be freed */

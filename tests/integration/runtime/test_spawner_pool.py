@@ -1,0 +1,213 @@
+"""Spares (sandboxes made before they are asked for) and net namespaces that are used again: nothing of a former user stays."""
+import os
+import time
+
+import pytest
+
+from test_spawner_life import settle
+
+MIB = 1 << 20
+
+
+def net_of(box):
+    """Its cookie (SO_NETNS_COOKIE): unlike the number of a namespace it is never used twice."""
+    return box.run("python3.11 -S -c 'import socket; print(socket.socket(socket.AF_UNIX).getsockopt(1, 71, 8))'")[1]
+
+
+def end(spawner, box):
+    assert spawner.daemon.call("END", ("ID", box.id), ("REASON", "deleted")).kind == "ENDED"
+    box.close()
+
+
+def spares(spawner):
+    """How many are ready, as the answer to a MAKE tells; the sandbox is of a shape that never gets any."""
+    b = spawner.make(kind=1)
+    n = b.made.number("SPARES")
+    end(spawner, b)
+    return n
+
+
+@pytest.fixture
+def pool(spawner):
+    spawner.daemon.send("POOL", ("POOL_MAX", 4), ("POOL_KEEP_MS", 60000), ("POOL_BYTES", 64 * MIB))
+    yield spawner
+    spawner.daemon.send("POOL", ("POOL_MAX", 0))
+    assert settle(lambda: spares(spawner) == 0)
+
+
+def warm(pool, **kw):
+    """A sandbox that was a spare."""
+    for _ in range(50):
+        b = pool.make(**kw)
+        if b.made.number("WARM"):
+            return b
+        end(pool, b)
+        time.sleep(0.1)
+    raise AssertionError("no spare within fifty sandboxes")
+
+
+# -- spares -------------------------------------------------------------------------------------------------------------
+def test_nothing_is_prepared_unasked(spawner):
+    for _ in range(3):
+        b = spawner.make()
+        assert not b.made.number("WARM")
+        end(spawner, b)
+        time.sleep(0.05)
+    assert spares(spawner) == 0
+
+
+def test_a_spare_is_what_was_asked_for(pool):
+    end(pool, warm(pool))
+    b = warm(pool)
+    assert b.id in [m.text("ID") for m in listed(pool)]
+    assert b.run("cat /proc/self/uid_map")[1].split()[2] == "65536"
+    assert b.run("echo x > /tmp/mark; ls /tmp")[1] == "mark\n"
+    end(pool, b)
+    again = warm(pool)
+    assert again.run("ls /tmp /dev/shm")[1].split() == ["/dev/shm:", "/tmp:"]
+    end(pool, again)
+
+
+def listed(pool):
+    request, found = pool.daemon.send("LIST"), []
+    while True:
+        m = pool.daemon.wait(request)
+        if m.kind == "OK":
+            return found
+        found.append(m)
+
+
+def test_nobody_is_told_of_spares(pool):
+    b = warm(pool)
+    assert settle(lambda: spares(pool) > 0)
+    assert [m.text("ID") for m in listed(pool)] == [b.id]
+    assert pool.daemon.call("LEAKS").text("TEXT") == ""
+    end(pool, b)
+
+
+def test_limits_hold_right_after_the_take(pool):
+    end(pool, warm(pool, pids_max=40))
+    b = warm(pool, pids_max=40)
+    code, _ = b.run("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done")
+    assert code != 0
+    end(pool, b)
+    other = pool.make(pids_max=41)
+    assert not other.made.number("WARM"), "a spare of another size was given"
+    end(pool, other)
+
+
+def test_times_begin_with_the_take(pool):
+    b = warm(pool)
+    end(pool, b)
+    time.sleep(0.5)
+    b = warm(pool, lease_ms=700)
+    gone = pool.daemon.event("GONE", 5)
+    assert (gone.text("ID"), gone.text("REASON")) == (b.id, "lease")
+    b.close()
+
+
+def test_one_id_is_one_sandbox(pool):
+    end(pool, warm(pool))
+    b = warm(pool)
+    with pytest.raises(AssertionError):
+        pool.make(id=b.id)
+    end(pool, b)
+
+
+def test_a_spare_that_dies_is_not_given(pool):
+    b = warm(pool)
+    assert settle(lambda: spares(pool) > 0)
+    children = [int(p) for p in os.listdir("/proc") if p.isdigit() and parent(p) == pool.process.pid and name(p) == "openreward-init"]
+    for pid in children:
+        if pid != b.pid:
+            os.kill(pid, 9)
+    time.sleep(0.2)
+    again = pool.make()
+    assert again.run("echo alive")[1] == "alive\n"
+    end(pool, again)
+    end(pool, b)
+
+
+def parent(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+            return int(f.read().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def name(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii") as f:
+            return f.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_removing_images_ends_the_spares(pool):
+    end(pool, warm(pool))
+    assert settle(lambda: spares(pool) > 0)
+    pool.daemon.call("JOB", ("ID", "pool-prune"), ("JOB_KIND", "prune"))
+    pool.daemon.event("JOB_DONE", 30)
+    assert spares(pool) == 0
+
+
+def test_spares_go_when_nobody_asks(own):
+    s = own()
+    s.daemon.send("POOL", ("POOL_MAX", 4), ("POOL_KEEP_MS", 1500), ("POOL_BYTES", 64 * MIB))
+    end(s, warm(s))
+    assert settle(lambda: spares(s) == 0, 8)
+    assert s.stop() == 0
+
+
+def test_the_memory_given_is_the_limit(own):
+    s = own()
+    s.daemon.send("POOL", ("POOL_MAX", 64), ("POOL_KEEP_MS", 60000), ("POOL_BYTES", 2 * MIB))
+    for _ in range(12):
+        end(s, s.make())
+    time.sleep(1)
+    assert spares(s) <= 2
+    assert s.stop() == 0
+
+
+# -- net namespaces -----------------------------------------------------------------------------------------------------
+def test_a_net_namespace_without_a_packet_is_used_again(spawner):
+    b = spawner.make()
+    first = net_of(b)
+    b.run("true")
+    end(spawner, b)
+    b = spawner.make()
+    assert net_of(b) == first
+    assert b.run("cat /proc/net/sockstat")[1].startswith("sockets: used ")
+    end(spawner, b)
+
+
+USES = {
+    "a packet": "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('127.0.0.1', 9))",
+    "a connection": "import socket; l = socket.create_server(('127.0.0.1', 0)); socket.create_connection(l.getsockname())",
+    "a refused connection": "import socket; socket.socket().connect_ex(('10.1.2.3', 80))",
+    "a name": "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x' * 20, ('8.8.8.8', 53))",
+}
+
+
+@pytest.mark.parametrize("what", USES)
+def test_one_that_was_used_is_not(spawner, what):
+    b = spawner.make()
+    first = net_of(b)
+    b.run(f"python3.11 -S -c \"{USES[what]}\"")
+    end(spawner, b)
+    seen = []
+    for _ in range(4):  # others may wait
+        seen.append(spawner.make())
+    assert first not in [net_of(x) for x in seen]
+    for x in seen:
+        end(spawner, x)
+
+
+def test_an_abstract_socket_does_not_reach_the_next(spawner):
+    b = spawner.make()
+    b.run("python3.11 -S -c \"import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) + 'left'); s.listen(); time.sleep(60)\" &")
+    end(spawner, b)
+    b = spawner.make()
+    assert "left" not in b.run("cat /proc/net/unix")[1]
+    end(spawner, b)
