@@ -90,10 +90,12 @@ static void on_instance(void *arg, struct instance *i, const struct err *err)
 	loop_timer_stop(&s->opening);
 	session_touch(s);
 	instance_on_end(i, s, on_instance_gone, s);
-	if (instance_end_reason(i))
+	if (instance_end_reason(i)) {
 		session_crashed(s, instance_end_reason(i));
-	else
-		finish_stream(s);
+		return;
+	}
+	own_list(s);
+	finish_stream(s);
 }
 
 /* -- the request --------------------------------------------------------------------------------------------------- */

@@ -4,10 +4,15 @@
 #include "base/mem.h"
 #include "gateway/private.h"
 
-struct own { /* one POST without a body */
+#define BODY_MAX 16384
+#define LIST_MS 10000 /* a server that takes longer for its list is asked again by another session */
+
+struct own { /* one request without a body */
 	struct session *s;
-	const char *path;
+	const char *method, *path;
+	struct buf body;                    /* of the answer, as far as it is of use */
 	struct list node;                   /* in session.owns */
+	bool too_long;                      /* more than body may hold */
 	bool kept, repeated;                /* over a kept connection; this is the repeat */
 	unsigned creation;                  /* of a ping: which one it asks for */
 	struct upstream_wait *wait;         /* NULL with client: a /delete that waits for a /create to end */
@@ -21,6 +26,7 @@ static void on_upstream(void *arg, struct http_client *c, const struct err *err)
 
 static void own_free(void *arg)
 {
+	buf_done(&((struct own *)arg)->body);
 	free(arg);
 }
 
@@ -48,8 +54,11 @@ static void on_head(struct http_client *c UNUSED, int status, const struct http_
 	o->status = status;
 }
 
-static void on_data(struct http_client *c UNUSED, const char *p UNUSED, size_t len UNUSED, void *arg UNUSED)
+static void on_data(struct http_client *c UNUSED, const char *p, size_t len, void *arg)
 {
+	struct own *o = arg;
+	if (buf_append(&o->body, p, len) < 0)
+		o->too_long = true;
 }
 
 static void on_end(struct http_client *c, bool reusable, void *arg)
@@ -89,7 +98,7 @@ static bool own_start(struct own *o, struct http_client *c)
 	};
 	struct http_header headers[] = { { "Host", "localhost" }, { "X-Session-ID", o->s->id } };
 	o->client = c;
-	return http_client_start(c, "POST", o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) == 0;
+	return http_client_start(c, o->method, o->path, headers, ARRAY_LEN(headers), 0, &events, o, NULL) == 0;
 }
 
 static void on_upstream(void *arg, struct http_client *c, const struct err *err)
@@ -112,10 +121,11 @@ static void own_connect(struct own *o)
 	o->wait = upstream_connect(o->s->g, o->s->instance, on_upstream, o);
 }
 
-static struct own *own_new(struct session *s, const char *path, uint64_t limit_ms, void (*done)(struct own *o))
+static struct own *own_new(struct session *s, const char *method, const char *path, uint64_t limit_ms, void (*done)(struct own *o))
 {
 	struct own *o = NEW(struct own);
-	*o = (struct own){ .s = s, .path = path, .done = done, .creation = s->creations };
+	*o = (struct own){ .s = s, .method = method, .path = path, .done = done, .creation = s->creations };
+	buf_init(&o->body, BODY_MAX);
 	list_init(&o->node);
 	list_push_back(&s->owns, &o->node);
 	session_retain(s);
@@ -147,7 +157,26 @@ void own_ping(struct session *s)
 		return;
 	s->last_forwarded_ping_ms = now;
 	s->pinging = true;
-	own_connect(own_new(s, "/ping", s->g->settings.ping_forward_ms, on_ping_done));
+	own_connect(own_new(s, "POST", "/ping", s->g->settings.ping_forward_ms, on_ping_done));
+}
+
+static void on_list_done(struct own *o)
+{
+	struct session *s = o->s;
+	if (!s->instance)
+		return;
+	if (!o->status) { /* the connection broke, or the session ended first: another session asks */
+		upstream_set_environment(s->g, s->instance, UPSTREAM_UNKNOWN, NULL);
+		return;
+	}
+	char *name = o->status == 200 && !o->too_long ? bare_first_environment(o->body.data, o->body.len) : NULL;
+	upstream_set_environment(s->g, s->instance, UPSTREAM_LISTED, name);
+}
+
+void own_list(struct session *s)
+{
+	if (upstream_must_ask(s->g, s->instance))
+		own_connect(own_new(s, "GET", "/list_environments", LIST_MS, on_list_done));
 }
 
 static void on_delete_done(struct own *o)
@@ -161,7 +190,7 @@ static void on_delete_done(struct own *o)
 void own_delete(struct session *s, void (*done)(struct session *s))
 {
 	s->after_delete = done;
-	s->own_delete = own_new(s, "/delete", s->g->settings.teardown_ms, on_delete_done);
+	s->own_delete = own_new(s, "POST", "/delete", s->g->settings.teardown_ms, on_delete_done);
 	if (!s->creating)
 		own_connect(s->own_delete);
 }

@@ -109,7 +109,14 @@ void proxy_start(struct session *s, struct http_req *req, const struct auth_call
 void proxies_abort(struct session *s); /* the instance is gone */
 void proxies_refuse_queued(struct session *s); /* those that did not begin yet: the session is ending */
 
+/* bare.c: paths without the name of an environment */
+/* The first name of a JSON list of names; malloc'ed. NULL where it is not such a list, or a name is not one for a path. */
+char *bare_first_environment(const char *list, size_t len);
+/* The target for a request with such a path, in its memory; NULL = as it came. env NULL = not known. */
+const char *bare_target(struct http_req *req, const char *env);
+
 /* own.c: requests of ours to the instance */
+void own_list(struct session *s);     /* once per instance: asks for its environments */
 void own_ping(struct session *s);     /* 404 ends the session */
 struct own;
 /* done once, at the latest after teardown_ms. While a /create is under way it waits for own_create_over(): a server in

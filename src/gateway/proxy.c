@@ -318,10 +318,15 @@ static size_t headers_for_instance(struct proxy *p, struct http_header *ret)
 	return n;
 }
 
-/* As it came, but for what only the way here has put in front: "http://HOST", and a base address's final slash. */
-static const char *target_for_instance(struct http_req *req)
+/* As it came, but for what only the way here has put in front ("http://HOST", and a base address's final slash), and for a
+ * path that lacks the name of the environment. */
+static const char *target_for_instance(struct proxy *p)
 {
+	struct http_req *req = p->req;
 	const char *target = http_req_target(req), *path = http_req_path(req), *query = http_req_raw_query(req);
+	const char *full = bare_target(req, upstream_environment(p->s->g, p->s->instance));
+	if (full)
+		return full;
 	if (target[0] == '/' && target[1] != '/')
 		return target;
 	char *made = http_req_alloc(req, strlen(path) + strlen(query) + 2);
@@ -337,7 +342,7 @@ static int start_exchange(struct proxy *p, struct err *err)
 	};
 	struct http_header *headers =
 		http_req_alloc(p->req, (http_req_n_headers(p->req) + MADE_HEADERS) * sizeof(*headers));
-	const char *target = target_for_instance(p->req);
+	const char *target = target_for_instance(p);
 	size_t n = headers_for_instance(p, headers);
 	if (p->kind == PROXY_CREATE)
 		p->s->may_exist = true;

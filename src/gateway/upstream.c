@@ -18,6 +18,8 @@ struct upstreams { /* of one instance; hangs at instance_user() */
 	struct kept *kept; /* oldest first; room for idle_upstreams_max */
 	size_t n_kept;
 	struct loop_timer sweep; /* armed while there are any */
+	enum upstream_listing listing;
+	char *environment; /* see upstream_environment() */
 };
 
 struct upstream_wait {
@@ -41,6 +43,7 @@ static void upstreams_free(void *p)
 	drop_oldest(u, u->n_kept);
 	loop_timer_stop(&u->sweep);
 	free(u->kept);
+	free(u->environment);
 	free(u);
 }
 
@@ -122,4 +125,28 @@ struct upstream_wait *upstream_connect(struct gateway *g, struct instance *i, up
 void upstream_cancel(struct upstream_wait *w)
 {
 	w->cancelled = true;
+}
+
+/* -- what the server is --------------------------------------------------------------------------------------------- */
+
+const char *upstream_environment(struct gateway *g, struct instance *i)
+{
+	return upstreams_of(g, i)->environment;
+}
+
+bool upstream_must_ask(struct gateway *g, struct instance *i)
+{
+	struct upstreams *u = upstreams_of(g, i);
+	if (u->listing != UPSTREAM_UNKNOWN)
+		return false;
+	u->listing = UPSTREAM_ASKED;
+	return true;
+}
+
+void upstream_set_environment(struct gateway *g, struct instance *i, enum upstream_listing state, char *name)
+{
+	struct upstreams *u = upstreams_of(g, i);
+	u->listing = state;
+	free(u->environment);
+	u->environment = name;
 }

@@ -13,6 +13,14 @@ struct upstream_wait;
  * http_client_free(). Its peer may close it at any moment: what must not be sent in vain may need another try. */
 struct http_client *upstream_take(struct gateway *g, struct instance *i);
 
+/* The first environment of the instance's server, as it listed them; NULL = not known. */
+const char *upstream_environment(struct gateway *g, struct instance *i);
+/* True once per instance, and again after upstream_set_environment(.., UPSTREAM_UNKNOWN, ..): the caller is to ask. */
+bool upstream_must_ask(struct gateway *g, struct instance *i);
+enum upstream_listing { UPSTREAM_UNKNOWN, UPSTREAM_ASKED, UPSTREAM_LISTED };
+/* Takes name, malloc'ed; NULL with LISTED = the server has no list. */
+void upstream_set_environment(struct gateway *g, struct instance *i, enum upstream_listing state, char *name);
+
 /* c is the callee's as above; NULL with err. */
 typedef void upstream_fn(void *arg, struct http_client *c, const struct err *err);
 

@@ -1,9 +1,11 @@
 """The tests' own environment server is one for the real SDK: asked directly, and through the platform."""
+import http.client
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -99,3 +101,27 @@ def test_by_plain_http(platform, tiny):
     with TinySession(platform, tiny) as s:
         about = s.about()
         assert about["sid"] == s.id and about["env"]["PORT"] == "8080"
+
+
+def unfollowed(platform, session, path):
+    """What the platform answers itself: the client of the other tests follows redirects, as the SDK does."""
+    c = http.client.HTTPConnection(urllib.parse.urlsplit(platform.url).netloc, timeout=30)
+    c.request("GET", path, None, {"X-API-Key": platform.key, "X-Session-ID": session.id})
+    r = c.getresponse()
+    data = r.read()
+    c.close()
+    return r.status, data
+
+
+def test_bare_paths_through_the_platform_need_no_redirect(platform, tiny):
+    """The server's name for them is learnt when the first session opens: wait for that, and then no client sees a 308."""
+    session = TinySession(platform, tiny)
+    end = time.monotonic() + 10
+    while unfollowed(platform, session, "/tools")[0] == 308:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for path in ("/prompt", "/tools", "/splits?x=1", "/messages", "//prompt"):
+        full = unfollowed(platform, session, "/tiny" + path.replace("//", "/"))
+        assert unfollowed(platform, session, path) == full and full[0] != 308, path
+    assert unfollowed(platform, session, "/nothing")[0] == 308, "what is none of these is the server's to redirect"
+    session.close()

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "auth/sid.h"
+#include "base/str.h"
 
 TestSuite(sid, .timeout = 10);
 
@@ -55,4 +56,38 @@ Test(sid, everything_else_is_refused)
 	cr_assert_eq(sid_parse("00000009-0011-8000-8000-0000000000AB", &got), 0);
 	cr_assert_eq(got.slot, 9);
 	cr_assert_eq(got.node, 1);
+}
+
+/* Each of the 74 bits is one in half of the ids, and no two of them move together: far outside chance otherwise. */
+Test(sid, what_is_random_is_random)
+{
+	static const unsigned char fixed[16] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xf0, 0, 0xc0 };
+	enum { IDS = 4096, LIMIT = 350 }; /* of a deviation; its standard deviation is 32 */
+	struct sid_route route = { 1, SID_SESSION, 9 };
+	static signed char bits[128][IDS];
+	size_t n = 0;
+
+	for (size_t k = 0; k < IDS; k++) {
+		char id[SID_LEN], hex[33], *to = hex;
+		unsigned char b[16];
+
+		sid_make(id, &route);
+		for (const char *p = id; *p; p++)
+			if (*p != '-')
+				*to++ = *p;
+		*to = '\0';
+		cr_assert_eq(str_unhex(hex, b, sizeof(b)), 0);
+		n = 0;
+		for (size_t i = 0; i < 128; i++)
+			if (!(fixed[i / 8] & 0x80 >> i % 8))
+				bits[n++][k] = b[i / 8] & 0x80 >> i % 8 ? 1 : -1;
+	}
+	cr_assert_eq(n, 74);
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = i; j < n; j++) {
+			int sum = 0;
+			for (size_t k = 0; k < IDS; k++)
+				sum += i == j ? bits[i][k] : bits[i][k] * bits[j][k];
+			cr_assert(sum < LIMIT && sum > -LIMIT, "bits %zu and %zu: %d", i, j, sum);
+		}
 }

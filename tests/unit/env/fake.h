@@ -68,6 +68,8 @@ struct up_seen { /* a request that reached an instance */
 static struct up_seen up_seen[UP_MAX];
 static size_t n_up;
 static http_handler_fn *up_script; /* answers true requests; /health is answered here */
+static const char *up_listing;     /* the answer to /list_environments; NULL = 404 */
+static unsigned up_listed;         /* how often it was asked for; not among up_seen */
 static bool up_unhealthy, up_deaf; /* /health says 503; or nothing at all */
 static unsigned up_probes;
 static struct http_server *up_server;
@@ -115,6 +117,11 @@ static void up_handler(struct http_req *req, void *arg UNUSED)
 		up_probes++;
 		if (!up_deaf)
 			http_reply(req, up_unhealthy ? 503 : 200, NULL, NULL, 0);
+		return;
+	}
+	if (!strcmp(http_req_path(req), "/list_environments")) {
+		up_listed++;
+		http_reply(req, up_listing ? 200 : 404, NULL, up_listing ? up_listing : "", up_listing ? strlen(up_listing) : 0);
 		return;
 	}
 	up_note(req);

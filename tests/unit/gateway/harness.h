@@ -202,6 +202,8 @@ static inline char *open_session(void)
 	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
 	char *sid = sid_from(c);
 	run_until(has(c, "event: end"));
+	run_until(up_listed); /* the gateway's own question: its connection is kept from then on */
+	run_for(5);
 	hang_up(c);
 	return sid;
 }

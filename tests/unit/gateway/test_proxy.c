@@ -1,6 +1,7 @@
 /* What passes through the gateway: both ways, whole, unbuffered, and how it breaks. */
 #include <sys/resource.h>
 
+#include "gateway/private.h"
 #include "json/json.h"
 #include "unit/gateway/harness.h"
 
@@ -78,6 +79,9 @@ static void script(struct http_req *req, void *arg UNUSED)
 	} else if (!strcmp(path, "/same")) {
 		http_reply_header(req, "ETag", "\"x\"");
 		http_reply(req, 304, NULL, NULL, 0);
+	} else if (!strcmp(path, "/moved")) {
+		http_reply_header(req, "Location", "/counter/moved");
+		http_reply(req, 308, NULL, NULL, 0);
 	} else if (!strcmp(path, "/text")) {
 		http_reply_header(req, "X-One", "1");
 		http_reply_header(req, "X-Two", "a");
@@ -126,6 +130,57 @@ FAKE_TEST(proxy, what_only_the_way_has_put_in_front_is_taken_off)
 	cr_assert_eq(call(c, sid, "GET", "http://somewhere/text"), 418);
 	cr_assert_str_eq(up_last()->line, "GET /text");
 	cr_assert_eq(call(c, sid, "POST", "//ping"), 200);
+	hang_up(c);
+}
+
+FAKE_TEST(proxy, bare_paths_go_to_the_first_environment)
+{
+	struct client *c = dial();
+
+	up_listing = "[\"counter\", \"Other\"]";
+	auto_free char *sid = open_session();
+	auto_free char *second = open_session();
+	cr_assert_eq(up_listed, 1, "once per instance");
+	call(c, sid, "GET", "/prompt?x=1");
+	cr_assert_str_eq(up_last()->line, "GET /counter/prompt?x=1");
+	call(c, second, "POST", "//call");
+	cr_assert_str_eq(up_last()->line, "POST /counter/call");
+	static const char *const as_they_come[] = { "/create", "/other/prompt", "/counter/prompt", "/prompt/x", "/prompts", "/health2" };
+	for (size_t i = 0; i < ARRAY_LEN(as_they_come); i++) {
+		auto_free char *line = xasprintf("POST %s", as_they_come[i]);
+		call(c, sid, "POST", as_they_come[i]);
+		cr_assert_str_eq(up_last()->line, line);
+	}
+	hang_up(c);
+}
+
+/* An environment's name may be one that a bare path has, and then the path means what it says. */
+FAKE_TEST(proxy, a_server_without_a_usable_list_gets_what_was_sent)
+{
+	static const char *const lists[] = {
+		NULL, "", "{}", "[]", "[1]", "[\"a\", 1]", "[\"a/b\"]", "[\"..\"]", "[\"a b\"]", "[\"\"]", "[\"x\", \"prompt\"]",
+		"[\"a\\r\\nX: y\"]", "[\"a",
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		auto_free char *name = lists[i] ? bare_first_environment(lists[i], strlen(lists[i])) : NULL;
+		cr_assert_null(name, "%s", lists[i]);
+	}
+	struct client *c = dial();
+	auto_free char *sid = open_session();
+	call(c, sid, "GET", "/prompt");
+	cr_assert_str_eq(up_last()->line, "GET /prompt");
+	hang_up(c);
+}
+
+/* The server's own redirect is the client's business. */
+FAKE_TEST(proxy, a_redirect_passes)
+{
+	struct client *c = dial();
+	auto_free char *sid = start();
+
+	cr_assert_eq(call(c, sid, "GET", "/moved"), 308);
+	cr_assert(has(c, "Location: /counter/moved"), "%s", c->text);
 	hang_up(c);
 }
 
