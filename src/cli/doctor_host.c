@@ -6,6 +6,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
+#include <linux/quota.h>
 #include <pwd.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -30,6 +31,9 @@
 #define KERNEL_MAJOR 5
 #define KERNEL_MINOR 15
 #define DISK_MIN_GIB 5.0
+/* packaging/sysctl.d-openreward.conf sets more where there is a choice. */
+#define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
+#define CONNTRACK_WANTED 65536
 
 /* Runs fn in a child; its exit status, 0 = it worked. */
 static int in_child(int (*fn)(void))
@@ -330,6 +334,20 @@ void doctor_account(struct doctor *d)
 			    d->user, d->user);
 }
 
+/* Tried on the folder itself, with the number of a project that has no limit to lose. */
+static void check_quota(struct doctor *d, const char *path)
+{
+	struct if_dqblk now;
+	auto_fd fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0 && syscall(SYS_quotactl_fd, fd, QCMD(Q_GETQUOTA, PRJQUOTA), 0, &now) == 0)
+		doctor_ok(d, "disk limits", "%s has project quota", path);
+	else if (geteuid() != 0)
+		doctor_skip(d, "disk limits", "only root can try it");
+	else
+		doctor_skip(d, "disk limits", "no project quota on %s: sandboxes.disk holds only with sandboxes.memory_upper", path);
+}
+
 void doctor_disk(struct doctor *d)
 {
 	struct statvfs v;
@@ -351,6 +369,7 @@ void doctor_disk(struct doctor *d)
 		doctor_fail(d, "disk", "%llu free inodes on %s: expected 100,000 at least", (unsigned long long)v.f_favail, path);
 	else
 		doctor_ok(d, "disk", "%.1f GiB free on %s", gib, path);
+	check_quota(d, path);
 }
 
 static void at_least(struct doctor *d, const char *what, const char *key, uint64_t have, uint64_t want)
@@ -366,9 +385,16 @@ void doctor_limits(struct doctor *d)
 {
 	struct rlimit files = { 0 };
 
-	at_least(d, "process ids", "kernel.pid_max", sysctl("/proc/sys/kernel/pid_max", 0), 32768);
+	at_least(d, "process ids", "kernel.pid_max", sysctl("/proc/sys/kernel/pid_max", 0), PIDS_WANTED);
 	at_least(d, "inotify instances per user", "fs.inotify.max_user_instances",
 		 sysctl("/proc/sys/fs/inotify/max_user_instances", 0), 128);
+	/* Not there until connections are tracked: the first sandbox's rules bring it. */
+	at_least(d, "tracked connections", "net.netfilter.nf_conntrack_max",
+		 sysctl("/proc/sys/net/netfilter/nf_conntrack_max", CONNTRACK_WANTED), CONNTRACK_WANTED);
+	/* What a user's pipes may take before new ones get a single page, and runs' output becomes slow. 0 = no limit. */
+	uint64_t pages = sysctl("/proc/sys/fs/pipe-user-pages-soft", 0);
+	if (pages)
+		at_least(d, "pages of pipes per user", "fs.pipe-user-pages-soft", pages, 16384);
 	getrlimit(RLIMIT_NOFILE, &files);
 	uint64_t most = geteuid() == 0 ? MAX((uint64_t)files.rlim_max, sysctl("/proc/sys/fs/nr_open", 0)) : (uint64_t)files.rlim_max;
 	at_least(d, "open files", "fs.nr_open", most, 65536);

@@ -39,6 +39,8 @@ struct config {
 	char *sandbox_size;            /* "CPU:GIB" when a request names none */
 	uint64_t sandbox_idle_ms;      /* silence that ends one */
 	uint64_t sandbox_hard_ms;      /* longest life */
+	uint64_t sandbox_disk_bytes;   /* struct plan; 0 = no limit */
+	bool sandbox_memory_upper;
 	uint64_t pool_max, pool_keep_ms, pool_bytes; /* sandboxes prepared before they are asked for: struct local_settings */
 	uint64_t sandbox_pids;         /* processes and threads in one */
 	uint64_t sandbox_result_ms;    /* a result that was read is kept this long */

@@ -62,6 +62,12 @@ const struct config_key config_keys[] = {
 	{ "sandboxes.idle", CONFIG_DURATION, AT(sandbox_idle_ms), "2m", SECOND, DAY, "Silence that ends one." },
 	{ "sandboxes.lifetime", CONFIG_DURATION, AT(sandbox_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
 	{ "sandboxes.pids", CONFIG_COUNT, AT(sandbox_pids), "4096", 16, 4194304, "Processes and threads in one." },
+	{ "sandboxes.disk", CONFIG_SIZE, AT(sandbox_disk_bytes), "10GiB", 0, 1024 * 1024 * GIB,
+	  "What one may write, /tmp included; beyond it writing fails for lack of space. 0: any amount. On the disk this holds\n"
+	  "where DATA lies on a file system with project quota (ext4 and XFS mounted with prjquota; `openreward doctor` tells)." },
+	{ "sandboxes.memory_upper", CONFIG_BOOL, AT(sandbox_memory_upper), "false", ANY,
+	  "Keep what sandboxes write in memory, where it counts to each one's: made faster, the limit above always holds, and\n"
+	  "nothing large fits." },
 	{ "sandboxes.result_keep", CONFIG_DURATION, AT(sandbox_result_ms), "1m", SECOND, DAY,
 	  "A command's result stays readable this long after it was first read." },
 	{ "sandboxes.repeat_window", CONFIG_DURATION, AT(sandbox_repeat_ms), "30s", 0, HOUR,

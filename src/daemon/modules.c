@@ -78,7 +78,8 @@ static int open_engine(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs,
-				    .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
+				    .disk_bytes = c->sandbox_disk_bytes,
+				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);
 	strv_add_all(&d->sandbox_env, c->sandbox_env);

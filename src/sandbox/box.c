@@ -288,6 +288,7 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan 
 		.n_mounts = e->n_mounts, .hostname = b->hostname, .cpu_milli = spec->size.cpu_milli,
 		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
+		.disk_bytes = e->settings.disk_bytes, .memory_upper = e->settings.memory_upper && !spec->instance,
 	};
 	for (size_t i = 0; i < p->n_layers; i++)
 		p->layers[i] = spec->image->layers[i];

@@ -170,6 +170,7 @@ int plan_check(const struct plan *p, struct err *err)
 		{ "memory_bytes", p->memory_bytes, MEMORY_MIN, MEMORY_MAX },
 		{ "pids_max", p->pids_max, 8, PIDS_LIMIT }, /* fewer than 8 and not even a shell runs beside init */
 		{ "shm_bytes", p->shm_bytes, 4096, MEMORY_MAX },
+		{ "disk_bytes", p->disk_bytes, 1u << 20, UINT64_MAX / 2 },
 		{ "lease_ms", p->lease_ms, 1, TIME_MAX_MS },
 		{ "hard_ms", p->hard_ms, 1, TIME_MAX_MS },
 	};
@@ -210,6 +211,8 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 	wire_put_u64(o, WIRE_T_MEMORY_BYTES, p->memory_bytes);
 	wire_put_u64(o, WIRE_T_PIDS_MAX, p->pids_max);
 	wire_put_u64(o, WIRE_T_SHM_BYTES, p->shm_bytes);
+	wire_put_u64(o, WIRE_T_DISK_BYTES, p->disk_bytes);
+	wire_put_u64(o, WIRE_T_MEMORY_UPPER, p->memory_upper);
 	wire_put_u64(o, WIRE_T_LEASE_MS, p->lease_ms);
 	wire_put_u64(o, WIRE_T_HARD_MS, p->hard_ms);
 	wire_put_u64(o, WIRE_T_NO_NEW_PRIVS, p->no_new_privs);
@@ -267,6 +270,8 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.memory_bytes = wire_get_u64(in, WIRE_T_MEMORY_BYTES, 0),
 		.pids_max = wire_get_u64(in, WIRE_T_PIDS_MAX, 0),
 		.shm_bytes = wire_get_u64(in, WIRE_T_SHM_BYTES, 0),
+		.disk_bytes = wire_get_u64(in, WIRE_T_DISK_BYTES, 0),
+		.memory_upper = wire_get_u64(in, WIRE_T_MEMORY_UPPER, 0) != 0,
 		.lease_ms = wire_get_u64(in, WIRE_T_LEASE_MS, 0),
 		.hard_ms = wire_get_u64(in, WIRE_T_HARD_MS, 0),
 		.no_new_privs = wire_get_u64(in, WIRE_T_NO_NEW_PRIVS, 0) != 0,

@@ -57,6 +57,9 @@ struct plan {
 	uint64_t memory_bytes;                /* 0 = no limit; swap is off */
 	uint64_t pids_max;                    /* 0 = no limit */
 	uint64_t shm_bytes;                   /* size of /dev/shm; 0 = half the memory */
+	uint64_t disk_bytes;                  /* of what is written, /tmp included; 0 = no limit. On the disk it holds where
+						 the file system has project quota, in memory always */
+	bool memory_upper;                    /* what is written is kept in memory, and counts as the sandbox's */
 	uint64_t lease_ms;                    /* silence after which the spawner ends it; 0 = never */
 	uint64_t hard_ms;                     /* life after which it ends whatever happens; 0 = never */
 	bool no_new_privs;                    /* set-uid programs gain nothing */

@@ -133,7 +133,8 @@ enum wire_type {
 	X(OFFSET, 100) X(STORED, 101) X(FIRST, 102) X(WATCH, 103) X(FLOW, 104) X(HAVE, 105) X(ROWS, 106)          \
 	X(COLS, 107) X(FOREGROUND, 108) \
 	/* of what is prepared */                                                                                 \
-	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)
+	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)            \
+	X(MEMORY_UPPER, 95)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,

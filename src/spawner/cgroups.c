@@ -12,6 +12,9 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/str.h"
+
+#define HOST_PIDS 2048
 
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
 
@@ -154,6 +157,28 @@ static int probe_v2_controllers(struct cgroups *c, struct err *err)
 	return 0;
 }
 
+/* All sandboxes and jobs together leave the host an eighth of its process ids, at least HOST_PIDS: however many sandboxes
+ * there are, each within its own limit, somebody can still log in and end them. */
+static int limit_all(const struct cgroups *c, struct err *err)
+{
+	enum cgroup_tree t = c->on_v2[CGROUP_PIDS] ? CGROUP_V2 : CGROUP_PIDS;
+	auto_fd fd = open("/proc/sys/kernel/pid_max", O_RDONLY | O_CLOEXEC);
+	char text[24];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	uint64_t all, host;
+	int r;
+
+	if (n <= 0)
+		return err_sys(err, "read /proc/sys/kernel/pid_max");
+	text[n] = 0;
+	text[strcspn(text, "\n")] = 0;
+	if (str_to_u64(text, &all) < 0)
+		return err_set(err, -EPROTO, "/proc/sys/kernel/pid_max holds \"%s\", expected a number", text);
+	host = MAX(all / 8, (uint64_t)HOST_PIDS);
+	r = write_u64(c->dir[t], "pids.max", all > 2 * host ? all - host : all / 2);
+	return r < 0 ? err_sys_code(err, r, "limit the processes of %s", c->path[t]) : 0;
+}
+
 int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, struct err *err)
 {
 	int r;
@@ -165,7 +190,7 @@ int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, str
 	for (int t = CGROUP_CPU; r == 0 && t < CGROUP_TREES; t++)
 		if (!c->on_v2[t])
 			r = open_tree_parent(c, (enum cgroup_tree)t, name, mount_dir, err);
-	return r;
+	return r < 0 ? r : limit_all(c, err);
 }
 
 void cgroups_close(struct cgroups *c, const char *name)

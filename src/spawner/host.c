@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <linux/quota.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 #include "base/fd.h"
 #include "base/rmtree.h"
+#include "spawner/ids.h"
 #include "spawner/sys.h"
 
 #define COPY_CHUNK 65536
@@ -81,8 +83,8 @@ static int make_stage(struct host *h, struct err *err)
 		return r;
 	if (stage < 0)
 		return err_sys(err, "open .stage");
-	for (int i = 0; i < PLAN_LAYERS_MAX + 6; i++) {
-		static const char *const rest[] = { "root", "dev", "runs", "stats", "pids", "spool" };
+	for (int i = 0; i < PLAN_LAYERS_MAX + 7; i++) {
+		static const char *const rest[] = { "root", "dev", "memory", "runs", "stats", "pids", "spool" };
 
 		snprintf(name, sizeof(name), "%d", i);
 		if (mkdirat(stage, i < PLAN_LAYERS_MAX ? name : rest[i - PLAN_LAYERS_MAX], 0755) < 0 && errno != EEXIST)
@@ -121,7 +123,25 @@ static int make_layout(struct host *h, uid_t uid, gid_t gid, struct err *err)
 	return make_stage(h, err);
 }
 
-int host_make_folders(const struct host *h, const char *id, uid_t first, struct err *err)
+/* The folder becomes a project of its own, which what is made in it belongs to, and whose blocks are limited: a number that
+ * no other sandbox of this host has. Where the file system or the kernel has no project quota there is no limit. */
+static int limit_disk(int dir, uid_t first, uint64_t bytes, struct err *err)
+{
+	const uint32_t project = first / IDS_PER_RANGE;
+	struct if_dqblk limit = { .dqb_bhardlimit = bytes / 1024, .dqb_bsoftlimit = bytes / 1024, .dqb_valid = QIF_BLIMITS };
+	struct fsxattr attr;
+
+	if (syscall(SYS_quotactl_fd, dir, QCMD(Q_SETQUOTA, PRJQUOTA), project, &limit) < 0)
+		return errno == ENOSYS || errno == ESRCH || errno == EINVAL || errno == EOPNOTSUPP || errno == ENOTTY ?
+		       0 : err_sys(err, "set the disk quota");
+	if (ioctl(dir, FS_IOC_FSGETXATTR, &attr) < 0)
+		return err_sys(err, "read the project");
+	attr.fsx_projid = project;
+	attr.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+	return ioctl(dir, FS_IOC_FSSETXATTR, &attr) < 0 ? err_sys(err, "set the project") : 0;
+}
+
+int host_make_folders(const struct host *h, const char *id, uid_t first, uint64_t disk_bytes, struct err *err)
 {
 	static const struct {
 		const char *name;
@@ -134,6 +154,12 @@ int host_make_folders(const struct host *h, const char *id, uid_t first, struct 
 	dir = openat(h->sandboxes_dir, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return err_sys(err, "open %s", id);
+	if (disk_bytes) {
+		int r = limit_disk(dir, first, disk_bytes, err);
+
+		if (r < 0)
+			return r;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(sub); i++)
 		/* umask is 022 and takes nothing of these modes. */
 		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)

@@ -6,6 +6,7 @@
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
+ *                          memory    mount point for an upper in memory
  *                          runs, stats, pids, spool   mount points for the folders that init gets
  *                          cg-*      cgroup hierarchies that the host has not mounted
  * .stage lies under sandboxes/ because that is root's: everything mounted there is mounted in private namespaces only,
@@ -42,5 +43,6 @@ struct host {
 MUST_CHECK int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err);
 void host_done(struct host *h);
 
-/* DATA/sandboxes/<id>/{upper,work,spool} for the range that begins at first; -EEXIST when it is there. */
-MUST_CHECK int host_make_folders(const struct host *h, const char *id, uid_t first, struct err *err);
+/* DATA/sandboxes/<id>/{upper,work,spool} for the range that begins at first; -EEXIST when it is there. disk_bytes: how much
+ * may be written there in all, if the file system has project quota; 0 = any amount. */
+MUST_CHECK int host_make_folders(const struct host *h, const char *id, uid_t first, uint64_t disk_bytes, struct err *err);

@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "spawner/start.h"
@@ -109,6 +110,23 @@ int root_mount_layers(struct start *s)
 	return 0;
 }
 
+/* A tmpfs of the sandbox's own, which counts to its memory. It goes with the overlay. */
+static int mount_memory(struct start *s)
+{
+	static const char *const dirs[] = { "memory/upper", "memory/work" };
+	char options[96];
+
+	/* Half of the machine's memory would be the kernel's own idea. */
+	snprintf(options, sizeof(options), "mode=755,nr_inodes=0,size=%" PRIu64,
+		 s->plan->disk_bytes ? s->plan->disk_bytes : (uint64_t)1 << 40);
+	if (mount("tmpfs", "memory", "tmpfs", MS_NODEV, options) < 0)
+		return -errno;
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
+		if (mkdir(dirs[i], 0755) < 0 || chown(dirs[i], s->first, s->first) < 0)
+			return -errno;
+	return 0;
+}
+
 /* volatile: unmounting would otherwise sync the whole host file system. redirect_dir: rename of an image's folder works
  * as on a plain file system. nodev: an image may hold device nodes. trusted xattrs (no userxattr), as nothing inside can
  * write those. */
@@ -120,8 +138,16 @@ int root_mount_overlay(struct start *s)
 
 	for (size_t i = 1; i < s->plan->n_layers; i++)
 		len += (size_t)snprintf(options + len, sizeof(options) - len, ":%zu", i);
-	snprintf(options + len, sizeof(options) - len, ",upperdir=../%s/upper,workdir=../%s/work", s->plan->id,
-		 s->plan->id);
+	if (s->plan->memory_upper) {
+		int r = mount_memory(s);
+
+		if (r < 0)
+			return fail(s, -r, "the upper in memory");
+		snprintf(options + len, sizeof(options) - len, ",upperdir=memory/upper,workdir=memory/work");
+	} else {
+		snprintf(options + len, sizeof(options) - len, ",upperdir=../%s/upper,workdir=../%s/work", s->plan->id,
+			 s->plan->id);
+	}
 	if (mount("overlay", "root", "overlay", MS_NODEV, options) < 0)
 		return fail(s, errno, "/");
 	s->root_fd = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);

@@ -15,6 +15,9 @@
 #ifndef OPEN_TREE_CLOEXEC
 #define OPEN_TREE_CLOEXEC O_CLOEXEC
 #endif
+#ifndef SYS_quotactl_fd
+#define SYS_quotactl_fd 443 /* the same on every architecture */
+#endif
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif

@@ -53,6 +53,8 @@ Test(plan, survives_the_wire)
 	p.net = PLAN_NET_BUILD;
 	p.no_new_privs = true;
 	p.shm_bytes = 8192;
+	p.disk_bytes = 1u << 30;
+	p.memory_upper = true;
 	wire_begin(&o, buf, sizeof(buf), WIRE_MAKE, 1);
 	plan_encode(&p, &o);
 	cr_assert_eq(wire_end(&o, &len), 0);
@@ -73,6 +75,8 @@ Test(plan, survives_the_wire)
 	cr_assert_eq(q.memory_bytes, p.memory_bytes);
 	cr_assert_eq(q.pids_max, p.pids_max);
 	cr_assert_eq(q.shm_bytes, p.shm_bytes);
+	cr_assert_eq(q.disk_bytes, p.disk_bytes);
+	cr_assert(q.memory_upper);
 	cr_assert_eq(q.lease_ms, p.lease_ms);
 	cr_assert_eq(q.hard_ms, p.hard_ms);
 	cr_assert(q.no_new_privs);
