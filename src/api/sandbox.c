@@ -8,6 +8,7 @@
 #include "api/sandbox_private.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 
 #define TICK_MAX_MS 10000 /* leases of used sandboxes are renewed, old memories dropped */
 
@@ -99,6 +100,7 @@ struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req)
 
 static void renew(struct sandbox *b)
 {
+	b->used_ms = loop_now_ms(b->s->loop);
 	if (b->box)
 		b->s->engine->ops->renew(b->box);
 }
@@ -152,6 +154,8 @@ struct sandbox *sandbox_new(struct sandboxes *s, const struct auth_caller *calle
 	b->owner = xstrdup(caller->session_id);
 	b->tasks = tasks_new(s->loop, s->settings.result_ms, s->settings.repeat_ms);
 	b->uploads = map_new();
+	b->created_ms = time_wall_ms();
+	b->used_ms = loop_now_ms(s->loop);
 	list_init(&b->uses);
 	list_init(&b->creators);
 	list_init(&b->removals);
@@ -168,6 +172,7 @@ static void sandbox_free(void *arg)
 	free(b->namespace_id);
 	free(b->owner);
 	free(b->end_reason);
+	free(b->image);
 	free(b);
 }
 
@@ -270,6 +275,7 @@ void sandbox_gone(struct sandbox *b, const char *reason)
 	creation_detach(b);
 	b->tasks = tasks_free(b->tasks, err.msg);
 	uploads_free(b);
+	runs_free(b);
 	list_foreach(&b->uses, struct use, node, u) {
 		list_remove(&u->node);
 		u->b = NULL;
@@ -410,6 +416,7 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->remember_ms = or_default(c->remember_ms, 3600000);
 	c->result_ms = or_default(c->result_ms, 60000);
 	c->repeat_ms = or_default(c->repeat_ms, 30000);
+	c->runs_max = or_default(c->runs_max, 10000);
 	s->live = map_new();
 	s->ended = map_new();
 	list_init(&s->all);
@@ -452,6 +459,8 @@ void sandboxes_routes(struct sandboxes *s, struct http_router *r)
 	http_router_add(r, "POST", "/stat_file", stat_handler, s);
 	http_router_add(r, "POST", "/read_file", read_handler, s);
 	http_router_add(r, "POST", "/write_file", write_handler, s);
+	runs_routes(s, r);
+	sandbox_list_routes(s, r);
 }
 
 void sandboxes_counts(const struct sandboxes *s, struct sandboxes_counts *ret)

@@ -30,6 +30,7 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	uint64_t result_ms;          /* a result that was read is kept this long [60,000] */
 	uint64_t repeat_ms;          /* how long a broken /run may be joined by its repetition [30,000] */
 	uint64_t result_bytes;       /* most output of one run when max_bytes is null; 0 = no limit */
+	size_t runs_max;             /* background runs of one that are kept [10,000] */
 	size_t max;                  /* open at once, beyond it 429; 0 = as long as the machine has memory left */
 };
 
@@ -38,7 +39,7 @@ MUST_CHECK int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engi
 /* Forgets all: their boxes are the engine's. NULL is allowed; returns NULL. After the HTTP server is gone. */
 struct sandboxes *sandboxes_free(struct sandboxes *s);
 
-/* POST /create_sandbox, /run, /set_network, /stat_file, /read_file, /write_file. */
+/* POST /create_sandbox, /run, /set_network, /stat_file, /read_file, /write_file; /v1/sandboxes... */
 void sandboxes_routes(struct sandboxes *s, struct http_router *r);
 
 /* -- for the gateway, which owns /ping and /delete_session (struct gateway_sandboxes: arg is the struct sandboxes) --- */

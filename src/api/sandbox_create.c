@@ -215,6 +215,9 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	c->b = sandbox_new(s, caller);
 	c->spec = spec;
 	c->b->creation = c;
+	c->b->image = xstrdup(spec.image);
+	c->b->size = spec.size;
+	c->b->block_network = spec.block_network;
 	attach(c->b, req);
 	s->engine->ops->prepare_image(s->engine, c->spec.image, on_progress, on_image, c);
 	return 0;

@@ -30,6 +30,7 @@ struct sandboxes {
 enum sandbox_state { SANDBOX_CREATING, SANDBOX_READY, SANDBOX_ENDING };
 
 struct creation; /* sandbox_create.c */
+struct runs;     /* runs.c */
 
 struct sandbox {
 	struct sandboxes *s;
@@ -40,6 +41,12 @@ struct sandbox {
 	char *owner;               /* session that it ends with, NULL = none */
 	struct creation *creation; /* until it is READY or gone */
 	struct engine_box *box;    /* NULL while CREATING */
+	char *image;               /* as it was asked for; NULL = not known */
+	struct engine_size size;
+	bool block_network;
+	int64_t created_ms;        /* since 1970 */
+	uint64_t used_ms;          /* on the loop's clock, when the lease was last renewed */
+	struct runs *runs;         /* in the background; NULL = there were none */
 	struct list uses;          /* struct use: open requests, which keep the lease */
 	struct tasks *tasks;
 	struct map *uploads;       /* by path: struct upload (files_write.c) */
@@ -90,6 +97,14 @@ void creators_tell(struct sandbox *b, const char *error); /* NULL = it is READY 
 /* sandbox_run.c */
 void run_handler(struct http_req *req, void *sandboxes);
 void set_network_handler(struct http_req *req, void *sandboxes);
+/* What /run and a background run have in common; strings point into body. -EINVAL names the field. */
+MUST_CHECK int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_spec *ret, struct err *err);
+
+/* runs.c, sandbox_list.c */
+void runs_routes(struct sandboxes *s, struct http_router *r);
+void runs_free(struct sandbox *b); /* all of them */
+size_t runs_count(const struct sandbox *b);
+void sandbox_list_routes(struct sandboxes *s, struct http_router *r);
 
 /* files.c, files_write.c */
 void stat_handler(struct http_req *req, void *sandboxes);

@@ -124,7 +124,7 @@ static int read_timeout(json_t *body, uint64_t *ret_ms, struct err *err)
 	return r;
 }
 
-static int read_spec(const struct sandboxes *s, json_t *body, struct engine_exec_spec *ret, struct err *err)
+int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_spec *ret, struct err *err)
 {
 	int64_t max = -1;
 	int r = json_need_str(body, "cmd", &ret->cmd, err);
@@ -144,7 +144,7 @@ static int start(struct sandbox *b, json_t *body, const unsigned char *key, stru
 {
 	struct engine_exec_spec spec = { .log_fd = -1 };
 	struct run *run;
-	int r = read_spec(b->s, body, &spec, err);
+	int r = run_spec_read(b->s, body, &spec, err);
 
 	if (r < 0)
 		return r;

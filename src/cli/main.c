@@ -26,7 +26,7 @@ static const struct {
 	{ "serve", cli_serve, "run the server" },
 	{ "client-env", cli_client_env, "print what clients of the running server need in their environment" },
 	{ "deploy", cli_deploy, "build a folder with a Dockerfile and serve it as an environment" },
-	{ "sandbox", cli_sandbox, "run a command in a new sandbox" },
+	{ "sandbox", cli_sandbox, "run a command in a new sandbox; list, enter and remove sandboxes" },
 	{ "image", cli_image, "bootstrap, import, pull, list and remove images" },
 	{ "logs", cli_logs, "show what an environment's server or build wrote" },
 	{ "doctor", cli_doctor, "check this machine, or look for leaks" },

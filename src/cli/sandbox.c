@@ -9,14 +9,20 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "cli/cli.h"
-#include "json/json.h"
+#include "cli/sandbox.h"
 
 static const char usage[] =
 	"usage: openreward sandbox run [--size CPU:GIB] [--no-network] [--env K=V]... [--timeout SECONDS] [--data DIR]\n"
 	"                              IMAGE -- CMD [ARGUMENTS]\n"
 	"Makes a sandbox from the image, runs the command in it, prints its output (standard output and standard error in\n"
-	"order) and ends with its exit status. The sandbox is gone afterwards.\n";
+	"order) and ends with its exit status. The sandbox is gone afterwards.\n"
+	"       openreward sandbox ls | top\n"
+	"       openreward sandbox inspect | rm ID\n"
+	"       openreward sandbox exec [-i] [-t] [--detach] ID -- CMD [ARGUMENTS]\n"
+	"       openreward sandbox shell ID [-- SHELL COMMAND]\n"
+	"       openreward sandbox logs [-f] ID RUN\n"
+	"Sandboxes that somebody else made: what they are and use, a command in one (-i passes standard input on, -t gives it a\n"
+	"terminal, --detach prints the run's id and leaves it), a terminal in one, and what a run wrote.\n";
 
 #define ENV_MAX 200
 #define RESULT_MAX (1024ull * 1024 * 1024)
@@ -69,7 +75,7 @@ static int create_body(const struct sandbox *s, struct buf *b)
 }
 
 /* The words as one line of shell, each in single quotes. */
-static int quote(struct buf *b, char **words)
+int sandbox_quote(struct buf *b, char **words)
 {
 	int r = 0;
 
@@ -92,7 +98,7 @@ static int run_body(const struct sandbox *s, struct buf *b, struct err *err)
 	if (s->timeout && (str_to_double(s->timeout, &seconds) < 0 || seconds <= 0))
 		return err_set(err, -EINVAL, "--timeout: \"%s\": expected seconds, as in 30 or 0.5", s->timeout);
 	buf_init(&cmd, 16 * 1024 * 1024);
-	if (quote(&cmd, s->cmd) < 0)
+	if (sandbox_quote(&cmd, s->cmd) < 0)
 		return err_set(err, -EMSGSIZE, "the command is longer than 16 MiB");
 	json_write_begin(&w, b);
 	json_open_object(&w);
@@ -215,8 +221,11 @@ int cli_sandbox(int argc, char **argv)
 		fputs(usage, stdout);
 		return 0;
 	}
+	int done = argc < 2 ? -1 : sandbox_verbs(argc - 1, argv + 1, usage);
+	if (done >= 0)
+		return done;
 	if (argc < 2 || !str_eq(argv[1], "run"))
-		return cli_misuse(usage, "sandbox: the one thing to do is `run`");
+		return cli_misuse(usage, "sandbox: expected run, ls, top, inspect, rm, exec, shell or logs");
 	argc--, argv++;
 	for (int o; (o = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
 		switch (o) {

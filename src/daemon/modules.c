@@ -118,7 +118,7 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 	const struct config *c = d->config;
 	struct sandboxes_settings s = {
 		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
-		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes,
+		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
 		.max = c->sandbox_max,
 	};
 

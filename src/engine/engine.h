@@ -71,6 +71,13 @@ struct engine_exec_spec {
 	uint64_t timeout_ms;     /* 0 = none */
 	uint64_t max_bytes;      /* UINT64_MAX = everything */
 	int log_fd;              /* >= 0: output goes there, uncaptured; borrowed, dup'ed */
+	bool separate;           /* stdout and stderr by two pipes, the output in frames (sandbox/wire.h, WIRE_FRAME_HEAD) */
+	bool keep_last;          /* the last max_bytes are kept, not the first; max_bytes is then 64 KiB at least */
+	bool input;              /* stdin is a pipe, for exec_input; else it is /dev/null */
+	bool terminal;           /* stdin, stdout and stderr are a terminal of rows and cols; not with separate */
+	uint16_t rows, cols;
+	bool fetch;              /* the output is for exec_fetch, from the start on; exec_read has none of it */
+	void (*more)(void *arg); /* with fetch: there is more than the last one saw that watched; may be NULL */
 	bool main;               /* the box ends when this exec does */
 };
 
@@ -79,10 +86,35 @@ struct engine_exec_result {
 	bool timed_out;
 	enum engine_outcome outcome;
 	uint64_t bytes, dropped; /* of output: kept; counted and thrown away */
+	uint64_t stored;         /* what exec_read has: bytes and, when separate, the heads of frames */
+	bool separate;
 	uint64_t duration_us, cpu_us, peak_bytes;
 };
 /* err != NULL: ours, not the command's, fault; res is then NULL. The exec stays readable until engine_exec_release. */
 typedef void engine_exec_fn(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err);
+
+/* Output of an exec that was started with fetch, under way or over. */
+struct engine_fetch {
+	uint64_t offset;
+	uint64_t flow;  /* the command waits when it is this many bytes ahead of offset; 0 = it never waits. Until the next fetch */
+	bool watch;     /* `more` is called, once, when there is more than this one's `stored` */
+	bool have;      /* no descriptor is wanted: the asker has one from before */
+};
+struct engine_fetched {
+	uint64_t stored;   /* offset of the end */
+	uint64_t first;    /* the oldest offset that is still there */
+	const void *data;  /* while it is little: the bytes from offset on, during the call. NULL = none, or by fd */
+	size_t len;
+	int fd;            /* else: a file in which offsets are positions; the callee's; -1 = none */
+};
+typedef void engine_fetch_fn(void *arg, const struct engine_fetched *f, const struct err *err);
+
+struct engine_usage { /* of a box */
+	uint64_t memory_bytes, memory_peak_bytes, cpu_us; /* cpu: of commands */
+	uint64_t pids, runs;      /* runs: alive and not released */
+	uint64_t disk_free_bytes;
+};
+typedef void engine_usage_fn(void *arg, const struct engine_usage *u, const struct err *err);
 
 /* -- files ------------------------------------------------------------------------------------------------------ */
 enum engine_open { ENGINE_OPEN_READ, ENGINE_OPEN_STAGE, ENGINE_OPEN_STAGE_MKDIRS };
@@ -103,6 +135,15 @@ struct engine_ops {
 	ssize_t (*exec_read)(struct engine_exec *x, uint64_t offset, void *p, size_t cap);
 	void (*exec_kill)(struct engine_exec *x, int signo);
 	void (*exec_release)(struct engine_exec *x); /* its result is no longer needed, or its callback no longer wanted */
+	/* Of one that was not released; -EIDRM when its box has ended. */
+	void (*exec_fetch)(struct engine_exec *x, const struct engine_fetch *f, engine_fetch_fn *done, void *arg);
+	/* The write end of its stdin, or its terminal; -EPIPE when it was ended. The box holds one, too, until input_end. */
+	void (*exec_input)(struct engine_exec *x, engine_fd_fn *done, void *arg);
+	void (*exec_input_end)(struct engine_exec *x, engine_done_fn *done, void *arg);
+	void (*exec_resize)(struct engine_exec *x, uint16_t rows, uint16_t cols, engine_done_fn *done, void *arg);
+	/* foreground: to the foreground of its terminal only, as a key would; that is no end by request. */
+	void (*exec_signal)(struct engine_exec *x, int signo, bool foreground, engine_done_fn *done, void *arg);
+	void (*usage)(struct engine_box *b, engine_usage_fn *done, void *arg);
 	/* A stream connection to a port of the box's loopback. */
 	void (*connect)(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);
 	/* As the image's USER. Errors: -ENOENT, -ELOOP (a symlink), -EISDIR, -EINVAL (FIFO, device), -EACCES, -ENOSPC. */

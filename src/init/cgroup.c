@@ -119,6 +119,13 @@ static uint64_t usage_us(const struct group *g)
 	return keyed(fd, "usage_usec");
 }
 
+uint64_t groups_cpu_us(const struct init *in)
+{
+	auto_fd fd = in->groups.usable ? openat(BOOT_FD_CGROUP, "cpu.stat", O_RDONLY | O_CLOEXEC) : -1;
+
+	return keyed(fd, "usage_usec");
+}
+
 int group_take(struct init *in, struct group **ret)
 {
 	*ret = NULL;

@@ -43,6 +43,7 @@ struct counters {
 
 void groups_open(struct init *in);
 struct counters groups_counters(const struct init *in);
+uint64_t groups_cpu_us(const struct init *in); /* of all commands so far; 0 = unknown */
 
 /* One number of a file such as memory.current in a cgroup folder; fallback when it can't be read. */
 uint64_t group_read_u64(int dir, const char *name, uint64_t fallback);

@@ -137,6 +137,7 @@ static int status_request(struct init *in, struct request *q, struct err *err)
 
 	(void)err;
 	wire_put_u64(o, WIRE_T_N_RUNS, in->runs.n);
+	wire_put_u64(o, WIRE_T_CPU_US, groups_cpu_us(in));
 	wire_put_u64(o, WIRE_T_N_PROCS, group_read_u64(BOOT_FD_PIDS, "pids.current", 0));
 	wire_put_u64(o, WIRE_T_MEMORY, group_read_u64(BOOT_FD_STATS, "memory.usage_in_bytes", current));
 	wire_put_u64(o, WIRE_T_MEMORY_PEAK, group_read_u64(BOOT_FD_STATS, "memory.max_usage_in_bytes", peak));

@@ -56,6 +56,7 @@ static void put_result(struct wire_out *o, const struct run *run)
 	wire_put_u64(o, WIRE_T_KILLED, run->killed);
 	wire_put_u64(o, WIRE_T_BYTES, run->out.kept);
 	wire_put_u64(o, WIRE_T_STORED, run->out.stored);
+	wire_put_u64(o, WIRE_T_FLAGS, run->flags);
 	wire_put_u64(o, WIRE_T_DROPPED, run->out.dropped);
 	wire_put_u64(o, WIRE_T_DURATION_US, run->end_us - run->start_us);
 	wire_put_u64(o, WIRE_T_CPU_US, run->cpu_us);

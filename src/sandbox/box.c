@@ -179,6 +179,8 @@ static void on_init_event(void *arg, const struct wire_in *in, int *fds, size_t 
 {
 	if (in->type == WIRE_DONE)
 		execs_event(arg, in, fds, n_fds);
+	else if (in->type == WIRE_MORE)
+		stream_more(arg, in);
 }
 
 struct chan *box_chan(struct box *b, struct err *err)

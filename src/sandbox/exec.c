@@ -147,6 +147,8 @@ static void read_result(const struct wire_in *in, struct engine_exec_result *ret
 		.outcome = outcome_of(&e),
 		.bytes = wire_get_u64(in, WIRE_T_BYTES, 0),
 		.dropped = wire_get_u64(in, WIRE_T_DROPPED, 0),
+		.stored = wire_get_u64(in, WIRE_T_STORED, 0),
+		.separate = wire_get_u64(in, WIRE_T_FLAGS, 0) & WIRE_RUN_SEPARATE,
 		.duration_us = wire_get_u64(in, WIRE_T_DURATION_US, 0),
 		.cpu_us = wire_get_u64(in, WIRE_T_CPU_US, 0),
 		.peak_bytes = wire_get_u64(in, WIRE_T_PEAK_BYTES, 0),
@@ -243,7 +245,9 @@ static struct wire_out *encode(struct box *b, struct chan *c, const struct engin
 	wire_put_u64(o, WIRE_T_TIMEOUT_MS, spec->timeout_ms);
 	wire_put_u64(o, WIRE_T_MAX_BYTES, spec->max_bytes);
 	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD : 0u) |
-				      (spec->main ? WIRE_RUN_MAIN : 0u));
+				      (spec->main ? WIRE_RUN_MAIN : 0u) | stream_flags(spec));
+	wire_put_u64(o, WIRE_T_ROWS, spec->rows);
+	wire_put_u64(o, WIRE_T_COLS, spec->cols);
 	return o;
 }
 
@@ -289,7 +293,7 @@ int local_exec(struct engine_box *base, const struct engine_exec_spec *spec, eng
 	if (r < 0)
 		return r;
 	x = NEW(struct exec);
-	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main,
+	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main, .more = spec->more,
 			    .spool = -1 };
 	x->base = (struct engine_exec){ .box = base, .id = x->id };
 	r = send_run(b, x, spec, err);

@@ -63,6 +63,7 @@ struct exec {
 	engine_exec_fn *done;    /* NULL = released before its end */
 	void *arg;
 	bool released, main;
+	void (*more)(void *arg); /* NULL = it does not fetch */
 	char *output;            /* n_output bytes, or NULL and spool */
 	size_t n_output;
 	int spool;
@@ -93,6 +94,16 @@ void local_exec_release(struct engine_exec *x);
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */
 void execs_fail(struct box *b, const struct err *err); /* all that are not over */
 void execs_orphan(struct box *b);                      /* the box is gone; results stay readable */
+
+/* stream.c */
+void local_exec_fetch(struct engine_exec *x, const struct engine_fetch *f, engine_fetch_fn *done, void *arg);
+void local_exec_input(struct engine_exec *x, engine_fd_fn *done, void *arg);
+void local_exec_input_end(struct engine_exec *x, engine_done_fn *done, void *arg);
+void local_exec_resize(struct engine_exec *x, uint16_t rows, uint16_t cols, engine_done_fn *done, void *arg);
+void local_exec_signal(struct engine_exec *x, int signo, bool foreground, engine_done_fn *done, void *arg);
+void local_usage(struct engine_box *b, engine_usage_fn *done, void *arg);
+uint64_t stream_flags(const struct engine_exec_spec *spec); /* enum wire_run_flag */
+void stream_more(struct box *b, const struct wire_in *in);  /* MORE */
 
 /* files.c */
 void local_connect(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);

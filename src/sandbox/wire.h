@@ -76,7 +76,7 @@ struct wire_head {
 	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
 			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, OUTPUT (when it fits       \
-			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames). fds: the output's spool          \
+			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames), FLAGS of the RUN. fds: the output's spool \
 			      otherwise (offset 0, STORED long). Neither for RUN_FETCH */                                \
 	X(RESULT, 44)      /* RUN_ID -> DONE when it has ended, OK when it runs, FAILED ENOENT */                         \
 	X(ACK, 45)         /* RUN_ID: its result is no longer needed. Not answered. */                                   \
@@ -85,7 +85,7 @@ struct wire_head {
 	X(OPEN, 48)        /* PATH, USER, OPEN_MODE -> OK with fd, SIZE, FILE_MODE, TMP (name, for OPEN_STAGE) */         \
 	X(COMMIT, 49)      /* PATH, TMP, USER: rename the staged file into place -> OK */                                \
 	X(DISCARD, 50)     /* PATH, TMP, USER: remove a staged file -> OK */                                             \
-	X(STATUS, 51)      /* -> OK: N_RUNS, N_PROCS, MEMORY... */                                                       \
+	X(STATUS, 51)      /* -> OK: N_RUNS, N_PROCS, CPU_US, MEMORY... */                                                       \
 	X(RUNS, 60)        /* of a daemon that has just taken over -> one ITEM per run that is not acknowledged (RUN_ID,  \
 			      STATE: 0 alive, 1 over; AGE_MS since its start, LABEL?), then OK with CONFIGURED (1 = a    \
 			      CONFIG succeeded); the DONE of all that are over follow, sent before or not. */            \

@@ -1,0 +1,30 @@
+/* cli/sandbox.h: what the files of `openreward sandbox` share. One verb per process, single-threaded. */
+#pragma once
+
+#include "cli/cli.h"
+#include "json/json.h"
+
+/* The words as one line of shell, each in single quotes. -ENOBUFS. */
+MUST_CHECK int sandbox_quote(struct buf *b, char **words);
+
+/* A call that answers with a JSON object. body NULL = none. *ret may be NULL for an answer that is of no interest. */
+MUST_CHECK int sandbox_call(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
+			    struct err *err);
+
+/* ls, top, inspect, rm, exec, shell, logs: argv[0] is the word. Returns the exit status, or -1 for another word. */
+int sandbox_verbs(int argc, char **argv, const char *usage);
+
+/* -- a run under way (sandbox_attach.c) ---------------------------------------------------------------------------- */
+struct attach {
+	const struct cli_target *target;
+	const char *sandbox, *run; /* ids */
+	bool terminal;             /* this one becomes raw, and its size is passed on */
+	bool separate;             /* output comes as frames: stdout and stderr go where they belong */
+	bool input;                /* standard input is passed on */
+	bool follow;               /* else what is there now */
+};
+
+/* Passes everything both ways until the run's output ends. 0, or a negative errno: -EINTR given up by a second signal. */
+MUST_CHECK int attach_run(const struct attach *a, struct err *err);
+/* Waits for the run's end; its exit status, 0 to 255, or a negative errno. */
+MUST_CHECK int attach_result(const struct attach *a, struct err *err);

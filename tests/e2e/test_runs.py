@@ -1,0 +1,388 @@
+"""Background runs over HTTP and the verbs that use them: output while it is made, stdin, terminals, signals, lists."""
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+import urllib.parse
+
+import pytest
+
+from orw import OPENREWARD, wait_until
+from wire import Sandbox
+
+
+class Runs:
+    """A sandbox with calls under /v1/sandboxes."""
+
+    def __init__(self, platform, **settings):
+        self.platform = platform
+        self.box = Sandbox(platform, **settings)
+        self.id = self.box.id
+        self.path = f"/v1/sandboxes/{self.id}"
+
+    def call(self, method, path, body=None, status=200, **kw):
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        got, _, answer = self.platform.request(method, self.path + path, data, **kw)
+        assert got == status, (got, answer)
+        return json.loads(answer)
+
+    def start(self, cmd, **kw):
+        return self.call("POST", "/runs", {"cmd": cmd, **kw}, 201)["id"]
+
+    def wait(self, run, timeout_s=30):
+        return self.call("POST", f"/runs/{run}/wait?timeout_s={timeout_s}", b"")
+
+    def output(self, run, query=""):
+        status, _, data = self.platform.request("GET", f"{self.path}/runs/{run}/output{query}")
+        assert status == 200, data
+        return data
+
+    def write(self, run, data, query=""):
+        return self.call("POST", f"/runs/{run}/stdin{query}", data)["offset"]
+
+    def connection(self):
+        host, port = urllib.parse.urlsplit(self.platform.url).netloc.split(":")
+        return http.client.HTTPConnection(host, int(port), timeout=30)
+
+    def follow(self, run, query="?follow=1"):
+        c = self.connection()
+        c.request("GET", f"{self.path}/runs/{run}/output{query}", headers={"X-API-Key": self.platform.key})
+        answer = c.getresponse()
+        assert answer.status == 200
+        answer.keep = c
+        return answer
+
+
+@pytest.fixture
+def box(platform):
+    b = Runs(platform)
+    yield b
+    b.box.delete()
+
+
+def frames(data):
+    out = {1: b"", 2: b""}
+    while data:
+        stream, size = struct.unpack(">B3xI", data[:8])
+        out[stream] += data[8:8 + size]
+        data = data[8 + size:]
+    return out
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+def test_a_run_and_its_result(box):
+    run = box.start("echo out; echo err >&2; exit 3")
+    done = box.wait(run)
+    assert (done["state"], done["return_code"], done["outcome"], done["trainable"]) == ("ended", 3, "exited", True)
+    assert done["duration_ms"] > 0 and done["output_bytes"] == 8
+    assert box.output(run) == b"out\nerr\n"
+    assert box.output(run, "?offset=4") == b"err\n" and box.output(run, "?offset=8") == box.output(run, "?offset=900") == b""
+    assert box.call("GET", f"/runs/{run}")["return_code"] == 3
+    box.call("DELETE", f"/runs/{run}")
+    box.call("GET", f"/runs/{run}", status=404)
+
+
+def test_output_is_followed(box):
+    run = box.start("for i in 1 2 3; do echo $i; sleep 0.2; done")
+    answer = box.follow(run)
+    started = time.monotonic()
+    assert answer.read1() == b"1\n" and time.monotonic() - started < 0.5
+    assert answer.read() == b"2\n3\n"
+    assert box.output(run, "?follow=1") == b"1\n2\n3\n"
+
+
+def test_stdout_and_stderr_apart(box):
+    run = box.start("head -c 300000 /dev/zero; echo err >&2; head -c 300000 /dev/zero", separate=True)
+    box.wait(run)
+    found = frames(box.output(run))
+    assert found[1] == b"\0" * 600000 and found[2] == b"err\n"
+
+
+def test_stdin_in_pieces(box):
+    run = box.start("sha256sum", stdin=True)
+    data = os.urandom(3_000_000)
+    assert box.write(run, data[:10]) == 10
+    assert box.write(run, data[:10], "?offset=0") == 10, "a piece that was sent before is skipped"
+    assert box.write(run, data[5:2_000_000], "?offset=5") == 2_000_000
+    box.call("POST", f"/runs/{run}/stdin?offset=3000000", b"x", 409)
+    assert box.write(run, data[2_000_000:], "?offset=2000000&close=1") == 3_000_000
+    assert box.wait(run)["return_code"] == 0
+    assert box.output(run).split()[0].decode() == hashlib.sha256(data).hexdigest()
+    box.call("POST", f"/runs/{run}/stdin", b"x", 409)
+
+
+def test_stdin_of_a_command_that_does_not_read(box):
+    run = box.start("sleep 1000", stdin=True)
+    answers = []
+    flood = threading.Thread(target=lambda: answers.append(
+        box.platform.request("POST", f"{box.path}/runs/{run}/stdin", b"x" * 3_000_000)))
+    flood.start()
+    time.sleep(1)
+    assert box.box.run("echo fine")["output"] == b"fine\n"
+    box.call("POST", f"/runs/{run}/stdin", b"y", 409)
+    box.call("POST", f"/runs/{run}/signal", {"signal": "KILL"})
+    flood.join(10)
+    assert answers[0][0] == 409
+    done = box.wait(run)
+    assert (done["outcome"], done["trainable"]) == ("killed", False)
+
+
+def test_without_input(box):
+    run = box.start("cat; sleep 1000")
+    box.call("POST", f"/runs/{run}/stdin", b"x", 400)
+    box.call("POST", f"/runs/{run}/resize", {"rows": 1, "cols": 1}, 400)
+    box.call("POST", f"/runs/{run}/signal", {"signal": "TERM", "foreground": True}, 400)
+    for signo in ("NOPE", 0, 65, None, []):
+        box.call("POST", f"/runs/{run}/signal", {"signal": signo}, 400)
+
+
+def test_signals(box):
+    run = box.start("trap 'echo hup' HUP; trap 'echo term; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
+    answer = box.follow(run)
+    assert answer.read1() == b"ready\n"
+    box.call("POST", f"/runs/{run}/signal", {"signal": 1})
+    assert b"hup\n" in answer.read1()
+    box.call("POST", f"/runs/{run}/signal", {"signal": "SIGTERM"})
+    assert box.wait(run)["return_code"] == 7
+
+
+def test_wait_gives_up(box):
+    run = box.start("sleep 1000")
+    started = time.monotonic()
+    assert box.wait(run, 0.3)["state"] == "running" and 0.2 < time.monotonic() - started < 5
+    box.call("POST", f"/runs/{run}/wait?timeout_s=x", b"", 400)
+    box.call("DELETE", f"/runs/{run}")
+    wait_until(lambda: b"sleep" not in box.box.run("cat /proc/[0-9]*/comm | grep -v grep")["output"], what="its process's end")
+
+
+def test_time_out_and_limit(box):
+    run = box.start("yes | head -c 1000000; sleep 1000", timeout_s=0.5, max_bytes=1000)
+    done = box.wait(run)
+    assert (done["timed_out"], done["return_code"], done["outcome"], done["dropped_bytes"]) == (True, 124, "timeout", 999000)
+    assert len(box.output(run)) == 1000
+
+
+@pytest.mark.parametrize("body", [{}, {"cmd": 1}, {"cmd": "x", "keep": "some"}, {"cmd": "x", "tty": True, "separate": True},
+                                  {"cmd": "x", "tty": True, "rows": 0}, {"cmd": "x", "tty": 1}, {"cmd": "x", "max_bytes": -1}])
+def test_bad_bodies(box, body):
+    box.call("POST", "/runs", body, 400)
+
+
+def test_flood_with_a_slow_reader(platform, box):
+    """The daemon holds a piece of it, whatever the command writes; a reader with flow loses nothing."""
+    before = resident(platform)
+    run = box.start("head -c 200000000 /dev/zero; echo end", keep="last")
+    answer = box.follow(run, "?follow=1&flow=1")
+    got = 0
+    while got < 2_000_000:
+        got += len(answer.read(65536))
+    time.sleep(1)
+    assert box.call("GET", f"/runs/{run}")["state"] == "running", "the command waits for its reader"
+    assert resident(platform) - before < 20_000_000
+    while data := answer.read(1 << 20):
+        got += len(data)
+    assert got == 200_000_004
+
+
+def test_a_reader_that_leaves_holds_nobody_up(box):
+    run = box.start("head -c 50000000 /dev/zero", keep="last")
+    answer = box.follow(run, "?follow=1&flow=1")
+    answer.read(1000)
+    answer.keep.close()
+    answer.close()
+    assert box.wait(run)["return_code"] == 0
+
+
+def resident(platform):
+    with open(f"/proc/{platform.process.pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
+
+
+def test_many_readers_at_once(box):
+    run = box.start("for i in $(seq 1 300); do echo line $i; [ $((i % 50)) = 0 ] && sleep 0.1; done")
+    answers = [box.follow(run) for _ in range(20)]
+    want = b"".join(b"line %d\n" % i for i in range(1, 301))
+    assert all(a.read() == want for a in answers)
+
+
+def test_lists(box):
+    runs = [box.start(f"echo {i}") for i in range(30)]
+    for run in runs:
+        box.wait(run)
+    found = box.call("GET", "/runs?limit=10&offset=5")
+    assert [r["id"] for r in found["runs"]] == runs[5:15] and found["total"] == 30
+    box.call("GET", "/runs?limit=x", status=400)
+
+
+def test_ten_thousand_runs(base_images):
+    with base_images.platform("sandboxes: { runs: 300 }\n") as p:
+        box = Runs(p)
+        alive = box.start("sleep 1000")
+        c = box.connection()
+        for _ in range(1000):
+            c.request("POST", box.path + "/runs", b'{"cmd": "true", "shell": "/bin/true"}', {"X-API-Key": p.key})
+            assert c.getresponse().read()
+        found = box.call("GET", "/runs?limit=1000")
+        assert 300 <= found["total"] <= 320 and alive in [r["id"] for r in found["runs"]], "the oldest that are over went"
+
+
+def test_full_of_living_runs(base_images):
+    with base_images.platform("sandboxes: { runs: 3 }\n") as p:
+        box = Runs(p)
+        for _ in range(3):
+            box.start("sleep 1000")
+        assert "3 background runs" in box.call("POST", "/runs", {"cmd": "true"}, 429)["detail"]
+
+
+def test_of_others(platform, box):
+    run = box.start("sleep 1000")
+    other = Runs(platform)
+    for path in (f"/runs/{run}", f"/runs/{run}/output"):
+        status, _, _ = platform.request("GET", other.path + path)
+        assert status == 404, "a run of another sandbox"
+    for path in ("", "/runs", f"/runs/{run}", f"/runs/{run}/output"):
+        assert platform.request("GET", box.path + path, key="sk-wrong")[0] == 401
+        assert platform.request("GET", box.path + path, key=None)[0] == 401
+        forged = box.path[:-4] + ("0000" if not box.path.endswith("0000") else "1111")
+        assert platform.request("GET", forged + path)[0] == 404
+    for name in ("..", "%2e%2e", "a" * 5000, "%00", run.upper() + "x"):
+        assert platform.request("GET", f"{box.path}/runs/{name}/output")[0] in (400, 404)
+    other.box.delete()
+
+
+def test_the_end_of_the_sandbox(platform):
+    box = Runs(platform)
+    run = box.start("echo ready; sleep 1000", tty=True)
+    answer = box.follow(run)
+    assert answer.read1() == b"ready\r\n"
+    box.box.delete()
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        answer.read()
+    box.call("GET", "/runs", status=410)
+    box.call("GET", "", status=410)
+
+
+# -- sandboxes --------------------------------------------------------------------------------------------------------
+
+def test_list_and_inspect(platform, box):
+    found = json.loads(platform.request("GET", "/v1/sandboxes?limit=1000")[2])["sandboxes"]
+    mine = next(s for s in found if s["id"] == box.id)
+    assert mine["state"] == "ready" and mine["image"] == "python:3.11-slim" and mine["cpus"] == 0.5
+    assert 0 < mine["lease_left_s"] <= 120 and mine["network"] == "open"
+    box.box.run("python3 -c 'sum(range(10**7))'")
+    one = box.call("GET", "")
+    assert one["usage"]["cpu_s"] > 0.05 and one["usage"]["memory_bytes"] > 0 and one["usage"]["pids"] >= 1
+
+
+def test_delete(platform):
+    box = Runs(platform)
+    assert box.call("DELETE", "") == {"sid": box.id}
+    assert box.call("DELETE", "") == {"sid": box.id}
+    box.call("GET", "", status=410)
+
+
+# -- the command line ---------------------------------------------------------------------------------------------------
+
+def cli(platform, *argv, stdin=b""):
+    return subprocess.run([OPENREWARD, "sandbox", *argv], env={**os.environ, **platform.env}, input=stdin, capture_output=True,
+                          timeout=60, check=False)
+
+
+def test_exec(platform, box):
+    done = cli(platform, "exec", box.id, "--", "sh", "-c", "echo out; echo err >&2; exit 5")
+    assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 5)
+    data = os.urandom(2_000_000)
+    done = cli(platform, "exec", "-i", box.id, "--", "cat", stdin=data)
+    assert done.stdout == data and done.returncode == 0
+    done = cli(platform, "exec", "-i", box.id, "--", "head", "-c", "3", stdin=data)
+    assert done.stdout == data[:3] and done.returncode == 0
+    assert box.call("GET", "/runs")["total"] == 0, "nothing is left behind"
+
+
+def test_exec_that_fails(platform, box):
+    assert cli(platform, "exec", box.id, "--", "no-such-program").returncode == 127
+    assert b"is not known here" in cli(platform, "exec", box.id[:-2] + "zz", "--", "true").stderr
+    assert cli(platform, "exec", box.id).returncode == 2 and cli(platform, "frob").returncode == 2
+
+
+def test_detach_and_logs(platform, box):
+    run = cli(platform, "exec", "--detach", box.id, "--", "sh", "-c", "echo one; sleep 1; echo two").stdout.decode().strip()
+    assert cli(platform, "logs", "-f", box.id, run).stdout == b"one\ntwo\n"
+    assert cli(platform, "logs", box.id, run).stdout == b"one\ntwo\n"
+
+
+def test_ls_top_inspect_rm(platform):
+    box = Runs(platform)
+    assert box.id in cli(platform, "ls").stdout.decode() and box.id in cli(platform, "top").stdout.decode()
+    assert json.loads(cli(platform, "inspect", box.id).stdout)["id"] == box.id
+    assert cli(platform, "rm", box.id).returncode == 0
+    assert b"it was deleted" in cli(platform, "inspect", box.id).stderr
+
+
+class Terminal:
+    """`openreward sandbox ...` at a terminal of ours."""
+
+    def __init__(self, platform, *argv):
+        self.master, slave = pty.openpty()
+        self.resize(30, 100)
+        self.process = subprocess.Popen([OPENREWARD, "sandbox", *argv], env={**os.environ, **platform.env}, stdin=slave,
+                                        stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        self.seen = b""
+
+    def resize(self, rows, cols):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def type(self, data):
+        os.write(self.master, data)
+
+    def expect(self, want, timeout_s=15):
+        deadline = time.monotonic() + timeout_s
+        while want not in self.seen:
+            assert select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0], self.seen
+            self.seen += os.read(self.master, 65536)
+        self.seen = self.seen.partition(want)[2]
+
+    def end(self):
+        status = self.process.wait(15)
+        os.close(self.master)
+        return status
+
+
+def test_shell(platform, box):
+    t = Terminal(platform, "shell", box.id)
+    t.type(b"PS1='$ '; stty size; echo in-$((40+2))\n")
+    t.expect(b"30 100\r\n")
+    t.expect(b"in-42\r\n")
+    t.resize(44, 155)
+    t.process.send_signal(signal.SIGWINCH)
+    time.sleep(0.5)
+    t.type(b"stty size\n")
+    t.expect(b"44 155\r\n")
+    t.type(b"sleep 1000; echo after-$?\n")
+    time.sleep(0.5)
+    t.type(b"\x03")
+    t.type(b"echo still-$((1+1))\n")
+    t.expect(b"still-2\r\n")
+    t.type(b"exit 9\n")
+    assert t.end() == 9
+
+
+def test_a_shell_whose_sandbox_ends(platform):
+    box = Runs(platform)
+    t = Terminal(platform, "shell", box.id)
+    t.type(b"echo up-$((1+1))\n")
+    t.expect(b"up-2")
+    box.box.delete()
+    t.expect(b"it was deleted", 30)
+    assert t.end() == 1
