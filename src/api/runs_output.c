@@ -25,6 +25,7 @@ struct reader {
 	int fd;            /* of the spool; -1 = not needed yet */
 	uint64_t offset;   /* what the peer gets next */
 	uint64_t stored;   /* known to be there */
+	uint64_t asked;    /* offset when init was asked last: from there it counts how far the command may go */
 	bool follow, flow;
 	bool asking;       /* init has a question */
 	bool working;      /* a worker has it */
@@ -205,6 +206,7 @@ static void ask(struct reader *r)
 	};
 
 	r->asking = true;
+	r->asked = r->offset;
 	r->news = false;
 	r->last = r->run->over || !r->follow;
 	r->run->b->s->engine->ops->exec_fetch(r->run->exec, &f, on_fetched, r);
@@ -221,7 +223,7 @@ static void next(struct reader *r)
 		http_reply_end(r->u->req);
 	} else if (!r->run) {
 		give_up(r);
-	} else if (r->stored > r->offset || r->news || r->run->over) {
+	} else if (r->stored > r->offset || r->news || r->run->over || (r->flow && r->offset > r->asked)) {
 		ask(r);
 	} else {
 		r->idle = true;
