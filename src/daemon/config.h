@@ -55,6 +55,8 @@ struct config {
 	/* instances: running environment servers */
 	char *instance_size;           /* "CPU:GIB" when a deployment names none */
 	uint64_t instance_start_ms;    /* until its first healthy answer */
+	uint64_t instance_idle_ms;     /* without a session */
+	uint64_t queue_max;            /* waiting creates; beyond it 429 */
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
 

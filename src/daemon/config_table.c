@@ -94,8 +94,13 @@ const struct config_key config_keys[] = {
 
 	{ "instances.size", CONFIG_MACHINE, AT(instance_size), "1:2", ANY, "CPU:GIB when a deployment names none." },
 	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY, "Until its first healthy answer." },
+	{ "instances.idle", CONFIG_DURATION, AT(instance_idle_ms), "10m", SECOND, 365 * DAY,
+	  "One that no session used for this long ends; the last one too. An environment's own setting goes first." },
 	{ "instances.log", CONFIG_SIZE, AT(instance_log_bytes), "16MiB", 64 * KIB, 1024 * GIB, "Kept of one instance's log." },
 	{ "instances.env", CONFIG_ENV, AT(instance_env), NULL, ANY, "Variables for every instance: NAME: VALUE." },
+
+	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
+	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },
 
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
 	{ "builds.log", CONFIG_SIZE, AT(build_log_bytes), "16MiB", 64 * KIB, GIB, "Kept of one build's log." },
@@ -138,6 +143,7 @@ static const struct {
 	{ "sandboxes", "Temporary containers." },
 	{ "pools", "What is prepared before it is asked for." },
 	{ "instances", "Running servers of environments." },
+	{ "queue", "Who waits when everything is in use." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },
 	{ "github", "Repositories that are linked: see docs/git.md." },

@@ -82,6 +82,14 @@ static void collect_envs(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_deployments_total", NULL, "Deployments begun.", (double)c.deployments_total);
 	api_metrics_counter(o, "openreward_deployments_failed_total", NULL, "Deployments that failed.",
 			    (double)c.deployments_failed_total);
+	api_metrics_gauge(o, "openreward_instances_own", NULL, "Of these, of one session that brought variables.", (double)c.own);
+	api_metrics_gauge(o, "openreward_instance_places_taken", NULL, "Sessions that count against a concurrency.", (double)c.places);
+	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"place\"", "Sessions that wait for an instance.", (double)c.waiting);
+	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"any\"", "Sessions that wait for an instance.", (double)c.visiting);
+	api_metrics_counter(o, "openreward_autoscaler_decisions_total", "direction=\"up\"", "Changes of the number of instances.",
+			    (double)c.scaled_up_total);
+	api_metrics_counter(o, "openreward_autoscaler_decisions_total", "direction=\"down\"", "Changes of the number of instances.",
+			    (double)c.scaled_down_total);
 	api_metrics_counter(o, "openreward_instances_started_total", NULL, "Environment servers started.",
 			    (double)c.instances_started_total);
 	api_metrics_counter(o, "openreward_instances_crashed_total", NULL, "Environment servers that ended by themselves.",
@@ -97,6 +105,7 @@ static void collect_sessions(struct api_metrics_out *o, void *arg)
 	api_metrics_gauge(o, "openreward_sessions", "state=\"open\"", "Sessions by state.", (double)c.open);
 	api_metrics_gauge(o, "openreward_sessions", "state=\"opening\"", "Sessions by state.", (double)c.opening);
 	api_metrics_counter(o, "openreward_sessions_total", NULL, "Sessions begun.", (double)c.sessions_total);
+	api_metrics_counter(o, "openreward_sessions_refused_total", NULL, "Answered with 429.", (double)c.refused_total);
 	api_metrics_counter(o, "openreward_sessions_expired_total", NULL, "Sessions ended by silence.", (double)c.expired_total);
 	api_metrics_counter(o, "openreward_proxied_requests_total", NULL, "Requests passed through to environments.",
 			    (double)c.proxied_total);

@@ -98,7 +98,7 @@ static int open_envs(struct daemon *d, struct err *err)
 	const struct config *c = d->config;
 	struct env_settings s = {
 		.data_dir = c->data, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
-		.instance_log_bytes = c->instance_log_bytes,
+		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};
 
@@ -135,7 +135,7 @@ static int open_gateway(struct daemon *d, struct err *err)
 	};
 	struct gateway_settings s = {
 		.lease_ms = c->session_idle_ms, .hard_ms = c->session_hard_ms, .teardown_ms = c->session_teardown_ms,
-		.remember_ms = c->session_ended_ms, .ping_forward_ms = c->session_ping_ms, .sessions_max = c->session_max,
+		.remember_ms = c->session_ended_ms, .ping_forward_ms = c->session_ping_ms, .sessions_max = c->session_max, .queue_max = c->queue_max,
 		.idle_upstreams_max = 64, .upstream_idle_ms = 30000, .http = c->http,
 	};
 

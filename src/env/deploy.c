@@ -39,29 +39,12 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 	env_waits_fail(v, &err);
 }
 
-/* What served so far lets its sessions finish. */
-static void retire(struct env *v)
-{
-	struct store_deployment *old = v->serving;
-	if (!old)
-		return;
-	old->state = v->instance ? STORE_DEPLOYMENT_DRAINING : STORE_DEPLOYMENT_STOPPED;
-	store_deployment_save(v->envs->store, old);
-	struct instance *i = STEAL(v->instance);
-	if (!i)
-		return;
-	v->envs->counts.draining++;
-	instance_drain(i);
-}
-
 void deploy_instance_healthy(struct deploy *p)
 {
 	struct env *v = p->env;
 	struct instance *i = STEAL(p->instance);
-	retire(v);
-	v->serving = p->d;
-	v->instance = i;
-	v->failed_starts = 0;
+	env_retire(v);
+	env_serve(v, p->d, i);
 	set_state(p, STORE_DEPLOYMENT_READY);
 	deploy_log(p, "ready: the server answers on port %d", ENV_INSTANCE_PORT);
 	deploy_over(p);
@@ -87,7 +70,7 @@ static void on_built(void *arg, struct image *img, const struct err *err)
 	store_set_str(&p->d->image, img->name);
 	set_state(p, STORE_DEPLOYMENT_DEPLOYING);
 	deploy_log(p, "deploying: starting the server and waiting for GET /health on port %d", ENV_INSTANCE_PORT);
-	if (instance_start(&p->instance, p->env, p->d, img, &own) < 0)
+	if (instance_start(&p->instance, p->env, p->d, img, NULL, &own) < 0)
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, own.msg);
 	image_unref(img);
 }

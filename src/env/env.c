@@ -1,4 +1,4 @@
-/* env/env.c: what serves an environment's sessions: the instance, those who wait for one, and its return after a crash. */
+/* env/env.c: what serves an environment's sessions: its instances, what follows from their ends, and all environments. */
 #include "env/env.h"
 
 #include <errno.h>
@@ -6,13 +6,10 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "env/private.h"
-#include "image/image.h"
-
-static void start_serving(struct env *v);
 
 static void on_backoff(struct loop_timer *t UNUSED, void *arg)
 {
-	start_serving(arg);
+	env_rescale(arg);
 }
 
 struct env *env_of(struct envs *e, struct store_environment *record)
@@ -24,147 +21,56 @@ struct env *env_of(struct envs *e, struct store_environment *record)
 	v->envs = e;
 	v->record = record;
 	list_init(&v->waits);
+	list_init(&v->instances);
+	fair_init(&v->places);
 	loop_timer_init(&v->backoff, e->loop, on_backoff, v);
+	loop_timer_init(&v->due, e->loop, env_on_due, v);
 	record->user = v;
 	return v;
 }
 
-static void wait_enqueue(struct env_wait *w);
+/* -- the serving instances ------------------------------------------------------------------------------------------ */
 
-/* -- waiting ----------------------------------------------------------------------------------------------------- */
-
-static void deliver_wait(void *arg)
+static uint64_t backoff_ms(unsigned times)
 {
-	struct env_wait *w = arg;
-	if (!w->cancelled && w->result && w->result->end_reason) { /* it died on the way here */
-		w->delivering = false;
-		instance_release(STEAL(w->result));
-		wait_enqueue(w);
-		return;
-	}
-	if (!w->cancelled)
-		w->done(w->arg, w->result, w->result ? NULL : &w->err);
-	else if (w->result)
-		instance_release(w->result);
-	free(w);
+	uint64_t wait = ENV_BACKOFF_FIRST_MS;
+	for (unsigned k = 1; k < times && wait < ENV_BACKOFF_MAX_MS; k++)
+		wait *= 2;
+	return MIN(wait, (uint64_t)ENV_BACKOFF_MAX_MS);
 }
 
-static void wait_over(struct env_wait *w, struct instance *i, const struct err *err)
-{
-	list_remove(&w->node);
-	w->delivering = true;
-	w->result = i;
-	if (i)
-		i->uses++;
-	else
-		err_copy(&w->err, err);
-	loop_defer(w->env->envs->loop, deliver_wait, w);
-}
-
-void env_waits_progress(struct env *v, const char *line)
-{
-	list_foreach(&v->waits, struct env_wait, node, w)
-		if (w->progress)
-			w->progress(w->arg, line);
-}
-
-void env_waits_fail(struct env *v, const struct err *err)
-{
-	struct env_wait *w;
-
-	while ((w = list_first(&v->waits, struct env_wait, node)))
-		wait_over(w, NULL, err);
-}
-
-static bool env_is_up(const struct env *v)
-{
-	/* Between the end of its server and that of its box it looks healthy still. */
-	return v->instance && v->instance->state == INSTANCE_HEALTHY && !v->instance->end_reason;
-}
-
-void env_waits_serve(struct env *v)
-{
-	for (struct env_wait *w; env_is_up(v) && (w = list_first(&v->waits, struct env_wait, node));)
-		wait_over(w, v->instance, NULL);
-	if (list_empty(&v->waits) || v->instance || loop_timer_armed(&v->backoff))
-		return;
-	if (v->serving)
-		start_serving(v);
-}
-
-static void wait_enqueue(struct env_wait *w)
-{
-	struct env *v = w->env;
-	struct err err = ERR_INIT;
-	list_push_back(&v->waits, &w->node);
-	if (!v->serving && !v->pending) {
-		err_set(&err, -ENOENT, "%s/%s has no deployment that is ready", v->record->ns->name, v->record->name);
-		wait_over(w, NULL, &err);
-	}
-	env_waits_serve(v);
-}
-
-struct env_wait *env_acquire(struct envs *e, struct store_environment *env, engine_progress_fn *progress, env_instance_fn *done,
-			     void *arg)
-{
-	struct env_wait *w = NEW(struct env_wait);
-	*w = (struct env_wait){ .env = env_of(e, env), .progress = progress, .done = done, .arg = arg };
-	list_init(&w->node);
-	wait_enqueue(w);
-	return w;
-}
-
-void env_acquire_cancel(struct env_wait *w)
-{
-	w->cancelled = true;
-	if (w->delivering)
-		return; /* deliver_wait frees it */
-	list_remove(&w->node);
-	free(w);
-}
-
-/* -- the serving instance ------------------------------------------------------------------------------------------ */
-
-/* A start that failed: who waits is told why; the next comer starts again, not before the back-off. */
-static void start_failed(struct env *v, const char *reason)
+/* A start that failed: where nothing else serves, who waits is told why; the next comer starts again, not before the
+ * back-off. */
+void env_start_failed(struct env *v, const char *reason)
 {
 	struct err err = ERR_INIT;
 	v->failed_starts++;
 	err_set(&err, -EIO, "%s/%s could not be started: %s", v->record->ns->name, v->record->name, reason);
-	env_waits_fail(v, &err);
-	uint64_t wait = ENV_BACKOFF_FIRST_MS;
-	for (unsigned k = 1; k < v->failed_starts && wait < ENV_BACKOFF_MAX_MS; k++)
-		wait *= 2;
-	loop_timer_start(&v->backoff, MIN(wait, (uint64_t)ENV_BACKOFF_MAX_MS));
+	if (list_empty(&v->instances))
+		env_waits_fail(v, &err);
+	loop_timer_start(&v->backoff, backoff_ms(v->failed_starts));
 }
 
-static void on_image(void *arg, struct image *img, const struct err *err)
+void env_serve(struct env *v, struct store_deployment *d, struct instance *first)
 {
-	struct env *v = arg;
-	struct err own = ERR_INIT;
-	const struct store_deployment *wanted = STEAL(v->preparing);
-	if (v->serving != wanted || v->instance) { /* a newer deployment came in between */
-		image_unref(img);
-		env_waits_serve(v);
+	v->serving = d;
+	v->failed_starts = v->crashes = 0;
+	loop_timer_stop(&v->backoff);
+	list_push_back(&v->instances, &first->node);
+}
+
+/* What served so far lets its sessions finish. */
+void env_retire(struct env *v)
+{
+	struct store_deployment *old = v->serving;
+	if (!old)
 		return;
+	old->state = list_empty(&v->instances) ? STORE_DEPLOYMENT_STOPPED : STORE_DEPLOYMENT_DRAINING;
+	store_deployment_save(v->envs->store, old);
+	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));) {
+		v->envs->counts.draining++;
+		instance_drain(i);
 	}
-	if (err)
-		err_copy(&own, err);
-	else
-		(void)!instance_start(&v->instance, v, v->serving, img, &own);
-	if (!v->instance)
-		start_failed(v, own.msg);
-	if (img)
-		image_unref(img);
-}
-
-static void start_serving(struct env *v)
-{
-	if (list_empty(&v->waits) || v->instance || !v->serving || v->preparing)
-		return;
-	v->preparing = v->serving;
-	env_waits_progress(v, "starting an instance");
-	v->envs->engine->ops->prepare_image(v->envs->engine, v->serving->image, NULL, on_image, v);
 }
 
 void env_instance_healthy(struct instance *i)
@@ -175,22 +81,42 @@ void env_instance_healthy(struct instance *i)
 		return;
 	}
 	v->failed_starts = 0;
-	env_waits_serve(v);
+	if (i->own)
+		env_own_healthy(i);
+	else if (i->draining)
+		instance_drain(i); /* a newer deployment came meanwhile */
+	else
+		env_waits_serve(v);
 }
 
-/* A deployment that drains is over with its instance. */
+static bool of_deployment(const struct envs *e, const struct store_deployment *d)
+{
+	struct map_iter it = { 0 };
+	while (map_next(e->instances, &it))
+		if (((struct instance *)it.value)->d == d)
+			return true;
+	return false;
+}
+
+/* A deployment that drains is over with its last instance. */
 static void drained(struct instance *i)
 {
-	i->env->envs->counts.draining--;
-	if (i->d->state != STORE_DEPLOYMENT_DRAINING)
+	struct envs *e = i->env->envs;
+	e->counts.draining--;
+	if (i->d->state != STORE_DEPLOYMENT_DRAINING || of_deployment(e, i->d))
 		return;
 	i->d->state = STORE_DEPLOYMENT_STOPPED;
-	store_deployment_save(i->env->envs->store, i->d);
+	store_deployment_save(e->store, i->d);
 }
 
-static void crashed(struct env *v)
+/* The first crash is answered at once; a server that does it again and again waits longer each time. */
+static void crashed(struct instance *i)
 {
+	struct env *v = i->env;
 	v->envs->counts.instances_crashed_total++;
+	v->crashes = loop_now_ms(v->envs->loop) - i->healthy_ms < ENV_STEADY_MS ? v->crashes + 1 : 1;
+	if (v->crashes > 1)
+		loop_timer_start(&v->backoff, backoff_ms(v->crashes - 1));
 	env_waits_serve(v);
 }
 
@@ -199,14 +125,17 @@ void env_instance_ended(struct instance *i)
 	struct env *v = i->env;
 	if (v->pending && v->pending->instance == i) {
 		deploy_instance_ended(v->pending, i->end_reason);
-	} else if (v->instance == i) {
-		v->instance = NULL;
-		if (i->served)
-			crashed(v);
-		else
-			start_failed(v, i->end_reason);
 	} else if (i->draining) {
 		drained(i);
+	} else if (i->own) {
+		env_own_ended(i);
+	} else if (!i->asked_to_end) {
+		if (i->served)
+			crashed(i);
+		else
+			env_start_failed(v, i->end_reason);
+	} else {
+		env_waits_serve(v);
 	}
 }
 
@@ -257,8 +186,12 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	e->store = store;
 	e->builds = builds;
 	e->settings = *settings;
+	if (!e->settings.idle_ms)
+		e->settings.idle_ms = ENV_IDLE_MS;
 	e->instances = map_new();
 	store_environments(store, reconcile_environment, e);
+	loop_timer_init(&e->tick, l, envs_tick, e);
+	loop_timer_start(&e->tick, ENV_TICK_MS);
 	*ret = e;
 	return 0;
 }
@@ -266,8 +199,10 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 static bool free_environment(void *arg UNUSED, struct store_environment *record)
 {
 	struct env *v = record->user;
-	if (v)
+	if (v) {
 		loop_timer_stop(&v->backoff);
+		loop_timer_stop(&v->due);
+	}
 	free(v);
 	record->user = NULL;
 	return true;
@@ -277,6 +212,7 @@ struct envs *envs_free(struct envs *e)
 {
 	if (!e)
 		return NULL;
+	loop_timer_stop(&e->tick);
 	store_environments(e->store, free_environment, NULL);
 	map_free(e->instances);
 	free(e);
@@ -291,8 +227,9 @@ void envs_stop(struct envs *e, struct store_environment *env, const char *reason
 	if (v->pending)
 		deploy_supersede(v->pending, reason);
 	env_waits_fail(v, &err);
-	if (v->instance)
-		instance_end(STEAL(v->instance), reason); /* no crash: nobody is to start another one */
+	/* No crash: nobody is to start another one. */
+	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));)
+		instance_dismiss(i, reason);
 	if (v->serving) {
 		v->serving->state = STORE_DEPLOYMENT_STOPPED;
 		store_deployment_save(e->store, v->serving);
@@ -310,10 +247,29 @@ struct instance *envs_instance_by_box(struct envs *e, const char *box_id)
 	return map_get(e->instances, box_id);
 }
 
+static bool add_waiting(void *arg, struct store_environment *record)
+{
+	const struct env *v = record->user;
+	struct env_counts *c = arg;
+	if (!v)
+		return true;
+	c->waiting += v->places.len;
+	c->visiting += env_visitors(v);
+	return true;
+}
+
+size_t envs_waiting(const struct envs *e)
+{
+	struct env_counts c = { 0 };
+	store_environments(e->store, add_waiting, &c);
+	return c.waiting + c.visiting;
+}
+
 void envs_counts(const struct envs *e, struct env_counts *ret)
 {
 	unsigned queued = 0, running = 0;
 	*ret = e->counts;
 	builds_count(e->builds, &queued, &running);
 	ret->builds = queued + running;
+	store_environments(e->store, add_waiting, ret);
 }

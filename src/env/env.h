@@ -2,7 +2,8 @@
  * Loop thread only.
  *
  * Records (name, owner, settings, deployments) are the store's; this module holds what is alive: the build in progress,
- * the instance that serves, the ones that drain. An environment has at most one serving instance.
+ * the instances that serve, the ones that drain, those of one session's own. How many serve is the autoscaler's decision
+ * (env/autoscaler.h); docs/scaling.md tells it to people.
  *
  * A deployment:
  *
@@ -39,7 +40,8 @@ struct env_settings {
 	const char *data_dir;
 	struct engine_size size;          /* of an instance, unless the environment says otherwise; 1 CPU, 2 GiB */
 	uint64_t health_timeout_ms;       /* from the start of an instance to its first healthy answer; 600,000 */
-	uint64_t health_interval_ms;      /* between two probes; 100 */
+	uint64_t health_interval_ms;      /* between two probes, once the first quick ones found nobody; 100 */
+	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
 	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
 };
@@ -67,14 +69,32 @@ MUST_CHECK int env_follow(struct env_follow **ret, struct envs *e, struct store_
 void env_unfollow(struct env_follow *f); /* not after over has run */
 
 /* -- instances, for the gateway ------------------------------------------------------------------------------- */
-/* Gives a counted use of an instance that is healthy, starting one where none runs. progress lines tell what is waited
- * for. Exactly one of the two results. -ENOENT: never deployed; other errors say why it can't start. */
+/* What is wanted: any healthy instance (a listing: it counts against nothing, and has one started only where none runs); a
+ * place in one, of which each has as many as the environment's concurrency; or an instance of one's own, with variables. */
+enum env_want { ENV_VISIT, ENV_PLACE, ENV_OWN };
 struct env_wait;
 typedef void env_instance_fn(void *arg, struct instance *i, const struct err *err);
-struct env_wait *env_acquire(struct envs *e, struct store_environment *env, engine_progress_fn *progress, env_instance_fn *done,
-			     void *arg);
+struct env_request {
+	enum env_want want;
+	const char *key;              /* whose turn it is: ENV_PLACE is fair over keys; copied */
+	const char *const *vars;      /* ENV_OWN: "K=V", NULL-terminated, over all others; copied */
+	struct instance *visited;     /* ENV_PLACE: one whose use is held; it is stayed with where it is as good; or NULL */
+	engine_progress_fn *progress; /* lines that tell what is waited for; may be NULL */
+	env_instance_fn *done;        /* exactly one of the two results; from the loop */
+	void *arg;
+};
+/* Gives a counted use of an instance that is healthy, and with ENV_PLACE and ENV_OWN a place in it; what is missing is
+ * started, at most max_scale of them. Who waits for a place waits in order, fair over keys, without a deadline.
+ * -ENOENT: never deployed; other errors say why none can be started. */
+struct env_wait *env_acquire(struct envs *e, struct store_environment *env, const struct env_request *rq);
 void env_acquire_cancel(struct env_wait *w); /* before done */
+/* Whether env_acquire() would have to wait now. */
+bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want);
+/* How many wait, in all environments: the length that a queue's bound is about. */
+size_t envs_waiting(const struct envs *e);
+void instance_hold(struct instance *i);      /* another use */
 void instance_release(struct instance *i);   /* gives a use back; a draining instance without uses ends */
+void instance_leave(struct instance *i);     /* gives a place back, before the use */
 
 /* A stream connection to the server inside. fd is the callee's. */
 void instance_connect(struct instance *i, engine_fd_fn *done, void *arg);
@@ -98,7 +118,11 @@ struct store_deployment *env_serving(struct envs *e, struct store_environment *e
 struct instance *envs_instance_by_box(struct envs *e, const char *box_id);
 
 struct env_counts {
-	size_t instances, starting, draining, builds;
+	size_t instances, starting, draining, builds; /* instances: all that are not over */
+	size_t own;                                   /* of these, one session's own */
+	size_t waiting, visiting;                     /* who wait: for a place; for any instance */
+	size_t places;                                /* taken */
+	uint64_t scaled_up_total, scaled_down_total;  /* decisions */
 	uint64_t deployments_total, deployments_failed_total, instances_started_total, instances_crashed_total;
 };
 void envs_counts(const struct envs *e, struct env_counts *ret);

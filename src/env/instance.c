@@ -43,6 +43,7 @@ static void instance_maybe_free(struct instance *i)
 	image_unref(i->image);
 	fd_close(i->log_fd);
 	free(i->end_reason);
+	vars_free(i->vars);
 	i->reported = false; /* not twice */
 	loop_release(i->env->envs->loop, free_memory, i);
 }
@@ -85,7 +86,9 @@ static void instance_ended(struct instance *i, const char *reason)
 	leave_starting(i, INSTANCE_ENDED);
 	i->box = NULL;
 	map_del(i->env->envs->instances, i->id);
+	list_remove(&i->node);
 	i->env->envs->counts.instances--;
+	i->env->envs->counts.own -= i->own;
 	i->uses++; /* keeps it through the calls below */
 	tell_watchers(i);
 	env_instance_ended(i);
@@ -131,6 +134,13 @@ static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *rea
 	instance_ended(i, text);
 }
 
+/* By us, for another reason than that it is no good. */
+void instance_dismiss(struct instance *i, const char *reason)
+{
+	i->asked_to_end = true;
+	instance_end(i, reason);
+}
+
 void instance_end(struct instance *i, const char *reason)
 {
 	if (i->state >= INSTANCE_ENDING)
@@ -138,6 +148,7 @@ void instance_end(struct instance *i, const char *reason)
 	if (!i->end_reason)
 		i->end_reason = xstrdup(reason);
 	stop_probing(i);
+	list_remove(&i->node);
 	leave_starting(i, INSTANCE_ENDING);
 	if (i->box) /* else on_created() sees the state */
 		i->env->envs->engine->ops->destroy(i->box, "deleted", NULL, NULL);
@@ -145,6 +156,7 @@ void instance_end(struct instance *i, const char *reason)
 
 void instance_drain(struct instance *i)
 {
+	list_remove(&i->node);
 	i->draining = true;
 	if (!i->uses)
 		instance_end(i, "replaced by a newer deployment");
@@ -156,8 +168,11 @@ static void probe_again(struct instance *i)
 {
 	if (i->probing)
 		i->probing = http_client_free(i->probing);
-	if (i->state == INSTANCE_STARTING)
-		loop_timer_start(&i->probe, i->env->envs->settings.health_interval_ms);
+	if (i->state != INSTANCE_STARTING)
+		return;
+	/* A quick server is asked soon, a slow one is not asked without end. */
+	i->probe_pause_ms = MIN(i->probe_pause_ms + i->probe_pause_ms / 2 + 1, i->env->envs->settings.health_interval_ms);
+	loop_timer_start(&i->probe, i->probe_pause_ms);
 }
 
 static void on_probe_head(struct http_client *c UNUSED, int status, const struct http_header *h UNUSED, size_t n UNUSED,
@@ -171,6 +186,7 @@ static void on_probe_head(struct http_client *c UNUSED, int status, const struct
 	stop_probing(i);
 	leave_starting(i, INSTANCE_HEALTHY);
 	i->served = true;
+	i->healthy_ms = i->unused_ms = loop_now_ms(i->env->envs->loop);
 	env_instance_healthy(i);
 }
 
@@ -299,23 +315,26 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 	} else if (start_main(i, &own) < 0) {
 		instance_end(i, own.msg);
 	} else {
-		loop_timer_start(&i->probe, 1);
+		i->probe_pause_ms = ENV_PROBE_FIRST_MS;
+		loop_timer_start(&i->probe, ENV_PROBE_FIRST_MS);
 		loop_timer_start(&i->deadline, i->env->envs->settings.health_timeout_ms);
 		loop_timer_start(&i->renew, ENV_RENEW_MS);
 	}
 }
 
-/* The environment of the server: the platform's addresses first, then which revision it is. */
+/* The environment of the server: the platform's addresses first, then which revision it is, then a session's own. */
 static const char **environment_of(const struct instance *i, char *sha)
 {
-	size_t n = 0;
-	const char *const *base = i->env->envs->settings.instance_env;
-	while (base && base[n])
-		n++;
-	const char **env = xcalloc(n + 2, sizeof(*env));
-	for (size_t k = 0; k < n; k++)
-		env[k] = base[k];
-	env[n] = sha;
+	const char *const *lists[] = { i->env->envs->settings.instance_env, (const char *const[]){ sha, NULL },
+				       (const char *const *)i->vars };
+	size_t n = 0, at = 0;
+	for (size_t l = 0; l < ARRAY_LEN(lists); l++)
+		for (const char *const *p = lists[l]; p && *p; p++)
+			n++;
+	const char **env = xcalloc(n + 1, sizeof(*env));
+	for (size_t l = 0; l < ARRAY_LEN(lists); l++)
+		for (const char *const *p = lists[l]; p && *p; p++)
+			env[at++] = *p;
 	return env;
 }
 
@@ -337,7 +356,28 @@ char *env_log_path(const struct envs *e, const struct store_deployment *d)
 	return xasprintf("%s/logs/%s", e->settings.data_dir, d->id);
 }
 
-int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, struct err *err)
+char **vars_copy(const char *const *vars)
+{
+	size_t n = 0;
+	while (vars[n])
+		n++;
+	char **copy = xcalloc(n + 1, sizeof(*copy));
+	for (size_t k = 0; k < n; k++)
+		copy[k] = xstrdup(vars[k]);
+	return copy;
+}
+
+void vars_free(char **vars)
+{
+	for (char **k = vars; k && *k; k++) {
+		explicit_bzero(*k, strlen(*k)); /* they may be keys */
+		free(*k);
+	}
+	free(vars);
+}
+
+int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, const char *const *vars,
+		   struct err *err)
 {
 	auto_free char *path = env_log_path(v->envs, d);
 	int log_fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
@@ -348,7 +388,11 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 	i->d = d;
 	i->log_fd = log_fd;
 	i->image = image_ref(img);
+	i->own = vars;
+	i->vars = vars ? vars_copy(vars) : NULL;
+	list_init(&i->node);
 	list_init(&i->watchers);
+	i->unused_ms = loop_now_ms(v->envs->loop);
 	loop_timer_init(&i->probe, v->envs->loop, on_probe_timer, i);
 	loop_timer_init(&i->deadline, v->envs->loop, on_deadline, i);
 	loop_timer_init(&i->renew, v->envs->loop, on_renew, i);
@@ -356,6 +400,7 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 	map_put(v->envs->instances, i->id, i);
 	v->envs->counts.instances++;
 	v->envs->counts.starting++;
+	v->envs->counts.own += i->own;
 	v->envs->counts.instances_started_total++;
 	create_box(i);
 	*ret = i;
@@ -364,12 +409,28 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 
 /* -- use --------------------------------------------------------------------------------------------------------- */
 
+void instance_hold(struct instance *i)
+{
+	i->uses++;
+}
+
 void instance_release(struct instance *i)
 {
 	i->uses--;
+	if (!i->uses)
+		i->unused_ms = loop_now_ms(i->env->envs->loop);
 	if (!i->uses && i->draining)
 		instance_end(i, "replaced by a newer deployment");
+	if (!i->uses && i->own && i->state == INSTANCE_HEALTHY)
+		instance_end(i, "its session ended");
 	instance_maybe_free(i);
+}
+
+void instance_leave(struct instance *i)
+{
+	i->places--;
+	i->env->envs->counts.places--;
+	env_waits_serve(i->env);
 }
 
 struct connect_call {

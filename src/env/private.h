@@ -1,6 +1,7 @@
 /* env/private.h: the objects behind env/env.h. Included by src/env only. */
 #pragma once
 
+#include "base/fair.h"
 #include "base/list.h"
 #include "base/map.h"
 #include "build/build.h"
@@ -14,6 +15,10 @@
 #define ENV_BACKOFF_FIRST_MS 500
 #define ENV_BACKOFF_MAX_MS 30000
 #define ENV_LOG_TAIL_BYTES 4096
+#define ENV_PROBE_FIRST_MS 2       /* the first pause between two probes; each is half as long again as the one before */
+#define ENV_IDLE_MS (10 * 60 * 1000)
+#define ENV_TICK_MS 1000           /* the autoscaler's */
+#define ENV_STEADY_MS (60 * 1000)  /* an instance that lived so long does not add to the back-off by a crash */
 
 struct envs {
 	struct loop *loop;
@@ -23,6 +28,7 @@ struct envs {
 	struct env_settings settings;
 	struct map *instances; /* by box id */
 	struct env_counts counts;
+	struct loop_timer tick;
 };
 
 /* What is alive of one environment. Hangs at store_environment.user, made at first use, freed with the envs. */
@@ -30,22 +36,27 @@ struct env {
 	struct envs *envs;
 	struct store_environment *record;
 	struct store_deployment *serving; /* READY, NULL = none yet */
-	struct instance *instance;        /* of serving; NULL = asleep */
+	struct list instances;            /* struct instance.node, of serving: STARTING and HEALTHY ones; empty = asleep */
 	struct deploy *pending;           /* QUEUED, BUILDING or DEPLOYING; NULL = none */
 	struct store_deployment *preparing; /* its image is being looked for; NULL = none is */
-	struct list waits;                /* struct env_wait, first come first served */
-	unsigned failed_starts;           /* in a row; sets the back-off */
+	uint64_t asked;                   /* instances to start when it is found */
+	struct list waits;                /* struct env_wait of ENV_VISIT and ENV_OWN, first come first served */
+	struct fair places;               /* struct env_wait of ENV_PLACE */
+	unsigned failed_starts;           /* in a row; sets the back-off, as crashes do */
+	unsigned crashes;                 /* of instances that did not live long, in a row */
 	struct loop_timer backoff;
+	struct loop_timer due;            /* the autoscaler is asked in the next turn of the loop */
 };
 
 struct env_wait {
-	struct list node; /* in env.waits, or alone once delivery is under way */
+	struct list node;      /* in env.waits, or alone once delivery is under way */
+	struct fair_item fair; /* in env.places */
 	struct env *env;
-	engine_progress_fn *progress;
-	env_instance_fn *done;
-	void *arg;
+	struct env_request rq; /* key and vars are its own */
+	struct instance *own;  /* ENV_OWN: being started; it delivers */
 	struct instance *result; /* counted for the callee */
 	struct err err;
+	bool preparing;        /* ENV_OWN: its image is being looked for */
 	bool cancelled, delivering;
 };
 
@@ -80,8 +91,17 @@ struct instance {
 	enum instance_state state;
 	bool served;               /* was healthy once: its end is a crash, not a failed start */
 	bool draining;
+	bool asked_to_end;         /* by us: its end is no crash */
 	bool reported;             /* env was told of its end */
-	unsigned uses;             /* sessions */
+	unsigned uses;             /* sessions and exchanges */
+	uint64_t places;           /* sessions that count against concurrency */
+	uint64_t unused_ms;        /* CLOCK_MONOTONIC, since when uses is 0 */
+	uint64_t healthy_ms;       /* since when it is HEALTHY */
+	uint64_t probe_pause_ms;
+	struct list node;          /* in env.instances; alone while it is a deployment's first, ends, drains, or is own */
+	bool own;                  /* of one session that brought variables; ends with it */
+	char **vars;               /* "K=V" of such a one, NULL-terminated; else NULL */
+	struct env_wait *own_wait; /* who gets it when it is healthy */
 	char id[STORE_ID_LEN];
 	struct image *image;
 	struct engine_box *box;    /* NULL before create answered and after its end */
@@ -100,9 +120,31 @@ struct instance {
 struct env *env_of(struct envs *e, struct store_environment *record);
 void env_instance_healthy(struct instance *i); /* instance.c tells its owner */
 void env_instance_ended(struct instance *i);   /* once per instance, whatever the way */
+void env_retire(struct env *v);                /* what served so far drains */
+void env_serve(struct env *v, struct store_deployment *d, struct instance *first); /* from now on, after env_retire() */
+void env_start_failed(struct env *v, const char *reason); /* unless others serve, who waits is told */
+
+/* waits.c */
 void env_waits_progress(struct env *v, const char *line);
 void env_waits_fail(struct env *v, const struct err *err);
-void env_waits_serve(struct env *v); /* gives the serving instance to all, or starts one */
+void env_waits_serve(struct env *v); /* gives what there is to who waits, and has the rest decided: env_rescale() */
+void env_own_healthy(struct instance *i);
+void env_own_ended(struct instance *i);
+uint64_t env_visitors(const struct env *v); /* who wait without a place */
+/* Settings of the environment, or the defaults. */
+uint64_t env_concurrency(const struct env *v);
+uint64_t env_min_scale(const struct env *v);
+uint64_t env_idle_ms(const struct env *v);
+static inline bool instance_is_up(const struct instance *i)
+{
+	/* Between the end of its server and that of its box it looks healthy still. */
+	return i->state == INSTANCE_HEALTHY && !i->end_reason;
+}
+
+/* scale.c */
+void env_rescale(struct env *v);      /* asks the autoscaler, from the loop */
+void env_on_due(struct loop_timer *t, void *env);
+void envs_tick(struct loop_timer *t, void *envs);
 
 /* deploy.c */
 void deploy_instance_healthy(struct deploy *p);
@@ -115,6 +157,11 @@ void follow_over(struct deploy *p);
 void deploy_log(struct deploy *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* instance.c */
-MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, struct err *err);
+char **vars_copy(const char *const *vars);
+void vars_free(char **vars); /* NULL is allowed */
+/* vars: "K=V" of an instance of one session's own, or NULL. */
+MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img,
+			      const char *const *vars, struct err *err);
 void instance_end(struct instance *i, const char *reason); /* asynchronous; env_instance_ended() follows */
+void instance_dismiss(struct instance *i, const char *reason); /* the same, of one that is not wanted any more: no crash */
 void instance_drain(struct instance *i);                   /* ends when its last use is given back */

@@ -72,11 +72,6 @@ static void on_progress(void *arg, const char *line)
 		sse_comment(s->stream, line);
 }
 
-static void on_instance_gone(void *arg, struct instance *i)
-{
-	session_crashed(arg, instance_end_reason(i));
-}
-
 static void on_instance(void *arg, struct instance *i, const struct err *err)
 {
 	struct session *s = arg;
@@ -85,11 +80,11 @@ static void on_instance(void *arg, struct instance *i, const struct err *err)
 		session_end(s, err->msg);
 		return;
 	}
-	s->instance = i;
+	place_enter(s, i);
+	s->placed = s->vars;
 	s->state = SESSION_READY;
 	loop_timer_stop(&s->opening);
 	session_touch(s);
-	instance_on_end(i, s, on_instance_gone, s);
 	if (instance_end_reason(i)) {
 		session_crashed(s, instance_end_reason(i));
 		return;
@@ -109,6 +104,7 @@ static bool is_full(struct gateway *g, struct http_req *req)
 	}
 	if (map_len(g->sessions) < g->settings.sessions_max)
 		return false;
+	g->counts.refused_total++;
 	http_reply_header(req, "Retry-After", "5");
 	http_reply_error(req, 429, "%zu sessions are open, and sessions.max is %zu: try again later", map_len(g->sessions),
 			 g->settings.sessions_max);
@@ -142,18 +138,33 @@ static void on_open_limit(struct loop_timer *t UNUSED, void *arg)
 	session_end(s, reason);
 }
 
-static void start_session(struct create *c, struct http_req *req)
+static void start_session(struct create *c, struct http_req *req, json_t *overrides)
 {
+	struct err err = ERR_INIT;
+	char **vars = NULL;
 	if (is_full(c->g, req))
 		return;
 	struct store_environment *env = environment_of(c->g, req, c->caller);
 	if (!env)
 		return;
+	if (overrides_read(&vars, overrides, c->caller, env, &err) < 0) {
+		http_reply_error(req, 400, "%s", err.msg);
+		return;
+	}
+	if (queue_is_full(c->g, req, env, vars ? ENV_OWN : ENV_VISIT)) {
+		overrides_free(vars);
+		return;
+	}
 	struct session *s = session_new(c->g, c->caller, env);
+	s->vars = vars;
 	open_stream(s, req, c);
 	loop_timer_init(&s->opening, s->g->loop, on_open_limit, s);
 	loop_timer_start(&s->opening, s->g->settings.open_ms);
-	s->wait = env_acquire(c->g->envs, env, on_progress, on_instance, s);
+	struct env_request rq = {
+		.want = vars ? ENV_OWN : ENV_VISIT, .key = s->key_id, .vars = (const char *const *)vars, .progress = on_progress,
+		.done = on_instance, .arg = s,
+	};
+	s->wait = env_acquire(c->g->envs, env, &rq);
 }
 
 /* A client whose stream broke comes again. */
@@ -176,34 +187,27 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 		sse_error(stream, "unknown task_id");
 }
 
-static int read_body(const char *data, size_t len, char **ret_task, struct err *err)
+static int read_body(const char *data, size_t len, json_t **ret, json_t **ret_env, const char **ret_task, struct err *err)
 {
-	auto_json body = NULL;
-	json_t *env = NULL;
-	const char *task = NULL;
-	int r = json_read_object(&body, len ? data : "{}", len ? len : 2, err);
+	int r = json_read_object(ret, len ? data : "{}", len ? len : 2, err);
 	if (r == 0)
-		r = json_get_object(body, "env", &env, err);
-	if (r == 0)
-		r = json_get_str(body, "task_id", &task, err);
-	if (r == 0 && env && json_object_size(env))
-		r = err_set(err, -EINVAL, "env: variables for a session's own instance are not supported by this server yet");
-	if (r == 0)
-		*ret_task = xstrdup(task);
-	return r;
+		r = json_get_object(*ret, "env", ret_env, err);
+	return r < 0 ? r : json_get_str(*ret, "task_id", ret_task, err);
 }
 
 static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
 {
 	struct create *c = arg;
 	struct err err = ERR_INIT;
-	auto_free char *task = NULL;
-	if (read_body(data, len, &task, &err) < 0)
+	auto_json body = NULL;
+	json_t *env = NULL;
+	const char *task = NULL;
+	if (read_body(data, len, &body, &env, &task, &err) < 0)
 		http_reply_error(req, 400, "%s", err.msg);
 	else if (task)
 		resume_session(c, req, task);
 	else
-		start_session(c, req);
+		start_session(c, req, env);
 }
 
 void create_session_handler(struct http_req *req, void *gateway)

@@ -7,6 +7,7 @@
 #include "gateway/private.h"
 
 #define OPEN_MS (30 * 60 * 1000)
+#define QUEUE_MAX 1000
 
 /* -- ping ---------------------------------------------------------------------------------------------------------- */
 
@@ -153,6 +154,8 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	g->settings = *settings;
 	if (!g->settings.open_ms)
 		g->settings.open_ms = OPEN_MS;
+	if (!g->settings.queue_max)
+		g->settings.queue_max = QUEUE_MAX;
 	g->sessions = map_new();
 	g->ended = map_new();
 	list_init(&g->by_use);

@@ -10,6 +10,7 @@
 #include "gateway/upstream.h"
 #include "http/client.h"
 #include "http/sse.h"
+#include "json/json.h"
 
 struct gateway {
 	struct loop *loop;
@@ -39,6 +40,8 @@ struct session {
 	struct store_environment *env;
 	struct env_wait *wait;              /* OPENING */
 	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */
+	bool placed;                        /* and a place in it: from its first /create on */
+	char **vars;                        /* "K=V" for an instance of its own, NULL-terminated; NULL = none */
 	struct sse *stream;                 /* the open creation stream, NULL = none */
 	struct create *stream_of;           /* its request, until that is closed */
 	struct loop_timer opening;          /* how long OPENING may last */
@@ -98,10 +101,27 @@ void reply_sid(struct http_req *req, const char *sid);
 
 void session_discard(struct session *s); /* the gateway ends: gives everything back, tells nobody */
 
+/* overrides.c */
+/* Variables of a session's own instance, from the body's "env": "K=V", NULL-terminated; NULL = none. The environment's
+ * owner may set any, everybody else those that name a model's provider. -EINVAL names the variable. */
+MUST_CHECK int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, const struct store_environment *of,
+			      struct err *err);
+void overrides_free(char **vars); /* NULL is allowed */
+
 /* create.c */
 struct create;
 void create_forget_stream(struct session *s); /* harmless without one */
 void create_session_handler(struct http_req *req, void *gateway);
+
+/* place.c: which instance a session is with */
+/* Before its first /create: a place in an instance, which may be another than the visited one; it waits for it in the
+ * environment's queue. done gets a place and a use, to be given to place_taken(). */
+struct env_wait *place_take(struct session *s, env_instance_fn *done, void *arg);
+void place_taken(struct session *s, struct instance *i);
+void place_enter(struct session *s, struct instance *i); /* i's use is the session's from now on */
+void place_leave(struct session *s);                     /* gives all back; harmless without */
+/* Answers with 429 where one more would wait and the queue is at its bound. */
+bool queue_is_full(struct gateway *g, struct http_req *req, struct store_environment *env, enum env_want want);
 
 /* proxy.c */
 struct proxy;

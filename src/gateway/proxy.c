@@ -1,7 +1,8 @@
 /* gateway/proxy.c: one request of a session, passed through to its instance: headers and bodies stream both ways with
  * back-pressure, and no body is looked into.
  *
- *   waiting for its turn (/create only) -> waiting for a connection -> exchanging -> over
+ *   waiting for its turn, and for a place in an instance (/create only)
+ *     -> waiting for a connection -> exchanging -> over
  *                                                  |                       |
  *                                                  +-----------------------+-> broken (LATE_MS at most) -> over
  *
@@ -32,6 +33,8 @@ struct proxy {
 	bool kept, repeated;          /* over a kept connection; this is the repeat */
 	bool sent_all;                /* the request's body is passed on whole */
 	bool turn;                    /* holds session.creating */
+	struct env_wait *place;       /* of the session's first /create: waits for a place in an instance */
+	struct instance *instance;    /* a use of the one that it goes to; the session may move on to another */
 	struct upstream_wait *wait;
 	struct http_client *up;
 	char *broken;                 /* why the exchange broke, while it waits for the instance's end */
@@ -42,6 +45,7 @@ struct proxy {
 };
 
 static void proxy_connect(struct proxy *p, bool never_kept);
+static void on_place(void *arg, struct instance *i, const struct err *err);
 
 /* -- turns of /create ---------------------------------------------------------------------------------------------- */
 
@@ -53,7 +57,10 @@ static void take_turn(struct proxy *p)
 		return;
 	}
 	p->s->creating = p->turn = true;
-	proxy_connect(p, false);
+	if (p->s->placed)
+		proxy_connect(p, false);
+	else
+		p->place = place_take(p->s, on_place, p);
 }
 
 static void pass_turn(struct proxy *p)
@@ -77,6 +84,8 @@ static void pass_turn(struct proxy *p)
 
 static void drop_upstream(struct proxy *p)
 {
+	if (p->place)
+		env_acquire_cancel(STEAL(p->place));
 	if (p->wait)
 		upstream_cancel(STEAL(p->wait));
 	if (p->up)
@@ -110,6 +119,8 @@ static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 	list_remove(&p->queue_node);
 	note_lost_call(p, complete);
 	pass_turn(p);
+	if (p->instance)
+		instance_release(p->instance);
 	session_unhold(p->s);
 	free(p->broken);
 	free(p->secrets);
@@ -225,8 +236,8 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 {
 	struct proxy *p = arg;
 	p->up = NULL;
-	if (reusable && p->sent_all && p->s->instance)
-		upstream_put(p->s->g, p->s->instance, c);
+	if (reusable && p->sent_all)
+		upstream_put(p->s->g, p->instance, c);
 	else
 		http_client_free(c);
 	list_remove(&p->session_node); /* answered whole, and on its way to the client */
@@ -324,7 +335,7 @@ static const char *target_for_instance(struct proxy *p)
 {
 	struct http_req *req = p->req;
 	const char *target = http_req_target(req), *path = http_req_path(req), *query = http_req_raw_query(req);
-	const char *full = bare_target(req, upstream_environment(p->s->g, p->s->instance));
+	const char *full = bare_target(req, upstream_environment(p->s->g, p->instance));
 	if (full)
 		return full;
 	if (target[0] == '/' && target[1] != '/')
@@ -380,11 +391,26 @@ static void proxy_connect(struct proxy *p, bool never_kept)
 		fail(p, "the instance is gone");
 		return;
 	}
-	struct http_client *c = never_kept ? NULL : upstream_take(p->s->g, p->s->instance);
+	if (!p->instance)
+		instance_hold(p->instance = p->s->instance);
+	struct http_client *c = never_kept ? NULL : upstream_take(p->s->g, p->instance);
 	if (c)
 		proxy_exchange(p, c, true);
 	else
-		p->wait = upstream_connect(p->s->g, p->s->instance, on_upstream, p);
+		p->wait = upstream_connect(p->s->g, p->instance, on_upstream, p);
+}
+
+/* A session becomes one that counts with its /create: until then it was a visitor, as all listings are. */
+static void on_place(void *arg, struct instance *i, const struct err *err)
+{
+	struct proxy *p = arg;
+	p->place = NULL;
+	if (err) {
+		fail(p, err->msg);
+		return;
+	}
+	place_taken(p->s, i);
+	proxy_connect(p, false);
 }
 
 static enum proxy_kind kind_of(const struct http_req *req)
@@ -400,6 +426,8 @@ static enum proxy_kind kind_of(const struct http_req *req)
 
 void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller)
 {
+	if (kind_of(req) == PROXY_CREATE && !s->placed && queue_is_full(s->g, req, s->env, ENV_PLACE))
+		return;
 	struct proxy *p = NEW(struct proxy);
 	*p = (struct proxy){ .s = s, .req = req, .caller = caller, .kind = kind_of(req) };
 	p->body_length = http_req_content_length(req);

@@ -43,6 +43,7 @@ static void session_free(void *arg)
 {
 	struct session *s = arg;
 	free(s->end_reason);
+	overrides_free(s->vars);
 	explicit_bzero(s->key, sizeof(s->key));
 	free(s);
 }
@@ -186,8 +187,7 @@ static void leave_instance(struct session *s)
 	if (!s->instance)
 		return;
 	owns_abort(s); /* they connect to it */
-	instance_off_end(s->instance, s);
-	instance_release(STEAL(s->instance));
+	place_leave(s);
 }
 
 static void drop_key(struct session *s)

@@ -7,7 +7,9 @@
  *
  *   OPENING  POST /create_session is answered by a stream; an instance is waited for. The stream may break and be
  *            taken up again with the session's id as task_id.                        gateway_create_session()
- *   READY    holds one use of a healthy instance; everything is passed through to it.  on_instance()
+ *   READY    holds one use of a healthy instance; everything is passed through to it. Until its first /create it is a
+ *            visitor, which takes no place; with that it takes one, maybe in another instance, and stays there.
+ *                                                                                   on_instance(), place_taken()
  *   ENDING   no request is accepted any more. The instance gets /delete unless it had it (its teardown may still use the
  *            session's sandboxes), for at most teardown_ms.                           session_end()
  *   CLOSED   its sandboxes are dead, the use of the instance is given back; id and reason are remembered for an hour
@@ -47,6 +49,7 @@ struct gateway_settings {
 	uint64_t open_ms;           /* OPENING lasts at most this long; 0 = 1,800,000, as long as clients wait */
 	uint64_t ping_forward_ms;   /* a client's ping reaches the instance at most this often; 60,000 */
 	size_t sessions_max;        /* open at once; beyond it 429; 20,000 */
+	size_t queue_max;           /* who may wait for an instance; beyond it 429; 1,000 */
 	size_t idle_upstreams_max;  /* kept connections per instance; 64 */
 	uint64_t upstream_idle_ms;  /* the instance's own server closes after 60 s; 30,000 */
 	struct http_limits http;    /* for connections to instances */
@@ -78,6 +81,7 @@ void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *
 
 struct gateway_counts {
 	size_t open, opening;
+	uint64_t refused_total; /* with 429: the queue, or sessions_max */
 	uint64_t sessions_total, proxied_total, upstream_errors_total, expired_total;
 	/* Calls that look like a repeat: a /call of the same length, in the same session, within 30 s of one whose connection
 	 * broke before the client had a byte of its answer. Bodies are not parsed, so it is an estimate. */

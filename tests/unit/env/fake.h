@@ -437,13 +437,22 @@ static inline void fake_begin_store(void)
 	fake_engine.ops = &fake_ops;
 }
 
+static uint64_t fake_idle_ms; /* 0 = the default */
+
+/* Places of an instance, and how many of them there may be. */
+static inline void fake_scale(uint64_t concurrency, uint64_t max)
+{
+	environment->max_concurrency = concurrency;
+	environment->max_scale = max;
+}
+
 static inline void fake_begin_envs(uint64_t health_timeout_ms)
 {
 	struct err err = ERR_INIT;
 	struct builds_settings bs = { .concurrency = 2 };
 	struct env_settings es = {
 		.data_dir = dir, .size = { 1000, 1 << 30 }, .health_timeout_ms = health_timeout_ms, .health_interval_ms = 5,
-		.instance_log_bytes = 1 << 20,
+		.instance_log_bytes = 1 << 20, .idle_ms = fake_idle_ms,
 	};
 
 	cr_assert_eq(http_server_new(&up_server, loop, NULL, up_handler, NULL, &err), 0);

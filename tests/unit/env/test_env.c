@@ -22,7 +22,7 @@ static void on_got(void *arg, struct instance *i, const struct err *err)
 static void acquire(struct got *g)
 {
 	*g = (struct got){ 0 };
-	g->wait = env_acquire(envs, environment, NULL, on_got, g);
+	g->wait = env_acquire(envs, environment, &(struct env_request){ .done = on_got, .arg = g });
 	cr_assert_eq(g->calls, 0, "a callback never runs inside the call");
 }
 
@@ -457,7 +457,7 @@ FAKE_TEST(env, an_image_that_comes_late_is_not_mistaken_for_the_new_one)
 	fake_begin_envs(5000);
 	fake_hold_image = true;
 	acquire(&g);
-	cr_assert_eq(n_held_prepares, 1);
+	run_until(n_held_prepares == 1);
 	struct store_deployment *second = deploy();
 	run_until(n_jobs == 1);
 	job_succeeds(&jobs[0]);

@@ -31,7 +31,7 @@ FAKE_TEST(sessions, who_asks_and_for_what)
 	cr_assert(has(c, "Deployment not found."));
 	ask(c, "POST", "/create_session", OPEN_SESSION, "[]");
 	cr_assert_eq(status_of(c), 400);
-	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A\":\"b\"}}");
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A=\":\"b\"}}");
 	cr_assert_eq(status_of(c), 400);
 	ask(c, "POST", "/delete_session", "", NULL);
 	cr_assert_eq(status_of(c), 400);

@@ -1,0 +1,67 @@
+/* gateway/overrides.c: "env" of POST /create_session: variables for an instance of the session's own. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+
+#define OPEN_NAMES "OPENAI_BASE_URL, OPENAI_API_KEY, ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY"
+
+/* What says which model is asked, by whom: no more than that of another's environment is a stranger's to choose. */
+static bool is_open_to_all(const char *name)
+{
+	static const char *const names[] = { "OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY" };
+	for (size_t k = 0; k < ARRAY_LEN(names); k++)
+		if (str_eq(name, names[k]))
+			return true;
+	return false;
+}
+
+static int check(const char *name, json_t *value, bool owner, struct err *err)
+{
+	if (!*name || strchr(name, '='))
+		return err_set(err, -EINVAL, "env: \"%.100s\": expected the name of a variable, without \"=\"", name);
+	if (!owner && !is_open_to_all(name))
+		return err_set(err, -EINVAL, "env.%.100s: only the environment's owner may set it; others may set " OPEN_NAMES, name);
+	if (str_eq(name, "PORT"))
+		return err_set(err, -EINVAL, "env.PORT: the platform sets it: the server is asked on port 8080");
+	if (!json_is_string(value))
+		return err_set(err, -EINVAL, "env.%.100s: expected a string", name);
+	if (strlen(json_string_value(value)) != json_string_length(value))
+		return err_set(err, -EINVAL, "env.%.100s: expected a string without NUL", name);
+	return 0;
+}
+
+int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, const struct store_environment *of,
+		   struct err *err)
+{
+	bool owner = auth_may_change(caller, of, NULL) == 0;
+	const char *name;
+	json_t *value;
+	size_t n = 0;
+	if (!env || !json_object_size(env)) {
+		*ret = NULL;
+		return 0;
+	}
+	char **vars = xcalloc(json_object_size(env) + 1, sizeof(*vars));
+	json_object_foreach(env, name, value) {
+		int r = check(name, value, owner, err);
+		if (r < 0) {
+			overrides_free(vars);
+			return r;
+		}
+		vars[n++] = xasprintf("%s=%s", name, json_string_value(value));
+	}
+	*ret = vars;
+	return 0;
+}
+
+void overrides_free(char **vars)
+{
+	for (char **k = vars; k && *k; k++) {
+		explicit_bzero(*k, strlen(*k)); /* keys of providers, mostly */
+		free(*k);
+	}
+	free(vars);
+}

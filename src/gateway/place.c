@@ -1,0 +1,60 @@
+/* gateway/place.c: which instance a session is with. Most sessions are listings: they visit any healthy instance and count
+ * against nothing. One that sends /create takes a place, in the fullest instance that has one free, and stays there. */
+#include "base/mem.h"
+#include "gateway/private.h"
+
+static void on_instance_gone(void *arg, struct instance *i)
+{
+	session_crashed(arg, instance_end_reason(i));
+}
+
+void place_enter(struct session *s, struct instance *i)
+{
+	s->instance = i;
+	instance_on_end(i, s, on_instance_gone, s);
+}
+
+void place_leave(struct session *s)
+{
+	struct instance *i = STEAL(s->instance);
+	if (!i)
+		return;
+	instance_off_end(i, s);
+	if (s->placed)
+		instance_leave(i);
+	s->placed = false;
+	instance_release(i);
+}
+
+struct env_wait *place_take(struct session *s, env_instance_fn *done, void *arg)
+{
+	struct env_request rq = { .want = ENV_PLACE, .key = s->key_id, .visited = s->instance, .done = done, .arg = arg };
+	return env_acquire(s->g->envs, s->env, &rq);
+}
+
+void place_taken(struct session *s, struct instance *i)
+{
+	if (i == s->instance) {
+		instance_release(i); /* the visit's use is enough */
+	} else {
+		owns_abort(s); /* they are with the one it leaves */
+		place_leave(s);
+		place_enter(s, i);
+		own_list(s);
+	}
+	s->placed = true;
+}
+
+bool queue_is_full(struct gateway *g, struct http_req *req, struct store_environment *env, enum env_want want)
+{
+	if (!env_would_wait(g->envs, env, want))
+		return false;
+	size_t waiting = envs_waiting(g->envs);
+	if (waiting < g->settings.queue_max)
+		return false;
+	http_reply_header(req, "Retry-After", "5");
+	http_reply_error(req, 429, "%zu sessions wait for an instance already, and queue.max is %zu: try again later", waiting,
+			 g->settings.queue_max);
+	g->counts.refused_total++;
+	return true;
+}
