@@ -243,7 +243,7 @@ struct start_use { /* in the request's memory */
 };
 
 struct wishes { /* what the body says beyond what /run takes */
-	bool terminal, separate, input, keep_last;
+	bool terminal, input, keep_last;
 	int64_t rows, cols;
 };
 
@@ -252,7 +252,6 @@ static int read_wishes(json_t *body, struct wishes *ret, struct err *err)
 	const char *keep = "first";
 	int r = json_get_bool(body, "tty", &ret->terminal, err);
 
-	r = r < 0 ? r : json_get_bool(body, "separate", &ret->separate, err);
 	r = r < 0 ? r : json_get_bool(body, "stdin", &ret->input, err);
 	r = r < 0 ? r : json_get_i64(body, "rows", 1, SIZE_MAX_CELLS, &ret->rows, err);
 	r = r < 0 ? r : json_get_i64(body, "cols", 1, SIZE_MAX_CELLS, &ret->cols, err);
@@ -262,8 +261,6 @@ static int read_wishes(json_t *body, struct wishes *ret, struct err *err)
 	if (!str_eq(keep, "first") && !str_eq(keep, "last"))
 		return err_set(err, -EINVAL, "keep: \"%.100s\": expected \"first\" or \"last\"", keep);
 	ret->keep_last = str_eq(keep, "last");
-	if (ret->terminal && ret->separate)
-		return err_set(err, -EINVAL, "separate: a terminal has one output; expected false with tty");
 	return 0;
 }
 
@@ -307,11 +304,12 @@ static int start(struct sandbox *b, json_t *body, struct brun **ret, struct err 
 	int r = run_spec_read(b->s, body, &spec, err);
 
 	r = r < 0 ? r : read_wishes(body, &w, err);
+	if (r == 0 && w.terminal && spec.separate)
+		r = err_set(err, -EINVAL, "separate: a terminal has one output; expected false with tty");
 	r = r < 0 ? r : make_room(b, err);
 	if (r < 0)
 		return r;
 	spec.terminal = w.terminal;
-	spec.separate = w.separate;
 	spec.input = w.input && !w.terminal;
 	spec.keep_last = w.keep_last || w.terminal;
 	spec.rows = (uint16_t)w.rows;

@@ -100,6 +100,16 @@ void set_network_handler(struct http_req *req, void *sandboxes);
 /* What /run and a background run have in common; strings point into body. -EINVAL names the field. */
 MUST_CHECK int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_spec *ret, struct err *err);
 
+/* sandbox_frames.c */
+struct frames { /* the output of an exec that was started with separate */
+	struct engine *engine;
+	struct engine_exec *exec;
+	uint64_t stored; /* bytes, heads included */
+};
+/* A task_read_fn's work from behind `"output":"` on: the rest of the object, with members stdout and stderr. pos[0] is 1 and the
+ * others 0 at first. */
+ssize_t frames_read(const struct frames *f, uint64_t *pos, char *p, size_t cap);
+
 /* runs.c, sandbox_list.c */
 void runs_routes(struct sandboxes *s, struct http_router *r);
 void runs_free(struct sandbox *b); /* all of them */

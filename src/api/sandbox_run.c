@@ -90,6 +90,8 @@ static ssize_t run_read(void *arg, uint64_t *pos, char *p, size_t cap)
 		*pos = 1;
 		return n;
 	}
+	if (run->res.separate)
+		return frames_read(&(struct frames){ run->engine, run->exec, run->res.stored }, pos, p, cap);
 	n = put_output(run, *pos - 1, p, cap, &got);
 	*pos += got;
 	if (n != 0)
@@ -130,6 +132,7 @@ int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_sp
 	int r = json_need_str(body, "cmd", &ret->cmd, err);
 
 	r = r < 0 ? r : json_get_str(body, "shell", &ret->shell, err);
+	r = r < 0 ? r : json_get_bool(body, "separate", &ret->separate, err);
 	r = r < 0 ? r : json_get_i64(body, "max_bytes", 0, INT64_MAX, &max, err);
 	r = r < 0 ? r : read_timeout(body, &ret->timeout_ms, err);
 	if (r < 0)

@@ -187,7 +187,7 @@ static ssize_t fill(void *arg, char *p, size_t cap)
 
 	if (!st->task)
 		return -ECANCELED; /* the sandbox went while its result was read */
-	n = st->task->result.read(st->task->result.arg, &st->pos, p, cap);
+	n = st->task->result.read(st->task->result.arg, st->pos, p, cap);
 	if (n == 0)
 		was_read(st->task);
 	return n;

@@ -18,12 +18,13 @@
 
 #define TASK_ID_LEN 33  /* 32 hex digits and NUL */
 #define TASK_KEY_LEN 32 /* SHA-256 of the request's body */
+#define TASK_POS 4
 
 struct tasks;
 struct task;
 
 /* A part of the result, JSON text: writes at most cap (at least 4096) bytes to p and returns how many, 0 at the end, or a
- * negative errno. *pos is the reader's place: 0 at first, the function's own afterwards. */
+ * negative errno. pos are TASK_POS words of the reader's place: 0 at first, the function's own afterwards. */
 typedef ssize_t task_read_fn(void *arg, uint64_t *pos, char *p, size_t cap);
 /* What the owner of a task gives with its result. */
 struct task_result {
@@ -38,7 +39,8 @@ struct task_stream {
 	struct task *task;  /* NULL = not attached, or the task is gone */
 	struct http_req *req;
 	struct sse *sse;
-	uint64_t pos, id_end; /* id_end: offset of the answer behind the task_id event */
+	uint64_t pos[TASK_POS];
+	uint64_t id_end;      /* offset of the answer behind the task_id event */
 	bool first;         /* the task was made for it */
 };
 

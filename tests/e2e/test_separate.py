@@ -1,0 +1,102 @@
+"""What the answer of /run has beyond what the SDK reads: stdout and stderr apart, counts, large results."""
+import base64
+import hashlib
+import json
+
+import pytest
+
+from wire import Sandbox, result
+
+
+@pytest.fixture
+def box(platform):
+    b = Sandbox(platform)
+    yield b
+    b.delete()
+
+
+def run(box, cmd, **kw):
+    r = box.run(cmd, separate=True, **kw)
+    return r, base64.b64decode(r["stdout"], validate=True), base64.b64decode(r["stderr"], validate=True)
+
+
+def test_apart_and_in_order(box):
+    r, out, err = run(box, "echo one; sleep 0.05; echo two >&2; sleep 0.05; echo three; exit 4")
+    assert (r["output"], out, err, r["return_code"]) == (b"one\ntwo\nthree\n", b"one\nthree\n", b"two\n", 4)
+    assert r["output_bytes"] == 14 and r["dropped_bytes"] == 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 100, 9215, 9216, 9217, 9218, 65536, 100_001])
+def test_every_length(box, n):
+    r, out, err = run(box, f"head -c {n} /dev/zero | tr '\\0' o; head -c {n} /dev/zero | tr '\\0' e >&2")
+    assert (out, err) == (b"o" * n, b"e" * n) and sorted(r["output"]) == sorted(out + err)
+
+
+def test_many_small_pieces(box):
+    r, out, err = run(box, "python3 -c \"import os\nfor i in range(20000): os.write(1 + i % 2, b'%05d' % i)\"")
+    assert out == b"".join(b"%05d" % i for i in range(0, 20000, 2))
+    assert err == b"".join(b"%05d" % i for i in range(1, 20000, 2))
+    assert len(r["output"]) == 100000
+
+
+def test_a_limit_counts_what_was_written(box):
+    r, out, err = run(box, "head -c 100000 /dev/zero; sleep 0.1; echo err >&2", max_bytes=70000)
+    assert len(out) == 70000 and err == b"" and (r["output_bytes"], r["dropped_bytes"]) == (70000, 30004)
+
+
+def test_large_and_only_one(box):
+    _, out, err = run(box, "head -c 30000000 /dev/zero")
+    assert len(out) == 30_000_000 and err == b""
+
+
+def test_again_by_task_id(box):
+    r, out, _ = run(box, "echo out; echo err >&2")
+    status, _, data = box.call("/run", {"cmd": "echo out; echo err >&2", "separate": True, "task_id": r["task_id"]})
+    again = result(data)
+    assert status == 200 and base64.b64decode(again["stdout"]) == out and again["duration_ms"] == r["duration_ms"]
+
+
+def test_without_it_nothing_changes(box):
+    assert "stdout" not in box.run("echo x") and box.run("echo x; echo y >&2")["output"] == b"x\ny\n"
+    status, _, data = box.call("/run", {"cmd": "true", "separate": 1})
+    assert status == 400 and b"separate" in data
+
+
+def resident(platform):
+    with open(f"/proc/{platform.process.pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
+
+
+def test_a_result_larger_than_the_sandbox(platform):
+    """512 MiB of output in a sandbox of 128 MiB: on disk, and streamed."""
+    box = Sandbox(platform, machine_size="1:0.125")
+    before, most = resident(platform), 0
+    head, connection = box.raw("/run", {"cmd": "head -c 536870912 /dev/zero", "max_bytes": None})
+    connection.sendall(head)
+    connection.settimeout(120)
+    digest, got, text = hashlib.sha256(), 0, b""
+    while b"event: end" not in text:
+        piece = connection.recv(1 << 20)
+        assert piece
+        got += len(piece)
+        text = text[-2000:] + piece
+        most = max(most, resident(platform)) if got % 64 == 0 or not most else most
+        digest.update(piece)
+    connection.close()
+    assert got > 536870912 * 4 // 3
+    assert max(most, resident(platform)) - before < 30_000_000
+    r = box.run("echo alive")
+    assert (r["output"], r["outcome"]) == (b"alive\n", "exited")
+    box.delete()
+
+
+def test_unknown_keys_are_ignored_and_known_ones_are_not(platform):
+    for key, value in (("network", {"rules": []}), ("sidecars", [{"name": "x", "image": "y"}])):
+        status, _, data = platform.request("POST", "/create_sandbox", json.dumps({"image": "python:3.11-slim", key: value}).encode())
+        assert status == 400 and key.encode() in data
+    status, _, data = platform.request("POST", "/create_sandbox", b'{"image": "python:3.11-slim", "machine_size": "nvidia-l4"}')
+    assert status == 400 and b"GPU" in data
+    box = Sandbox(platform, some_new_key={"a": 1}, host_aliases=[{"ip": "10.1.2.3", "hostnames": ["db", "cache.local"]}])
+    assert b"10.1.2.3 db cache.local" in box.run("cat /etc/hosts")["output"]
+    assert box.run("getent hosts cache.local")["output"].split()[0] == b"10.1.2.3"
+    box.delete()
