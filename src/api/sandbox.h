@@ -20,6 +20,7 @@
 #include "engine/engine.h"
 #include "http/router.h"
 
+struct bucket_access;
 struct sandboxes;
 
 struct sandboxes_settings { /* 0 = the default in brackets, where there is one */
@@ -38,6 +39,9 @@ MUST_CHECK int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engi
 			     const struct sandboxes_settings *settings, struct err *err);
 /* Forgets all: their boxes are the engine's. NULL is allowed; returns NULL. After the HTTP server is gone. */
 struct sandboxes *sandboxes_free(struct sandboxes *s);
+
+/* Whose buckets bucket_config may name; borrowed. Without it bucket_config is a 400. */
+void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access);
 
 /* POST /create_sandbox, /run, /set_network, /stat_file, /read_file, /write_file; /v1/sandboxes... */
 void sandboxes_routes(struct sandboxes *s, struct http_router *r);

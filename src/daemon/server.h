@@ -22,6 +22,7 @@
 #include "engine/engine.h"
 #include "sandbox/link.h"
 
+struct buckets;
 struct builds;
 struct engine;
 struct gateway;
@@ -38,6 +39,7 @@ struct daemon {
 	struct store *store;
 	struct auth *auth;
 	struct images *images;
+	struct buckets *buckets;
 	struct builds *builds;
 	struct engine *engine;
 	struct envs *envs;
