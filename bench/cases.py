@@ -30,6 +30,10 @@ class Case:
     def p(self, n):
         return median([percentile(r, n) for r in self.totals()])
 
+    def first_parts(self, count):
+        """p50 of the sum of so many of the parts."""
+        return median([percentile([sum(s[1:1 + count]) for s in r], 50) for r in self.rounds])
+
     def per_second(self):
         return median([1e6 * len(r) / sum(r) for r in self.totals()])
 
@@ -65,6 +69,9 @@ def create_cases(world, n):
                     Case("floor-prepared-memory", group, "floor, the same, upper in memory", "floor",
                          ["create", "memory,prepared", *argv], n, base)]
         out.append(Case(f"runtime-{name}", group, "OpenReward, runtime", "runtime", ["create", *argv], n, base))
+        if name == "static":
+            out += [Case("memory-static", group, "OpenReward, runtime, upper in memory", "memory", ["create", *argv], n, base),
+                    Case("pool-static", group, "OpenReward, runtime, from the pool", "pool", ["create", *argv], n // 2, base, 20)]
         if "http" in world.workers:
             out.append(Case(f"http-{name}", group, http_label(name), "http", ["create", SHELL[name]], n, base))
         if name != "dynamic":
@@ -124,8 +131,8 @@ def rates(world):
     out = [Rate(base, group, "floor, 8 at a time", "floor", 8, ["create", "-", "/true"]),
            Rate("rate-floor-memory-8", group, "floor, upper in memory, 8 at a time", "floor", 8,
                 ["create", "memory", "/true"], base)]
-    for name in ("runtime", "http"):
-        label = "OpenReward, " + name.replace("http", "HTTP")
+    for name in ("runtime", "memory", "http"):
+        label = "OpenReward, " + {"memory": "runtime, upper in memory", "http": "HTTP"}.get(name, name)
         out += [Rate(f"rate-{name}-{width}", group, f"{label}, {width} at a time", name, width, ["create", "/true"], base)
                 for width in (8, 64) if name in world.workers]
     for p in peer_cases(world, "static", ["/true"], group, 1, None):
@@ -148,7 +155,8 @@ def attempt(case, fn, *args):
 
 def check(world):
     """That what is measured is a sandbox: after each round, with a fresh one of each."""
-    for name, judge in (("floor", evidence.check_local), ("runtime", evidence.check_local), ("http", evidence.check_http)):
+    for name, judge in (("floor", evidence.check_local), ("runtime", evidence.check_local), ("memory", evidence.check_local),
+                        ("pool", evidence.check_local), ("http", evidence.check_http)):
         if name in world.workers:
             try:
                 world.workers[name].probe(judge)

@@ -102,11 +102,14 @@ def goals_table(cases, rates, idle):
     goal(t, "create + static true + destroy, runtime, p50", p("runtime-static"), floor, "µs", "<=")
     goal(t, "the same, p99", p("runtime-static", 99), 3000, "µs", "<=")
     floor = times("floor-exec-static", 1.3)
+    goal(t, "from the pool: made, static true, its answer, runtime, p50",
+         found["pool-static"].first_parts(2) if "pool-static" in found else None, floor, "µs", "<=")
     goal(t, "static true in a living sandbox, runtime, p50", p("runtime-exec-static"), floor, "µs", "<=")
     goal(t, "three requests over HTTP, bash -c true, p50", p("http-bash"), plus("bare-bash", 800), "µs", "<=")
     goal(t, "the same, p99", p("http-bash", 99), 6000, "µs", "<=")
     goal(t, "/run of true through bash over HTTP, p50", p("http-exec-bash"), plus("bare-bash", 400), "µs", "<=")
-    for key, least in (("rate-runtime-8", 1200), ("rate-runtime-64", 1200), ("rate-http-8", 1000), ("rate-http-64", 1000)):
+    for key, least in (("rate-runtime-8", 1200), ("rate-runtime-64", 1200), ("rate-memory-8", 1800), ("rate-memory-64", 1800),
+                       ("rate-http-8", 1000), ("rate-http-64", 1000)):
         if key in rate:
             goal(t, f"per second: {rate[key].label}", rate[key].per_second(), least, "/s", ">=")
     idle_goal(t, idle)

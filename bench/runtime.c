@@ -1,6 +1,6 @@
-/* bench/runtime SOCKET LAYER: speaks sandbox/wire.h to a running spawner, as the daemon does, and nothing else. See
- * worker.h. Cases:
- *   do pool COUNT       so many sandboxes may be prepared from now on (none at the start); waits until that is so
+/* bench/runtime SOCKET LAYER [memory]: speaks sandbox/wire.h to a running spawner, as the daemon does, and nothing else. See
+ * worker.h. memory: what the sandboxes write is kept there. Cases:
+ *   do pool COUNT       so many sandboxes may be prepared from now on (none at the start)
  *   create COMMAND...   a sandbox is made, runs the command, and is gone (its last process dead). Parts: make, run, end
  *   run COMMAND...      the command in a sandbox that lives on
  *   do probe            a sandbox that runs /probe: its pid, its output, and it goes when a line comes
@@ -31,6 +31,7 @@ struct box {
 struct runtime {
 	int spawner;
 	const char *socket_path, *layer;
+	bool memory;
 	uint64_t last_id;
 	struct box living; /* of `run`; no id: none yet */
 	_Alignas(8) char out_buf[WIRE_MAX], in_buf[WIRE_MAX];
@@ -90,6 +91,7 @@ static int send_make(struct runtime *rt, struct box *b, uint64_t request, struct
 	struct plan p = {
 		.id = b->id, .kind = PLAN_SANDBOX, .net = PLAN_NET_OPEN, .layers = { rt->layer }, .n_layers = 1,
 		.hostname = "bench", .cpu_milli = 1000, .memory_bytes = 1u << 30, .pids_max = 4096, .lease_ms = 3600000,
+		.memory_upper = rt->memory, .disk_bytes = 512u << 20,
 	};
 	struct wire_out o;
 
@@ -414,8 +416,9 @@ int main(int argc, char **argv)
 	struct err err = ERR_INIT;
 	int r;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: runtime SOCKET LAYER\n");
+	rt.memory = argc == 4 && strcmp(argv[3], "memory") == 0;
+	if (argc != 3 && !rt.memory) {
+		fprintf(stderr, "usage: runtime SOCKET LAYER [memory]\n");
 		return 2;
 	}
 	rt.socket_path = argv[1];

@@ -98,16 +98,25 @@ class World:
     def start_floor(self):
         self.worker("floor", f"{self.build}/bench/bench-floor", self.root, f"{self.dir}/floor")
 
-    def start_runtime(self):
-        data = f"{self.dir}/runtime"
+    def start_spawner(self, name):
+        """Returns the path of its socket. Its image is "bench"."""
+        data = f"{self.dir}/{name}"
         os.makedirs(f"{data}/images")
         shutil.copytree(self.root, f"{data}/images/bench", symlinks=True)
         user = pwd.getpwnam(USER)
         spawner = Server([f"{self.build}/openreward-spawner", "--data", data, "--uid", str(user.pw_uid), "--gid",
-                          str(user.pw_gid), "--libexec", self.build, "--listen", "127.0.0.1:0"], f"{self.dir}/spawner.log")
+                          str(user.pw_gid), "--libexec", self.build, "--listen", "127.0.0.1:0"], f"{self.dir}/{name}.log")
         self.servers.append(spawner)
         spawner.wait_for(r"egress: ready", 20)
-        self.worker("runtime", f"{self.build}/bench/bench-runtime", f"{data}/run/spawner.sock", "bench")
+        return f"{data}/run/spawner.sock"
+
+    def start_runtime(self):
+        """One spawner that prepares nothing but net namespaces, spoken to in two ways, and one with spares."""
+        program, plain = f"{self.build}/bench/bench-runtime", self.start_spawner("runtime")
+        self.worker("runtime", program, plain, "bench")
+        self.worker("memory", program, plain, "bench", "memory")
+        self.worker("pool", program, self.start_spawner("pool"), "bench")
+        self.workers["pool"].do("pool", 64)
 
     def start_server(self):
         data = f"{self.dir}/server"

@@ -141,12 +141,14 @@ static int limit_disk(int dir, uid_t first, uint64_t bytes, struct err *err)
 	return ioctl(dir, FS_IOC_FSSETXATTR, &attr) < 0 ? err_sys(err, "set the project") : 0;
 }
 
-int host_make_folders(const struct host *h, const char *id, uid_t first, uint64_t disk_bytes, struct err *err)
+int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err)
 {
 	static const struct {
 		const char *name;
 		mode_t mode;
-	} sub[] = { { "upper", 0755 }, { "work", 0700 }, { "spool", 0700 } };
+	} sub[] = { { "spool", 0700 }, { "upper", 0755 }, { "work", 0700 } };
+	const size_t n = p->memory_upper ? 1 : ARRAY_LEN(sub);
+	const char *id = p->id;
 	auto_fd dir = -1;
 
 	if (mkdirat(h->sandboxes_dir, id, 0711) < 0)
@@ -154,13 +156,13 @@ int host_make_folders(const struct host *h, const char *id, uid_t first, uint64_
 	dir = openat(h->sandboxes_dir, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return err_sys(err, "open %s", id);
-	if (disk_bytes) {
-		int r = limit_disk(dir, first, disk_bytes, err);
+	if (p->disk_bytes && !p->memory_upper) {
+		int r = limit_disk(dir, first, p->disk_bytes, err);
 
 		if (r < 0)
 			return r;
 	}
-	for (size_t i = 0; i < ARRAY_LEN(sub); i++)
+	for (size_t i = 0; i < n; i++)
 		/* umask is 022 and takes nothing of these modes. */
 		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)
 			return err_sys(err, "make %s/%s", id, sub[i].name);

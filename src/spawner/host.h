@@ -43,6 +43,6 @@ struct host {
 MUST_CHECK int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err);
 void host_done(struct host *h);
 
-/* DATA/sandboxes/<id>/{upper,work,spool} for the range that begins at first; -EEXIST when it is there. disk_bytes: how much
- * may be written there in all, if the file system has project quota; 0 = any amount. */
-MUST_CHECK int host_make_folders(const struct host *h, const char *id, uid_t first, uint64_t disk_bytes, struct err *err);
+/* DATA/sandboxes/<id>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
+ * in memory; else with the plan's limit of disk, if the file system has project quota. -EEXIST when it is there. */
+MUST_CHECK int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err);

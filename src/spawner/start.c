@@ -131,8 +131,7 @@ static int step_make_folders(struct start *s)
 {
 	struct err err = ERR_INIT;
 
-	return told(s, host_make_folders(s->host, s->plan->id, s->first,
-					 s->plan->memory_upper ? 0 : s->plan->disk_bytes, &err), &err);
+	return told(s, host_make_folders(s->host, s->plan, s->first, &err), &err);
 }
 
 static int step_net(struct start *s)
