@@ -417,6 +417,7 @@ int main(int argc, char **argv)
 	int r;
 
 	rt.memory = argc == 4 && strcmp(argv[3], "memory") == 0;
+	rt.last_id = rt.memory ? 1ull << 40 : 0; /* two may speak to one spawner */
 	if (argc != 3 && !rt.memory) {
 		fprintf(stderr, "usage: runtime SOCKET LAYER [memory]\n");
 		return 2;
