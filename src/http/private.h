@@ -32,8 +32,6 @@ struct http_listener {
 	struct http_server *server;
 	struct loop_io io;
 	int fd;
-	unsigned batch;  /* connections taken per event: see on_accept() */
-	unsigned streak; /* events in a row that had so many */
 };
 
 struct http_server {

@@ -12,8 +12,7 @@
 #include "base/time.h"
 #include "http/private.h"
 
-#define ACCEPT_BATCH_MAX 64
-#define ACCEPT_STREAK 4
+#define ACCEPT_BATCH 64 /* connections taken per event, so that a flood does not starve those already here */
 
 void http_limits_default(struct http_limits *ret)
 {
@@ -123,30 +122,14 @@ static bool accept_one(struct http_listener *l)
 	return true;
 }
 
-/* Most come alone, and asking for one more would be a call in vain each time. So one event takes as many as the last ones
- * had: twice as many after a few events that had no end, fewer after one that had. Bounded, so that a flood does not starve
- * those already here. */
-static void adapt(struct http_listener *l, unsigned taken)
-{
-	if (taken < l->batch) {
-		l->batch = MAX(taken, 1u);
-		l->streak = 0;
-	} else if (++l->streak == ACCEPT_STREAK) {
-		l->batch = MIN(2 * l->batch, (unsigned)ACCEPT_BATCH_MAX);
-		l->streak = 0;
-	}
-}
-
 static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *arg)
 {
 	struct http_listener *l = arg;
 	struct http_server *s = l->server;
 
-	unsigned n = 0;
-
-	while (n < l->batch && !s->accept_paused && s->stats.open_connections < s->limits.max_connections && accept_one(l))
-		n++;
-	adapt(l, n);
+	for (int i = 0; i < ACCEPT_BATCH; i++)
+		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
+			break;
 	update_listeners(s);
 }
 
@@ -163,7 +146,6 @@ int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
 		return err_sys_code(err, r, "make the listening socket non-blocking");
 	l = NEW(struct http_listener);
 	l->server = s;
-	l->batch = 1;
 	l->fd = fd;
 	r = loop_io_open(&l->io, s->loop, fd, EPOLLIN, on_accept, l, err);
 	if (r < 0) {
