@@ -36,7 +36,7 @@ struct write_op {
 	struct engine_box *box;   /* NULL once the sandbox is gone */
 	bool commit, mkdirs;
 	uint64_t offset, size;
-	char *data;               /* a copy of the body */
+	char *data;               /* the body */
 	size_t len;
 	int fd;
 	struct err err;
@@ -324,7 +324,7 @@ struct write_use { /* in the request's memory */
 	const char *path;
 };
 
-static int op_begin(struct write_use *w, const char *data, size_t len, struct err *err)
+static int op_begin(struct write_use *w, size_t len, struct err *err)
 {
 	struct sandbox *b = w->use.b;
 	struct write_op op = { .u = &w->use, .s = b->s, .box = b->box, .len = len, .fd = -1 }, *own;
@@ -339,7 +339,7 @@ static int op_begin(struct write_use *w, const char *data, size_t len, struct er
 		return err_set(err, -EUSERS, "%d uploads are open in this sandbox", UPLOADS_MAX);
 	own = xmemdup(&op, sizeof(op));
 	list_init(&own->node);
-	own->data = op.commit ? NULL : xmemdup(data, len);
+	own->data = op.commit ? NULL : http_req_take_body(w->use.req, NULL);
 	w->use.back = &own->u;
 	if (op.up->running)
 		list_push_back(&op.up->waiting, &own->node);
@@ -348,12 +348,12 @@ static int op_begin(struct write_use *w, const char *data, size_t len, struct er
 	return 0;
 }
 
-static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
+static void on_body(struct http_req *req, const char *data UNUSED, size_t len, void *arg)
 {
 	struct write_use *w = arg;
 	struct err err;
 
-	if (use_alive(&w->use) && op_begin(w, data, len, &err) < 0)
+	if (use_alive(&w->use) && op_begin(w, len, &err) < 0)
 		api_reply_err(req, &err);
 }
 

@@ -251,8 +251,8 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 		return;
 	}
 	p = NEW(struct parse);
-	/* A copy: the body goes with the request. */
-	*p = (struct parse){ .u = &u->use, .data = xmemdup(data, len), .len = len };
+	/* Taken: the request may be gone before the worker is. */
+	*p = (struct parse){ .u = &u->use, .data = http_req_take_body(req, NULL), .len = len };
 	u->use.back = &p->u;
 	loop_work(http_req_loop(req), LOOP_LANE_ANY, parse, on_parsed, p);
 }

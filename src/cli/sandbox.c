@@ -13,9 +13,10 @@
 
 static const char usage[] =
 	"usage: openreward sandbox run [--size CPU:GIB] [--no-network] [--env K=V]... [--timeout SECONDS] [--data DIR]\n"
-	"                              IMAGE -- CMD [ARGUMENTS]\n"
+	"                              [-i] [-t] IMAGE -- CMD [ARGUMENTS]\n"
 	"Makes a sandbox from the image, runs the command in it, prints its output (standard output and standard error in\n"
-	"order) and ends with its exit status. The sandbox is gone afterwards.\n"
+	"order; apart with -i, which passes standard input on) and ends with its exit status. -t gives it a terminal. The\n"
+	"sandbox is gone afterwards.\n"
 	"       openreward sandbox ls | top\n"
 	"       openreward sandbox inspect | rm ID\n"
 	"       openreward sandbox exec [-i] [-t] [--detach] ID -- CMD [ARGUMENTS]\n"
@@ -32,7 +33,7 @@ struct sandbox {
 	const char *image, *size, *timeout, *data;
 	const char *env[ENV_MAX];
 	size_t n_env;
-	bool block_network;
+	bool block_network, input, terminal;
 	char **cmd;
 	char *sid;
 };
@@ -199,7 +200,10 @@ static int run(struct sandbox *s)
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	r = r < 0 ? r : create(s, &err);
-	r = r < 0 ? r : run_command(s, &err);
+	if (s->input || s->terminal)
+		r = r < 0 ? r : sandbox_exec(&s->target, s->sid, s->cmd, s->input, s->terminal, &err);
+	else
+		r = r < 0 ? r : run_command(s, &err);
 	delete(s);
 	cli_target_done(&s->target);
 	free(s->sid);
@@ -212,7 +216,8 @@ int cli_sandbox(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "size", required_argument, NULL, 's' }, { "no-network", no_argument, NULL, 'n' },
-		{ "env", required_argument, NULL, 'e' }, { "timeout", required_argument, NULL, 't' },
+		{ "env", required_argument, NULL, 'e' }, { "timeout", required_argument, NULL, 'T' },
+		{ "interactive", no_argument, NULL, 'i' }, { "tty", no_argument, NULL, 't' },
 		{ "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 },
 	};
 	struct sandbox s = { 0 };
@@ -227,11 +232,13 @@ int cli_sandbox(int argc, char **argv)
 	if (argc < 2 || !str_eq(argv[1], "run"))
 		return cli_misuse(usage, "sandbox: expected run, ls, top, inspect, rm, exec, shell or logs");
 	argc--, argv++;
-	for (int o; (o = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
+	for (int o; (o = getopt_long(argc, argv, "+it", options, NULL)) != -1;) {
 		switch (o) {
 		case 's': s.size = optarg; break;
 		case 'n': s.block_network = true; break;
-		case 't': s.timeout = optarg; break;
+		case 'T': s.timeout = optarg; break;
+		case 'i': s.input = true; break;
+		case 't': s.terminal = true; break;
 		case 'd': s.data = optarg; break;
 		case 'h': fputs(usage, stdout); return 0;
 		case 'e':
@@ -249,6 +256,8 @@ int cli_sandbox(int argc, char **argv)
 		optind++;
 	if (optind >= argc)
 		return cli_misuse(usage, "sandbox run: which command?");
+	if (s.timeout && (s.input || s.terminal))
+		return cli_misuse(usage, "sandbox run: --timeout does not go with -i and -t");
 	s.cmd = argv + optind;
 	return run(&s);
 }

@@ -14,6 +14,9 @@ MUST_CHECK int sandbox_call(const struct cli_target *t, const char *method, cons
 /* ls, top, inspect, rm, exec, shell, logs: argv[0] is the word. Returns the exit status, or -1 for another word. */
 int sandbox_verbs(int argc, char **argv, const char *usage);
 
+/* A command in a sandbox with its streams; its exit status, or a negative errno. */
+MUST_CHECK int sandbox_exec(const struct cli_target *t, const char *id, char **cmd, bool input, bool terminal, struct err *err);
+
 /* -- a run under way (sandbox_attach.c) ---------------------------------------------------------------------------- */
 struct attach {
 	const struct cli_target *target;

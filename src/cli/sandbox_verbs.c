@@ -11,11 +11,10 @@
 #include "cli/sandbox.h"
 
 #define PAGE 500
-#define TOP_MAX 1000
 #define BODY_MAX (1024u * 1024)
 
 struct args {
-	const char *usage, *data, *id, *user_timeout;
+	const char *usage, *data, *id;
 	bool input, terminal, detach, follow;
 	char **rest; /* behind the id, without "--" */
 	struct cli_target target;
@@ -197,6 +196,13 @@ static int verb_exec(struct args *a, struct err *err)
 	if (sandbox_quote(&words, a->rest) < 0 || buf_printf(&cmd, "exec %s", words.data) < 0)
 		return err_set(err, -EMSGSIZE, "the command is longer than 1 MiB");
 	return run(a, cmd.data, err);
+}
+
+int sandbox_exec(const struct cli_target *t, const char *id, char **cmd, bool input, bool terminal, struct err *err)
+{
+	struct args a = { .id = id, .input = input, .terminal = terminal, .rest = cmd, .target = *t };
+
+	return verb_exec(&a, err);
 }
 
 static int verb_shell(struct args *a, struct err *err)

@@ -120,6 +120,7 @@ struct http_req {
 	bool body_done, body_paused;
 	bool expect;        /* 100 Continue is owed when the body is asked for */
 	struct buf whole;   /* BODY_WHOLE */
+	size_t whole_room;  /* bytes that were made room for */
 	size_t body_max;
 	http_body_fn *body_fn;
 	void *body_arg;

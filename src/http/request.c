@@ -382,6 +382,25 @@ void req_fail(struct http_req *r, int status, const char *why)
 		http_req_abort(r);
 }
 
+/* Growing step by step would copy a long body several times. What is announced counts up to four times what has arrived: a
+ * length is only a promise. */
+static void make_room(struct http_req *r, size_t len)
+{
+	size_t have = r->whole.len + len;
+	char *at;
+
+	if (r->head.body_length <= 0 || have <= r->whole_room)
+		return;
+	r->whole_room = (size_t)MIN((uint64_t)r->head.body_length, (uint64_t)have * 4);
+	if (r->whole_room > r->whole.len && buf_reserve(&r->whole, r->whole_room - r->whole.len, &at) < 0)
+		r->whole_room = 0; /* appending will say so */
+}
+
+char *http_req_take_body(struct http_req *r, size_t *ret_len)
+{
+	return buf_steal(&r->whole, ret_len);
+}
+
 static void take_whole(struct http_req *r, const struct http_body_piece *piece)
 {
 	/* Grows with what has arrived, not with what was announced: a length is only a promise. */
@@ -389,6 +408,7 @@ static void take_whole(struct http_req *r, const struct http_body_piece *piece)
 		req_fail(r, 413, "the body of the request is too large");
 		return;
 	}
+	make_room(r, piece->len);
 	if (piece->len && buf_append(&r->whole, piece->data, piece->len) < 0)
 		req_fail(r, 500, "the body of the request could not be kept");
 }

@@ -93,6 +93,8 @@ void http_req_watch_peer(struct http_req *r);
  * fn runs once; data is NUL-terminated and lives as long as the request. */
 typedef void http_body_fn(struct http_req *r, const char *data, size_t len, void *arg);
 void http_req_body(struct http_req *r, size_t max_bytes, http_body_fn *fn, void *arg);
+/* In fn: the body becomes the caller's (malloc'ed), without a copy; data stays valid as long as it. */
+char *http_req_take_body(struct http_req *r, size_t *ret_len);
 
 /* Reads the body piece by piece: fn(data, len) for each, then fn(NULL, 0) at its end. */
 void http_req_stream(struct http_req *r, http_body_fn *fn, void *arg);

@@ -309,6 +309,15 @@ def test_exec(platform, box):
     assert box.call("GET", "/runs")["total"] == 0, "nothing is left behind"
 
 
+def test_run_with_streams(platform):
+    done = cli(platform, "run", "-i", "python:3.11-slim", "--", "sh", "-c", "cat; echo err >&2; exit 6", stdin=b"in")
+    assert (done.stdout, done.stderr, done.returncode) == (b"in", b"err\n", 6)
+    t = Terminal(platform, "run", "-t", "python:3.11-slim", "--", "sh", "-c", "tty; stty size; read x; exit $x")
+    t.expect(b"/dev/pts/0\r\n30 100\r\n")
+    t.type(b"8\n")
+    assert t.end() == 8
+
+
 def test_exec_that_fails(platform, box):
     assert cli(platform, "exec", box.id, "--", "no-such-program").returncode == 127
     assert b"is not known here" in cli(platform, "exec", box.id[:-2] + "zz", "--", "true").stderr
