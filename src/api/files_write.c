@@ -25,6 +25,7 @@ struct upload {
 	struct write_op *running; /* NULL = idle */
 	struct list waiting;      /* struct write_op */
 	bool orphan;              /* the sandbox is gone: freed with its running call */
+	bool unknown;             /* a former daemon may have begun, or committed it: the sandbox says */
 };
 
 /* One call. Outlives its request: what began is finished. */
@@ -39,6 +40,7 @@ struct write_op {
 	char *data;               /* the body */
 	size_t len;
 	int fd;
+	bool done_before;         /* a commit that a former daemon had made: fd is the target */
 	struct err err;
 	struct file_hash digest;
 	int step; /* of the hash: 1 = there is more */
@@ -115,6 +117,7 @@ static struct upload *upload_of(struct sandbox *b, const char *path)
 		return up;
 	up = NEW(struct upload);
 	up->path = xstrdup(path);
+	up->unknown = b->adopted;
 	list_init(&up->waiting);
 	map_put(b->uploads, path, up);
 	return up;
@@ -231,6 +234,16 @@ static void commit_work(void *arg)
 		err_set(&op->err, -EEXIST, "size: %llu, but the file has changed meanwhile", (unsigned long long)op->size);
 }
 
+static void commit_known(struct write_op *op)
+{
+	struct upload *up = op->up;
+
+	up->committed = true;
+	up->size = op->size;
+	memcpy(up->hex, op->digest.hex, sizeof(up->hex));
+	op_over(op);
+}
+
 static void commit_hashed(void *arg)
 {
 	struct write_op *op = arg;
@@ -243,6 +256,8 @@ static void commit_hashed(void *arg)
 		err_set(&op->err, -EIDRM, "the sandbox has ended");
 	if (op->err.code)
 		op_over(op);
+	else if (op->done_before)
+		commit_known(op);
 	else
 		op->s->engine->ops->commit(op->box, op->up->path, op->up->tmp, commit_renamed, op);
 }
@@ -252,6 +267,41 @@ static void commit_hashed(void *arg)
 static void op_work(struct write_op *op)
 {
 	loop_work(op->s->loop, LOOP_LANE_ANY, op->commit ? commit_work : piece_work, op->commit ? commit_hashed : piece_done, op);
+}
+
+/* The answer of a commit may have been lost with a daemon: then the file is there, and the client compares its digest. */
+static void target_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED, const struct err *err)
+{
+	struct write_op *op = arg;
+
+	op->fd = fd;
+	op->done_before = true;
+	if (err || size != op->size) {
+		err_set(&op->err, -EEXIST, "%.500s: no upload is open: begin with offset 0", op->up->path);
+		op_over(op);
+		return;
+	}
+	op_work(op);
+}
+
+/* The staged file of an upload that a former daemon would have begun: whether it did shows by the size. True = go on. */
+static bool unknown_opened(struct write_op *op, uint64_t size, const char *tmp)
+{
+	const struct engine_ops *ops = op->s->engine->ops;
+
+	op->up->unknown = false;
+	if (op->commit ? size == op->size : size >= op->offset)
+		return true;
+	op->fd = fd_close(op->fd);
+	if (size == 0)
+		ops->discard(op->box, op->up->path, tmp); /* made just now */
+	if (op->commit) {
+		ops->open(op->box, op->up->path, ENGINE_OPEN_READ, NULL, target_opened, op);
+		return false;
+	}
+	err_set(&op->err, -EEXIST, "%.500s: no upload is open: begin with offset 0", op->up->path);
+	op_over(op);
+	return false;
 }
 
 static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const struct err *err)
@@ -266,6 +316,8 @@ static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const s
 		free(up->tmp);
 		up->tmp = NULL;
 	}
+	if (!err && up->unknown && op->box && !unknown_opened(op, size, tmp))
+		return;
 	if (!err && op->commit && size != op->size)
 		err = (err_set(&e, -EEXIST, "size: %llu, but %llu bytes were written", (unsigned long long)op->size,
 			       (unsigned long long)size), &e);
@@ -288,7 +340,7 @@ static bool op_answered(struct write_op *op)
 		memcpy(op->digest.hex, up->hex, sizeof(up->hex));
 		return true;
 	}
-	if (up->tmp || (!op->commit && op->offset == 0))
+	if (up->tmp || up->unknown || (!op->commit && op->offset == 0))
 		return false;
 	err_set(&op->err, -EEXIST, "%.500s: no upload is open: begin with offset 0", up->path);
 	return true;

@@ -40,7 +40,9 @@ void sandbox_explain(const struct sandboxes *s, const char *reason, struct err *
 	else if (str_eq(reason, "deleted"))
 		err_set(ret, -EIDRM, "the sandbox has ended: it was deleted");
 	else if (str_eq(reason, "host"))
-		err_set(ret, -EIDRM, "the sandbox was lost by a fault of the host");
+		err_set(ret, -EIDRM, "the sandbox was lost by a fault of the host (outcome infra)");
+	else if (str_eq(reason, "away"))
+		err_set(ret, -EIDRM, "the sandbox has ended while the server was away: of its lease or by itself");
 	else
 		err_set(ret, -EIDRM, "the sandbox has ended: %s", reason);
 }
@@ -105,10 +107,11 @@ static void renew(struct sandbox *b)
 		b->s->engine->ops->renew(b->box);
 }
 
-static void on_use_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+static void on_use_closed(struct http_req *req UNUSED, bool complete, void *arg)
 {
 	struct use *u = arg;
 
+	u->complete = complete;
 	if (u->closed)
 		u->closed(u);
 	if (u->back)
@@ -143,16 +146,27 @@ bool use_alive(struct use *u)
 
 /* -- life -------------------------------------------------------------------------------------------------------------------- */
 
-struct sandbox *sandbox_new(struct sandboxes *s, const struct auth_caller *caller)
+static void make_id(struct sandbox *b, const char *id)
 {
-	struct sid_route route = { .kind = SID_SANDBOX, .slot = s->next_slot++ };
+	struct sid_route route = { .kind = SID_SANDBOX, .slot = b->slot == SLOTS_NONE ? 0 : b->slot };
+
+	if (id)
+		snprintf(b->id, sizeof(b->id), "%s", id);
+	else
+		sid_make(b->id, &route);
+}
+
+struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner)
+{
 	struct sandbox *b = NEW(struct sandbox);
 
 	b->s = s;
-	sid_make(b->id, &route);
-	b->namespace_id = xstrdup(caller->namespace_id);
-	b->owner = xstrdup(caller->session_id);
-	b->tasks = tasks_new(s->loop, s->settings.result_ms, s->settings.repeat_ms);
+	b->slot = slots_take(s->records);
+	make_id(b, id);
+	b->namespace_id = xstrdup(namespace_id);
+	b->owner = xstrdup(owner);
+	record_live(b);
+	b->tasks = tasks_new(s->loop, s->settings.result_ms, s->settings.repeat_ms, s->task_records);
 	b->uploads = map_new();
 	b->created_ms = time_wall_ms();
 	b->used_ms = loop_now_ms(s->loop);
@@ -189,22 +203,25 @@ void sandbox_end(struct sandbox *b, const char *reason)
 		sandbox_gone(b, reason);
 }
 
-static void remember(struct sandbox *b, const char *reason)
+struct ended_sandbox *sandbox_ended_add(struct sandboxes *s, const char *id, const char *namespace_id, const char *reason)
 {
 	struct ended_sandbox *e = NEW(struct ended_sandbox);
 
-	snprintf(e->id, sizeof(e->id), "%s", b->id);
-	e->namespace_id = xstrdup(b->namespace_id);
+	snprintf(e->id, sizeof(e->id), "%s", id);
+	e->slot = SLOTS_NONE;
+	e->namespace_id = xstrdup(namespace_id);
 	e->reason = xstrdup(reason);
-	e->until_ms = loop_now_ms(b->s->loop) + b->s->settings.remember_ms;
-	list_push_back(&b->s->ended_list, &e->node);
-	map_put(b->s->ended, e->id, e);
+	e->until_ms = loop_now_ms(s->loop) + s->settings.remember_ms;
+	list_push_back(&s->ended_list, &e->node);
+	map_put(s->ended, e->id, e);
+	return e;
 }
 
-static void forget(struct sandboxes *s, struct ended_sandbox *e)
+void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e)
 {
 	map_del(s->ended, e->id);
 	list_remove(&e->node);
+	slots_give(s->records, e->slot);
 	free(e->namespace_id);
 	free(e->reason);
 	free(e);
@@ -266,7 +283,7 @@ void sandbox_gone(struct sandbox *b, const char *reason)
 
 	sandbox_explain(s, why, &err);
 	s->counts.expired_total += str_eq(why, "lease");
-	remember(b, why);
+	record_ended(b, sandbox_ended_add(s, b->id, b->namespace_id, why));
 	map_del(s->live, b->id);
 	list_remove(&b->node);
 	b->state = SANDBOX_ENDING;
@@ -393,7 +410,7 @@ static void on_tick(struct loop_timer *t, void *arg)
 		if (!list_empty(&b->uses))
 			renew(b);
 	while ((e = list_first(&s->ended_list, struct ended_sandbox, node)) && e->until_ms <= loop_now_ms(s->loop))
-		forget(s, e);
+		sandbox_ended_forget(s, e);
 	loop_timer_start(t, tick_ms(s));
 }
 
@@ -403,10 +420,11 @@ static uint64_t or_default(uint64_t value, uint64_t fallback)
 }
 
 int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine, struct auth *auth,
-		  const struct sandboxes_settings *settings, struct err *err UNUSED)
+		  const struct sandboxes_settings *settings, struct err *err)
 {
 	struct sandboxes *s = NEW(struct sandboxes);
 	struct sandboxes_settings *c = &s->settings;
+	int r;
 
 	*s = (struct sandboxes){ .loop = l, .engine = engine, .auth = auth, .settings = *settings };
 	c->size.cpu_milli = or_default(c->size.cpu_milli, 1000);
@@ -417,6 +435,7 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->result_ms = or_default(c->result_ms, 60000);
 	c->repeat_ms = or_default(c->repeat_ms, 30000);
 	c->runs_max = or_default(c->runs_max, 10000);
+	c->claim_ms = or_default(c->claim_ms, 2000);
 	s->live = map_new();
 	s->ended = map_new();
 	list_init(&s->all);
@@ -424,13 +443,13 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	list_init(&s->enders);
 	loop_timer_init(&s->tick, l, on_tick, s);
 	loop_timer_start(&s->tick, tick_ms(s));
+	r = records_open(s, err);
+	if (r < 0) {
+		sandboxes_free(s);
+		return r;
+	}
 	*ret = s;
 	return 0;
-}
-
-void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access)
-{
-	s->buckets = access;
 }
 
 struct sandboxes *sandboxes_free(struct sandboxes *s)
@@ -439,19 +458,21 @@ struct sandboxes *sandboxes_free(struct sandboxes *s)
 		return NULL;
 	loop_timer_stop(&s->tick);
 	s->closed = true;
+	records_leave(s);
 	while (!list_empty(&s->all)) {
 		struct sandbox *b = list_first(&s->all, struct sandbox, node);
 
 		sandbox_gone(b, "host");
 	}
 	for (struct ended_sandbox *it; (it = list_first(&s->ended_list, struct ended_sandbox, node));)
-		forget(s, it);
+		sandbox_ended_forget(s, it);
 	list_foreach(&s->enders, struct ender, node, e) {
 		free(e->owner);
 		free(e);
 	}
 	map_free(s->live);
 	map_free(s->ended);
+	records_close(s);
 	free(s);
 	return NULL;
 }

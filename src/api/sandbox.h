@@ -12,6 +12,9 @@
  *   ENDING      deleted, or its session is ending. Requests get 410.                               sandbox_end()
  *   remembered  the last process is dead. For remember_ms its id is answered with 410 and the reason, a delete with 200.
  *
+ * All of it outlives the daemon: the engine's box carries a note of whose it is, init has the commands, and DATA/run/sandbox
+ * has a record of each id, by which one that ended while no daemon lived, or with the spawner, is answered with 410.
+ *
  * A sandbox is seen by callers of the namespace whose key made it; for all others it does not exist (404). One that was
  * made with a session's own key ends with the session. */
 #pragma once
@@ -20,7 +23,6 @@
 #include "engine/engine.h"
 #include "http/router.h"
 
-struct bucket_access;
 struct sandboxes;
 
 struct sandboxes_settings { /* 0 = the default in brackets, where there is one */
@@ -33,6 +35,9 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	uint64_t result_bytes;       /* most output of one run when max_bytes is null; 0 = no limit */
 	size_t runs_max;             /* background runs of one that are kept [10,000] */
 	size_t max;                  /* open at once, beyond it 429; 0 = as long as the machine has memory left */
+	uint64_t claim_ms;           /* see tasks.h [2,000] */
+	const char *state_dir;       /* for the files of what outlives the daemon; NULL = nothing does */
+	const char *life;            /* of the engine's boxes: records of another are of boxes that are lost */
 };
 
 MUST_CHECK int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine, struct auth *auth,
@@ -40,8 +45,9 @@ MUST_CHECK int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engi
 /* Forgets all: their boxes are the engine's. NULL is allowed; returns NULL. After the HTTP server is gone. */
 struct sandboxes *sandboxes_free(struct sandboxes *s);
 
-/* Whose buckets bucket_config may name; borrowed. Without it bucket_config is a 400. */
-void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access);
+/* Boxes of a former daemon, in struct local_heirs' form: one with a note of ours becomes a READY sandbox, its commands become
+ * tasks again (tasks.h). What the files tell of and is not adopted has ended meanwhile. */
+bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, size_t len);
 
 /* POST /create_sandbox, /run, /set_network, /stat_file, /read_file, /write_file; /v1/sandboxes... */
 void sandboxes_routes(struct sandboxes *s, struct http_router *r);
@@ -61,6 +67,7 @@ struct sandboxes_counts {
 	size_t open, creating;                     /* gauges */
 	uint64_t created_total, failed_total, expired_total;
 	uint64_t runs_total, twins_total, resumed_total; /* commands; repetitions that joined; by task_id */
+	uint64_t adopted_total;
 	uint64_t upload_bytes_total, download_bytes_total;
 };
 void sandboxes_counts(const struct sandboxes *s, struct sandboxes_counts *ret);

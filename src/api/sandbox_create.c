@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/bucket.h"
 #include "api/sandbox_private.h"
 #include "base/fd.h"
 #include "base/mem.h"
@@ -16,7 +15,6 @@
 struct creation {
 	struct sandbox *b;  /* NULL = nobody waits any more */
 	struct sandbox_spec spec;
-	char bucket[STORE_ID_LEN]; /* the environment whose files it gets; "" = none */
 	bool making;        /* the engine has it */
 };
 
@@ -142,6 +140,7 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 {
 	struct creation *c = arg;
 	struct sandbox *b = c->b;
+	auto_buf struct buf note = { 0 };
 
 	if (err || !b) {
 		image_unref(img);
@@ -151,15 +150,12 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 			creation_free(c);
 		return;
 	}
+	sandbox_note(b, &note);
 	struct engine_spec spec = {
-		.id = b->id, .image = img, .size = c->spec.size, .env = (const char *const *)c->spec.env,
+		.note = note.data, .note_len = note.len, .id = b->id, .image = img, .size = c->spec.size, .env = (const char *const *)c->spec.env,
 		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
 		.hosts_extra = c->spec.hosts,
 	};
-	if (*c->bucket)
-		spec.bucket = (struct engine_bucket){
-			.id = c->bucket, .dir = c->spec.bucket.dir, .target = c->spec.bucket.target, .read_only = true,
-		};
 	c->making = true;
 	b->s->engine->ops->create(b->s->engine, &spec, on_created, on_box_end, b);
 	image_unref(img);
@@ -201,34 +197,12 @@ static bool is_platform_key(void *arg, const char *value)
 	return auth_key(arg, value, &caller, NULL) == 0;
 }
 
-/* Before the stream begins, so that what is wrong is a 400. The spawner looks again, beneath the bucket, when it mounts. */
-static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, const struct sandbox_spec *spec, char *ret_id,
-		       struct err *err)
-{
-	const struct bucket_access *a = s->buckets;
-	struct store_environment *e;
-	bool change;
-	int r;
-
-	if (!spec->bucket.target)
-		return 0;
-	if (!a)
-		return err_set(err, -EINVAL, "bucket_config: this server keeps no files of environments");
-	r = bucket_of_sandbox(a, caller, spec->environment, &e, &change, err);
-	r = r < 0 ? r : bucket_make(buckets_fd(a->buckets), e->id, err);
-	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, err);
-	if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
-		return err_wrap(err, -EINVAL, "bucket_config.only_dir");
-	if (r == 0)
-		snprintf(ret_id, STORE_ID_LEN, "%s", e->id);
-	return r;
-}
-
-static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, struct err *err)
+/* id: NULL = a new one. */
+static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
+		 struct err *err)
 {
 	struct spec_machine machine;
 	struct sandbox_spec spec;
-	char bucket[STORE_ID_LEN] = "";
 	struct creation *c;
 	int r;
 
@@ -236,16 +210,14 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &s->settings.size, is_platform_key, s->auth, err);
 	if (r < 0)
 		return r;
-	r = find_bucket(s, caller, &spec, bucket, err);
-	r = r < 0 ? r : check_room(s, err);
+	r = check_room(s, err);
 	if (r < 0) {
 		spec_done(&spec);
 		return r;
 	}
 	c = NEW(struct creation);
-	c->b = sandbox_new(s, caller);
+	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id);
 	c->spec = spec;
-	memcpy(c->bucket, bucket, sizeof(bucket));
 	c->b->creation = c;
 	c->b->image = xstrdup(spec.image);
 	c->b->size = spec.size;
@@ -255,16 +227,29 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	return 0;
 }
 
-/* What failed for good is told in the stream: a status would be taken for another reason. */
-static void resume(struct sandboxes *s, struct http_req *req, const struct auth_caller *caller, const char *id)
+/* An id that a former daemon gave, which was killed before there was a box: the body is there again, so it is made now. */
+static bool is_lost(const struct sandboxes *s, const char *id, json_t *body)
 {
-	struct err err;
-	struct sandbox *b = sandbox_find(s, caller, id, &err);
+	struct sid_route route;
 
+	return sid_parse(id, &route) == 0 && route.kind == SID_SANDBOX && json_object_get(body, "image") &&
+	       !map_get(s->live, id) && !map_get(s->ended, id);
+}
+
+/* What failed for good is told in the stream: a status would be taken for another reason. */
+static int resume(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
+		  struct err *err)
+{
+	struct err why;
+	struct sandbox *b = sandbox_find(s, caller, id, &why);
+
+	if (!b && is_lost(s, id, body))
+		return begin(s, req, body, caller, id, err);
 	if (b)
 		attach(b, req);
 	else
-		sse_error(sse_start(req), err.code == -ENOENT ? "unknown task_id" : err.msg);
+		sse_error(sse_start(req), why.code == -ENOENT ? "unknown task_id" : why.msg);
+	return 0;
 }
 
 static int handle(struct sandboxes *s, struct http_req *req, const char *data, size_t len, struct err *err)
@@ -279,10 +264,7 @@ static int handle(struct sandboxes *s, struct http_req *req, const char *data, s
 	r = r < 0 ? r : json_get_str(body, "task_id", &id, err);
 	if (r < 0)
 		return r;
-	if (!id)
-		return begin(s, req, body, caller, err);
-	resume(s, req, caller, id);
-	return 0;
+	return id ? resume(s, req, body, caller, id, err) : begin(s, req, body, caller, NULL, err);
 }
 
 static void on_body(struct http_req *req, const char *data, size_t len, void *arg)

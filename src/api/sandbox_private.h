@@ -15,7 +15,6 @@ struct sandboxes {
 	struct loop *loop;
 	struct engine *engine;
 	struct auth *auth;
-	const struct bucket_access *buckets; /* NULL = there are none */
 	struct sandboxes_settings settings;
 	struct map *live;       /* by id: struct sandbox */
 	struct list all;        /* struct sandbox.node, oldest first */
@@ -23,7 +22,8 @@ struct sandboxes {
 	struct list ended_list; /* oldest first */
 	struct list enders;     /* struct ender: who waits for the end of several */
 	struct loop_timer tick;
-	uint32_t next_slot;
+	struct slots *records;  /* struct sandbox_record; NULL = none */
+	struct slots *task_records;
 	bool closed;            /* no new ones */
 	struct sandboxes_counts counts;
 };
@@ -38,6 +38,8 @@ struct sandbox {
 	struct list node;
 	char id[SID_LEN];
 	enum sandbox_state state;
+	uint32_t slot;             /* of its record; SLOTS_NONE = none */
+	bool adopted;              /* from a former daemon: uploads may be open that we do not know of */
 	char *namespace_id;
 	char *owner;               /* session that it ends with, NULL = none */
 	struct creation *creation; /* until it is READY or gone */
@@ -59,12 +61,25 @@ struct sandbox {
 struct ended_sandbox {
 	struct list node;
 	char id[SID_LEN];
+	uint32_t slot;
 	char *namespace_id, *reason;
 	uint64_t until_ms;
 };
 
+/* In DATA/run/sandbox. */
+struct sandbox_record {
+	uint32_t state;          /* 0 = free */
+	uint32_t until_s;        /* ENDED: CLOCK_MONOTONIC, when it is forgotten */
+	char id[40], namespace_id[40], reason[128];
+};
+enum { SANDBOX_RECORD_LIVE = 1, SANDBOX_RECORD_ENDED = 2 };
+#define SANDBOX_RECORDS_MAX 65536
+
 /* sandbox.c */
-struct sandbox *sandbox_new(struct sandboxes *s, const struct auth_caller *caller);
+/* id: NULL = a new one. */
+struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner);
+struct ended_sandbox *sandbox_ended_add(struct sandboxes *s, const char *id, const char *namespace_id, const char *reason);
+void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */
 void sandbox_gone(struct sandbox *b, const char *reason); /* nothing of it is left: tells all who wait, frees it */
 /* The READY sandbox of X-Session-ID, or an answered request and NULL: 400, 401, 404, 409, 410. */
@@ -82,10 +97,20 @@ struct use {
 	struct sandbox *b;   /* NULL once the sandbox is gone */
 	struct use **back;   /* NULL = nobody */
 	void (*closed)(struct use *u); /* the request closes; may be NULL */
+	bool complete;       /* in closed: the kernel has the whole answer */
 };
 void use_start(struct use *u, struct http_req *req, struct sandbox *b, void (*closed)(struct use *u));
 /* Answers 410 and returns false when the sandbox has gone meanwhile. */
 bool use_alive(struct use *u);
+
+/* sandbox_adopt.c */
+MUST_CHECK int records_open(struct sandboxes *s, struct err *err);
+void records_leave(struct sandboxes *s); /* as they are, for the next daemon */
+void records_close(struct sandboxes *s);
+void record_live(struct sandbox *b);
+/* The sandbox's record becomes e's. */
+void record_ended(struct sandbox *b, struct ended_sandbox *e);
+void sandbox_note(const struct sandbox *b, struct buf *ret); /* what a successor is to know */
 
 /* sandbox_create.c */
 void create_handler(struct http_req *req, void *sandboxes);
@@ -97,6 +122,7 @@ void creators_tell(struct sandbox *b, const char *error); /* NULL = it is READY 
 
 /* sandbox_run.c */
 void run_handler(struct http_req *req, void *sandboxes);
+void run_adopt(struct sandbox *b, struct engine_exec *x, const struct engine_left *left);
 void set_network_handler(struct http_req *req, void *sandboxes);
 /* What /run and a background run have in common; strings point into body. -EINVAL names the field. */
 MUST_CHECK int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_spec *ret, struct err *err);

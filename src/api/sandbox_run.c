@@ -17,6 +17,15 @@
 struct run_use { /* one request; in its memory */
 	struct use use;
 	struct task_stream stream;
+	struct held *held;  /* NULL = it does not wait */
+};
+
+/* A request that waits until those who know their task_id have come: tasks.h. */
+struct held {
+	struct run_use *u;
+	json_t *body;
+	unsigned char key[TASK_KEY_LEN];
+	struct loop_timer timer;
 };
 
 /* One body on its way through a worker. */
@@ -143,18 +152,39 @@ int run_spec_read(const struct sandboxes *s, json_t *body, struct engine_exec_sp
 	return 0;
 }
 
+static struct run *run_new(struct sandbox *b)
+{
+	struct run *run = NEW(struct run);
+
+	run->engine = b->s->engine;
+	return run;
+}
+
+void run_adopt(struct sandbox *b, struct engine_exec *x, const struct engine_left *left)
+{
+	struct run *run = run_new(b);
+
+	run->exec = x;
+	run->task = task_restore(b->tasks, x->id, left->label, left->label_len,
+				 &(struct task_result){ .release = run_release, .arg = run });
+	run->engine->ops->claim(x, on_done, run);
+}
+
 static int start(struct sandbox *b, json_t *body, const unsigned char *key, struct task **ret, struct err *err)
 {
 	struct engine_exec_spec spec = { .log_fd = -1 };
+	unsigned char label[TASK_LABEL_LEN];
 	struct run *run;
 	int r = run_spec_read(b->s, body, &spec, err);
 
 	if (r < 0)
 		return r;
-	run = NEW(struct run);
-	run->engine = b->s->engine;
+	run = run_new(b);
 	run->task = task_new(b->tasks, key, &(struct task_result){ .release = run_release, .arg = run });
 	spec.id = task_id(run->task);
+	task_label(run->task, label);
+	spec.label = label;
+	spec.label_len = sizeof(label);
 	r = run->engine->ops->exec(b->box, &spec, on_done, run, &run->exec, err);
 	if (r < 0) {
 		task_drop(run->task);
@@ -175,23 +205,16 @@ static void resume(struct run_use *u, const char *id)
 		return;
 	}
 	u->use.b->s->counts.resumed_total++;
+	task_claim(task);
 	task_attach(task, &u->stream, u->use.req, false);
 }
 
-static int run_body(struct run_use *u, json_t *body, const unsigned char *key, struct err *err)
+static int run_new_or_twin(struct run_use *u, json_t *body, const unsigned char *key, struct err *err)
 {
 	struct sandbox *b = u->use.b;
-	const char *id = NULL;
-	struct task *task;
-	int r = json_get_str(body, "task_id", &id, err);
+	struct task *task = task_find_twin(b->tasks, key);
+	int r = 0;
 
-	if (r < 0)
-		return r;
-	if (id) {
-		resume(u, id);
-		return 0;
-	}
-	task = task_find_twin(b->tasks, key);
 	if (task)
 		b->s->counts.twins_total++;
 	else
@@ -199,6 +222,62 @@ static int run_body(struct run_use *u, json_t *body, const unsigned char *key, s
 	if (r == 0)
 		task_attach(task, &u->stream, u->use.req, true);
 	return r;
+}
+
+static void held_free(struct held *h)
+{
+	loop_timer_stop(&h->timer);
+	if (h->u->use.b)
+		tasks_waited(h->u->use.b->tasks, h->key);
+	h->u->held = NULL;
+	json_decref(h->body);
+	free(h);
+}
+
+static void on_held(struct loop_timer *t UNUSED, void *arg)
+{
+	struct held *h = arg;
+	struct run_use *u = h->u;
+	struct err err = ERR_INIT;
+
+	if (!use_alive(&u->use))
+		err.code = 0; /* answered */
+	else if (u->use.b->state == SANDBOX_ENDING)
+		sandbox_explain(u->use.b->s, u->use.b->end_reason, &err);
+	else if (run_new_or_twin(u, h->body, h->key, &err) == 0)
+		err.code = 0;
+	if (err.code < 0)
+		api_reply_err(u->use.req, &err);
+	held_free(h);
+}
+
+static void hold(struct run_use *u, json_t *body, const unsigned char *key)
+{
+	struct sandboxes *s = u->use.b->s;
+	struct held *h = NEW(struct held);
+
+	h->u = u;
+	h->body = json_incref(body);
+	memcpy(h->key, key, TASK_KEY_LEN);
+	u->held = h;
+	loop_timer_init(&h->timer, s->loop, on_held, h);
+	loop_timer_start(&h->timer, s->settings.claim_ms);
+}
+
+static int run_body(struct run_use *u, json_t *body, const unsigned char *key, struct err *err)
+{
+	const char *id = NULL;
+	int r = json_get_str(body, "task_id", &id, err);
+
+	if (r < 0)
+		return r;
+	if (id)
+		resume(u, id);
+	else if (tasks_wait(u->use.b->tasks, key))
+		hold(u, body, key);
+	else
+		return run_new_or_twin(u, body, key, err);
+	return 0;
 }
 
 /* -- parsing ---------------------------------------------------------------------------------------------------------------------- */
@@ -259,7 +338,11 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 
 static void on_closed(struct use *u)
 {
-	task_stream_closed(&container_of(u, struct run_use, use)->stream);
+	struct run_use *r = container_of(u, struct run_use, use);
+
+	if (r->held)
+		held_free(r->held);
+	task_stream_closed(&r->stream, u->complete);
 }
 
 void run_handler(struct http_req *req, void *sandboxes)

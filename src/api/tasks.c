@@ -2,12 +2,16 @@
 #include "api/tasks.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "base/str.h"
+
+#define LOOK_FIRST_MS 20 /* after a start: whether its id has arrived */
+#define LOOK_MAX_MS 1000
 
 struct tasks {
 	struct loop *loop;
@@ -16,6 +20,18 @@ struct tasks {
 	struct list all;      /* struct task, oldest first */
 	struct list read;     /* those that were read, the next to go first */
 	struct loop_timer expiry;
+	struct slots *records; /* NULL = none are kept */
+	struct list unsure;   /* struct task.unsure_node: whether the id arrived is not known yet */
+	struct loop_timer look; /* at those */
+	uint64_t look_ms;     /* its next interval */
+	uint64_t restored_ms; /* when the last task was restored */
+	struct list waits;    /* struct waiting */
+};
+
+struct waiting { /* how many requests of one body wait: tasks_wait() */
+	struct list node;
+	unsigned char key[TASK_KEY_LEN];
+	size_t n;
 };
 
 struct task {
@@ -28,6 +44,10 @@ struct task {
 	char *error;          /* over: it failed */
 	struct list streams;
 	bool joinable;        /* its first stream broke before it knew the id */
+	bool doubtful;        /* joinable, and of a former daemon, which may have told the id */
+	uint32_t slot;        /* of its record; SLOTS_NONE = none */
+	struct task_stream *first; /* the stream the task was made for, while it is open */
+	struct list unsure_node;
 	struct http_fate *fate; /* its first stream is over, and whether the id arrived is not known yet */
 	uint64_t broke_ms;
 	uint64_t expires_ms;  /* while in tasks.read */
@@ -38,12 +58,16 @@ struct task {
 static void task_free(struct task *task)
 {
 	list_foreach(&task->streams, struct task_stream, node, st) {
+		if (st == task->first)
+			http_reply_mark(st->req, 0, NULL, 0);
 		list_remove(&st->node);
 		st->task = NULL;
 	}
 	http_fate_cancel(task->fate);
 	list_remove(&task->node);
 	list_remove(&task->read_node);
+	list_remove(&task->unsure_node);
+	slots_give(task->tasks->records, task->slot);
 	map_del(task->tasks->by_id, task->id);
 	if (task->result.release)
 		task->result.release(task->result.arg);
@@ -78,13 +102,59 @@ static void on_expiry(struct loop_timer *t, void *arg)
 		loop_timer_start(t, first->expires_ms - now);
 }
 
-struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms)
+/* -- what outlives the process ---------------------------------------------------------------------------------------------- */
+
+static struct task_record *record(const struct task *task)
+{
+	return slots_at(task->tasks->records, task->slot);
+}
+
+static void mark(struct task *task, enum task_mark bits)
+{
+	struct task_record *r = record(task);
+
+	if (r)
+		slots_publish(&r->state, r->state | (uint32_t)bits);
+}
+
+/* The id arrived, or did not: there is nothing to look for any more. */
+static void settle(struct task *task, bool acked)
+{
+	list_remove(&task->unsure_node);
+	if (acked)
+		mark(task, TASK_ACKED);
+}
+
+static void look_later(struct tasks *t)
+{
+	if (!list_empty(&t->unsure) && !loop_timer_armed(&t->look))
+		loop_timer_start(&t->look, t->look_ms);
+}
+
+static void on_look(struct loop_timer *timer UNUSED, void *arg)
+{
+	struct tasks *t = arg;
+
+	list_foreach(&t->unsure, struct task, unsure_node, task) {
+		const struct task_stream *st = task->first;
+
+		if (st ? http_reply_acked(st->req, st->id_end) : task->fate && http_fate_acked(task->fate))
+			settle(task, true);
+	}
+	t->look_ms = MIN(2 * t->look_ms, (uint64_t)LOOK_MAX_MS);
+	look_later(t);
+}
+
+struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, struct slots *records)
 {
 	struct tasks *t = NEW(struct tasks);
 
-	*t = (struct tasks){ .loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new() };
+	*t = (struct tasks){ .loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new(), .records = records };
 	list_init(&t->all);
 	list_init(&t->read);
+	list_init(&t->unsure);
+	list_init(&t->waits);
+	loop_timer_init(&t->look, l, on_look, t);
 	loop_timer_init(&t->expiry, l, on_expiry, t);
 	return t;
 }
@@ -101,6 +171,9 @@ struct tasks *tasks_free(struct tasks *t, const char *text)
 		task_free(task);
 	}
 	loop_timer_stop(&t->expiry);
+	loop_timer_stop(&t->look);
+	list_foreach(&t->waits, struct waiting, node, w)
+		free(w);
 	map_free(t->by_id);
 	free(t);
 	return NULL;
@@ -118,19 +191,122 @@ static void make_id(char ret[TASK_ID_LEN])
 	ret[n] = 0;
 }
 
-struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], const struct task_result *result)
+static struct task *add(struct tasks *t, const char *id, const struct task_result *result)
 {
 	struct task *task = NEW(struct task);
 
 	task->tasks = t;
 	task->result = *result;
-	make_id(task->id);
-	memcpy(task->key, key, TASK_KEY_LEN);
+	task->slot = SLOTS_NONE;
+	snprintf(task->id, sizeof(task->id), "%s", id);
 	list_init(&task->streams);
 	list_init(&task->read_node);
+	list_init(&task->unsure_node);
 	list_push_back(&t->all, &task->node);
 	map_put(t->by_id, task->id, task);
 	return task;
+}
+
+struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], const struct task_result *result)
+{
+	char id[TASK_ID_LEN];
+	struct task *task;
+
+	make_id(id);
+	task = add(t, id, result);
+	memcpy(task->key, key, TASK_KEY_LEN);
+	task->slot = slots_take(t->records);
+	mark(task, TASK_USED);
+	return task;
+}
+
+void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN])
+{
+	const uint32_t place[2] = { task->slot, 0 };
+
+	memcpy(ret, task->key, TASK_KEY_LEN);
+	memcpy(ret + TASK_KEY_LEN, place, sizeof(place));
+}
+
+/* -- of a former daemon ------------------------------------------------------------------------------------------------------ */
+
+/* What its first stream came to: see the header. Times of the monotonic clock hold on in the next process. */
+static void judge(struct task *task)
+{
+	const struct task_record *r = record(task);
+	uint64_t now = loop_now_ms(task->tasks->loop), broke_ms;
+
+	if (!r || r->state & (TASK_ACKED | TASK_READ))
+		return;
+	broke_ms = r->broke_s ? r->broke_s * 1000ull : now;
+	task->joinable = true;
+	task->doubtful = r->state & TASK_TOLD && !r->broke_s;
+	task->broke_ms = MIN(broke_ms, now);
+}
+
+struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result)
+{
+	struct task *task = add(t, id, result);
+	const struct task_record *r;
+	uint32_t slot;
+
+	t->restored_ms = loop_now_ms(t->loop);
+	if (label_len != TASK_LABEL_LEN)
+		return task;
+	memcpy(task->key, label, TASK_KEY_LEN);
+	memcpy(&slot, (const char *)label + TASK_KEY_LEN, sizeof(slot));
+	r = slots_at(t->records, slot);
+	if (!r || !r->state)
+		return task; /* the record is gone: nothing is known, so nobody joins */
+	task->slot = slot;
+	judge(task);
+	if (r->state & TASK_READ)
+		was_read(task);
+	return task;
+}
+
+void task_claim(struct task *task)
+{
+	task->joinable = task->doubtful = false;
+	settle(task, true);
+}
+
+static struct waiting *waiting_of(struct tasks *t, const unsigned char *key)
+{
+	list_foreach(&t->waits, struct waiting, node, w)
+		if (!memcmp(w->key, key, TASK_KEY_LEN))
+			return w;
+	return NULL;
+}
+
+bool tasks_wait(struct tasks *t, const unsigned char key[TASK_KEY_LEN])
+{
+	struct waiting *w = waiting_of(t, key);
+	size_t doubtful = 0;
+
+	if (!t->restored_ms || loop_now_ms(t->loop) - t->restored_ms > t->repeat_ms)
+		return false;
+	list_foreach(&t->all, struct task, node, task)
+		doubtful += task->doubtful && !memcmp(task->key, key, TASK_KEY_LEN);
+	if ((w ? w->n : 0) >= doubtful)
+		return false;
+	if (!w) {
+		w = NEW(struct waiting);
+		memcpy(w->key, key, TASK_KEY_LEN);
+		list_push_back(&t->waits, &w->node);
+	}
+	w->n++;
+	return true;
+}
+
+void tasks_waited(struct tasks *t, const unsigned char key[TASK_KEY_LEN])
+{
+	struct waiting *w = waiting_of(t, key);
+
+	if (!w || --w->n)
+		return;
+	list_remove(&w->node);
+	free(w);
 }
 
 void task_drop(struct task *task)
@@ -168,9 +344,14 @@ struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LE
 
 void task_first_closed(struct task *task, bool acked)
 {
+	struct task_record *r = record(task);
+
 	task->fate = NULL;
 	task->joinable = !acked;
 	task->broke_ms = loop_now_ms(task->tasks->loop);
+	settle(task, acked);
+	if (r && !acked)
+		r->broke_s = (uint32_t)MAX(task->broke_ms / 1000, (uint64_t)1);
 }
 
 static void on_fate(void *arg, bool acked)
@@ -207,20 +388,38 @@ static void send_result(struct task *task, struct task_stream *st)
 	was_read(task);
 }
 
+static void attach_first(struct task *task, struct task_stream *st)
+{
+	struct tasks *t = task->tasks;
+	struct task_record *r = record(task);
+
+	task->joinable = task->doubtful = false;
+	task->first = st;
+	if (!r)
+		return;
+	r->broke_s = 0;
+	slots_publish(&r->state, TASK_USED);
+	http_reply_mark(st->req, st->id_end, &r->state, TASK_TOLD);
+	list_remove(&task->unsure_node);
+	list_push_back(&t->unsure, &task->unsure_node);
+	t->look_ms = LOOK_FIRST_MS;
+	look_later(t);
+}
+
 void task_attach(struct task *task, struct task_stream *st, struct http_req *req, bool first)
 {
 	*st = (struct task_stream){ .task = task, .req = req, .first = first };
 	list_push_back(&task->streams, &st->node);
-	if (first)
-		task->joinable = false;
 	st->sse = sse_start(req);
 	sse_event(st->sse, "task_id", task->id, strlen(task->id));
 	st->id_end = http_reply_offset(req);
+	if (first)
+		attach_first(task, st);
 	if (task->over)
 		send_result(task, st);
 }
 
-void task_stream_closed(struct task_stream *st)
+void task_stream_closed(struct task_stream *st, bool complete)
 {
 	struct task *task = st->task;
 
@@ -228,8 +427,11 @@ void task_stream_closed(struct task_stream *st)
 		return;
 	list_remove(&st->node);
 	st->task = NULL;
-	if (!st->first)
+	if (complete)
+		mark(task, TASK_READ);
+	if (!st->first || task->first != st)
 		return;
+	task->first = NULL;
 	/* A short answer is with the kernel before the peer can have acknowledged it. That is no broken connection: only its
 	 * end, or the next request on it, tells. */
 	http_fate_cancel(task->fate);

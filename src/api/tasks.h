@@ -7,18 +7,42 @@
  * Twins: a client repeats its request without task_id when the connection broke before it had one. The repetition joins the
  * first task if and only if the stream that the task was made for broke before the peer's TCP acknowledged the task_id
  * event, no longer than repeat_ms ago, and the body is the same. It then takes that stream's place, so the rule holds
- * for it in turn. Equal bodies on living connections are tasks of their own. */
+ * for it in turn. Equal bodies on living connections are tasks of their own.
+ *
+ * After the daemon was killed (task_restore) every connection is broken, and nobody can be asked what its peer's TCP had
+ * acknowledged. So what is known of it is written down as it becomes known, in a word of a file (base/slots.h) that
+ * outlives the process, by the store that follows the system call:
+ *   TOLD   the kernel had taken the task_id event: it delivers it even after this process has died;
+ *   ACKED  the peer's TCP had acknowledged it (looked at 20 ms after the start and more rarely later; or at the end), or
+ *          somebody came with the id;
+ *   READ   the whole result was handed to the kernel for somebody.
+ * A repetition without task_id then joins a task of its body if the event was not TOLD: its client cannot know the id.
+ * One that was ACKED or READ is never joined: its client has the id, or is done with it. In between, TOLD alone, where at
+ * most some milliseconds before the kill are in doubt, the client that has the id is let go first: the repetition waits
+ * for claim_ms, starts a command of its own if the task was claimed by then, and joins it if not. No more repetitions
+ * wait than there are such tasks. So of two equal commands in parallel each client gets one: whoever knows an id its own,
+ * whoever does not one that nobody claimed. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/list.h"
+#include "base/slots.h"
 #include "http/sse.h"
 
 #define TASK_ID_LEN 33  /* 32 hex digits and NUL */
 #define TASK_KEY_LEN 32 /* SHA-256 of the request's body */
 #define TASK_POS 4
+#define TASK_LABEL_LEN (TASK_KEY_LEN + 8)
+
+/* The record of a task in the file: what its successor in another daemon is to know of its first stream. */
+struct task_record {
+	uint32_t state;   /* enum task_mark; 0 = free */
+	uint32_t broke_s; /* CLOCK_MONOTONIC when the first stream broke unacknowledged; 0 = it did not */
+};
+enum task_mark { TASK_USED = 1, TASK_TOLD = 2, TASK_ACKED = 4, TASK_READ = 8 };
+#define TASK_RECORDS_MAX (1u << 20)
 
 struct tasks;
 struct task;
@@ -44,22 +68,33 @@ struct task_stream {
 	bool first;         /* the task was made for it */
 };
 
-struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms);
+/* records: of struct task_record, outlives the table; NULL = nothing is written down. */
+struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, struct slots *records);
 /* Every task fails with text; streams get it as their error. NULL is allowed; returns NULL. */
 struct tasks *tasks_free(struct tasks *t, const char *text);
 
 /* A new task for a body with this hash. release and arg of result may be set already. */
 struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], const struct task_result *result);
 const char *task_id(const struct task *task);
+/* For its successor: key and place of the record. */
+void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN]);
+/* A task of a former daemon, from its id and label (another length: the task is found by its id only). */
+struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result);
 struct task *task_find(struct tasks *t, const char *id);                               /* NULL = unknown */
+/* Somebody came with its id. */
+void task_claim(struct task *task);
+/* A request of this body had better wait: tasks of a former daemon are in doubt, and fewer wait than there are. Each true
+ * is to be followed by one tasks_waited(). */
+bool tasks_wait(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
+void tasks_waited(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
 struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);   /* NULL = a new one is due */
 size_t tasks_count(const struct tasks *t);
 
 /* Starts the event stream of req: task_id, then the result, now or later. first: req is what the task was made for, or a
  * twin. Not for a request whose answer has started. */
 void task_attach(struct task *task, struct task_stream *st, struct http_req *req, bool first);
-/* To be called from the request's on_close. Harmless for a stream that was never attached. */
-void task_stream_closed(struct task_stream *st);
+/* To be called from the request's on_close, with its complete. Harmless for a stream that was never attached. */
+void task_stream_closed(struct task_stream *st, bool complete);
 /* The rule of twins by itself: the stream the task was made for has closed. */
 void task_first_closed(struct task *task, bool acked);
 

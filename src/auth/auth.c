@@ -25,6 +25,7 @@ struct session_key {
 	unsigned char hash[STORE_HASH_LEN];
 	char session_id[STORE_ID_LEN];
 	struct auth_caller caller;
+	struct session_key *restored; /* of a former daemon; NULL = none. Not in keys_of_session itself while there is a newer one */
 };
 
 int auth_new(struct auth **ret, struct store *store, struct err *err)
@@ -50,8 +51,12 @@ struct auth *auth_free(struct auth *a)
 
 	if (!a)
 		return NULL;
-	while (map_next(a->keys_of_session, &it))
-		free(it.value);
+	while (map_next(a->keys_of_session, &it)) {
+		struct session_key *k = it.value;
+		if (k->restored != k)
+			free(k->restored);
+		free(k);
+	}
 	map_free(a->session_keys);
 	map_free(a->keys_of_session);
 	EVP_MD_CTX_free(a->digest);
@@ -196,31 +201,80 @@ int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role ro
 	return r;
 }
 
-void auth_session_key_make(struct auth *a, const struct auth_caller *caller, const char *session_id, char ret[AUTH_KEY_LEN])
+static struct session_key *session_key_add(struct auth *a, const struct auth_caller *caller, const char *session_id,
+					   const unsigned char hash[STORE_HASH_LEN])
 {
-	unsigned char bytes[32];
 	struct session_key *k = NEW(struct session_key);
 
-	auth_session_key_drop(a, session_id);
-	random_bytes(bytes, sizeof(bytes));
-	key_text(bytes, ret);
-	explicit_bzero(bytes, sizeof(bytes));
-	hash_key(a, ret, k->hash);
+	memcpy(k->hash, hash, sizeof(k->hash));
 	snprintf(k->session_id, sizeof(k->session_id), "%s", session_id);
 	k->caller = *caller;
 	k->caller.session_id = k->session_id;
 	k->caller.role = MIN(caller->role, STORE_ROLE_MEMBER);
 	map_put_bytes(a->session_keys, k->hash, sizeof(k->hash), k);
+	return k;
+}
+
+/* One whose text nobody has any more here, but perhaps an environment's server. */
+static struct session_key *take_restored(struct auth *a, const char *session_id)
+{
+	struct session_key *old = map_get(a->keys_of_session, session_id), *restored = old ? old->restored : NULL;
+
+	if (!old || restored != old)
+		return old ? STEAL(old->restored) : NULL;
+	map_del(a->keys_of_session, session_id);
+	return restored;
+}
+
+void auth_session_key_make(struct auth *a, const struct auth_caller *caller, const char *session_id, char ret[AUTH_KEY_LEN])
+{
+	unsigned char bytes[32], hash[STORE_HASH_LEN];
+	struct session_key *restored = take_restored(a, session_id), *k;
+
+	auth_session_key_drop(a, session_id);
+	random_bytes(bytes, sizeof(bytes));
+	key_text(bytes, ret);
+	explicit_bzero(bytes, sizeof(bytes));
+	hash_key(a, ret, hash);
+	k = session_key_add(a, caller, session_id, hash);
+	k->restored = restored;
 	map_put(a->keys_of_session, k->session_id, k);
+}
+
+void auth_session_key_restore(struct auth *a, const struct auth_caller *caller, const char *session_id,
+			      const unsigned char hash[AUTH_HASH_LEN])
+{
+	struct session_key *k = session_key_add(a, caller, session_id, hash);
+
+	k->restored = k; /* it is one itself */
+	map_put(a->keys_of_session, k->session_id, k);
+}
+
+bool auth_session_key_hash(struct auth *a, const char *session_id, unsigned char ret[AUTH_HASH_LEN], enum store_role *ret_role)
+{
+	const struct session_key *k = map_get(a->keys_of_session, session_id);
+
+	if (!k)
+		return false;
+	memcpy(ret, k->hash, AUTH_HASH_LEN);
+	*ret_role = k->caller.role;
+	return true;
+}
+
+static void session_key_free(struct auth *a, struct session_key *k)
+{
+	if (k)
+		map_del_bytes(a->session_keys, k->hash, sizeof(k->hash));
+	free(k);
 }
 
 void auth_session_key_drop(struct auth *a, const char *session_id)
 {
 	struct session_key *k = map_del(a->keys_of_session, session_id);
 
-	if (k)
-		map_del_bytes(a->session_keys, k->hash, sizeof(k->hash));
-	free(k);
+	if (k && k->restored != k)
+		session_key_free(a, k->restored);
+	session_key_free(a, k);
 }
 
 /* The file's key, when it is one that this store knows. */

@@ -58,4 +58,10 @@ MUST_CHECK int auth_first_start(struct auth *a, const char *path, char ret_text[
  * what it opens belongs to the session. In memory only; valid until dropped. One per session: asked again, the first
  * becomes invalid. */
 void auth_session_key_make(struct auth *a, const struct auth_caller *caller, const char *session_id, char ret[AUTH_KEY_LEN]);
+/* The same with the hash of a key that a former daemon made, whose text is gone: stays valid beside one that is made later. */
+#define AUTH_HASH_LEN STORE_HASH_LEN
+void auth_session_key_restore(struct auth *a, const struct auth_caller *caller, const char *session_id,
+			      const unsigned char hash[AUTH_HASH_LEN]);
+/* Of the key made last; false = there is none. */
+bool auth_session_key_hash(struct auth *a, const char *session_id, unsigned char ret[AUTH_HASH_LEN], enum store_role *ret_role);
 void auth_session_key_drop(struct auth *a, const char *session_id);

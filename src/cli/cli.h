@@ -13,6 +13,7 @@
 typedef int cli_verb_fn(int argc, char **argv); /* argv[0] is the verb */
 
 int cli_serve(int argc, char **argv);
+int cli_spawner(int argc, char **argv);
 int cli_client_env(int argc, char **argv);
 int cli_deploy(int argc, char **argv);
 int cli_sandbox(int argc, char **argv);

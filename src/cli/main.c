@@ -24,6 +24,7 @@ static const struct {
 	const char *what; /* NULL = not for people */
 } verbs[] = {
 	{ "serve", cli_serve, "run the server" },
+	{ "spawner", cli_spawner, "run what holds sandboxes as a service of its own" },
 	{ "client-env", cli_client_env, "print what clients of the running server need in their environment" },
 	{ "deploy", cli_deploy, "build a folder with a Dockerfile and serve it as an environment" },
 	{ "sandbox", cli_sandbox, "run a command in a new sandbox; list, enter and remove sandboxes" },

@@ -16,6 +16,12 @@ static const char usage[] =
 	"(`openreward serve --print-config` shows them all); --listen (127.0.0.1:8080) and --data (/var/lib/openreward) go\n"
 	"before the file. Ready is the line `listening on http://HOST:PORT`. SIGTERM ends it and everything that it runs.\n";
 
+static const char spawner_usage[] =
+	"usage: openreward spawner [--config FILE] [--listen HOST:PORT] [--data DIR] [--print-config]\n"
+	"Runs, as root, the part of the server that makes and holds sandboxes, as a service of its own: a server that is stopped or\n"
+	"restarted then leaves everything running, and the next one takes it over. With the settings that `serve` gets. SIGTERM\n"
+	"ends it and everything that it holds.\n";
+
 #define PRINT_MAX (1024u * 1024)
 
 struct options {
@@ -54,13 +60,20 @@ static int serve(const struct config *c)
 	if (launch(&l, c, &err) < 0)
 		return cli_fail("%s", err.msg);
 	int r = daemon_run(c, &l, &err);
-	if (l.spawner > 0)
+	if (l.spawner > 0 && r != DAEMON_LEFT)
 		waitpid(l.spawner, NULL, r == 0 ? 0 : WNOHANG);
 	launch_done(&l);
 	return r < 0 ? cli_fail("%s", err.msg) : 0;
 }
 
-int cli_serve(int argc, char **argv)
+static int spawner(const struct config *c)
+{
+	struct err err = ERR_INIT;
+
+	return launch_spawner(c, &err) < 0 ? cli_fail("%s", err.msg) : 0;
+}
+
+static int run_verb(int argc, char **argv, const char *help, int (*run)(const struct config *c))
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' }, { "listen", required_argument, NULL, 'l' },
@@ -77,13 +90,23 @@ int cli_serve(int argc, char **argv)
 		case 'l': opt.listen = optarg; break;
 		case 'd': opt.data = optarg; break;
 		case 'p': opt.print = true; break;
-		case 'h': fputs(usage, stdout); return 0;
+		case 'h': fputs(help, stdout); return 0;
 		default: return 2;
 		}
 	}
 	if (optind < argc)
-		return cli_misuse(usage, "serve takes no argument \"%s\"", argv[optind]);
+		return cli_misuse(help, "%s takes no argument \"%s\"", argv[0], argv[optind]);
 	if (apply(c, &opt, &err) < 0)
 		return cli_fail("%s", err.msg);
-	return opt.print ? print(c) : serve(c);
+	return opt.print ? print(c) : run(c);
+}
+
+int cli_serve(int argc, char **argv)
+{
+	return run_verb(argc, argv, usage, serve);
+}
+
+int cli_spawner(int argc, char **argv)
+{
+	return run_verb(argc, argv, spawner_usage, spawner);
 }

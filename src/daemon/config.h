@@ -24,6 +24,7 @@ struct config {
 	enum log_level log_level;
 	enum log_format log_format;
 	struct http_limits http; /* http.* */
+	uint64_t restart_drain_ms;     /* a daemon that leaves lets open requests finish this long */
 	uint64_t upload_max_bytes; /* http.upload: tar of a deployment */
 
 	/* sessions: between clients and environments */
@@ -44,6 +45,7 @@ struct config {
 	uint64_t pool_max, pool_keep_ms, pool_bytes; /* sandboxes prepared before they are asked for: struct local_settings */
 	uint64_t sandbox_pids;         /* processes and threads in one */
 	uint64_t sandbox_result_ms;    /* a result that was read is kept this long */
+	uint64_t sandbox_claim_ms;     /* after a restart: how long that repetition waits for those who know their task_id */
 	uint64_t sandbox_repeat_ms;    /* how long a broken /run may be joined by its repetition */
 	uint64_t sandbox_result_bytes; /* most of one run's output when max_bytes is null; 0 = no limit */
 	uint64_t sandbox_runs;         /* background runs of one that are kept */
@@ -59,11 +61,6 @@ struct config {
 	uint64_t queue_max;            /* waiting creates; beyond it 429 */
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
-
-	/* buckets: files of environments */
-	uint64_t bucket_quota_bytes;   /* of one environment, unless it has a quota of its own; 0 = no limit */
-	uint64_t bucket_file_bytes;    /* of one file */
-	uint64_t bucket_url_ms;        /* an upload URL is valid this long */
 
 	/* builds */
 	uint64_t build_timeout_ms;

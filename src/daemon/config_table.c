@@ -46,6 +46,10 @@ const struct config_key config_keys[] = {
 	{ "http.write_stall", CONFIG_DURATION, AT(http.write_stall_ms), "2m", 100 * MS, DAY,
 	  "So does a client that takes no byte of its answer." },
 
+	{ "restart.drain", CONFIG_DURATION, AT(restart_drain_ms), "20s", 0, HOUR,
+	  "A server that leaves for a restart (SIGUSR2, or SIGTERM beside openreward-spawner.service) lets open requests finish\n"
+	  "this long. What runs in sandboxes goes on." },
+
 	{ "sessions.idle", CONFIG_DURATION, AT(session_idle_ms), "2m", SECOND, DAY, "Silence (no ping, no request) that ends one." },
 	{ "sessions.lifetime", CONFIG_DURATION, AT(session_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
 	{ "sessions.teardown_timeout", CONFIG_DURATION, AT(session_teardown_ms), "1m", SECOND, HOUR,
@@ -72,6 +76,9 @@ const struct config_key config_keys[] = {
 	  "A command's result stays readable this long after it was first read." },
 	{ "sandboxes.repeat_window", CONFIG_DURATION, AT(sandbox_repeat_ms), "30s", 0, HOUR,
 	  "A command whose connection broke before the client had its task_id may be joined by its repetition this long." },
+	{ "sandboxes.claim_window", CONFIG_DURATION, AT(sandbox_claim_ms), "2s", 0, MINUTE,
+	  "After a kill of the server such a repetition first waits this long, where the client may have had its task_id, for\n"
+	  "whoever comes with it." },
 	{ "sandboxes.output", CONFIG_SIZE, AT(sandbox_result_bytes), "1GiB", 0, 1024 * GIB,
 	  "Output kept of one command when max_bytes is null. 0: all of it." },
 	{ "sandboxes.runs", CONFIG_COUNT, AT(sandbox_runs), "10000", 1, 15000,
@@ -101,12 +108,6 @@ const struct config_key config_keys[] = {
 
 	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
 	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },
-
-	{ "buckets.quota", CONFIG_SIZE, AT(bucket_quota_bytes), "100GiB", 0, UINT64_MAX / 2,
-	  "Files of one environment, which it sees at /orwd_data. Uploads beyond it are refused. 0: as long as the disk has room." },
-	{ "buckets.file", CONFIG_SIZE, AT(bucket_file_bytes), "50GiB", KIB, 1024 * 1024 * GIB, "One file." },
-	{ "buckets.url_lifetime", CONFIG_DURATION, AT(bucket_url_ms), "6h", SECOND, 30 * DAY,
-	  "An upload URL is valid this long; an upload that began in time may take longer." },
 
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
 	{ "builds.log", CONFIG_SIZE, AT(build_log_bytes), "16MiB", 64 * KIB, GIB, "Kept of one build's log." },
@@ -145,12 +146,12 @@ static const struct {
 } sections[] = {
 	{ "log", "What the daemon writes to its standard error." },
 	{ "http", "Limits of the HTTP server." },
+	{ "restart", "A planned restart of the server; sandboxes and sessions live on." },
 	{ "sessions", "Conversations of agents with environments." },
 	{ "sandboxes", "Temporary containers." },
 	{ "pools", "What is prepared before it is asked for." },
 	{ "instances", "Running servers of environments." },
 	{ "queue", "Who waits when everything is in use." },
-	{ "buckets", "Files of environments." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },
 	{ "github", "Repositories that are linked: see docs/git.md." },

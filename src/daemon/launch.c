@@ -277,6 +277,26 @@ int launch(struct launch *ret, const struct config *c, struct err *err)
 	return 0;
 }
 
+int launch_spawner(const struct config *c, struct err *err)
+{
+	struct launch l = LAUNCH_INIT;
+	int r;
+
+	raise_files();
+	l.spawner_socket = xasprintf("%s/run/spawner.sock", c->data);
+	r = geteuid() == 0 ? find_user(&l, c, err) : err_set(err, -EPERM, "`openreward spawner` needs root");
+	r = r < 0 ? r : find_self(&l, err);
+	r = r < 0 ? r : find_libexec(&l, c, err);
+	r = r < 0 ? r : launch_folders(c->data, l.uid, l.gid, err);
+	r = r < 0 ? r : launch_check_path(c->data, l.uid, l.gid, c->user, err);
+	r = r < 0 ? r : stage_host(&l, c, err);
+	r = r < 0 ? r : spawn_write_build_conf(c, err);
+	if (r == 0)
+		r = spawn_exec(&l, c, err);
+	launch_done(&l);
+	return r;
+}
+
 void launch_done(struct launch *l)
 {
 	l->lock_fd = fd_close(l->lock_fd);

@@ -13,7 +13,7 @@ struct launch {
 	gid_t gid;
 	int lock_fd;          /* flock on DATA/lock, for the life of the daemon */
 	pid_t spawner;        /* the child, when this life started it; else 0 */
-	bool owns_spawner;    /* the daemon's orderly end is its end: started as root, whether or not it was there before */
+	bool owns_spawner;    /* started as root: the daemon's orderly end is the spawner's, unless that is a service of its own */
 	char *libexec;        /* folder of the other programs */
 	char *self;           /* path of this program */
 	char *spawner_socket; /* DATA/run/spawner.sock */
@@ -29,6 +29,9 @@ struct launch {
  *   -EPERM   no root and no spawner          -ENOENT  the user or a program is missing
  *   -EBUSY   another daemon holds DATA       -EACCES  the user may not pass a folder above DATA */
 MUST_CHECK int launch(struct launch *ret, const struct config *c, struct err *err);
+/* `openreward spawner`: as root, makes what launch() makes and becomes the spawner, as a service of its own. Returns only on
+ * failure. */
+MUST_CHECK int launch_spawner(const struct config *c, struct err *err);
 void launch_done(struct launch *l); /* gives the lock back */
 
 /* -- the steps, for the tests ----------------------------------------------------------------------------------- */

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "api/sandbox.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "bucket/bucket.h"
 #include "build/build.h"
 #include "daemon/server.h"
 #include "env/env.h"
@@ -98,7 +98,7 @@ static int open_envs(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct env_settings s = {
-		.data_dir = c->data, .buckets = d->buckets, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
+		.data_dir = c->data, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
 		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};
@@ -120,7 +120,7 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 	struct sandboxes_settings s = {
 		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
 		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
-		.max = c->sandbox_max,
+		.max = c->sandbox_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
 	};
 
 	if (config_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)
@@ -137,7 +137,8 @@ static int open_gateway(struct daemon *d, struct err *err)
 	struct gateway_settings s = {
 		.lease_ms = c->session_idle_ms, .hard_ms = c->session_hard_ms, .teardown_ms = c->session_teardown_ms,
 		.remember_ms = c->session_ended_ms, .ping_forward_ms = c->session_ping_ms, .sessions_max = c->session_max, .queue_max = c->queue_max,
-		.idle_upstreams_max = 64, .upstream_idle_ms = 30000, .http = c->http,
+		.idle_upstreams_max = 64, .upstream_idle_ms = 30000, .http = c->http, .state_dir = d->state_dir,
+		.life = link_boot(d->link),
 	};
 
 	return gateway_new(&d->gateway, d->loop, d->auth, d->store, d->envs, &sandboxes, &s, err);
@@ -154,14 +155,37 @@ static int open_git(struct daemon *d, struct err *err)
 
 int modules_open(struct daemon *d, struct err *err)
 {
-	int r = open_images(d, err);
+	int r;
 
-	r = r < 0 ? r : buckets_new(&d->buckets, d->loop, d->config->data, err);
+	d->state_dir = xasprintf("%s/run", d->config->data);
+	r = open_images(d, err);
 	r = r < 0 ? r : open_engine(d, err);
 	r = r < 0 ? r : open_envs(d, err);
 	r = r < 0 ? r : open_git(d, err);
 	r = r < 0 ? r : open_sandboxes(d, err);
 	return r < 0 ? r : open_gateway(d, err);
+}
+
+static void on_taken(void *arg, size_t n)
+{
+	struct daemon *d = arg;
+
+	if (n)
+		log_info("daemon", "%zu sandboxes and instances were taken over", n);
+	gateway_take_over(d->gateway);
+	envs_taken_over(d->envs);
+	d->ended(d->ended_arg);
+}
+
+void modules_take_over(struct daemon *d, void (*done)(void *arg), void *arg)
+{
+	const struct local_heirs heirs = {
+		.instance = envs_adopt, .instances = d->envs, .sandbox = sandboxes_adopt, .sandboxes = d->sandboxes,
+	};
+
+	d->ended = done;
+	d->ended_arg = arg;
+	local_engine_take_over(d->engine, &heirs, on_taken, d);
 }
 
 void modules_routes(struct daemon *d)
@@ -187,16 +211,18 @@ void modules_end(struct daemon *d, void (*done)(void *arg), void *arg)
 
 void modules_close(struct daemon *d)
 {
+	if (d->leaving)
+		local_engine_leave(d->engine);
 	gateway_free(d->gateway);
 	sandboxes_free(d->sandboxes);
 	git_free(d->git);
 	envs_free(d->envs);
 	builds_free(d->builds);
 	local_engine_free(d->engine);
-	buckets_free(d->buckets);
 	images_free(d->images);
 	d->instance_env = strv_free(d->instance_env);
 	d->sandbox_env = strv_free(d->sandbox_env);
 	d->mount_texts = strv_free(d->mount_texts);
 	free(d->mounts);
+	free(d->state_dir);
 }

@@ -9,18 +9,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "api/sandbox.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/notify.h"
 #include "base/str.h"
-#include "daemon/notify.h"
 #include "gateway/session.h"
 #include "sandbox/link.h"
 
 #define END_TIMEOUT_MS 90000
 #define WATCH_MS 1000
 #define WATCH_TIMES 3
+#define DRAIN_LOOK_MS 20
+#define START_FAILED 2 /* of the loop */
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
 
@@ -64,13 +65,44 @@ static void daemon_end(struct daemon *d)
 	alarm(END_TIMEOUT_MS / 1000); /* whatever hangs: the default action ends this process, and leases the rest */
 }
 
-static void on_signal(int signo, void *arg)
+/* -- leaving -------------------------------------------------------------------------------------------------------- */
+
+static void on_drain(struct loop_timer *t, void *arg)
 {
 	struct daemon *d = arg;
 
-	(void)signo;
-	if (!d->ending)
+	if (http_server_stats(d->http)->open_connections == 0 || loop_now_ms(d->loop) >= d->drain_until_ms)
+		loop_stop(d->loop, 0);
+	else
+		loop_timer_start(t, DRAIN_LOOK_MS);
+}
+
+/* What is still open after the time is broken off: whoever waits for a command or a call comes again with its task_id. */
+static void daemon_leave(struct daemon *d)
+{
+	d->ending = d->leaving = true;
+	notify("STOPPING=1");
+	log_info("daemon", "leaving: sandboxes and sessions stay for the next daemon");
+	remove_address(d);
+	http_server_stop_accepting(d->http);
+	d->drain_until_ms = loop_now_ms(d->loop) + d->config->restart_drain_ms;
+	loop_timer_init(&d->drain, d->loop, on_drain, d);
+	loop_timer_start(&d->drain, 1);
+}
+
+static void on_signal(int signo, void *arg)
+{
+	struct daemon *d = arg;
+	bool leave = signo == SIGUSR2 || link_is_kept(d->link) || !d->launch->owns_spawner;
+
+	if (!d->serving)
+		loop_stop(d->loop, 0); /* nobody was served yet: what runs is as it was */
+	else if (!d->ending && leave)
+		daemon_leave(d);
+	else if (!d->ending)
 		daemon_end(d);
+	else if (d->leaving)
+		loop_stop(d->loop, 0);
 	else
 		on_sessions_ended(d); /* asked twice: without waiting for teardowns */
 }
@@ -171,13 +203,6 @@ static int open_api(struct daemon *d, struct err *err)
 		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
 		.of_session = gateway_pass, .of_session_arg = d->gateway,
 	};
-	d->api.bucket = (struct bucket_access){
-		.store = d->store, .buckets = d->buckets, .quota_bytes = d->config->bucket_quota_bytes,
-		.file_bytes = d->config->bucket_file_bytes, .url_ms = d->config->bucket_url_ms,
-		.session_environment = gateway_session_environment, .session_arg = d->gateway,
-	};
-	signer_init(&d->api.bucket.signer, d->store);
-	sandboxes_set_buckets(d->sandboxes, &d->api.bucket);
 	api_system_routes(&d->api, d->router);
 	api_namespaces_routes(&d->api, d->router);
 	api_environments_routes(&d->api, d->router);
@@ -185,7 +210,6 @@ static int open_api(struct daemon *d, struct err *err)
 	api_deployments_routes(&d->api, d->router);
 	api_git_routes(&d->api, d->router);
 	api_images_routes(&d->api, d->router);
-	api_bucket_routes(&d->api, d->router);
 	modules_routes(d);
 	figures_register(d);
 	return 0;
@@ -260,7 +284,8 @@ static int watch_signals(struct daemon *d, struct err *err)
 	signal(SIGPIPE, SIG_IGN);
 	int r = loop_signal(d->loop, SIGTERM, on_signal, d, err);
 
-	return r < 0 ? r : loop_signal(d->loop, SIGINT, on_signal, d, err);
+	r = r < 0 ? r : loop_signal(d->loop, SIGINT, on_signal, d, err);
+	return r < 0 ? r : loop_signal(d->loop, SIGUSR2, on_signal, d, err);
 }
 
 static int daemon_open(struct daemon *d, struct err *err)
@@ -275,13 +300,21 @@ static int daemon_open(struct daemon *d, struct err *err)
 	r = r < 0 ? r : open_http(d, err);
 	r = r < 0 ? r : parse_sizes(d, err);
 	r = r < 0 ? r : modules_open(d, err);
-	r = r < 0 ? r : open_api(d, err);
-	return r < 0 ? r : daemon_serve(d, err);
+	return r < 0 ? r : open_api(d, err);
+}
+
+static void on_taken_over(void *arg)
+{
+	struct daemon *d = arg;
+
+	if (daemon_serve(d, &d->start_err) < 0)
+		loop_stop(d->loop, START_FAILED);
 }
 
 static void daemon_close(struct daemon *d)
 {
 	loop_timer_stop(&d->watch);
+	loop_timer_stop(&d->drain);
 	d->http = http_server_free(d->http);
 	modules_close(d);
 	http_router_free(d->router);
@@ -296,6 +329,7 @@ static void daemon_close(struct daemon *d)
 /* After a failed start the spawner that this life started has to go, too: its sockets are bound. */
 static void give_up(struct daemon *d)
 {
+	d->ending = true;
 	if (!d->link || d->launch->spawner <= 0 || d->lost)
 		return;
 	link_shutdown(d->link, on_spawner_ended, d);
@@ -309,14 +343,18 @@ int daemon_run(const struct config *c, const struct launch *l, struct err *err)
 	int r = daemon_open(&d, err);
 
 	if (r < 0) {
-		d.ending = true;
 		give_up(&d);
 	} else {
+		modules_take_over(&d, on_taken_over, &d);
 		r = loop_run(d.loop);
+		d.leaving |= !d.serving;
+		if (r == START_FAILED)
+			give_up(&d);
 		if (r > 0)
-			r = err_set(err, -EIO, "the spawner is gone");
+			r = d.start_err.code ? err_set(err, d.start_err.code, "%s", d.start_err.msg) :
+					       err_set(err, -EIO, "the spawner is gone");
 		remove_address(&d);
 	}
 	daemon_close(&d);
-	return r;
+	return r == 0 && d.leaving ? DAEMON_LEFT : r;
 }

@@ -3,11 +3,15 @@
  * include is wired here (tables of functions, callbacks).
  *
  *   STARTING -> SERVING -> ENDING -> gone
+ *                      \-> LEAVING -> gone
  *
- *   STARTING  modules are being made; nothing is accepted.                                   daemon_run()
+ *   STARTING  modules are being made, what a former daemon left is taken over; nothing is accepted: clients wait in
+ *             the backlog of the sockets that the spawner holds.                             daemon_run()
  *   SERVING   the listening sockets are open, READY=1 was told.                              daemon_serve()
- *   ENDING    nothing new is accepted; sessions end with their teardown, then the spawner ends all that
- *             runs (not for a daemon that was started without root: it found the spawner). A second signal, or END_TIMEOUT_MS, ends the waiting.     daemon_end()
+ *   ENDING    SIGTERM or SIGINT, and the spawner is ours: nothing new is accepted; sessions end with their teardown, then
+ *             the spawner ends all that runs. A second signal, or END_TIMEOUT_MS, ends the waiting.  daemon_end()
+ *   LEAVING   SIGUSR2, or SIGTERM where the spawner is a service of its own: nothing new is accepted, open requests
+ *             finish, for restart.drain at most; everything that runs stays for the next daemon.     daemon_leave()
  *
  * A lost spawner ends the daemon with an error at once: its sandboxes are dead, and only a new start brings others. */
 #pragma once
@@ -22,7 +26,6 @@
 #include "engine/engine.h"
 #include "sandbox/link.h"
 
-struct buckets;
 struct builds;
 struct engine;
 struct gateway;
@@ -39,7 +42,6 @@ struct daemon {
 	struct store *store;
 	struct auth *auth;
 	struct images *images;
-	struct buckets *buckets;
 	struct builds *builds;
 	struct engine *engine;
 	struct envs *envs;
@@ -50,6 +52,7 @@ struct daemon {
 	struct http_server *http;
 	struct api_metrics *metrics;
 	struct api api;              /* what the handlers of the control plane see */
+	char *state_dir;             /* DATA/run */
 	char **instance_env;         /* for every environment server; see modules.c */
 	char **sandbox_env;
 	char **mount_texts;          /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
@@ -59,16 +62,24 @@ struct daemon {
 	void (*ended)(void *arg);    /* whom modules_end() tells */
 	void *ended_arg;
 	bool serving, ending;
+	bool leaving;                /* ending, and everything stays */
+	struct loop_timer drain;     /* LEAVING: looks whether all requests are over */
+	uint64_t drain_until_ms;
+	struct err start_err;        /* why serving could not begin */
 	bool stopping;               /* sessions have ended, or were not waited for */
 	bool lost;                   /* the spawner is gone */
 };
 
-/* Runs the daemon to its end; after launch(). Returns 0 for an end that somebody asked for. */
+/* Runs the daemon to its end; after launch(). Returns 0 for an end that somebody asked for, DAEMON_LEFT when the spawner and
+ * all that it holds stay for the next daemon. */
+#define DAEMON_LEFT 1
 MUST_CHECK int daemon_run(const struct config *c, const struct launch *l, struct err *err);
 
 /* -- modules.c: everything between the store and HTTP ------------------------------------------------------------ */
 MUST_CHECK int modules_open(struct daemon *d, struct err *err);
 void modules_routes(struct daemon *d);
+/* What a former daemon left becomes ours; done when that is settled, before anybody is served. */
+void modules_take_over(struct daemon *d, void (*done)(void *arg), void *arg);
 /* Ends sessions; done when nothing of theirs runs any more. */
 void modules_end(struct daemon *d, void (*done)(void *arg), void *arg);
 void modules_close(struct daemon *d); /* harmless when half open */

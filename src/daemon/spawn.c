@@ -192,6 +192,25 @@ int spawn_start(struct launch *l, const struct config *c, struct err *err)
 	return wait_listening(l, err);
 }
 
+int spawn_exec(const struct launch *l, const struct config *c, struct err *err)
+{
+	char **argv = spawn_args(l, c);
+	size_t n = 0;
+	int r;
+
+	while (argv[n])
+		n++;
+	argv = xrealloc(argv, (n + 2) * sizeof(*argv));
+	argv[n] = xstrdup("--keep");
+	argv[n + 1] = NULL;
+	execv(argv[0], argv);
+	r = err_sys(err, "running %s", argv[0]);
+	for (char **p = argv; *p; p++)
+		free(*p);
+	free(argv);
+	return r;
+}
+
 void spawn_stop(struct launch *l)
 {
 	uint64_t deadline = time_now_ms() + STOP_TIMEOUT_MS;

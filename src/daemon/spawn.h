@@ -10,6 +10,8 @@ bool spawn_is_listening(const char *socket_path);
 MUST_CHECK int spawn_write_build_conf(const struct config *c, struct err *err);
 /* Starts it and waits until it listens. Its own message has gone to standard error when it did not come up. */
 MUST_CHECK int spawn_start(struct launch *l, const struct config *c, struct err *err);
+/* Becomes it, as a service of its own (--keep). Returns only on failure. */
+MUST_CHECK int spawn_exec(const struct launch *l, const struct config *c, struct err *err);
 /* After a failed launch: ends what this life started. */
 void spawn_stop(struct launch *l);
 

@@ -33,14 +33,6 @@ struct engine_mount {
 	bool read_only;
 };
 
-/* Files of an environment inside a box, as the image's user's own; see struct plan_bucket. */
-struct engine_bucket {
-	const char *id;     /* the environment's; NULL = no bucket */
-	const char *dir;    /* the folder of it that is mounted; NULL = all of it */
-	const char *target; /* where; made if missing */
-	bool read_only;
-};
-
 struct engine_spec { /* strings are copied */
 	const char *id;           /* UUID text */
 	bool instance;            /* an environment server: longer lease, its own log */
@@ -50,7 +42,8 @@ struct engine_spec { /* strings are copied */
 	bool block_network;
 	uint64_t lease_ms, hard_ms; /* 0 = never */
 	const char *hosts_extra;  /* lines for /etc/hosts, or NULL */
-	struct engine_bucket bucket;
+	const void *note;         /* note_len bytes of the holder's own, for its successor in another daemon; may be NULL */
+	size_t note_len;
 };
 
 typedef void engine_create_fn(void *arg, struct engine_box *box, const struct err *err);
@@ -88,7 +81,18 @@ struct engine_exec_spec {
 	bool fetch;              /* the output is for exec_fetch, from the start on; exec_read has none of it */
 	void (*more)(void *arg); /* with fetch: there is more than the last one saw that watched; may be NULL */
 	bool main;               /* the box ends when this exec does */
+	const void *label;       /* label_len bytes, at most ENGINE_LABEL_MAX, as spec.note; may be NULL */
+	size_t label_len;
 };
+#define ENGINE_LABEL_MAX 64
+
+/* A command that a former daemon began, or had begun, and did not release. */
+struct engine_left {
+	const void *label;       /* valid during the call */
+	size_t label_len;
+	uint64_t age_ms;         /* since its start */
+};
+typedef void engine_left_fn(void *arg, struct engine_exec *x, const struct engine_left *left);
 
 struct engine_exec_result {
 	int return_code;         /* 0..255; 128 + n for a signal; 124 = timed out; 127 = no shell */
@@ -153,6 +157,13 @@ struct engine_ops {
 	/* foreground: to the foreground of its terminal only, as a key would; that is no end by request. */
 	void (*exec_signal)(struct engine_exec *x, int signo, bool foreground, engine_done_fn *done, void *arg);
 	void (*usage)(struct engine_box *b, engine_usage_fn *done, void *arg);
+	/* For boxes that a former daemon made: the caller holds it now. Then, once, its commands, in the order of their
+	 * starts where that is known; each is to be claimed or released inside fn. done may be due at once. */
+	void (*adopt)(struct engine_box *b, engine_end_fn *on_end, void *arg);
+	void (*left)(struct engine_box *b, engine_left_fn *fn, void *arg);
+	void (*claim)(struct engine_exec *x, engine_exec_fn *done, void *arg);
+	/* Replaces spec.note. */
+	void (*note)(struct engine_box *b, const void *note, size_t len);
 	/* A stream connection to a port of the box's loopback. */
 	void (*connect)(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);
 	/* As the image's USER. Errors: -ENOENT, -ELOOP (a symlink), -EISDIR, -EINVAL (FIFO, device), -EACCES, -ENOSPC. */

@@ -151,9 +151,8 @@ static void reconcile_deployment(struct env *v, struct store_deployment *d)
 		d->state = STORE_DEPLOYMENT_FAILED;
 		store_set_str(&d->reason, "the server was restarted");
 		break;
-	case STORE_DEPLOYMENT_DRAINING:
-		d->state = STORE_DEPLOYMENT_STOPPED;
-		break;
+	case STORE_DEPLOYMENT_DRAINING: /* envs_taken_over() knows whether its instance lives */
+		return;
 	case STORE_DEPLOYMENT_READY:
 		if (!v->serving) {
 			v->serving = d;

@@ -20,8 +20,9 @@
  *   FAILED      with its reason; what served before goes on serving.                           deployment_fail()
  *   SUPERSEDED  a newer push came before it was READY.                                         envs_deploy()
  *
- * After a restart of the daemon, READY stays READY (asleep), DRAINING becomes STOPPED, everything before READY is FAILED
- * with the reason "the server was restarted". */
+ * After a restart of the daemon, READY stays READY (with its instance, if that lives; else asleep), DRAINING goes on as long
+ * as its instance has sessions and is STOPPED otherwise, everything before READY is FAILED with the reason "the server was
+ * restarted". */
 #pragma once
 
 #include <stdbool.h>
@@ -33,7 +34,6 @@
 #include "store/store.h"
 
 struct envs;     /* all environments of this daemon */
-struct buckets;  /* bucket/bucket.h */
 struct builds;   /* build/build.h */
 struct instance; /* one running environment server; see below */
 
@@ -44,12 +44,15 @@ struct env_settings {
 	uint64_t health_interval_ms;      /* between two probes, once the first quick ones found nobody; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
-	struct buckets *buckets;          /* files of environments; NULL = instances see none */
 	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
 };
 
 MUST_CHECK int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct store *store, struct builds *builds,
 			const struct env_settings *settings, struct err *err);
+/* An instance of a former daemon, in struct local_heirs' form. Then the sessions that used it may take their use again
+ * (instance_hold, instance_enter), then envs_taken_over() ends what drains without any. */
+bool envs_adopt(void *envs, struct engine_box *box, const void *note, size_t len);
+void envs_taken_over(struct envs *e);
 struct envs *envs_free(struct envs *e); /* instances are destroyed by the engine's own end */
 
 /* Starts the deployment d (QUEUED) from DATA/builds/<d->id>/source.tar, which is whole. What is queued or building for the
@@ -95,6 +98,7 @@ bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want
 /* How many wait, in all environments: the length that a queue's bound is about. */
 size_t envs_waiting(const struct envs *e);
 void instance_hold(struct instance *i);      /* another use */
+void instance_enter(struct instance *i);     /* a place that a former daemon gave; instance_leave() gives it back */
 void instance_release(struct instance *i);   /* gives a use back; a draining instance without uses ends */
 void instance_leave(struct instance *i);     /* gives a place back, before the use */
 

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,8 +18,6 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "bucket/bucket.h"
-#include "bucket/tree.h"
 #include "env/private.h"
 #include "image/image.h"
 
@@ -42,7 +41,8 @@ static void instance_maybe_free(struct instance *i)
 	if (i->user)
 		i->free_user(i->user);
 	i->user = NULL;
-	image_unref(i->image);
+	if (i->image)
+		image_unref(i->image);
 	fd_close(i->log_fd);
 	free(i->end_reason);
 	vars_free(i->vars);
@@ -177,6 +177,14 @@ static void probe_again(struct instance *i)
 	loop_timer_start(&i->probe, i->probe_pause_ms);
 }
 
+static void tell_successor(const struct instance *i)
+{
+	auto_buf struct buf note = { 0 };
+
+	instance_note(i, &note);
+	i->env->envs->engine->ops->note(i->box, note.data, note.len);
+}
+
 static void on_probe_head(struct http_client *c UNUSED, int status, const struct http_header *h UNUSED, size_t n UNUSED,
 			  int64_t body_length UNUSED, void *arg)
 {
@@ -189,6 +197,7 @@ static void on_probe_head(struct http_client *c UNUSED, int status, const struct
 	leave_starting(i, INSTANCE_HEALTHY);
 	i->served = true;
 	i->healthy_ms = i->unused_ms = loop_now_ms(i->env->envs->loop);
+	tell_successor(i);
 	env_instance_healthy(i);
 }
 
@@ -340,25 +349,17 @@ static const char **environment_of(const struct instance *i, char *sha)
 	return env;
 }
 
-/* Many servers prefer a /orwd_data that exists to the data they came with: so an empty one must not appear, unless the
- * owner says always. What is uploaded first is then seen by instances that start afterwards. */
-static bool sees_data(const struct instance *i)
-{
-	struct buckets *b = i->env->envs->settings.buckets;
-
-	return b && bucket_has_anything(buckets_fd(b), i->env->record->id);
-}
-
 static void create_box(struct instance *i)
 {
 	auto_free char *sha = xasprintf("OPENREWARD_BUILD_SHA=%s", *i->d->commit ? i->d->commit : i->d->id);
 	auto_free const char **env = environment_of(i, sha);
+	auto_buf struct buf note = { 0 };
+
+	instance_note(i, &note);
 	struct engine_spec spec = {
-		.id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
+		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
 	};
-	if (sees_data(i))
-		spec.bucket = (struct engine_bucket){ .id = i->env->record->id, .target = ENV_DATA_PATH };
 	if (!spec.size.cpu_milli)
 		spec.size = i->env->envs->settings.size;
 	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);
@@ -389,8 +390,8 @@ void vars_free(char **vars)
 	free(vars);
 }
 
-int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, const char *const *vars,
-		   struct err *err)
+/* id: NULL = a new one. */
+static int instance_new(struct instance **ret, struct env *v, struct store_deployment *d, const char *id, struct err *err)
 {
 	auto_free char *path = env_log_path(v->envs, d);
 	int log_fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
@@ -400,22 +401,70 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 	i->env = v;
 	i->d = d;
 	i->log_fd = log_fd;
-	i->image = image_ref(img);
-	i->own = vars;
-	i->vars = vars ? vars_copy(vars) : NULL;
 	list_init(&i->node);
 	list_init(&i->watchers);
 	i->unused_ms = loop_now_ms(v->envs->loop);
 	loop_timer_init(&i->probe, v->envs->loop, on_probe_timer, i);
 	loop_timer_init(&i->deadline, v->envs->loop, on_deadline, i);
 	loop_timer_init(&i->renew, v->envs->loop, on_renew, i);
-	sid_make(i->id, &(struct sid_route){ .kind = SID_INSTANCE });
+	if (id)
+		snprintf(i->id, sizeof(i->id), "%s", id);
+	else
+		sid_make(i->id, &(struct sid_route){ .kind = SID_INSTANCE });
 	map_put(v->envs->instances, i->id, i);
 	v->envs->counts.instances++;
 	v->envs->counts.starting++;
-	v->envs->counts.own += i->own;
+	*ret = i;
+	return 0;
+}
+
+int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img, const char *const *vars,
+		   struct err *err)
+{
+	int r = instance_new(ret, v, d, NULL, err);
+	if (r < 0)
+		return r;
+	(*ret)->image = image_ref(img);
+	(*ret)->own = vars;
+	(*ret)->vars = vars ? vars_copy(vars) : NULL;
+	v->envs->counts.own += (*ret)->own;
 	v->envs->counts.instances_started_total++;
-	create_box(i);
+	create_box(*ret);
+	return 0;
+}
+
+/* Its server is the command that has the box's id. */
+static void on_left(void *arg, struct engine_exec *x, const struct engine_left *left UNUSED)
+{
+	struct instance *i = arg;
+	if (!str_eq(x->id, i->id)) {
+		i->env->envs->engine->ops->exec_release(x);
+		return;
+	}
+	i->main = x;
+	i->env->envs->engine->ops->claim(x, on_main_done, i);
+}
+
+int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box, bool healthy)
+{
+	const struct engine_ops *ops = v->envs->engine->ops;
+	struct instance *i = NULL;
+	int r = instance_new(&i, v, d, box->id, NULL);
+	if (r < 0)
+		return r;
+	i->box = box;
+	ops->adopt(box, on_box_end, i);
+	ops->left(box, on_left, i);
+	i->served = healthy;
+	loop_timer_start(&i->renew, 1); /* a lease that ran while no daemon lived */
+	if (healthy && i->main) {
+		leave_starting(i, INSTANCE_HEALTHY);
+	} else if (i->main) {
+		loop_timer_start(&i->probe, 1);
+		loop_timer_start(&i->deadline, v->envs->settings.health_timeout_ms);
+	} else {
+		instance_end(i, "its server was never started");
+	}
 	*ret = i;
 	return 0;
 }
@@ -437,6 +486,12 @@ void instance_release(struct instance *i)
 	if (!i->uses && i->own && i->state == INSTANCE_HEALTHY)
 		instance_end(i, "its session ended");
 	instance_maybe_free(i);
+}
+
+void instance_enter(struct instance *i)
+{
+	i->places++;
+	i->env->envs->counts.places++;
 }
 
 void instance_leave(struct instance *i)

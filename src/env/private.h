@@ -19,7 +19,6 @@
 #define ENV_IDLE_MS (10 * 60 * 1000)
 #define ENV_TICK_MS 1000           /* the autoscaler's */
 #define ENV_STEADY_MS (60 * 1000)  /* an instance that lived so long does not add to the back-off by a crash */
-#define ENV_DATA_PATH "/orwd_data"
 
 struct envs {
 	struct loop *loop;
@@ -157,12 +156,17 @@ void follow_line(struct deploy *p, const char *line);
 void follow_over(struct deploy *p);
 void deploy_log(struct deploy *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* adopt.c */
+void instance_note(const struct instance *i, struct buf *ret); /* for whoever adopts it */
+
 /* instance.c */
 char **vars_copy(const char *const *vars);
 void vars_free(char **vars); /* NULL is allowed */
 /* vars: "K=V" of an instance of one session's own, or NULL. */
 MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img,
 			      const char *const *vars, struct err *err);
+/* From a former daemon's box, which it adopts. On failure the box is nobody's. */
+MUST_CHECK int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box, bool healthy);
 void instance_end(struct instance *i, const char *reason); /* asynchronous; env_instance_ended() follows */
 void instance_dismiss(struct instance *i, const char *reason); /* the same, of one that is not wanted any more: no crash */
 void instance_drain(struct instance *i);                   /* ends when its last use is given back */

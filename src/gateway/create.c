@@ -76,13 +76,19 @@ static void on_instance(void *arg, struct instance *i, const struct err *err)
 {
 	struct session *s = arg;
 	s->wait = NULL;
-	if (err) {
+	if (err)
 		session_end(s, err->msg);
-		return;
-	}
+	else
+		session_ready(s, i, s->vars);
+}
+
+
+void session_ready(struct session *s, struct instance *i, bool placed)
+{
 	place_enter(s, i);
-	s->placed = s->vars;
+	s->placed = placed;
 	s->state = SESSION_READY;
+	table_save(s);
 	loop_timer_stop(&s->opening);
 	session_touch(s);
 	if (instance_end_reason(i)) {
@@ -138,6 +144,17 @@ static void on_open_limit(struct loop_timer *t UNUSED, void *arg)
 	session_end(s, reason);
 }
 
+void session_open(struct session *s)
+{
+	loop_timer_init(&s->opening, s->g->loop, on_open_limit, s);
+	loop_timer_start(&s->opening, s->g->settings.open_ms);
+	struct env_request rq = {
+		.want = s->vars ? ENV_OWN : ENV_VISIT, .key = s->key_id, .vars = (const char *const *)s->vars, .progress = on_progress,
+		.done = on_instance, .arg = s,
+	};
+	s->wait = env_acquire(s->g->envs, s->env, &rq);
+}
+
 static void start_session(struct create *c, struct http_req *req, json_t *overrides)
 {
 	struct err err = ERR_INIT;
@@ -157,14 +174,9 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 	}
 	struct session *s = session_new(c->g, c->caller, env);
 	s->vars = vars;
+	table_save(s);
 	open_stream(s, req, c);
-	loop_timer_init(&s->opening, s->g->loop, on_open_limit, s);
-	loop_timer_start(&s->opening, s->g->settings.open_ms);
-	struct env_request rq = {
-		.want = vars ? ENV_OWN : ENV_VISIT, .key = s->key_id, .vars = (const char *const *)vars, .progress = on_progress,
-		.done = on_instance, .arg = s,
-	};
-	s->wait = env_acquire(c->g->envs, env, &rq);
+	session_open(s);
 }
 
 /* A client whose stream broke comes again. */

@@ -143,7 +143,7 @@ void gateway_routes(struct gateway *g, struct http_router *r)
 /* -- beginning and end ---------------------------------------------------------------------------------------------- */
 
 int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct store *store, struct envs *envs,
-		const struct gateway_sandboxes *sandboxes, const struct gateway_settings *settings, struct err *err UNUSED)
+		const struct gateway_sandboxes *sandboxes, const struct gateway_settings *settings, struct err *err)
 {
 	struct gateway *g = NEW(struct gateway);
 	g->loop = l;
@@ -163,6 +163,11 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	list_init(&g->ended_list);
 	loop_timer_init(&g->sweep, l, on_sweep, g);
 	loop_timer_start(&g->sweep, 1000);
+	int r = table_open(g, err);
+	if (r < 0) {
+		gateway_free(g);
+		return r;
+	}
 	*ret = g;
 	return 0;
 }
@@ -172,6 +177,7 @@ struct gateway *gateway_free(struct gateway *g)
 	if (!g)
 		return NULL;
 	loop_timer_stop(&g->sweep);
+	slots_seal(g->records); /* as they are, for the next daemon */
 	while (!list_empty(&g->by_age))
 		session_discard(list_first(&g->by_age, struct session, age_node));
 	map_free(g->sessions);
@@ -181,6 +187,7 @@ struct gateway *gateway_free(struct gateway *g)
 		free(e);
 	}
 	map_free(g->ended);
+	slots_close(g->records);
 	free(g);
 	return NULL;
 }
@@ -197,13 +204,6 @@ void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *
 	}
 	list_foreach(&g->by_age, struct session, age_node, s)
 		session_end(s, reason);
-}
-
-struct store_environment *gateway_session_environment(void *arg, const char *sid)
-{
-	const struct session *s = map_get(((struct gateway *)arg)->sessions, sid);
-
-	return s ? s->env : NULL;
 }
 
 void gateway_counts(const struct gateway *g, struct gateway_counts *ret)

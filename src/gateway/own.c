@@ -183,6 +183,7 @@ static void on_delete_done(struct own *o)
 {
 	struct session *s = o->s;
 	s->created = s->may_exist = false;
+	table_save(s);
 	if (s->state == SESSION_ENDING) /* else the gateway itself ends */
 		s->after_delete(s);
 }

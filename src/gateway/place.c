@@ -43,6 +43,7 @@ void place_taken(struct session *s, struct instance *i)
 		own_list(s);
 	}
 	s->placed = true;
+	table_save(s);
 }
 
 bool queue_is_full(struct gateway *g, struct http_req *req, struct store_environment *env, enum env_want want)

@@ -5,6 +5,7 @@
 #include "auth/sid.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "base/slots.h"
 #include "env/env.h"
 #include "gateway/session.h"
 #include "gateway/upstream.h"
@@ -25,6 +26,8 @@ struct gateway {
 	struct list by_age;     /* struct session.age_node: oldest first */
 	struct list ended_list; /* struct ended.node: oldest first */
 	struct loop_timer sweep;
+	struct slots *records;  /* table.c; NULL = none are kept */
+	bool same_life;
 	struct gateway_counts counts;
 	bool shutting_down;
 	void (*shutdown_done)(void *arg);
@@ -34,6 +37,7 @@ struct gateway {
 struct session {
 	struct gateway *g;
 	char id[SID_LEN];
+	uint32_t slot;                      /* of its record; SLOTS_NONE = none */
 	enum session_state state;
 	const char *namespace_id;           /* of the key that opened it: the store's, as env is */
 	const char *key_id;
@@ -72,6 +76,7 @@ struct session {
 struct ended {
 	struct list node;
 	char id[SID_LEN];
+	uint32_t slot; /* of its record; SLOTS_NONE = none */
 	char *namespace_id;
 	char *reason;
 	uint64_t until_ms;
@@ -86,6 +91,10 @@ struct removal {
 
 /* session.c */
 struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env);
+/* One of a former daemon, OPENING, with its record; whoever calls it says how it goes on. */
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, const char *key_id,
+				struct store_environment *env);
+struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason);
 struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */
 /* The caller's own session by X-Session-ID, or an answered request and NULL: 400, 401, 404, 410. */
 struct session *session_of_request(struct gateway *g, struct http_req *req, const struct auth_caller **ret_caller);
@@ -107,8 +116,18 @@ void session_discard(struct session *s); /* the gateway ends: gives everything b
 MUST_CHECK int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, const struct store_environment *of,
 			      struct err *err);
 void overrides_free(char **vars); /* NULL is allowed */
+/* table.c: all harmless where no records are kept */
+MUST_CHECK int table_open(struct gateway *g, struct err *err);
+uint32_t table_take(struct gateway *g);
+void table_add(const struct session *s);
+void table_save(const struct session *s); /* after a change of state, instance, created, may_exist */
+void table_key(const struct session *s, const unsigned char hash[AUTH_HASH_LEN], enum store_role role);
+void table_call(const struct session *s, int64_t length, bool open);
+void table_ended(struct session *s, struct ended *e); /* the session's record becomes e's */
 
 /* create.c */
+void session_open(struct session *s);                       /* waits for an instance */
+void session_ready(struct session *s, struct instance *i, bool placed); /* i is used for it */
 struct create;
 void create_forget_stream(struct session *s); /* harmless without one */
 void create_session_handler(struct http_req *req, void *gateway);

@@ -118,6 +118,8 @@ static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 	list_remove(&p->session_node);
 	list_remove(&p->queue_node);
 	note_lost_call(p, complete);
+	if (p->kind == PROXY_CALL)
+		table_call(p->s, p->body_length, false);
 	pass_turn(p);
 	if (p->instance)
 		instance_release(p->instance);
@@ -196,7 +198,7 @@ static int64_t length_of_head(const struct http_header *h, size_t n)
 static void note_status(struct proxy *p, int status)
 {
 	struct session *s = p->s;
-	if (status < 200 || status >= 300)
+	if (status < 200 || status >= 300 || p->kind == PROXY_PLAIN || p->kind == PROXY_CALL)
 		return;
 	if (p->kind == PROXY_CREATE) {
 		s->created = true;
@@ -204,6 +206,7 @@ static void note_status(struct proxy *p, int status)
 	} else if (p->kind == PROXY_DELETE && !s->creating) {
 		s->may_exist = false;
 	}
+	table_save(s);
 }
 
 static void on_head(struct http_client *c UNUSED, int status, const struct http_header *h, size_t n, int64_t body_length, void *arg)
@@ -359,6 +362,10 @@ static int start_exchange(struct proxy *p, struct err *err)
 		p->s->may_exist = true;
 	if (p->kind == PROXY_DELETE)
 		p->s->created = false;
+	if (p->kind == PROXY_CREATE || p->kind == PROXY_DELETE)
+		table_save(p->s);
+	if (p->kind == PROXY_CALL)
+		table_call(p->s, p->body_length, true);
 	return http_client_start(p->up, http_req_method(p->req), target, headers, n, p->body_length, &events, p, err);
 }
 

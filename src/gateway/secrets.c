@@ -48,13 +48,22 @@ static char *encode(json_t *secrets)
 	return buf_steal(&out, NULL);
 }
 
+static void make_key(struct session *s, const struct auth_caller *caller)
+{
+	unsigned char hash[AUTH_HASH_LEN];
+	enum store_role role;
+	auth_session_key_make(s->g->auth, caller, s->id, s->key);
+	if (auth_session_key_hash(s->g->auth, s->id, hash, &role))
+		table_key(s, hash, role);
+}
+
 char *secrets_for_instance(struct session *s, const struct auth_caller *caller, const char *header)
 {
 	auto_json secrets = NULL;
 	if (str_empty(header) || decode(&secrets, header) < 0)
 		return NULL;
 	if (!*s->key) /* once: a second one would make the first invalid, which a server may have from a /create before */
-		auth_session_key_make(s->g->auth, caller, s->id, s->key);
+		make_key(s, caller);
 	bool any = false;
 	const char *name;
 	json_t *secret;

@@ -95,6 +95,7 @@ static void ended_free(struct gateway *g, struct ended *e)
 {
 	map_del(g->ended, e->id);
 	list_remove(&e->node);
+	slots_give(g->records, e->slot);
 	free(e->namespace_id);
 	free(e->reason);
 	free(e);
@@ -121,13 +122,15 @@ void on_sweep(struct loop_timer *t, void *arg)
 
 /* -- life -------------------------------------------------------------------------------------------------------- */
 
-struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env)
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, const char *key_id,
+				struct store_environment *env)
 {
 	struct session *s = NEW(struct session);
 	s->g = g;
+	s->slot = slot;
 	s->env = env;
-	s->namespace_id = caller->ns->id;
-	s->key_id = caller->key_id;
+	s->namespace_id = namespace_id;
+	s->key_id = key_id;
 	s->opened_ms = loop_now_ms(g->loop);
 	s->refs = 1;
 	list_init(&s->create_queue);
@@ -136,10 +139,21 @@ struct session *session_new(struct gateway *g, const struct auth_caller *caller,
 	list_init(&s->owns);
 	list_init(&s->use_node);
 	list_init(&s->age_node);
-	sid_make(s->id, &(struct sid_route){ .kind = SID_SESSION });
+	memcpy(s->id, id, SID_LEN);
 	map_put(g->sessions, s->id, s);
 	list_push_back(&g->by_age, &s->age_node);
 	session_touch(s);
+	return s;
+}
+
+struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env)
+{
+	uint32_t slot = table_take(g);
+	char id[SID_LEN];
+	struct session *s;
+	sid_make(id, &(struct sid_route){ .kind = SID_SESSION, .slot = slot == SLOTS_NONE ? 0 : slot });
+	s = session_restore(g, id, slot, caller->ns->id, caller->key_id, env);
+	table_add(s);
 	g->counts.sessions_total++;
 	return s;
 }
@@ -149,16 +163,17 @@ struct session *session_find(struct gateway *g, const char *id)
 	return map_get(g->sessions, id);
 }
 
-static void remember(struct session *s)
+struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason)
 {
-	struct gateway *g = s->g;
 	struct ended *e = NEW(struct ended);
-	memcpy(e->id, s->id, SID_LEN);
-	e->namespace_id = xstrdup(s->namespace_id);
-	e->reason = xstrdup(s->end_reason);
+	memcpy(e->id, id, SID_LEN);
+	e->slot = SLOTS_NONE;
+	e->namespace_id = xstrdup(namespace_id);
+	e->reason = xstrdup(reason);
 	e->until_ms = loop_now_ms(g->loop) + g->settings.remember_ms;
 	map_put(g->ended, e->id, e);
 	list_push_back(&g->ended_list, &e->node);
+	return e;
 }
 
 static void answer_removals(struct session *s)
@@ -192,8 +207,7 @@ static void leave_instance(struct session *s)
 
 static void drop_key(struct session *s)
 {
-	if (*s->key)
-		auth_session_key_drop(s->g->auth, s->id);
+	auth_session_key_drop(s->g->auth, s->id); /* also one of a former daemon, whose text is not known here */
 	explicit_bzero(s->key, sizeof(s->key));
 }
 
@@ -209,7 +223,7 @@ static void session_close(void *arg)
 	proxies_abort(s);
 	leave_instance(s);
 	s->state = SESSION_CLOSED;
-	remember(s);
+	table_ended(s, ended_add(g, s->id, s->namespace_id, s->end_reason));
 	map_del(g->sessions, s->id);
 	list_remove(&s->age_node);
 	list_remove(&s->use_node);
@@ -239,6 +253,7 @@ static void enter_ending(struct session *s, const char *reason)
 	s->end_reason = xstrdup(reason);
 	stop_opening(s, reason);
 	s->state = SESSION_ENDING;
+	table_save(s);
 	list_remove(&s->use_node);
 	proxies_refuse_queued(s);
 }

@@ -30,7 +30,6 @@
 struct auth;
 struct envs;
 struct store;
-struct store_environment;
 struct sandboxes; /* api/sandbox.h: through the interface below, since it lies above */
 struct gateway;
 
@@ -54,6 +53,8 @@ struct gateway_settings {
 	size_t idle_upstreams_max;  /* kept connections per instance; 64 */
 	uint64_t upstream_idle_ms;  /* the instance's own server closes after 60 s; 30,000 */
 	struct http_limits http;    /* for connections to instances */
+	const char *state_dir;      /* for the file of sessions; NULL = they end with the daemon */
+	const char *life;           /* of the instances: records of another are of sessions that are lost */
 };
 
 /* What the gateway needs of the sandboxes that sessions own. All members are set. */
@@ -71,6 +72,9 @@ MUST_CHECK int gateway_new(struct gateway **ret, struct loop *l, struct auth *au
 /* After the HTTP server (its requests look at sessions) and before the environments. Open sessions are dropped. */
 struct gateway *gateway_free(struct gateway *g);
 
+/* Sessions of a former daemon, after the environments have taken over its instances: see table.c. Before anybody is served. */
+void gateway_take_over(struct gateway *g);
+
 /* Registers /create_session, /ping, /delete, /delete_session and the pass-through fallback. */
 void gateway_routes(struct gateway *g, struct http_router *r);
 /* Passes a request of a session through to its instance, as the fallback does: for routes that others registered but that
@@ -80,9 +84,6 @@ void gateway_pass(struct http_req *req, void *arg);
 /* Ends every session (with teardown); done when the last is closed. New ones are refused with 503 from the call on. */
 void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *arg), void *arg);
 
-/* The environment that an open session talks to, NULL = there is no such session. arg is the gateway. */
-struct store_environment *gateway_session_environment(void *arg, const char *sid);
-
 struct gateway_counts {
 	size_t open, opening;
 	uint64_t refused_total; /* with 429: the queue, or sessions_max */
@@ -90,5 +91,6 @@ struct gateway_counts {
 	/* Calls that look like a repeat: a /call of the same length, in the same session, within 30 s of one whose connection
 	 * broke before the client had a byte of its answer. Bodies are not parsed, so it is an estimate. */
 	uint64_t resent_calls_total;
+	uint64_t adopted_total; /* of a former daemon */
 };
 void gateway_counts(const struct gateway *g, struct gateway_counts *ret);

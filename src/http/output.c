@@ -21,9 +21,20 @@ void conn_queue(struct http_conn *c, const void *p, size_t len)
 		c->failed = true; /* cannot be: out has no maximum */
 }
 
+void conn_mark(const struct http_conn *c)
+{
+	struct http_req *r = c->req;
+
+	if (!r || !r->mark || c->sent < r->mark_at)
+		return;
+	__atomic_fetch_or(r->mark, r->mark_bits, __ATOMIC_RELAXED);
+	r->mark = NULL;
+}
+
 static void note_sent(struct http_conn *c, size_t n)
 {
 	c->sent += n;
+	conn_mark(c);
 	c->server->stats.bytes_out += n;
 	c->write_ms = loop_now_ms(c->server->loop);
 }

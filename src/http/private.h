@@ -56,6 +56,7 @@ enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_CLOSED };
 
 struct http_fate {
 	struct list node;
+	const struct http_conn *conn;
 	uint64_t offset; /* from the start of the connection */
 	http_fate_fn *fn;
 	void *arg;
@@ -129,6 +130,9 @@ struct http_req {
 	enum reply_framing framing;
 	uint64_t reply_left; /* FRAME_LENGTH: bytes still to come */
 	uint64_t base;       /* offset of the answer in the connection's output */
+	uint64_t mark_at;    /* of the connection's output: http_reply_mark() */
+	uint32_t *mark;      /* NULL = none */
+	uint32_t mark_bits;
 	struct buf extra;    /* headers from http_reply_header() */
 	bool close_after;    /* the connection cannot be kept */
 	bool aborted;
@@ -155,6 +159,7 @@ void conn_queue(struct http_conn *c, const void *p, size_t len);
 void conn_queue_big(struct http_conn *c, const void *p, size_t len); /* may send at once */
 void conn_flush(struct http_conn *c);
 uint64_t conn_offset(const struct http_conn *c); /* bytes queued since the start of the connection */
+void conn_mark(const struct http_conn *c); /* what its request is to mark, if it is due */
 bool conn_acked(const struct http_conn *c, uint64_t offset);
 uint64_t conn_kernel_acked(int fd); /* tcpi_bytes_acked; 0 where there is none */
 

@@ -303,9 +303,22 @@ struct http_fate *http_reply_fate(struct http_req *r, uint64_t offset, http_fate
 {
 	struct http_fate *f = NEW(struct http_fate);
 
-	*f = (struct http_fate){ .offset = r->base + offset, .fn = fn, .arg = arg };
+	*f = (struct http_fate){ .conn = r->conn, .offset = r->base + offset, .fn = fn, .arg = arg };
 	list_push_back(&r->conn->fates, &f->node);
 	return f;
+}
+
+void http_reply_mark(struct http_req *r, uint64_t offset, uint32_t *word, uint32_t bits)
+{
+	r->mark_at = r->base + offset;
+	r->mark = word;
+	r->mark_bits = bits;
+	conn_mark(r->conn);
+}
+
+bool http_fate_acked(const struct http_fate *f)
+{
+	return conn_acked(f->conn, f->offset);
 }
 
 void http_fate_cancel(struct http_fate *f)

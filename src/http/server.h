@@ -126,6 +126,9 @@ void http_req_abort(struct http_req *r); /* closes the connection without an end
  * which after a complete answer comes as soon as the kernel has it: its acknowledgement is then still on its way. */
 uint64_t http_reply_offset(const struct http_req *r);
 bool http_reply_acked(const struct http_req *r, uint64_t offset);
+/* Sets bits in *word the moment that the kernel has the answer up to offset, for whoever must know it after this process was
+ * killed. One at a time for a request; word lasts as long as the request. */
+void http_reply_mark(struct http_req *r, uint64_t offset, uint32_t *word, uint32_t bits);
 
 /* In on_close, for an answer whose last bytes may still be on their way although it was complete: what becomes of them.
  * fn runs once, from the loop: acked = the peer asked for more on the same connection, or its TCP had taken the answer up
@@ -133,4 +136,5 @@ bool http_reply_acked(const struct http_req *r, uint64_t offset);
 struct http_fate;
 typedef void http_fate_fn(void *arg, bool acked);
 struct http_fate *http_reply_fate(struct http_req *r, uint64_t offset, http_fate_fn *fn, void *arg);
+bool http_fate_acked(const struct http_fate *f); /* as it stands now */
 void http_fate_cancel(struct http_fate *f); /* fn will not run; NULL is allowed */

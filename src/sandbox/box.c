@@ -25,6 +25,7 @@ static void box_release(void *arg)
 	env_free(b->env);
 	free(b->hosts_extra);
 	free(b->end_reason);
+	free(b->note);
 	free(b);
 }
 
@@ -32,6 +33,8 @@ static void box_close(struct box *b)
 {
 	b->state = BOX_GONE;
 	loop_timer_stop(&b->orphan);
+	if (b->taking)
+		takeover_box_gone(b);
 	if (map_get(b->local->boxes, b->id) == b)
 		map_del(b->local->boxes, b->id);
 	b->init = chan_free(b->init);
@@ -42,6 +45,13 @@ static void box_free(struct box *b)
 	chan_forget(link_chan(b->local->link), b);
 	if (!b->deferred) /* else end_deferred() does it */
 		loop_release(b->local->loop, box_release, b);
+}
+
+void box_leave(struct box *b)
+{
+	b->state = BOX_GONE;
+	loop_timer_stop(&b->orphan);
+	b->init = chan_free(b->init);
 }
 
 void box_forget(struct box *b)
@@ -71,7 +81,7 @@ void box_end(struct box *b, const char *reason)
 
 	if (b->state == BOX_GONE)
 		return;
-	err_set(&err, -EIDRM, "the sandbox has ended (%s)", why);
+	err_set(&err, -EIDRM, "the sandbox has ended (%s)", str_eq(why, "host") ? "by a fault of the host, outcome infra" : why);
 	b->state = BOX_GONE;
 	if (init)
 		chan_fail_all(init, &err);
@@ -119,11 +129,13 @@ static void on_ended(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED
 }
 
 /* Asks the spawner to end it. The first reason stays. */
-static void ask_end(struct box *b, const char *reason)
+void ask_end(struct box *b, const char *reason)
 {
 	struct chan *c = link_chan(b->local->link);
 	struct wire_out *o;
 
+	if (b->state == BOX_GONE)
+		return;
 	if (!b->end_reason)
 		b->end_reason = xstrdup(reason);
 	b->state = BOX_ENDING;
@@ -222,7 +234,7 @@ static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds U
 	created(b->arg, &b->base, NULL);
 }
 
-static int configure(struct box *b, struct err *err)
+int box_configure(struct box *b, chan_answer_fn *done, struct err *err)
 {
 	struct wire_out *o = chan_begin(b->init, WIRE_CONFIG, true);
 	auto_free char *hosts = xasprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t%s\n%s",
@@ -232,12 +244,19 @@ static int configure(struct box *b, struct err *err)
 	wire_put_str(o, WIRE_T_HOSTS, hosts);
 	wire_put_str(o, WIRE_T_RESOLV, "nameserver " NAMESERVER "\noptions timeout:5 attempts:2\n");
 	wire_put_str(o, WIRE_T_DIR, str_empty(b->image->workdir) ? "/" : b->image->workdir);
-	return chan_send(b->init, o, NULL, 0, on_configured, b, err);
+	return chan_send(b->init, o, NULL, 0, done, b, err);
+}
+
+int box_connect(struct box *b, int fd, struct err *err)
+{
+	static const struct chan_events events = { .event = on_init_event, .lost = on_init_lost };
+
+	b->state = BOX_CONFIGURING;
+	return chan_new(&b->init, b->local->loop, fd, INIT_TIMEOUT_MS, &events, b, err);
 }
 
 static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
-	static const struct chan_events events = { .event = on_init_event, .lost = on_init_lost };
 	struct box *b = arg;
 	struct err e = ERR_INIT;
 	int r;
@@ -252,13 +271,12 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 	}
 	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */
 	r = n_fds < 1 ? err_set(&e, -EPROTO, "the sandbox came without its socket") : 0;
-	b->state = BOX_CONFIGURING;
 	b->local->counts.warm_total += wire_get_u64(in, WIRE_T_WARM, 0) != 0;
 	b->local->counts.spares = (size_t)wire_get_u64(in, WIRE_T_SPARES, 0);
 	if (r == 0)
-		r = chan_new(&b->init, b->local->loop, fd_steal(&fds[0]), INIT_TIMEOUT_MS, &events, b, &e);
+		r = box_connect(b, fd_steal(&fds[0]), &e);
 	if (r == 0)
-		r = configure(b, &e);
+		r = box_configure(b, on_configured, &e);
 	if (r < 0)
 		give_up(b, &e);
 }
@@ -291,10 +309,6 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan 
 		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
 		.disk_bytes = e->settings.disk_bytes, .memory_upper = e->settings.memory_upper && !spec->instance,
-		.bucket = {
-			.id = spec->bucket.id, .dir = spec->bucket.dir, .target = spec->bucket.target, .user = spec->image->user,
-			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,
-		},
 	};
 	for (size_t i = 0; i < p->n_layers; i++)
 		p->layers[i] = spec->image->layers[i];
@@ -302,23 +316,34 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan 
 	return plan_check(p, err);
 }
 
-static struct box *box_new(struct local *e, const struct engine_spec *spec)
+struct box *box_new(struct local *e, const char *id, struct image *img)
 {
 	struct box *b = NEW(struct box);
-	size_t len = strlen(spec->id);
 
 	b->base = (struct engine_box){ .engine = &e->base, .id = b->id };
 	b->local = e;
-	snprintf(b->id, sizeof(b->id), "%s", spec->id);
-	/* The end of an id is random, its beginning counts up. */
-	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
-	b->image = image_ref(spec->image);
-	b->hosts_extra = xstrdup(spec->hosts_extra);
-	b->lease_ms = spec->lease_ms;
+	snprintf(b->id, sizeof(b->id), "%s", id);
+	b->image = image_ref(img);
 	b->renewed_ms = loop_now_ms(e->loop);
 	list_init(&b->execs);
 	list_init(&b->waiters);
 	loop_timer_init(&b->orphan, e->loop, on_orphan, b);
+	return b;
+}
+
+static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
+{
+	struct box *b = box_new(e, spec->id, spec->image);
+	size_t len = strlen(spec->id);
+
+	/* The end of an id is random, its beginning counts up. */
+	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
+	b->hosts_extra = xstrdup(spec->hosts_extra);
+	b->instance = spec->instance;
+	b->lease_ms = spec->lease_ms;
+	b->hard_ms = spec->hard_ms;
+	b->note = spec->note ? xmemdup(spec->note, spec->note_len) : NULL;
+	b->note_len = spec->note ? spec->note_len : 0;
 	return b;
 }
 
@@ -328,6 +353,7 @@ static int make(struct box *b, const struct engine_spec *spec, struct err *err)
 	struct chan *c = link_chan(e->link);
 	struct wire_out *o;
 	struct plan p;
+	bool noted;
 	int r;
 
 	if (map_get(e->boxes, b->id))
@@ -342,15 +368,19 @@ static int make(struct box *b, const struct engine_spec *spec, struct err *err)
 	b->asked_us = time_now_us();
 	o = chan_begin(c, WIRE_MAKE, true);
 	plan_encode(&p, o);
+	noted = note_put(b, o);
 	r = chan_send(c, o, NULL, 0, on_made, b, err);
-	if (r == 0)
-		map_put(e->boxes, b->id, b);
-	return r;
+	if (r < 0)
+		return r;
+	map_put(e->boxes, b->id, b);
+	if (!noted)
+		note_send(b);
+	return 0;
 }
 
 void local_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg)
 {
-	struct box *b = box_new((struct local *)e, spec);
+	struct box *b = box_of_spec((struct local *)e, spec);
 
 	b->created = done;
 	b->on_end = on_end;

@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/list.h"
 #include "base/mem.h"
+#include "base/random.h"
 #include "base/str.h"
 
 #define MESSAGES_PER_TURN 64 /* others get a turn then */
@@ -273,7 +274,9 @@ int chan_new(struct chan **ret, struct loop *l, int fd, uint64_t timeout_ms, con
 
 	/* Where the system's limit is lower the largest messages are refused, each with its own error. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
-	*c = (struct chan){ .loop = l, .fd = fd, .timeout_ms = timeout_ms, .next = 1, .ev = ev, .arg = arg };
+	*c = (struct chan){ .loop = l, .fd = fd, .timeout_ms = timeout_ms, .ev = ev, .arg = arg };
+	/* The socket may have been another process': what it was answered and did not read must not be taken for our own. */
+	c->next = random_u64() >> 1 | 1;
 	list_init(&c->pending);
 	list_init(&c->queue);
 	loop_timer_init(&c->deadline, l, on_deadline, c);

@@ -37,7 +37,8 @@ static struct box *exec_box(const struct exec *x)
 static void exec_free(struct exec *x)
 {
 	list_remove(&x->node);
-	loop_release(x->loop, exec_release_memory, x);
+	if (!x->delivering) /* else deliver_left() does it */
+		loop_release(x->loop, exec_release_memory, x);
 }
 
 static void acknowledge(const struct exec *x)
@@ -66,9 +67,14 @@ static void exec_over(struct exec *x, const struct engine_exec_result *res, cons
 	if (x->released) {
 		acknowledge(x);
 		exec_free(x);
-		return;
+	} else if (x->left) {
+		if (res)
+			x->res = *res;
+		else
+			err_copy(&x->err, err);
+	} else {
+		x->done(x->arg, &x->base, res, err);
 	}
-	x->done(x->arg, &x->base, res, err);
 }
 
 void local_exec_release(struct engine_exec *base)
@@ -189,6 +195,69 @@ ssize_t local_exec_read(struct engine_exec *base, uint64_t offset, void *p, size
 	return n < 0 ? -errno : n;
 }
 
+/* -- of a former daemon ------------------------------------------------------------------------------------------------------- */
+
+void exec_left(struct box *b, const struct wire_in *in)
+{
+	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
+	uint64_t now = loop_now_ms(b->local->loop), age = wire_get_u64(in, WIRE_T_AGE_MS, 0);
+	struct exec *x;
+	size_t len = 0;
+	const void *label = wire_get(in, WIRE_T_LABEL, 0, &len);
+
+	if (!id)
+		return;
+	x = NEW(struct exec);
+	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(id), .state = EXEC_RUNNING, .spool = -1, .left = true };
+	x->base = (struct engine_exec){ .box = &b->base, .id = x->id };
+	x->started_ms = now - MIN(age, now);
+	if (label && len <= sizeof(x->label)) {
+		memcpy(x->label, label, len);
+		x->label_len = len;
+	}
+	list_push_back(&b->execs, &x->node);
+	b->local->counts.execs++;
+}
+
+void local_left(struct engine_box *base, engine_left_fn *fn, void *arg)
+{
+	struct box *b = (struct box *)base;
+	uint64_t now = loop_now_ms(b->local->loop);
+
+	list_foreach(&b->execs, struct exec, node, x) {
+		struct engine_left l = { .label = x->label, .label_len = x->label_len, .age_ms = now - x->started_ms };
+
+		if (x->left)
+			fn(arg, &x->base, &l);
+	}
+}
+
+static void deliver_left(void *arg)
+{
+	struct exec *x = arg;
+
+	x->delivering = false;
+	if (x->released)
+		exec_release_memory(x);
+	else if (x->err.code)
+		x->done(x->arg, &x->base, NULL, &x->err);
+	else
+		x->done(x->arg, &x->base, &x->res, NULL);
+}
+
+void local_claim(struct engine_exec *base, engine_exec_fn *done, void *arg)
+{
+	struct exec *x = (struct exec *)base;
+
+	x->done = done;
+	x->arg = arg;
+	x->left = false;
+	if (x->state != EXEC_DONE)
+		return;
+	x->delivering = true;
+	loop_defer(x->loop, deliver_left, x);
+}
+
 /* -- starting ---------------------------------------------------------------------------------------------------------------- */
 
 static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
@@ -248,6 +317,8 @@ static struct wire_out *encode(struct box *b, struct chan *c, const struct engin
 				      (spec->main ? WIRE_RUN_MAIN : 0u) | stream_flags(spec));
 	wire_put_u64(o, WIRE_T_ROWS, spec->rows);
 	wire_put_u64(o, WIRE_T_COLS, spec->cols);
+	if (spec->label && spec->label_len <= WIRE_LABEL_MAX)
+		wire_put(o, WIRE_T_LABEL, spec->label, spec->label_len);
 	return o;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -20,6 +21,8 @@
 struct welcome { /* the answer to HELLO: descriptors are owned */
 	int fds[FD_PASS_MAX];
 	size_t n_fds;
+	char boot[40];
+	bool kept;
 };
 
 struct shutdown {
@@ -96,15 +99,17 @@ static int send_hello(int fd, struct err *err)
 	return r < 0 ? err_sys_code(err, r, "greet the spawner") : 0;
 }
 
-static int check_welcome(const struct wire_in *in, const struct welcome *w, struct err *err)
+static int check_welcome(const struct wire_in *in, struct welcome *w, struct err *err)
 {
-	const char *text = wire_get_str(in, WIRE_T_TEXT, 0);
+	const char *text = wire_get_str(in, WIRE_T_TEXT, 0), *boot = wire_get_str(in, WIRE_T_BOOT, 0);
 
 	if (in->type == WIRE_FAILED)
 		return err_set(err, -EPROTO, "the spawner refused: %s", text ? text : "it gives no reason");
 	if (in->type != WIRE_WELCOME || w->n_fds < 1)
 		return err_set(err, -EPROTO, "the spawner answered %s with %zu descriptors, expected WELCOME with the channel to egress",
 			       wire_type_name(in->type), w->n_fds);
+	snprintf(w->boot, sizeof(w->boot), "%s", boot ? boot : "");
+	w->kept = wire_get_u64(in, WIRE_T_FLAGS, 0) & WIRE_WELCOME_KEPT;
 	return 0;
 }
 
@@ -211,6 +216,8 @@ static int connect_now(struct link *k, bool first, struct err *err)
 		r = chan_new(&k->chan, k->loop, fd_steal(&fd), REQUEST_TIMEOUT_MS, &events, k, err);
 	if (r < 0)
 		return r;
+	memcpy(k->boot, w.boot, sizeof(k->boot));
+	k->kept = w.kept;
 	/* Later ones are the same sockets, or new ones that nobody was told of. */
 	return take_egress(k, first ? keep_listeners(k, &w) : fd_steal(&w.fds[w.n_fds - 1]), err);
 }
@@ -296,6 +303,16 @@ size_t link_take_listeners(struct link *k, int *ret, size_t max)
 		fd_close(k->listeners[i]);
 	k->n_listeners = 0;
 	return n;
+}
+
+const char *link_boot(const struct link *k)
+{
+	return k->boot;
+}
+
+bool link_is_kept(const struct link *k)
+{
+	return k->kept;
 }
 
 struct chan *link_chan(struct link *k)

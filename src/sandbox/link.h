@@ -43,6 +43,12 @@ void link_set_platform(struct link *k, const struct link_platform *p);         /
  * many of max were written to ret. */
 size_t link_take_listeners(struct link *k, int *ret, size_t max);
 
+/* Of the spawner's life: another one is another set of sandboxes. "" from one that does not say. Changes when the link comes
+ * up again. */
+const char *link_boot(const struct link *k);
+/* The spawner is a service of its own: it stays when a daemon ends. */
+bool link_is_kept(const struct link *k);
+
 /* For requests; NULL while the spawner is away. Valid until the next turn of the loop. */
 struct chan *link_chan(struct link *k);
 

@@ -20,6 +20,8 @@ struct link {
 	struct image_jobs jobs; /* container_of gives the link */
 	struct list running;    /* struct job */
 	uint64_t next_job;
+	char boot[40];          /* of the last WELCOME */
+	bool kept;
 	bool ending;            /* a shutdown was asked for: a lost connection is its success */
 	struct shutdown *shutdown;
 };

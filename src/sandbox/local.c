@@ -30,6 +30,10 @@ static const struct engine_ops local_ops = {
 	.exec_resize = local_exec_resize,
 	.exec_signal = local_exec_signal,
 	.usage = local_usage,
+	.adopt = local_adopt,
+	.left = local_left,
+	.claim = local_claim,
+	.note = local_note,
 	.connect = local_connect,
 	.open = local_open,
 	.commit = local_commit,
@@ -123,6 +127,15 @@ int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct
 	return 0;
 }
 
+void local_engine_leave(struct engine *base)
+{
+	struct local *e = (struct local *)base;
+	struct map_iter it = { 0 };
+
+	while (e && map_next(e->boxes, &it))
+		box_leave(it.value);
+}
+
 struct engine *local_engine_free(struct engine *base)
 {
 	struct local *e = (struct local *)base;
@@ -132,6 +145,7 @@ struct engine *local_engine_free(struct engine *base)
 		return NULL;
 	link_set_events(e->link, NULL, e);
 	chan_forget(link_chan(e->link), e);
+	takeover_free(e->takeover);
 	while (map_next(e->boxes, &it))
 		box_forget(it.value);
 	map_free(e->boxes);

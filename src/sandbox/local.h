@@ -34,9 +34,22 @@ struct local_settings {
 					      --mount for each */
 };
 
-/* Everything is borrowed for the life of the engine. Ends whatever boxes the spawner still has of a former daemon. */
+/* Everything is borrowed for the life of the engine. */
 MUST_CHECK int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct images *images,
 				const struct local_settings *settings, struct err *err);
+/* Whose a former daemon's boxes are now. Each looks at the note that its predecessor left with box->id, takes the box with
+ * engine_ops.adopt and left, and returns true; false = it is not wanted, and ended. Members may be NULL. */
+struct local_heirs {
+	bool (*instance)(void *arg, struct engine_box *box, const void *note, size_t len);
+	bool (*sandbox)(void *arg, struct engine_box *box, const void *note, size_t len);
+	void *instances, *sandboxes; /* their args */
+};
+typedef void local_taken_fn(void *arg, size_t n_taken);
+/* Takes over what the spawner has of a former daemon; done, once, when each box has its heir or is being ended: after 10 s at
+ * the latest. Once, before anybody is served. */
+void local_engine_take_over(struct engine *e, const struct local_heirs *heirs, local_taken_fn *done, void *arg);
+/* The daemon ends and its boxes are to live: nothing is told to any of them from now on. Before what holds them is freed. */
+void local_engine_leave(struct engine *e);
 /* Forgets its boxes without a callback: whoever wants them dead ends the spawner, or waits for their leases. */
 struct engine *local_engine_free(struct engine *e); /* NULL is allowed; returns NULL */
 

@@ -16,6 +16,7 @@ struct local {
 	struct plan_mount mounts[PLAN_MOUNTS_MAX];
 	size_t n_mounts;
 	struct map *boxes; /* by id */
+	struct takeover *takeover; /* under way; NULL = none */
 	struct local_counts counts;
 };
 
@@ -42,6 +43,12 @@ struct box {
 	char *end_reason;    /* of the first who asked */
 	bool deferred;       /* end_deferred() will run */
 	bool main_over;      /* a main run ended: the box ends by itself */
+	bool instance;       /* for the note, as what follows */
+	uint64_t hard_ms;
+	void *note;          /* the holder's; NULL = none */
+	size_t note_len;
+	bool taking;         /* counted by the take-over */
+	bool left;           /* of a former daemon, and not adopted yet */
 	struct loop_timer orphan; /* init is lost and the spawner says nothing */
 	struct err err;      /* why it could not be made */
 };
@@ -64,10 +71,16 @@ struct exec {
 	void *arg;
 	bool released, main;
 	void (*more)(void *arg); /* NULL = it does not fetch */
+	bool delivering;         /* deliver_left() will run */
+	bool left;               /* of a former daemon: res or err hold its end until it is claimed */
+	unsigned char label[WIRE_LABEL_MAX];
+	size_t label_len;
+	uint64_t started_ms;     /* CLOCK_MONOTONIC */
+	struct engine_exec_result res;
 	char *output;            /* n_output bytes, or NULL and spool */
 	size_t n_output;
 	int spool;
-	struct err err;          /* it could not be started */
+	struct err err;          /* it could not be started; or, with left, how it failed */
 };
 
 /* box.c */
@@ -75,10 +88,30 @@ void local_create(struct engine *e, const struct engine_spec *spec, engine_creat
 void local_destroy(struct engine_box *b, const char *reason, engine_done_fn *done, void *arg);
 void local_renew(struct engine_box *b);
 void box_end(struct box *b, const char *reason); /* it is gone: from the loop only */
+void box_leave(struct box *b);                   /* it lives on, without us */
 void box_forget(struct box *b);                  /* no callback */
 /* The channel of a READY box, or NULL with -EIDRM. */
 struct chan *box_chan(struct box *b, struct err *err);
 void local_reconcile(struct local *e); /* ends boxes that the spawner has and we do not know */
+struct box *box_new(struct local *e, const char *id, struct image *img);
+void ask_end(struct box *b, const char *reason);
+/* Makes a READY one of a CONFIGURING one: done is the answer to CONFIG. */
+MUST_CHECK int box_configure(struct box *b, chan_answer_fn *done, struct err *err);
+/* Takes ownership of fd: init's socket. */
+MUST_CHECK int box_connect(struct box *b, int fd, struct err *err);
+
+/* note.c */
+void local_note(struct engine_box *b, const void *note, size_t len);
+/* Into o, as field NOTE; where it is too large for that, false: note_send() after MAKE. */
+bool note_put(const struct box *b, struct wire_out *o);
+void note_send(const struct box *b);
+/* The box that a note tells of, MAKING still. -EINVAL: not a note of ours. */
+MUST_CHECK int note_read(struct local *e, const char *id, const void *note, size_t len, struct box **ret, struct err *err);
+
+/* takeover.c */
+void local_adopt(struct engine_box *b, engine_end_fn *on_end, void *arg);
+void takeover_box_gone(struct box *b); /* while b->taking */
+void takeover_free(struct takeover *t);
 
 /* env.c */
 /* Merges lists of "K=V" (each may be NULL), later ones over earlier ones. The caller frees with env_free. */
@@ -91,6 +124,9 @@ int local_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine
 ssize_t local_exec_read(struct engine_exec *x, uint64_t offset, void *p, size_t cap);
 void local_exec_kill(struct engine_exec *x, int signo);
 void local_exec_release(struct engine_exec *x);
+void exec_left(struct box *b, const struct wire_in *in); /* an ITEM of RUNS */
+void local_left(struct engine_box *b, engine_left_fn *fn, void *arg);
+void local_claim(struct engine_exec *x, engine_exec_fn *done, void *arg);
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */
 void execs_fail(struct box *b, const struct err *err); /* all that are not over */
 void execs_orphan(struct box *b);                      /* the box is gone; results stay readable */

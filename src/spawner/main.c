@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/notify.h"
 #include "base/random.h"
 #include "base/time.h"
 #include "spawner/spawner.h"
@@ -101,6 +102,8 @@ static int start(struct spawner *sp, struct err *err)
 
 static void tell_ready(const struct spawner *sp)
 {
+	if (sp->opt.keep)
+		notify("READY=1"); /* else the daemon's service is ready when the daemon says so */
 	if (sp->opt.ready_fd < 0)
 		return;
 	(void)!write(sp->opt.ready_fd, "ready\n", 6);

@@ -1,4 +1,5 @@
-"""kill -9 of each program of the platform: what goes on, what is told, and that the next start leaves nothing behind."""
+"""kill -9 of each program of the platform but the daemon (test_restart.py): what goes on, what is told, and that the next start
+leaves nothing behind."""
 import contextlib
 import glob
 import os
@@ -85,18 +86,6 @@ def test_egress_comes_back(own):
             kill(egress(own))
             assert s.run("echo runs").output == "runs"
             wait_until(lambda: s.run(HEALTH + " 2>/dev/null").output == "200", 20, "network after egress was killed")
-
-
-def test_daemon_is_killed_and_starts_again(own):
-    with own.client() as client:
-        old = [busy(client) for _ in range(3)]
-        kill_daemon(own)
-    own.start()
-    wait_until(lambda: nothing_runs(own), 15, "the end of what ran before")
-    status, _, _ = own.request("POST", "/run", b'{"cmd": "true"}', headers={"X-Session-ID": old[0].sid})
-    assert status in (404, 410)
-    with own.client() as client, client.sandbox(settings()) as s:
-        assert s.run("echo new").output == "new"
 
 
 def test_spawner_is_killed(own):

@@ -13,9 +13,9 @@ static struct task *served; /* what the next request is attached to */
 static bool as_first;
 static int released;
 
-static void on_close(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+static void on_close(struct http_req *req UNUSED, bool complete, void *arg)
 {
-	task_stream_closed(arg);
+	task_stream_closed(arg, complete);
 }
 
 static void handler(struct http_req *req, void *arg UNUSED)
@@ -54,7 +54,7 @@ static struct task *make(const unsigned char *key)
 static void begin(void)
 {
 	harness_begin(handler, NULL);
-	tasks = tasks_new(loop, 100, 200);
+	tasks = tasks_new(loop, 100, 200, NULL);
 	as_first = true;
 	released = 0;
 }
@@ -262,5 +262,5 @@ Test(tasks, the_end_of_the_table_tells_those_who_wait)
 	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: the sandbox has ended\n\n"));
 	cr_assert_eq(released, 1);
 	close(fd);
-	tasks = tasks_new(loop, 1, 1);
+	tasks = tasks_new(loop, 1, 1, NULL);
 }

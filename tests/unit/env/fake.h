@@ -342,8 +342,13 @@ static void fake_connect(struct engine_box *base, uint16_t port, engine_fd_fn *d
 	loop_defer(loop, fake_connected, c);
 }
 
+static void fake_note(struct engine_box *b UNUSED, const void *note UNUSED, size_t len UNUSED)
+{
+}
+
 static const struct engine_ops fake_ops = {
 	.prepare_image = fake_prepare_image, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew,
+	.note = fake_note,
 	.exec = fake_exec, .exec_release = fake_exec_release, .connect = fake_connect,
 };
 

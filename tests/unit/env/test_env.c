@@ -499,6 +499,7 @@ FAKE_TEST(env, a_restart_puts_the_records_right)
 	draining->state = STORE_DEPLOYMENT_DRAINING;
 	building->state = STORE_DEPLOYMENT_BUILDING;
 	fake_begin_envs(1000);
+	envs_taken_over(envs);
 	cr_assert_eq(env_serving(envs, environment), ready, "the newest that was ready");
 	cr_assert_eq(old->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(draining->state, STORE_DEPLOYMENT_STOPPED);

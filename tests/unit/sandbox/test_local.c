@@ -213,11 +213,21 @@ Test(local, a_dead_spawner_ends_every_box)
 	cr_assert_eq(create_err.code, -EAGAIN);
 }
 
-Test(local, old_boxes_are_ended)
+static void on_taken(void *arg, size_t n)
 {
-	local_engine_free(engine);
+	*(size_t *)arg = n;
+	stop();
+}
+
+Test(local, old_boxes_without_a_note_are_ended)
+{
+	const struct local_heirs heirs = { .instance = NULL };
+	size_t taken = 99;
+
 	snprintf(fake.old_id, sizeof(fake.old_id), "%s", ID);
-	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0);
+	local_engine_take_over(engine, &heirs, on_taken, &taken);
+	cr_assert(turn(5000));
+	cr_assert_eq(taken, 0);
 	for (int i = 0; i < 100 && !__atomic_load_n(&fake.ended, __ATOMIC_SEQ_CST); i++)
 		turn(10);
 	cr_assert_eq(fake.ended, 1);

@@ -1,0 +1,166 @@
+/* api/sandbox_adopt.c: what of the table of sandboxes outlives the daemon: a note with every box, a record of every id. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/sandbox_private.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+#define NOTE_MAX_BYTES (16u * 1024)
+
+/* -- records ---------------------------------------------------------------------------------------------------------------- */
+
+static int open_records(struct sandboxes *s, const char *name, uint32_t bytes, uint32_t max, struct slots **ret, bool *ret_same,
+			struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", s->settings.state_dir, name);
+	struct slots_spec spec = { .path = path, .kind = name, .life = s->settings.life, .record_bytes = bytes, .max = max };
+
+	return slots_open(ret, &spec, ret_same, err);
+}
+
+/* Until it is adopted one that lived has ended: with its spawner, or by itself meanwhile. */
+static void recall(struct sandboxes *s, uint32_t slot, struct sandbox_record *r, bool same)
+{
+	uint64_t now = loop_now_ms(s->loop);
+	struct ended_sandbox *e;
+
+	r->id[sizeof(r->id) - 1] = r->namespace_id[sizeof(r->namespace_id) - 1] = r->reason[sizeof(r->reason) - 1] = '\0';
+	e = sandbox_ended_add(s, r->id, r->namespace_id, r->state == SANDBOX_RECORD_ENDED ? r->reason : same ? "away" : "host");
+	e->slot = slot;
+	if (r->state == SANDBOX_RECORD_ENDED && r->until_s * 1000ull > now)
+		e->until_ms = MIN(e->until_ms, r->until_s * 1000ull);
+}
+
+int records_open(struct sandboxes *s, struct err *err)
+{
+	bool same = false, tasks_same = false;
+	int r;
+
+	if (!s->settings.state_dir)
+		return 0;
+	r = open_records(s, "tasks", sizeof(struct task_record), TASK_RECORDS_MAX, &s->task_records, &tasks_same, err);
+	if (r == 0)
+		r = open_records(s, "sandbox", sizeof(struct sandbox_record), SANDBOX_RECORDS_MAX, &s->records, &same, err);
+	for (uint32_t i = 0; r == 0 && i < slots_count(s->records); i++) {
+		struct sandbox_record *record = slots_at(s->records, i);
+
+		if (record->state)
+			recall(s, i, record, same);
+	}
+	return r;
+}
+
+void records_leave(struct sandboxes *s)
+{
+	slots_seal(s->records);
+	slots_seal(s->task_records);
+}
+
+void records_close(struct sandboxes *s)
+{
+	s->records = slots_close(s->records);
+	s->task_records = slots_close(s->task_records);
+}
+
+void record_live(struct sandbox *b)
+{
+	struct sandbox_record *r = slots_at(b->s->records, b->slot);
+
+	if (!r)
+		return;
+	snprintf(r->id, sizeof(r->id), "%s", b->id);
+	snprintf(r->namespace_id, sizeof(r->namespace_id), "%s", b->namespace_id);
+	slots_publish(&r->state, SANDBOX_RECORD_LIVE);
+}
+
+void record_ended(struct sandbox *b, struct ended_sandbox *e)
+{
+	struct sandbox_record *r = slots_at(b->s->records, b->slot);
+
+	e->slot = b->slot;
+	b->slot = SLOTS_NONE;
+	if (!r)
+		return;
+	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
+	r->until_s = (uint32_t)(e->until_ms / 1000);
+	slots_publish(&r->state, SANDBOX_RECORD_ENDED);
+}
+
+/* -- notes ------------------------------------------------------------------------------------------------------------------- */
+
+void sandbox_note(const struct sandbox *b, struct buf *ret)
+{
+	struct json_writer w;
+
+	buf_init(ret, NOTE_MAX_BYTES);
+	json_write_begin(&w, ret);
+	json_open_object(&w);
+	json_kv_str(&w, "namespace", b->namespace_id);
+	if (b->owner)
+		json_kv_str(&w, "owner", b->owner);
+	json_close(&w);
+	if (json_write_end(&w) < 0)
+		buf_clear(ret); /* then nobody takes it over */
+}
+
+/* The record of an id that was thought to have ended. */
+static uint32_t take_back(struct sandboxes *s, const char *id)
+{
+	struct ended_sandbox *e = map_get(s->ended, id);
+	uint32_t slot = e ? e->slot : SLOTS_NONE;
+
+	if (!e)
+		return SLOTS_NONE;
+	e->slot = SLOTS_NONE;
+	sandbox_ended_forget(s, e);
+	return slot;
+}
+
+static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
+{
+	sandbox_gone(arg, reason);
+}
+
+static void on_left(void *arg, struct engine_exec *x, const struct engine_left *left)
+{
+	run_adopt(arg, x, left);
+}
+
+static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t *note)
+{
+	const char *namespace_id = NULL, *owner = NULL;
+	struct sandbox *b;
+	uint32_t slot;
+
+	if (json_get_str(note, "namespace", &namespace_id, NULL) < 0 || json_get_str(note, "owner", &owner, NULL) < 0 || !namespace_id)
+		return NULL;
+	slot = take_back(s, box->id);
+	b = sandbox_new(s, box->id, namespace_id, owner);
+	if (slot != SLOTS_NONE) {
+		slots_give(s->records, b->slot);
+		b->slot = slot;
+		record_live(b);
+	}
+	b->state = SANDBOX_READY;
+	b->adopted = true;
+	b->box = box;
+	return b;
+}
+
+bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, size_t len)
+{
+	struct sandboxes *s = sandboxes;
+	auto_json object = NULL;
+	struct sandbox *b = NULL;
+
+	if (note && json_read_object(&object, note, len, NULL) == 0)
+		b = adopt(s, box, object);
+	if (!b)
+		return false;
+	s->engine->ops->adopt(box, on_box_end, b);
+	s->engine->ops->left(box, on_left, b);
+	s->counts.adopted_total++;
+	return true;
+}

@@ -1,0 +1,248 @@
+/* gateway/table.c: the sessions in DATA/run/sessions (base/slots.h), so that they outlive the daemon: a record for each, its
+ * place is in the id. Every change of what a successor must know is a store into that memory: nothing is written, synced
+ * or sent. What a successor finds:
+ *
+ *   OPENING          waits for an instance again; its client comes with the id as task_id.
+ *   READY            goes on with its instance, if that was taken over (env/adopt.c); else it has crashed.
+ *   ENDING           ends once more: a second /delete does no harm.
+ *   ENDED            410 and the reason until its hour is over.
+ * Records of another life of the spawner: all that had not ended were lost with it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/private.h"
+
+#define RECORDS_MIN 65536
+
+enum { FLAG_CREATED = 1, FLAG_MAY_EXIST = 2, FLAG_KEY = 4, FLAG_CALL = 8, FLAG_PLACED = 16, FLAG_OWN = 32 };
+
+struct session_record {
+	uint32_t state;    /* 0 = free, else enum session_state + 1; CLOSED = ended */
+	uint32_t flags;
+	uint64_t opened_ms, until_ms; /* CLOCK_MONOTONIC; until: of an ended one */
+	int64_t call_length;          /* FLAG_CALL: of the /call that was under way last */
+	uint32_t creations, role;
+	char id[40], namespace_id[40], key_id[40], environment_id[40], instance_id[40];
+	unsigned char key_hash[AUTH_HASH_LEN];
+	char reason[128];
+};
+
+static struct session_record *record(const struct session *s)
+{
+	return slots_at(s->g->records, s->slot);
+}
+
+uint32_t table_take(struct gateway *g)
+{
+	uint32_t slot = slots_take(g->records);
+
+	/* Full of ended ones, mostly: the oldest is remembered here only. */
+	list_foreach(&g->ended_list, struct ended, node, e) {
+		if (slot != SLOTS_NONE || !g->records)
+			break;
+		if (e->slot == SLOTS_NONE)
+			continue;
+		slots_give(g->records, e->slot);
+		e->slot = SLOTS_NONE;
+		slot = slots_take(g->records);
+	}
+	return slot;
+}
+
+void table_add(const struct session *s)
+{
+	struct session_record *r = record(s);
+
+	if (!r)
+		return;
+	snprintf(r->id, sizeof(r->id), "%s", s->id);
+	snprintf(r->namespace_id, sizeof(r->namespace_id), "%s", s->namespace_id);
+	snprintf(r->key_id, sizeof(r->key_id), "%s", s->key_id);
+	snprintf(r->environment_id, sizeof(r->environment_id), "%s", s->env->id);
+	r->opened_ms = s->opened_ms;
+	slots_publish(&r->state, s->state + 1u);
+}
+
+void table_save(const struct session *s)
+{
+	struct session_record *r = record(s);
+	uint32_t flags;
+
+	if (!r)
+		return;
+	flags = r->flags & (FLAG_CALL | FLAG_KEY);
+	r->flags = flags | (s->created ? FLAG_CREATED : 0u) | (s->may_exist ? FLAG_MAY_EXIST : 0u) |
+		   (s->placed ? FLAG_PLACED : 0u) | (s->vars ? FLAG_OWN : 0u);
+	r->creations = s->creations;
+	snprintf(r->instance_id, sizeof(r->instance_id), "%s", s->instance ? instance_id(s->instance) : "");
+	if (s->end_reason)
+		snprintf(r->reason, sizeof(r->reason), "%s", s->end_reason);
+	slots_publish(&r->state, s->state + 1u);
+}
+
+void table_key(const struct session *s, const unsigned char hash[AUTH_HASH_LEN], enum store_role role)
+{
+	struct session_record *r = record(s);
+
+	if (!r)
+		return;
+	memcpy(r->key_hash, hash, AUTH_HASH_LEN);
+	r->role = role;
+	slots_publish(&r->flags, r->flags | FLAG_KEY);
+}
+
+void table_call(const struct session *s, int64_t length, bool open)
+{
+	struct session_record *r = record(s);
+
+	if (!r)
+		return;
+	r->call_length = length;
+	slots_publish(&r->flags, open ? r->flags | FLAG_CALL : r->flags & ~(uint32_t)FLAG_CALL);
+}
+
+void table_ended(struct session *s, struct ended *e)
+{
+	struct session_record *r = record(s);
+
+	e->slot = s->slot;
+	s->slot = SLOTS_NONE;
+	if (!r)
+		return;
+	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
+	explicit_bzero(r->key_hash, sizeof(r->key_hash));
+	r->until_ms = e->until_ms;
+	slots_publish(&r->state, SESSION_CLOSED + 1u);
+}
+
+/* -- of a former daemon ------------------------------------------------------------------------------------------------------ */
+
+static void terminate(struct session_record *r)
+{
+	char *texts[] = { r->id, r->namespace_id, r->key_id, r->environment_id, r->instance_id };
+
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+		texts[i][sizeof(r->id) - 1] = '\0';
+	r->reason[sizeof(r->reason) - 1] = '\0';
+}
+
+static void recall(struct gateway *g, uint32_t slot, struct session_record *r)
+{
+	bool ended = r->state == SESSION_CLOSED + 1;
+	uint64_t now = loop_now_ms(g->loop), until = now + g->settings.remember_ms;
+	struct ended *e;
+
+	if (ended && r->until_ms <= now) {
+		slots_give(g->records, slot);
+		return;
+	}
+	e = ended_add(g, r->id, r->namespace_id, ended ? r->reason : "it was lost by a fault of the host (outcome infra)");
+	e->slot = slot;
+	e->until_ms = ended ? MIN(r->until_ms, until) : until;
+	r->until_ms = e->until_ms;
+	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
+	slots_publish(&r->state, SESSION_CLOSED + 1u);
+}
+
+static const char *key_of(const struct store_namespace *ns, const char *id)
+{
+	list_foreach((struct list *)&ns->keys, struct store_key, of_namespace, k)
+		if (str_eq(k->id, id))
+			return k->id;
+	return "";
+}
+
+static void restore_key(struct session *s, struct store_namespace *ns, const struct session_record *r)
+{
+	struct auth_caller caller = {
+		.namespace_id = ns->id, .namespace_name = ns->name, .key_id = s->key_id, .role = (enum store_role)r->role, .ns = ns,
+	};
+
+	if (r->flags & FLAG_KEY && r->role <= STORE_ROLE_MEMBER)
+		auth_session_key_restore(s->g->auth, &caller, s->id, r->key_hash);
+}
+
+static void restore_fields(struct session *s, const struct session_record *r)
+{
+	s->opened_ms = MIN(r->opened_ms, s->opened_ms);
+	s->created = r->flags & FLAG_CREATED;
+	s->may_exist = r->flags & FLAG_MAY_EXIST;
+	s->creations = r->creations;
+	if (r->flags & FLAG_CALL) {
+		s->lost_call_length = r->call_length;
+		s->lost_call_ms = loop_now_ms(s->g->loop);
+	}
+}
+
+static void resume_session(struct session *s, uint32_t state, uint32_t flags, const char *instance, const char *reason)
+{
+	struct instance *i = envs_instance_by_box(s->g->envs, instance);
+
+	if (state == SESSION_OPENING + 1 && flags & FLAG_OWN) {
+		session_end(s, "the server was restarted before its own instance was there; its variables are not kept (outcome infra)");
+		return;
+	}
+	if (state == SESSION_OPENING + 1) {
+		session_open(s);
+		return;
+	}
+	if (!i || instance_end_reason(i)) {
+		session_crashed(s, i ? instance_end_reason(i) : "its instance has ended while the server was away (outcome infra)");
+		return;
+	}
+	instance_hold(i);
+	if (flags & FLAG_PLACED)
+		instance_enter(i);
+	session_ready(s, i, flags & FLAG_PLACED);
+	if (state == SESSION_ENDING + 1)
+		session_end(s, reason);
+}
+
+static void adopt(struct gateway *g, uint32_t slot, const struct session_record *r)
+{
+	struct store_namespace *ns = store_namespace_by_id(g->store, r->namespace_id);
+	struct store_environment *env = store_environment_by_id(g->store, r->environment_id);
+	const struct session_record copy = *r; /* what follows writes to it */
+	struct session *s;
+
+	if (!ns || !env) {
+		slots_give(g->records, slot);
+		return;
+	}
+	s = session_restore(g, copy.id, slot, ns->id, key_of(ns, copy.key_id), env);
+	restore_fields(s, &copy);
+	restore_key(s, ns, &copy);
+	g->counts.adopted_total++;
+	resume_session(s, copy.state, copy.flags, copy.instance_id, copy.reason);
+}
+
+void gateway_take_over(struct gateway *g)
+{
+	for (uint32_t i = 0; i < slots_count(g->records); i++) {
+		struct session_record *r = slots_at(g->records, i);
+
+		if (!r->state)
+			continue;
+		terminate(r);
+		if (g->same_life && r->state <= SESSION_ENDING + 1)
+			adopt(g, i, r);
+		else
+			recall(g, i, r);
+	}
+}
+
+int table_open(struct gateway *g, struct err *err)
+{
+	auto_free char *path = NULL;
+	struct slots_spec spec = {
+		.kind = "session", .life = g->settings.life, .record_bytes = sizeof(struct session_record),
+		.max = (uint32_t)MIN(MAX(2 * g->settings.sessions_max, (size_t)RECORDS_MIN), (size_t)UINT32_MAX / 2),
+	};
+
+	if (!g->settings.state_dir)
+		return 0;
+	spec.path = path = xasprintf("%s/sessions", g->settings.state_dir);
+	return slots_open(&g->records, &spec, &g->same_life, err);
+}

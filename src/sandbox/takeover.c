@@ -1,0 +1,335 @@
+/* sandbox/takeover.c: the boxes of a former daemon become this one's.
+ *
+ *   LIST -> for each: TAKE -> MADE with the note, a box is made of it -> RUNS -> its commands are known -> READY
+ *                                                                             \-> CONFIG (it was being made) -> READY
+ *
+ * Requests to the spawner and to all inits are under way at the same time, TAKEs at most WINDOW, since an answer brings two
+ * descriptors and a note. When every box is READY or given up, each is offered to its heir; what nobody takes is ended, as
+ * is whatever does not answer in time. Nothing here waits for a sandbox's processes. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "sandbox/private.h"
+
+#define WINDOW 128
+#define LIMIT_MS 10000
+
+struct takeover {
+	struct local *local;
+	struct local_heirs heirs;
+	local_taken_fn *done;
+	void *arg;
+	char (*ids)[PLAN_ID_LEN];
+	size_t n_ids, cap_ids, next; /* next: its TAKE is not sent yet */
+	size_t taking;               /* TAKEs without an answer */
+	size_t open;                 /* boxes that are being asked for their runs */
+	bool listed, finishing;
+	struct loop_timer limit;
+};
+
+struct taking { /* one TAKE */
+	struct takeover *t; /* NULL = it is over */
+	char id[PLAN_ID_LEN];
+};
+
+static void finish(void *arg);
+
+/* -- its end ----------------------------------------------------------------------------------------------------------------- */
+
+static void check_over(struct takeover *t)
+{
+	if (!t->listed || t->next < t->n_ids || t->taking || t->open || t->finishing)
+		return;
+	t->finishing = true;
+	loop_defer(t->local->loop, finish, t);
+}
+
+/* By the spawner, whether or not we have a box of it. */
+static void end_by_id(struct local *e, const char *id)
+{
+	struct chan *c = link_chan(e->link);
+	struct wire_out *o;
+
+	if (!c)
+		return;
+	o = chan_begin(c, WIRE_END, true);
+	wire_put_str(o, WIRE_T_ID, id);
+	wire_put_str(o, WIRE_T_REASON, "host");
+	/* What can't be asked for now ends with its lease. */
+	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}
+
+static bool offer(struct takeover *t, struct box *b)
+{
+	const struct local_heirs *h = &t->heirs;
+
+	if (b->instance)
+		return h->instance && h->instance(h->instances, &b->base, b->note, b->note_len);
+	return h->sandbox && h->sandbox(h->sandboxes, &b->base, b->note, b->note_len);
+}
+
+static size_t offer_all(struct takeover *t)
+{
+	struct map_iter it = { 0 };
+	size_t taken = 0;
+
+	while (map_next(t->local->boxes, &it)) {
+		struct box *b = it.value;
+
+		if (!b->left || b->state >= BOX_ENDING)
+			continue;
+		if (b->state == BOX_READY && offer(t, b))
+			taken++;
+		else
+			ask_end(b, "host");
+	}
+	return taken;
+}
+
+static void finish(void *arg)
+{
+	struct takeover *t = arg;
+	struct local *e = t->local;
+	size_t taken;
+
+	if (!e) { /* takeover_free() came first */
+		free(t);
+		return;
+	}
+	e->takeover = NULL;
+	loop_timer_stop(&t->limit);
+	taken = offer_all(t);
+	t->done(t->arg, taken);
+	free(t->ids);
+	t->ids = NULL;
+	t->local = NULL;
+	if (!t->taking) /* else the last answer does it: LIMIT_MS ended this */
+		free(t);
+}
+
+void takeover_free(struct takeover *t)
+{
+	if (!t)
+		return;
+	loop_timer_stop(&t->limit);
+	chan_forget(link_chan(t->local->link), t);
+	t->local->takeover = NULL;
+	t->local = NULL;
+	free(t->ids);
+	t->ids = NULL;
+	if (!t->finishing) { /* else finish() frees it, and so do answers that are still to come */
+		t->finishing = true;
+		if (!t->taking)
+			free(t);
+	}
+}
+
+static void box_over(struct box *b)
+{
+	struct takeover *t = b->local->takeover;
+
+	if (!b->taking)
+		return;
+	b->taking = false;
+	if (!t)
+		return;
+	t->open--;
+	check_over(t);
+}
+
+void takeover_box_gone(struct box *b)
+{
+	box_over(b);
+}
+
+static void give_up(struct box *b, const struct err *err)
+{
+	log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", b->id), "not taken over: %s", err->msg);
+	if (b->state < BOX_ENDING)
+		ask_end(b, "host");
+	box_over(b);
+}
+
+/* -- one box ----------------------------------------------------------------------------------------------------------------- */
+
+static void box_taken(struct box *b)
+{
+	b->state = BOX_READY;
+	box_over(b);
+}
+
+static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct box *b = arg;
+
+	if (b->state != BOX_CONFIGURING)
+		return;
+	if (err)
+		give_up(b, err);
+	else
+		box_taken(b);
+}
+
+static void on_runs(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct box *b = arg;
+	struct err e = ERR_INIT;
+
+	if (b->state != BOX_CONFIGURING)
+		return;
+	if (err)
+		give_up(b, err);
+	else if (in->type == WIRE_ITEM)
+		exec_left(b, in);
+	else if (wire_get_u64(in, WIRE_T_CONFIGURED, 0))
+		box_taken(b);
+	else if (box_configure(b, on_configured, &e) < 0)
+		give_up(b, &e);
+}
+
+static int ask_runs(struct box *b, struct err *err)
+{
+	return chan_send(b->init, chan_begin(b->init, WIRE_RUNS, true), NULL, 0, on_runs, b, err);
+}
+
+static int take(struct takeover *t, const char *id, const struct wire_in *in, int *fds, size_t n_fds, struct err *err)
+{
+	size_t len = 0;
+	const void *note = wire_get(in, WIRE_T_NOTE, 0, &len);
+	struct box *b;
+	int r;
+
+	if (!note || n_fds < 1)
+		return err_set(err, -EPROTO, "%s", n_fds < 1 ? "it came without its socket" : "nobody has left a note of it");
+	r = note_read(t->local, id, note, len, &b, err);
+	if (r < 0)
+		return r;
+	b->left = b->taking = true;
+	t->open++;
+	map_put(t->local->boxes, b->id, b);
+	r = box_connect(b, fd_steal(&fds[0]), err);
+	r = r < 0 ? r : ask_runs(b, err);
+	if (r < 0)
+		give_up(b, err);
+	return 0;
+}
+
+static void send_takes(struct takeover *t);
+
+static void on_taken(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
+{
+	struct taking *k = arg;
+	struct takeover *t = k->t;
+	struct err e = ERR_INIT;
+	int r = err ? err->code : 0;
+
+	t->taking--;
+	if (!t->local) {
+		free(k);
+		if (!t->taking && t->finishing)
+			free(t);
+		return;
+	}
+	if (r == 0)
+		r = take(t, k->id, in, fds, n_fds, &e);
+	/* -ENOENT, -EBUSY: it has ended meanwhile. */
+	if (r < 0 && r != -ENOENT && r != -EBUSY && r != -ECONNRESET) {
+		log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", k->id), "not taken over: %s", err ? err->msg : e.msg);
+		end_by_id(t->local, k->id);
+	}
+	free(k);
+	send_takes(t);
+	check_over(t);
+}
+
+static void send_takes(struct takeover *t)
+{
+	struct chan *c = link_chan(t->local->link);
+
+	while (t->next < t->n_ids && t->taking < WINDOW) {
+		const char *id = t->ids[t->next++];
+		struct taking *k = NEW(struct taking);
+		struct wire_out *o;
+
+		*k = (struct taking){ .t = t };
+		snprintf(k->id, sizeof(k->id), "%s", id);
+		o = c ? chan_begin(c, WIRE_TAKE, true) : NULL;
+		if (o)
+			wire_put_str(o, WIRE_T_ID, id);
+		if (!o || chan_send(c, o, NULL, 0, on_taken, k, NULL) < 0)
+			free(k); /* the spawner is gone, and the box with it */
+		else
+			t->taking++;
+	}
+}
+
+/* -- all of them -------------------------------------------------------------------------------------------------------------- */
+
+static void add_id(struct takeover *t, const char *id)
+{
+	if (t->n_ids == t->cap_ids) {
+		t->cap_ids = MAX((size_t)64, 2 * t->cap_ids);
+		t->ids = xrealloc(t->ids, t->cap_ids * sizeof(*t->ids));
+	}
+	snprintf(t->ids[t->n_ids++], PLAN_ID_LEN, "%s", id);
+}
+
+static void on_list(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct takeover *t = arg;
+	const char *id = in ? wire_get_str(in, WIRE_T_ID, 0) : NULL;
+
+	if (!err && in->type == WIRE_ITEM) {
+		if (id && !map_get(t->local->boxes, id))
+			add_id(t, id);
+		return;
+	}
+	t->listed = true;
+	send_takes(t);
+	check_over(t);
+}
+
+/* Whoever did not answer is not READY, and so is ended. */
+static void on_limit(struct loop_timer *timer UNUSED, void *arg)
+{
+	struct takeover *t = arg;
+
+	log_warn("sandbox", "%zu sandboxes did not answer within %d s", t->open + t->taking, LIMIT_MS / 1000);
+	t->listed = true;
+	t->next = t->n_ids;
+	if (t->finishing)
+		return;
+	t->finishing = true;
+	loop_defer(t->local->loop, finish, t);
+}
+
+void local_engine_take_over(struct engine *base, const struct local_heirs *heirs, local_taken_fn *done, void *arg)
+{
+	struct local *e = (struct local *)base;
+	struct chan *c = link_chan(e->link);
+	struct takeover *t = NEW(struct takeover);
+
+	*t = (struct takeover){ .local = e, .heirs = *heirs, .done = done, .arg = arg };
+	e->takeover = t;
+	loop_timer_init(&t->limit, e->loop, on_limit, t);
+	loop_timer_start(&t->limit, LIMIT_MS);
+	if (c && chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_list, t, NULL) == 0)
+		return;
+	t->listed = true;
+	check_over(t);
+}
+
+void local_adopt(struct engine_box *base, engine_end_fn *on_end, void *arg)
+{
+	struct box *b = (struct box *)base;
+
+	b->left = false;
+	b->on_end = on_end;
+	b->arg = arg;
+}
