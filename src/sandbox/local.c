@@ -121,7 +121,6 @@ int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct
 		}
 	}
 	link_set_events(k, &events, e);
-	local_reconcile(e);
 	set_pool(e);
 	*ret = &e->base;
 	return 0;
