@@ -63,6 +63,44 @@ FAKE_TEST(sessions, a_stranger_sees_nothing_of_it)
 	hang_up(c);
 }
 
+FAKE_TEST(sessions, variables_bring_an_instance_of_its_own)
+{
+	struct client *c = dial(), *other = dial();
+	auto_free char *plain = open_session();
+
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"ANY\":\"thing\"}}");
+	run_until(has(c, "event: end"));
+	auto_free char *sid = sid_from(c);
+	cr_assert_eq(n_boxes, 2);
+	cr_assert_eq(call(other, sid, "GET", "/splits"), 200);
+	cr_assert_eq(up_last()->box, 2);
+	cr_assert_eq(call(other, plain, "GET", "/splits"), 200);
+	cr_assert_eq(up_last()->box, 1);
+	cr_assert_eq(call(other, sid, "POST", "/delete_session"), 200);
+	run_until(boxes_running() == 1);
+	cr_assert(!boxes[0].ended);
+	hang_up(c);
+	hang_up(other);
+}
+
+FAKE_TEST(sessions, a_stranger_sets_providers_alone)
+{
+	struct store_namespace *other;
+	struct client *c = dial();
+
+	environment->is_private = false;
+	cr_assert_eq(store_namespace_add(store, "bob", "user", &other, NULL), 0);
+	cr_assert_eq(auth_key_make(auth, other, STORE_ROLE_MEMBER, "b", key, NULL), 0);
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"PATH\":\"/tmp\"}}");
+	cr_assert_eq(status_of(c), 400);
+	cr_assert(has(c, "env.PATH"));
+	cr_assert_eq(n_boxes, 0);
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"OPENAI_API_KEY\":\"x\"}}");
+	run_until(has(c, "event: end"));
+	cr_assert_eq(n_boxes, 1);
+	hang_up(c);
+}
+
 FAKE_TEST(sessions, a_stream_that_broke_is_taken_up_again)
 {
 	struct client *first = dial(), *second = dial(), *third = dial();
