@@ -4,11 +4,13 @@
 #pragma once
 
 #include "auth/auth.h"
+#include "auth/signer.h"
 #include "base/map.h"
 #include "http/router.h"
 #include "json/json.h"
 #include "store/store.h"
 
+struct buckets;
 struct envs;
 struct git;
 struct images;
@@ -18,6 +20,19 @@ struct api_metrics;
 typedef void api_leaks_done_fn(void *arg, const char *lines, const struct err *err);
 typedef void api_leaks_fn(void *leaks_arg, api_leaks_done_fn *done, void *arg);
 
+/* Who may use which environment's files, and how many bytes (api/bucket.h). */
+struct bucket_access {
+	struct store *store;
+	struct buckets *buckets;
+	uint64_t quota_bytes; /* of one environment; 0 = no limit */
+	uint64_t file_bytes;  /* of one file */
+	uint64_t url_ms;      /* how long an upload URL is valid */
+	struct signer signer;
+	/* The environment that a session talks to; NULL = no such session. */
+	struct store_environment *(*session_environment)(void *arg, const char *session_id);
+	void *session_arg;
+};
+
 struct api {
 	struct loop *loop;
 	struct store *store;
@@ -26,6 +41,7 @@ struct api {
 	struct envs *envs;
 	struct git *git;
 	struct api_metrics *metrics;
+	struct bucket_access bucket;
 	struct http_server *http;
 	const char *github_url;      /* "https://github.com": what people open */
 	const char *data_dir;        /* DATA */
@@ -48,6 +64,7 @@ void api_details_routes(struct api *a, struct http_router *r);      /* /v1/envir
 void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
 void api_git_routes(struct api *a, struct http_router *r);          /* /git/... */
 void api_images_routes(struct api *a, struct http_router *r);       /* /v1/images... */
+void api_bucket_routes(struct api *a, struct http_router *r);       /* /v1/files... */
 
 /* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
 /* The caller, or NULL after a 401 was answered. */

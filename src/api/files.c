@@ -6,6 +6,7 @@
 
 #include "api/files.h"
 #include "api/sandbox_private.h"
+#include "api/send.h"
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -202,77 +203,15 @@ void stat_handler(struct http_req *req, void *sandboxes)
 struct reading {
 	struct use *u; /* NULL = the request is gone */
 	struct sandboxes *s;
-	int fd;
-	uint64_t offset, left;
-	bool started;
-	bool busy;     /* a worker has it */
-	bool parked;   /* it waits for the peer to take what was sent */
-	ssize_t got;   /* of the worker's last step; negative errno */
-	char block[READ_STEP_BYTES];
+	uint64_t offset, length;
+	struct send *send; /* once the file is open */
 };
 
 static void reading_free(struct reading *j)
 {
 	if (j->u)
 		j->u->back = NULL;
-	fd_close(j->fd);
 	free(j);
-}
-
-static void reading_next(struct reading *j);
-
-static void reading_work(void *arg)
-{
-	struct reading *j = arg;
-	size_t want = (size_t)MIN((uint64_t)READ_STEP_BYTES, j->left);
-
-	do {
-		j->got = pread(j->fd, j->block, want, (off_t)j->offset);
-	} while (j->got < 0 && errno == EINTR);
-	if (j->got < 0)
-		j->got = -errno;
-}
-
-static void reading_done(void *arg)
-{
-	struct reading *j = arg;
-
-	j->busy = false;
-	if (!j->u) {
-		reading_free(j);
-		return;
-	}
-	if (j->got <= 0) {
-		/* It shrank, or can't be read: the length is told already, so the answer must look broken. */
-		http_req_abort(j->u->req);
-		return;
-	}
-	j->offset += (uint64_t)j->got;
-	j->left -= (uint64_t)j->got;
-	j->s->counts.download_bytes_total += (uint64_t)j->got;
-	j->parked = !http_reply_write(j->u->req, j->block, (size_t)j->got);
-	if (!j->parked || !j->left)
-		reading_next(j);
-}
-
-static void reading_next(struct reading *j)
-{
-	if (j->left) {
-		j->busy = true;
-		loop_work(j->s->loop, LOOP_LANE_ANY, reading_work, reading_done, j);
-	} else {
-		http_reply_end(j->u->req);
-	}
-}
-
-static void reading_drained(struct http_req *req UNUSED, void *arg)
-{
-	struct reading *j = arg;
-
-	if (!j->parked || !j->left)
-		return;
-	j->parked = false;
-	reading_next(j);
 }
 
 static void reading_closed(struct use *u)
@@ -283,22 +222,21 @@ static void reading_closed(struct use *u)
 	if (!j)
 		return;
 	j->u = NULL;
-	if (j->started && !j->busy)
+	if (j->send) {
+		send_gone(j->send);
 		reading_free(j);
+	}
 }
 
-static void reading_start(struct reading *j, uint64_t size)
+static void reading_start(struct reading *j, int fd, uint64_t size)
 {
 	struct http_req *req = j->u->req;
+	struct send_range range = { .status = 200, .offset = j->offset, .length = MIN(j->length, size - j->offset) };
 	char text[32];
 
-	j->left = MIN(j->left, size - j->offset);
-	j->started = true;
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)size);
 	http_reply_header(req, "X-File-Size", text);
-	http_reply_on_drain(req, reading_drained, j);
-	http_reply_start(req, 200, "application/octet-stream", (int64_t)j->left);
-	reading_next(j);
+	j->send = send_start(req, fd, "application/octet-stream", &range, &j->s->counts.download_bytes_total);
 }
 
 static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED, const struct err *err)
@@ -306,7 +244,6 @@ static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNU
 	struct reading *j = arg;
 	struct err e;
 
-	j->fd = fd;
 	if (!err && j->offset > size) {
 		err_set(&e, -ERANGE, "offset: %llu is past the end of the file, which has %llu bytes", (unsigned long long)j->offset,
 			(unsigned long long)size);
@@ -314,10 +251,12 @@ static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNU
 	}
 	if (err && j->u)
 		api_reply_file_err(j->u->req, err);
-	if (err || !j->u)
-		reading_free(j);
-	else
-		reading_start(j, size);
+	if (!err && j->u) {
+		reading_start(j, fd, size);
+		return;
+	}
+	fd_close(fd);
+	reading_free(j);
 }
 
 void read_handler(struct http_req *req, void *sandboxes)
@@ -341,13 +280,8 @@ void read_handler(struct http_req *req, void *sandboxes)
 	}
 	u = http_req_alloc(req, sizeof(*u));
 	use_start(u, req, b, reading_closed);
-	j = xmalloc(sizeof(*j));
-	j->u = u;
-	j->s = b->s;
-	j->fd = -1;
-	j->offset = offset;
-	j->left = length;
-	j->started = j->busy = j->parked = false;
+	j = NEW(struct reading);
+	*j = (struct reading){ .u = u, .s = b->s, .offset = offset, .length = length };
 	u->back = &j->u;
 	b->s->engine->ops->open(b->box, path, ENGINE_OPEN_READ, NULL, reading_opened, j);
 }

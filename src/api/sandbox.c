@@ -452,6 +452,11 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	return 0;
 }
 
+void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access)
+{
+	s->buckets = access;
+}
+
 struct sandboxes *sandboxes_free(struct sandboxes *s)
 {
 	if (!s)

@@ -23,6 +23,7 @@
 #include "engine/engine.h"
 #include "http/router.h"
 
+struct bucket_access;
 struct sandboxes;
 
 struct sandboxes_settings { /* 0 = the default in brackets, where there is one */
@@ -48,6 +49,8 @@ struct sandboxes *sandboxes_free(struct sandboxes *s);
 /* Boxes of a former daemon, in struct local_heirs' form: one with a note of ours becomes a READY sandbox, its commands become
  * tasks again (tasks.h). What the files tell of and is not adopted has ended meanwhile. */
 bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, size_t len);
+/* Whose buckets bucket_config may name; borrowed. Without it bucket_config is a 400. */
+void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access);
 
 /* POST /create_sandbox, /run, /set_network, /stat_file, /read_file, /write_file; /v1/sandboxes... */
 void sandboxes_routes(struct sandboxes *s, struct http_router *r);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/bucket.h"
 #include "api/sandbox_private.h"
 #include "base/fd.h"
 #include "base/mem.h"
@@ -15,6 +16,7 @@
 struct creation {
 	struct sandbox *b;  /* NULL = nobody waits any more */
 	struct sandbox_spec spec;
+	char bucket[STORE_ID_LEN]; /* the environment whose files it gets; "" = none */
 	bool making;        /* the engine has it */
 };
 
@@ -156,6 +158,10 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
 		.hosts_extra = c->spec.hosts,
 	};
+	if (*c->bucket)
+		spec.bucket = (struct engine_bucket){
+			.id = c->bucket, .dir = c->spec.bucket.dir, .target = c->spec.bucket.target, .read_only = true,
+		};
 	c->making = true;
 	b->s->engine->ops->create(b->s->engine, &spec, on_created, on_box_end, b);
 	image_unref(img);
@@ -197,12 +203,36 @@ static bool is_platform_key(void *arg, const char *value)
 	return auth_key(arg, value, &caller, NULL) == 0;
 }
 
+/* Before the stream begins, so that what is wrong is a 400. The spawner looks again, beneath the bucket, when it mounts. */
+static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, const struct sandbox_spec *spec, char *ret_id,
+		       struct err *err)
+{
+	const struct bucket_access *a = s->buckets;
+	struct store_environment *e;
+	bool change;
+	int r;
+
+	if (!spec->bucket.target)
+		return 0;
+	if (!a)
+		return err_set(err, -EINVAL, "bucket_config: this server keeps no files of environments");
+	r = bucket_of_sandbox(a, caller, spec->environment, &e, &change, err);
+	r = r < 0 ? r : bucket_make(buckets_fd(a->buckets), e->id, err);
+	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, err);
+	if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
+		return err_wrap(err, -EINVAL, "bucket_config.only_dir");
+	if (r == 0)
+		snprintf(ret_id, STORE_ID_LEN, "%s", e->id);
+	return r;
+}
+
 /* id: NULL = a new one. */
 static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
 		 struct err *err)
 {
 	struct spec_machine machine;
 	struct sandbox_spec spec;
+	char bucket[STORE_ID_LEN] = "";
 	struct creation *c;
 	int r;
 
@@ -210,7 +240,8 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &s->settings.size, is_platform_key, s->auth, err);
 	if (r < 0)
 		return r;
-	r = check_room(s, err);
+	r = find_bucket(s, caller, &spec, bucket, err);
+	r = r < 0 ? r : check_room(s, err);
 	if (r < 0) {
 		spec_done(&spec);
 		return r;
@@ -218,6 +249,7 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	c = NEW(struct creation);
 	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id);
 	c->spec = spec;
+	memcpy(c->bucket, bucket, sizeof(bucket));
 	c->b->creation = c;
 	c->b->image = xstrdup(spec.image);
 	c->b->size = spec.size;

@@ -15,6 +15,7 @@ struct sandboxes {
 	struct loop *loop;
 	struct engine *engine;
 	struct auth *auth;
+	const struct bucket_access *buckets; /* NULL = there are none */
 	struct sandboxes_settings settings;
 	struct map *live;       /* by id: struct sandbox */
 	struct list all;        /* struct sandbox.node, oldest first */

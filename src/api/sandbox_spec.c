@@ -9,7 +9,9 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "bucket/tree.h"
 #include "image/image.h"
+#include "sandbox/plan.h"
 
 #define GIB ((double)(1ull << 30))
 #define CPU_MIN_MILLI 10
@@ -184,6 +186,16 @@ static bool is_asked_for(json_t *body, const char *key)
 	return v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0);
 }
 
+/* Without those at the end; malloc'ed. "/" becomes "". */
+static char *without_slashes(const char *s)
+{
+	size_t len = s ? strlen(s) : 0;
+
+	while (len && s[len - 1] == '/')
+		len--;
+	return xstrndup(s ? s : "", len);
+}
+
 static int refuse_unsupported(json_t *body, struct err *err)
 {
 	static const struct {
@@ -191,13 +203,37 @@ static int refuse_unsupported(json_t *body, struct err *err)
 	} keys[] = {
 		{ "network", "policies are not supported here yet; use block_network, or leave both out" },
 		{ "sidecars", "not supported here yet" },
-		{ "bucket_config", "not supported here until there are buckets" },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
 		if (is_asked_for(body, keys[i].key))
 			return err_set(err, -EINVAL, "%s: %s", keys[i].key, keys[i].why);
 	return 0;
+}
+
+/* read_only says nothing: a sandbox never writes to a bucket, whatever was asked. */
+static int read_bucket(struct sandbox_spec *s, json_t *body, struct err *err)
+{
+	const char *target = NULL, *dir = NULL;
+	bool read_only, implicit_dirs = true;
+	json_t *config = NULL;
+	int r = json_get_object(body, "bucket_config", &config, err);
+
+	if (r < 0 || !config)
+		return r;
+	r = json_need_str(config, "mount_path", &target, err);
+	r = r < 0 ? r : json_get_str(config, "only_dir", &dir, err);
+	r = r < 0 ? r : json_get_bool(config, "read_only", &read_only, err);
+	r = r < 0 ? r : json_get_bool(config, "implicit_dirs", &implicit_dirs, err);
+	if (r < 0)
+		return err_wrap(err, r, "bucket_config");
+	s->bucket.target = without_slashes(target);
+	s->bucket.dir = without_slashes(dir);
+	s->bucket.make_dir = implicit_dirs;
+	r = plan_check_target(s->bucket.target, err);
+	if (r < 0)
+		return err_wrap(err, r, "bucket_config.mount_path");
+	return *s->bucket.dir ? bucket_check_name("bucket_config.only_dir", s->bucket.dir, err) : 0;
 }
 
 static int image_check(const char *image, struct err *err)
@@ -218,12 +254,13 @@ static int read_fields(struct sandbox_spec *s, json_t *body, const struct spec_m
 		r = err_set(err, -EINVAL, "image: empty: expected a name, as in \"python:3.11-slim\"");
 	if (r == 0)
 		r = image_check(image, err);
-	r = r < 0 ? r : json_get_str(body, "environment", &environment, err); /* any: nothing depends on it */
+	r = r < 0 ? r : json_get_str(body, "environment", &environment, err); /* any: only the bucket depends on it */
 	r = r < 0 ? r : json_get_str(body, "machine_size", &size, err);
 	r = r < 0 ? r : json_get_bool(body, "block_network", &s->block_network, err);
 	if (r < 0)
 		return r;
 	s->image = xstrdup(image);
+	s->environment = xstrdup(environment);
 	s->size = *fallback;
 	return size ? spec_machine_size(size, m, &s->size, err) : 0;
 }
@@ -238,6 +275,7 @@ int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const
 	/* After the secrets: of two of one name the later one counts. */
 	r = r < 0 ? r : read_env(&s, body, err);
 	r = r < 0 ? r : read_hosts(&s, body, err);
+	r = r < 0 ? r : read_bucket(&s, body, err);
 	if (r < 0)
 		spec_done(&s);
 	*ret = s;
@@ -251,5 +289,8 @@ void spec_done(struct sandbox_spec *s)
 	free(s->env);
 	free(s->image);
 	free(s->hosts);
+	free(s->environment);
+	free(s->bucket.target);
+	free(s->bucket.dir);
 	*s = (struct sandbox_spec){ .image = NULL };
 }

@@ -14,6 +14,12 @@ struct sandbox_spec {
 	size_t n_env;
 	bool block_network;
 	char *hosts;              /* lines for /etc/hosts; NULL = none */
+	char *environment;        /* as written; NULL = none */
+	struct spec_bucket {
+		char *target;     /* mount_path, without slashes at its end; NULL = no bucket_config */
+		char *dir;        /* only_dir, likewise; "" = the whole bucket */
+		bool make_dir;    /* implicit_dirs: an only_dir that is missing is an empty one */
+	} bucket;
 };
 
 struct spec_machine { /* what sizes are checked against */

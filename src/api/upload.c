@@ -14,7 +14,7 @@
 struct upload {
 	struct http_req *req;
 	struct loop *loop;
-	char *path;
+	char *path; /* removed when it could not be finished; NULL = the file is the caller's to keep or remove */
 	int fd;
 	uint64_t max_bytes, size;
 	struct buf pending; /* arrived, not yet given to the worker */
@@ -29,7 +29,7 @@ struct upload {
 static void destroy(struct upload *u)
 {
 	fd_close(u->fd);
-	if (!u->told || u->err.code)
+	if (u->path && (!u->told || u->err.code))
 		unlink(u->path);
 	buf_done(&u->pending);
 	buf_done(&u->writing);
@@ -52,7 +52,7 @@ static void tell(struct upload *u)
 	if (u->told)
 		return;
 	u->told = true;
-	if (u->err.code)
+	if (u->path && u->err.code)
 		unlink(u->path);
 	u->done(u->arg, u->size, u->err.code ? &u->err : NULL); /* may free u */
 }
@@ -77,7 +77,7 @@ static void on_written(void *arg)
 	}
 	buf_clear(&u->writing);
 	if (u->write_error)
-		err_sys_code(&u->err, u->write_error, "writing %s", u->path);
+		err_sys_code(&u->err, u->write_error, "writing %s", u->path ? u->path : "the file");
 	go_on(u);
 }
 
@@ -125,26 +125,56 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 	go_on(u);
 }
 
-int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes, upload_done_fn *done,
-		 void *arg, struct err *err)
+static int check_length(struct http_req *req, uint64_t max_bytes, struct err *err)
 {
 	if (http_req_content_length(req) > 0 && (uint64_t)http_req_content_length(req) > max_bytes)
 		return err_set(err, -EMSGSIZE, "the body has %lld bytes, above the limit of %llu",
 			       (long long)http_req_content_length(req), (unsigned long long)max_bytes);
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0640);
-	if (fd < 0)
-		return err_sys(err, "making %s", path);
+	return 0;
+}
+
+static struct upload *begin(struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done, void *arg)
+{
 	struct upload *u = NEW(struct upload);
+
 	u->req = req;
 	u->loop = http_req_loop(req);
-	u->path = xstrdup(path);
 	u->fd = fd;
 	u->max_bytes = max_bytes;
 	u->done = done;
 	u->arg = arg;
 	buf_init(&u->pending, 64 * PIECE_BYTES);
 	buf_init(&u->writing, 64 * PIECE_BYTES);
+	return u;
+}
+
+int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes, upload_done_fn *done,
+		 void *arg, struct err *err)
+{
+	int r = check_length(req, max_bytes, err);
+
+	if (r < 0)
+		return r;
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd < 0)
+		return err_sys(err, "making %s", path);
+	struct upload *u = begin(req, fd, max_bytes, done, arg);
+	u->path = xstrdup(path);
 	*ret = u;
 	http_req_stream(req, on_body, u);
+	return 0;
+}
+
+int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done, void *arg,
+		    struct err *err)
+{
+	int r = check_length(req, max_bytes, err);
+
+	if (r < 0) {
+		fd_close(fd);
+		return r;
+	}
+	*ret = begin(req, fd, max_bytes, done, arg);
+	http_req_stream(req, on_body, *ret);
 	return 0;
 }

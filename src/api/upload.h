@@ -14,6 +14,10 @@ typedef void upload_done_fn(void *arg, uint64_t size_bytes, const struct err *er
 /* path must not exist. Nothing is asked of the peer when this fails (100-continue is not sent). */
 MUST_CHECK int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes,
 			    upload_done_fn *done, void *arg, struct err *err);
-/* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file is removed.
+/* The same from where fd stands, which is taken, on failure too. The file stays, whatever becomes of the upload, with what
+ * arrived of it. */
+MUST_CHECK int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done,
+			       void *arg, struct err *err);
+/* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed.
  * NULL is allowed; returns NULL. */
 struct upload *upload_free(struct upload *u);

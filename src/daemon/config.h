@@ -62,6 +62,11 @@ struct config {
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
 
+	/* buckets: files of environments */
+	uint64_t bucket_quota_bytes;   /* of one environment, unless it has a quota of its own; 0 = no limit */
+	uint64_t bucket_file_bytes;    /* of one file */
+	uint64_t bucket_url_ms;        /* an upload URL is valid this long */
+
 	/* builds */
 	uint64_t build_timeout_ms;
 	uint64_t build_log_bytes;

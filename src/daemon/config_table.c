@@ -109,6 +109,12 @@ const struct config_key config_keys[] = {
 	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
 	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },
 
+	{ "buckets.quota", CONFIG_SIZE, AT(bucket_quota_bytes), "100GiB", 0, UINT64_MAX / 2,
+	  "Files of one environment, which it sees at /orwd_data. Uploads beyond it are refused. 0: as long as the disk has room." },
+	{ "buckets.file", CONFIG_SIZE, AT(bucket_file_bytes), "50GiB", KIB, 1024 * 1024 * GIB, "One file." },
+	{ "buckets.url_lifetime", CONFIG_DURATION, AT(bucket_url_ms), "6h", SECOND, 30 * DAY,
+	  "An upload URL is valid this long; an upload that began in time may take longer." },
+
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
 	{ "builds.log", CONFIG_SIZE, AT(build_log_bytes), "16MiB", 64 * KIB, GIB, "Kept of one build's log." },
 	{ "builds.inherit_host", CONFIG_BOOL, AT(build_inherit_host), "true", ANY,
@@ -152,6 +158,7 @@ static const struct {
 	{ "pools", "What is prepared before it is asked for." },
 	{ "instances", "Running servers of environments." },
 	{ "queue", "Who waits when everything is in use." },
+	{ "buckets", "Files of environments." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },
 	{ "github", "Repositories that are linked: see docs/git.md." },

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "bucket/bucket.h"
 #include "build/build.h"
 #include "daemon/server.h"
 #include "env/env.h"
@@ -98,7 +99,7 @@ static int open_envs(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct env_settings s = {
-		.data_dir = c->data, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
+		.data_dir = c->data, .buckets = d->buckets, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
 		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};
@@ -159,6 +160,7 @@ int modules_open(struct daemon *d, struct err *err)
 
 	d->state_dir = xasprintf("%s/run", d->config->data);
 	r = open_images(d, err);
+	r = r < 0 ? r : buckets_new(&d->buckets, d->loop, d->config->data, err);
 	r = r < 0 ? r : open_engine(d, err);
 	r = r < 0 ? r : open_envs(d, err);
 	r = r < 0 ? r : open_git(d, err);
@@ -219,6 +221,7 @@ void modules_close(struct daemon *d)
 	envs_free(d->envs);
 	builds_free(d->builds);
 	local_engine_free(d->engine);
+	buckets_free(d->buckets);
 	images_free(d->images);
 	d->instance_env = strv_free(d->instance_env);
 	d->sandbox_env = strv_free(d->sandbox_env);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "api/sandbox.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -203,6 +204,13 @@ static int open_api(struct daemon *d, struct err *err)
 		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
 		.of_session = gateway_pass, .of_session_arg = d->gateway,
 	};
+	d->api.bucket = (struct bucket_access){
+		.store = d->store, .buckets = d->buckets, .quota_bytes = d->config->bucket_quota_bytes,
+		.file_bytes = d->config->bucket_file_bytes, .url_ms = d->config->bucket_url_ms,
+		.session_environment = gateway_session_environment, .session_arg = d->gateway,
+	};
+	signer_init(&d->api.bucket.signer, d->store);
+	sandboxes_set_buckets(d->sandboxes, &d->api.bucket);
 	api_system_routes(&d->api, d->router);
 	api_namespaces_routes(&d->api, d->router);
 	api_environments_routes(&d->api, d->router);
@@ -210,6 +218,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_deployments_routes(&d->api, d->router);
 	api_git_routes(&d->api, d->router);
 	api_images_routes(&d->api, d->router);
+	api_bucket_routes(&d->api, d->router);
 	modules_routes(d);
 	figures_register(d);
 	return 0;

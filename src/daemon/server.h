@@ -26,6 +26,7 @@
 #include "engine/engine.h"
 #include "sandbox/link.h"
 
+struct buckets;
 struct builds;
 struct engine;
 struct gateway;
@@ -42,6 +43,7 @@ struct daemon {
 	struct store *store;
 	struct auth *auth;
 	struct images *images;
+	struct buckets *buckets;
 	struct builds *builds;
 	struct engine *engine;
 	struct envs *envs;

@@ -33,6 +33,14 @@ struct engine_mount {
 	bool read_only;
 };
 
+/* Files of an environment inside a box, as the image's user's own; see struct plan_bucket. */
+struct engine_bucket {
+	const char *id;     /* the environment's; NULL = no bucket */
+	const char *dir;    /* the folder of it that is mounted; NULL = all of it */
+	const char *target; /* where; made if missing */
+	bool read_only;
+};
+
 struct engine_spec { /* strings are copied */
 	const char *id;           /* UUID text */
 	bool instance;            /* an environment server: longer lease, its own log */
@@ -44,6 +52,7 @@ struct engine_spec { /* strings are copied */
 	const char *hosts_extra;  /* lines for /etc/hosts, or NULL */
 	const void *note;         /* note_len bytes of the holder's own, for its successor in another daemon; may be NULL */
 	size_t note_len;
+	struct engine_bucket bucket;
 };
 
 typedef void engine_create_fn(void *arg, struct engine_box *box, const struct err *err);

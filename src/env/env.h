@@ -34,6 +34,7 @@
 #include "store/store.h"
 
 struct envs;     /* all environments of this daemon */
+struct buckets;  /* bucket/bucket.h */
 struct builds;   /* build/build.h */
 struct instance; /* one running environment server; see below */
 
@@ -44,6 +45,7 @@ struct env_settings {
 	uint64_t health_interval_ms;      /* between two probes, once the first quick ones found nobody; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
+	struct buckets *buckets;          /* files of environments; NULL = instances see none */
 	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
 };
 

@@ -18,6 +18,8 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "bucket/bucket.h"
+#include "bucket/tree.h"
 #include "env/private.h"
 #include "image/image.h"
 
@@ -349,6 +351,15 @@ static const char **environment_of(const struct instance *i, char *sha)
 	return env;
 }
 
+/* Many servers prefer a /orwd_data that exists to the data they came with: so an empty one must not appear, unless the
+ * owner says always. What is uploaded first is then seen by instances that start afterwards. */
+static bool sees_data(const struct instance *i)
+{
+	struct buckets *b = i->env->envs->settings.buckets;
+
+	return b && bucket_has_anything(buckets_fd(b), i->env->record->id);
+}
+
 static void create_box(struct instance *i)
 {
 	auto_free char *sha = xasprintf("OPENREWARD_BUILD_SHA=%s", *i->d->commit ? i->d->commit : i->d->id);
@@ -360,6 +371,8 @@ static void create_box(struct instance *i)
 		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
 	};
+	if (sees_data(i))
+		spec.bucket = (struct engine_bucket){ .id = i->env->record->id, .target = ENV_DATA_PATH };
 	if (!spec.size.cpu_milli)
 		spec.size = i->env->envs->settings.size;
 	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);

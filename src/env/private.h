@@ -19,6 +19,7 @@
 #define ENV_IDLE_MS (10 * 60 * 1000)
 #define ENV_TICK_MS 1000           /* the autoscaler's */
 #define ENV_STEADY_MS (60 * 1000)  /* an instance that lived so long does not add to the back-off by a crash */
+#define ENV_DATA_PATH "/orwd_data"
 
 struct envs {
 	struct loop *loop;

@@ -206,6 +206,13 @@ void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *
 		session_end(s, reason);
 }
 
+struct store_environment *gateway_session_environment(void *arg, const char *sid)
+{
+	const struct session *s = map_get(((struct gateway *)arg)->sessions, sid);
+
+	return s ? s->env : NULL;
+}
+
 void gateway_counts(const struct gateway *g, struct gateway_counts *ret)
 {
 	*ret = g->counts;

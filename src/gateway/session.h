@@ -30,6 +30,7 @@
 struct auth;
 struct envs;
 struct store;
+struct store_environment;
 struct sandboxes; /* api/sandbox.h: through the interface below, since it lies above */
 struct gateway;
 
@@ -83,6 +84,9 @@ void gateway_pass(struct http_req *req, void *arg);
 
 /* Ends every session (with teardown); done when the last is closed. New ones are refused with 503 from the call on. */
 void gateway_shutdown(struct gateway *g, const char *reason, void (*done)(void *arg), void *arg);
+
+/* The environment that an open session talks to, NULL = there is no such session. arg is the gateway. */
+struct store_environment *gateway_session_environment(void *arg, const char *sid);
 
 struct gateway_counts {
 	size_t open, opening;

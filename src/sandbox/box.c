@@ -309,6 +309,10 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan 
 		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
 		.disk_bytes = e->settings.disk_bytes, .memory_upper = e->settings.memory_upper && !spec->instance,
+		.bucket = {
+			.id = spec->bucket.id, .dir = spec->bucket.dir, .target = spec->bucket.target, .user = spec->image->user,
+			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,
+		},
 	};
 	for (size_t i = 0; i < p->n_layers; i++)
 		p->layers[i] = spec->image->layers[i];

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "api/sandbox_spec.h"
@@ -123,7 +124,6 @@ Test(spec, what_is_not_supported_is_never_ignored)
 
 	refused("{\"image\": \"x\", \"network\": {}}", "network: ");
 	refused("{\"image\": \"x\", \"sidecars\": [{\"name\": \"a\"}]}", "sidecars: ");
-	refused("{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"/b\"}}", "bucket_config: ");
 	cr_assert_eq(read_text("{\"image\": \"x\", \"sidecars\": []}", NULL, &s), 0);
 	spec_done(&s);
 }
@@ -162,4 +162,41 @@ Test(spec, secrets_that_are_none)
 	cr_assert(str_starts(err.msg, "X-Secrets"), "%s", err.msg);
 	cr_assert_eq(read_text("{\"image\": \"x\"}", "WzFd", &s), -EINVAL); /* [1] */
 	cr_assert_eq(read_text("{\"image\": \"x\"}", "eyJBIjogMX0=", &s), -EINVAL); /* {"A": 1} */
+}
+
+Test(spec, a_bucket)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text("{\"image\": \"x\", \"environment\": \"a/b\", \"bucket_config\": {\"mount_path\": \"/tmp/sandbox/\","
+			       "\"read_only\": false, \"only_dir\": \"tasks/1/\", \"new\": 1}}", NULL, &s), 0, "%s", err.msg);
+	cr_assert_str_eq(s.environment, "a/b");
+	cr_assert_str_eq(s.bucket.target, "/tmp/sandbox");
+	cr_assert_str_eq(s.bucket.dir, "tasks/1");
+	cr_assert(s.bucket.make_dir);
+	spec_done(&s);
+	cr_assert_eq(read_text("{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"/b\", \"only_dir\": null,"
+			       "\"implicit_dirs\": false}}", NULL, &s), 0, "%s", err.msg);
+	cr_assert_str_eq(s.bucket.dir, "");
+	cr_assert_not(s.bucket.make_dir);
+	spec_done(&s);
+}
+
+Test(spec, buckets_that_are_none)
+{
+	static const char *const paths[] = { "", "/", "b", "/a/../b", "/proc", "/proc/x", "/sys/", "/dev/shm", "/etc/", "//", "/a\\nb" };
+	static const char *const dirs[] = { "..", "a/../b", "/a", "a//b", "./a", "a\\nb" };
+	char text[160];
+
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+		snprintf(text, sizeof(text), "{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"%s\"}}", paths[i]);
+		refused(text, "bucket_config.mount_path: ");
+	}
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+		snprintf(text, sizeof(text), "{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"/b\", \"only_dir\": \"%s\"}}", dirs[i]);
+		refused(text, "bucket_config.only_dir: ");
+	}
+	refused("{\"image\": \"x\", \"bucket_config\": {}}", "bucket_config: mount_path: ");
+	refused("{\"image\": \"x\", \"bucket_config\": []}", "bucket_config: ");
+	refused("{\"image\": \"x\", \"bucket_config\": {\"mount_path\": \"/b\", \"read_only\": 1}}", "bucket_config: read_only: ");
 }
