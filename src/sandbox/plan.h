@@ -44,7 +44,7 @@ struct plan_bucket {
 };
 
 struct plan {
-	const char *id;                       /* UUID text; also the name of DATA/sandboxes/<id> */
+	const char *id;                       /* UUID text; also the name of DATA/sandboxes/<id>, unless it was a spare */
 	enum plan_kind kind;
 	enum plan_net net;
 	const char *layers[PLAN_LAYERS_MAX];  /* relative to DATA/images, top first */

@@ -25,8 +25,9 @@ class Platform:
         os.chmod(self.data, 0o755)
         self.log_path = self.data + ".log"
         self.config_path = self.data + ".yaml"
+        # What is prepared unasked would be in every census; test_pool.py, which is about it, says otherwise.
         with open(self.config_path, "w", encoding="utf-8") as f:
-            f.write(config)
+            f.write(config if "pools:" in config else f"{config}\npools:\n  max: 0\n")
         self.process: subprocess.Popen | None = None
         self.url = ""
         self.key = ""

@@ -1,0 +1,45 @@
+"""Sandboxes that are made before anybody asks, seen through the SDK and /metrics."""
+import re
+import time
+
+import pytest
+
+from orw import nothing_new, running, settings
+
+
+@pytest.fixture(scope="module")
+def warm_platform():
+    with running("pools:\n  max: 8\n  memory: 64MiB\n") as p:
+        yield p
+
+
+def figure(platform, name):
+    status, _, body = platform.request("GET", "/metrics")
+    assert status == 200
+    return float(re.search(rf"^openreward_{name} ([0-9.e+]+)$", body.decode(), re.M).group(1))
+
+
+def use(client, **changes):
+    with client.sandbox(settings(**changes)) as s:
+        return s.run("cat /etc/hostname; hostname; echo x > /tmp/mark; ls /tmp; id -u; grep -c $(hostname) /etc/hosts").output.split()
+
+
+def test_the_second_of_a_kind_is_prepared(warm_platform):
+    names, before = set(), figure(warm_platform, "boxes_warm_total")
+    with warm_platform.client() as client:
+        for _ in range(12):
+            name, own, mark, uid, known = use(client)
+            assert (own, mark, uid, known) == (name, "mark", "0", "1")
+            names.add(name)
+            time.sleep(0.3)
+    assert len(names) == 12, "two sandboxes had one name"
+    assert figure(warm_platform, "boxes_warm_total") > before
+    assert warm_platform.leaks() == ""
+
+
+def test_the_end_of_the_daemon_is_that_of_what_was_prepared():
+    with running("pools:\n  max: 4\n") as p:
+        with p.client() as client:
+            use(client)
+        time.sleep(0.5)
+    nothing_new(p)
