@@ -95,6 +95,7 @@ struct env_request {
  * -ENOENT: never deployed; other errors say why none can be started. */
 struct env_wait *env_acquire(struct envs *e, struct store_environment *env, const struct env_request *rq);
 void env_acquire_cancel(struct env_wait *w); /* before done */
+void env_acquire_unvisit(struct env_wait *w); /* before done: the use of rq.visited is given back */
 /* Whether env_acquire() would have to wait now. */
 bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want);
 /* How many wait, in all environments: the length that a queue's bound is about. */

@@ -256,6 +256,11 @@ struct env_wait *env_acquire(struct envs *e, struct store_environment *env, cons
 	return w;
 }
 
+void env_acquire_unvisit(struct env_wait *w)
+{
+	w->rq.visited = NULL;
+}
+
 bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want)
 {
 	const struct env *v = env_of(e, env);

@@ -3,9 +3,17 @@
 #include "base/mem.h"
 #include "gateway/private.h"
 
+/* The server had nothing yet of a visitor whose /create still waits: it loses nothing, and goes on waiting. */
 static void on_instance_gone(void *arg, struct instance *i)
 {
-	session_crashed(arg, instance_end_reason(i));
+	struct session *s = arg;
+	if (!s->place_wait || s->state != SESSION_READY) {
+		session_crashed(s, instance_end_reason(i));
+		return;
+	}
+	env_acquire_unvisit(s->place_wait);
+	owns_abort(s);
+	place_leave(s);
 }
 
 void place_enter(struct session *s, struct instance *i)
@@ -29,11 +37,18 @@ void place_leave(struct session *s)
 struct env_wait *place_take(struct session *s, env_instance_fn *done, void *arg)
 {
 	struct env_request rq = { .want = ENV_PLACE, .key = s->key_id, .visited = s->instance, .done = done, .arg = arg };
-	return env_acquire(s->g->envs, s->env, &rq);
+	s->place_wait = env_acquire(s->g->envs, s->env, &rq);
+	return s->place_wait;
+}
+
+void place_cancel(struct session *s)
+{
+	env_acquire_cancel(STEAL(s->place_wait));
 }
 
 void place_taken(struct session *s, struct instance *i)
 {
+	s->place_wait = NULL;
 	if (i == s->instance) {
 		instance_release(i); /* the visit's use is enough */
 	} else {

@@ -44,6 +44,7 @@ struct session {
 	struct store_environment *env;
 	struct env_wait *wait;              /* OPENING */
 	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */
+	struct env_wait *place_wait;        /* its /create waits for a place; the proxy's, which cancels it */
 	bool placed;                        /* and a place in it: from its first /create on */
 	char **vars;                        /* "K=V" for an instance of its own, NULL-terminated; NULL = none */
 	struct sse *stream;                 /* the open creation stream, NULL = none */
@@ -136,6 +137,7 @@ void create_session_handler(struct http_req *req, void *gateway);
 /* Before its first /create: a place in an instance, which may be another than the visited one; it waits for it in the
  * environment's queue. done gets a place and a use, to be given to place_taken(). */
 struct env_wait *place_take(struct session *s, env_instance_fn *done, void *arg);
+void place_cancel(struct session *s); /* before done */
 void place_taken(struct session *s, struct instance *i);
 void place_enter(struct session *s, struct instance *i); /* i's use is the session's from now on */
 void place_leave(struct session *s);                     /* gives all back; harmless without */

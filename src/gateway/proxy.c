@@ -84,8 +84,8 @@ static void pass_turn(struct proxy *p)
 
 static void drop_upstream(struct proxy *p)
 {
-	if (p->place)
-		env_acquire_cancel(STEAL(p->place));
+	if (STEAL(p->place))
+		place_cancel(p->s);
 	if (p->wait)
 		upstream_cancel(STEAL(p->wait));
 	if (p->up)
@@ -413,6 +413,7 @@ static void on_place(void *arg, struct instance *i, const struct err *err)
 	struct proxy *p = arg;
 	p->place = NULL;
 	if (err) {
+		p->s->place_wait = NULL;
 		fail(p, err->msg);
 		return;
 	}

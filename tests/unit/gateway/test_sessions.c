@@ -83,6 +83,24 @@ FAKE_TEST(sessions, variables_bring_an_instance_of_its_own)
 	hang_up(other);
 }
 
+FAKE_TEST(sessions, one_that_waits_for_a_place_outlives_the_instance_it_visits)
+{
+	struct client *c = dial(), *waiting = dial();
+
+	fake_scale(1, 1);
+	auto_free char *first = open_session(), *second = open_session();
+	cr_assert_eq(call(c, first, "POST", "/create"), 200);
+	ask_of(waiting, second, "POST", "/create", NULL);
+	run_for(20);
+	cr_assert(!has(waiting, "HTTP/1.1"), "there is no place");
+	fake_crash(&boxes[0], 3);
+	cr_assert_eq(status_of(waiting), 200, "%s", waiting->text);
+	cr_assert_eq(up_last()->box, 2);
+	cr_assert_eq(call(c, first, "GET", "/splits"), 410);
+	hang_up(c);
+	hang_up(waiting);
+}
+
 FAKE_TEST(sessions, a_stranger_sets_providers_alone)
 {
 	struct store_namespace *other;
