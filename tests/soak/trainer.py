@@ -1,0 +1,141 @@
+"""A simulated trainer: groups of sixteen rollouts of one task, hundreds at once, with pauses as a model makes them.
+
+    python trainer.py NAME AT_ONCE SECONDS SEED
+
+A process of its own with the asynchronous SDK, so that it can be killed in the middle of everything. It prints a JSON line per
+rollout that ended: {"reward", "expected", "calls", "seconds"} or {"error"}; at SIGTERM it starts no more, waits for those
+under way, and prints {"over": true}."""
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+
+from openreward import AsyncOpenReward, SandboxSettings
+
+GROUP = 16           # rollouts of one task
+PAUSE_S = 0.5        # of a model between two calls: the mean of an exponential distribution
+SANDBOX_SHARE = 0.1  # of the rollouts use a sandbox of their own, too
+VANISH_SHARE = 0.05  # of the rollouts are given up without a word to the server
+CALLS_MAX = 6
+
+
+class Wrong(Exception):
+    pass
+
+
+def check(condition: bool, what: object) -> None:
+    if not condition:
+        raise Wrong(str(what))
+
+
+def text_of(result) -> str:
+    return "".join(b.text for b in result.blocks)
+
+
+class Rollout:
+    def __init__(self, trainer: "Trainer", number: int) -> None:
+        self.trainer, self.number = trainer, number
+        self.dice = random.Random(f"{trainer.seed} {number}")
+        self.task_index = number // GROUP % len(trainer.tasks)
+        self.right = self.dice.random() < 0.6
+        self.calls = 0
+
+    async def think(self) -> None:
+        await asyncio.sleep(min(self.dice.expovariate(1 / PAUSE_S), 10 * PAUSE_S))
+
+    async def call(self, session, tool: str, **given: object):
+        self.calls += 1
+        return await session.call_tool(tool, given)
+
+    async def echo(self, session) -> None:
+        text = f"{self.number} {self.calls} {self.dice.random()}"
+        answer = text_of(await self.call(session, "echo", text=text))
+        check(answer == text, f"echo: {answer!r} for {text!r}")
+
+    async def some_calls(self, session) -> None:
+        for _ in range(self.dice.randrange(CALLS_MAX)):
+            await self.think()
+            if self.dice.random() < 0.2:
+                await asyncio.gather(self.echo(session), self.echo(session))
+            else:
+                await self.echo(session)
+
+    async def use_sandbox(self) -> None:
+        settings = SandboxSettings(environment=self.trainer.name, image="python:3.11-slim", machine_size="0.5:0.5")
+        async with self.trainer.client.sandbox(settings) as sandbox:
+            for k in range(self.dice.randrange(1, 4)):
+                await self.think()
+                # Each command leaves a line: a second one would show a run that was made twice.
+                answer = await sandbox.run(f"echo {self.number}.{k} >> /tmp/lines; cat /tmp/lines")
+                wanted = "\n".join(f"{self.number}.{j}" for j in range(k + 1))
+                check(answer.output.strip() == wanted, f"run {k}: {answer.output!r}")
+                check(answer.return_code == 0, answer)
+
+    async def play(self) -> float:
+        task = self.trainer.tasks[self.task_index]
+        async with self.trainer.environment.session(task=task) as session:
+            prompt = "".join(b.text for b in await session.get_prompt())
+            check(f"{task.task_spec['id']}+{task.task_spec['id']}" in prompt, f"prompt of {task.task_spec}: {prompt}")
+            await self.some_calls(session)
+            if self.dice.random() < SANDBOX_SHARE:
+                await self.use_sandbox()
+            await self.think()
+            number = 2 * task.task_spec["id"]
+            result = await self.call(session, "answer", answer=str(number if self.right else number + 1))
+            return result.reward
+
+    async def run(self) -> dict:
+        started = time.monotonic()
+        reward = await self.play()
+        expected = 1.0 if self.right else 0.0
+        return {"reward": reward, "expected": expected, "calls": self.calls, "seconds": round(time.monotonic() - started, 3)}
+
+
+class Trainer:
+    def __init__(self, name: str, at_once: int, seconds: float, seed: str) -> None:
+        self.name, self.at_once, self.seed = name, at_once, seed
+        self.until = time.monotonic() + seconds
+        self.dice = random.Random(seed)
+        self.next = 0
+
+    def stop(self) -> None:
+        self.until = 0
+
+    async def one(self, number: int) -> None:
+        rollout = asyncio.ensure_future(Rollout(self, number).run())
+        try:
+            if self.dice.random() < VANISH_SHARE:
+                await asyncio.wait({rollout}, timeout=self.dice.uniform(0, 4 * PAUSE_S))
+                if not rollout.done():
+                    rollout.cancel()
+                    await asyncio.wait({rollout})
+                    return
+            line = await rollout
+        except Exception as e:  # pylint: disable=broad-except # whatever it is, it is a rollout that was lost
+            line = {"error": f"{type(e).__name__}: {e}"[:500]}
+        print(json.dumps({"rollout": number, "at": round(time.time(), 3), **line}), flush=True)
+
+    async def lane(self) -> None:
+        while time.monotonic() < self.until:
+            number, self.next = self.next, self.next + 1
+            await self.one(number)
+
+    async def train(self) -> None:
+        async with AsyncOpenReward() as self.client:
+            self.environment = self.client.environments.get(self.name)
+            self.tasks = await self.environment.list_tasks(split="train")
+            await asyncio.gather(*[self.lane() for _ in range(self.at_once)])
+
+
+async def main() -> None:
+    name, at_once, seconds, seed = sys.argv[1:5]
+    trainer = Trainer(name, int(at_once), float(seconds), seed)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, trainer.stop)
+    await trainer.train()
+    print(json.dumps({"over": True}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
