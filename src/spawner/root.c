@@ -243,13 +243,19 @@ static int mount_in_dev(struct start *s, const char *name, int mount_fd)
 	return target < 0 ? target : attach(m, target);
 }
 
+/* Up to Linux 6.6 or so devpts reads gid= as a signed number and refuses our ids, which lie above 2^31. Terminals are then
+ * of their opener's group instead of tty's. */
 static int mount_pts(struct start *s)
 {
+	const unsigned int attrs = SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC;
 	char tty_group[16];
-	const char *const config[] = { "gid", tty_group, "mode", "620", "ptmxmode", "666", NULL };
+	const char *const config[] = { "mode", "620", "ptmxmode", "666", "gid", tty_group, NULL };
+	const char *const without_group[] = { "mode", "620", "ptmxmode", "666", NULL };
+	int fd;
 
 	snprintf(tty_group, sizeof(tty_group), "%u", s->first + 5);
-	return mount_in_dev(s, "pts", new_mount("devpts", config, SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC));
+	fd = new_mount("devpts", config, attrs);
+	return mount_in_dev(s, "pts", fd == -EINVAL ? new_mount("devpts", without_group, attrs) : fd);
 }
 
 static int mount_shm(struct start *s)

@@ -123,8 +123,9 @@ class Trainer:
             await self.one(number)
 
     async def train(self) -> None:
-        async with AsyncOpenReward() as self.client:
-            self.environment = self.client.environments.get(self.name)
+        self.client = AsyncOpenReward()
+        async with self.client.environments as environments:
+            self.environment = environments.get(self.name)
             self.tasks = await self.environment.list_tasks(split="train")
             await asyncio.gather(*[self.lane() for _ in range(self.at_once)])
 
