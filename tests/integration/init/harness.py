@@ -180,9 +180,14 @@ class Sandbox:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         check(libc.unshare(sum(NEW.values()) - NEW["USER"]), "unshare")
+        gone, alive = os.pipe()
         pid = os.fork()
         if pid:
             os._exit(0)
+        os.close(alive)
+        os.read(gone, 1)  # init asks to die with its parent: this one has to be dead before it does
+        os.close(gone)
+        time.sleep(0.005)
         build_root(root, self.shm_mb)
         self.lo_up()
         binary = fds.pop("binary")
