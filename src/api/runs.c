@@ -271,22 +271,25 @@ static char *shown(const char *cmd)
 	return xstrndup(cmd, MIN(len, (size_t)CMD_SHOWN_BYTES));
 }
 
-static struct brun *brun_new(struct sandbox *b, const struct engine_exec_spec *spec)
+static void make_id(char ret[TASK_ID_LEN])
 {
-	struct brun *run = NEW(struct brun);
 	char uuid[UUID_LEN];
 	size_t n = 0;
 
 	random_uuid(uuid);
 	for (const char *p = uuid; *p; p++)
 		if (*p != '-')
-			run->id[n++] = *p;
+			ret[n++] = *p;
+	ret[n] = 0;
+}
+
+static struct brun *brun_new(struct sandbox *b, const char *id, const char *cmd)
+{
+	struct brun *run = NEW(struct brun);
+
 	run->b = b;
-	run->cmd = shown(spec->cmd);
-	run->terminal = spec->terminal;
-	run->separate = spec->separate;
-	run->input = spec->input;
-	run->keep_last = spec->keep_last;
+	snprintf(run->id, sizeof(run->id), "%s", id);
+	run->cmd = shown(cmd);
 	run->started_ms = time_wall_ms();
 	list_init(&run->readers);
 	list_init(&run->waiters);
@@ -295,11 +298,61 @@ static struct brun *brun_new(struct sandbox *b, const struct engine_exec_spec *s
 	return run;
 }
 
+/* -- for a daemon that takes over ---------------------------------------------------------------------------------------- */
+
+#define LABEL_MAGIC "bg1:"
+enum { HAS_TERMINAL = 1, IS_SEPARATE = 2, HAS_INPUT = 4, KEEPS_LAST = 8 };
+
+struct run_label {
+	char magic[4]; /* no zero behind it */
+	unsigned char flags;
+	char cmd[59];  /* its beginning, filled up with zeros */
+};
+
+static struct run_label label_of(const struct brun *run)
+{
+	struct run_label l = {
+		.flags = (unsigned char)((run->terminal ? HAS_TERMINAL : 0) | (run->separate ? IS_SEPARATE : 0) |
+					 (run->input ? HAS_INPUT : 0) | (run->keep_last ? KEEPS_LAST : 0)),
+	};
+
+	memcpy(l.magic, LABEL_MAGIC, sizeof(l.magic));
+	memcpy(l.cmd, run->cmd, MIN(strlen(run->cmd), sizeof(l.cmd)));
+	return l;
+}
+
+bool runs_adopt(struct sandbox *b, struct engine_exec *x, const struct engine_left *left)
+{
+	struct run_label l;
+	auto_free char *cmd = NULL;
+	struct brun *run;
+
+	if (left->label_len != sizeof(l) || memcmp(left->label, LABEL_MAGIC, sizeof(l.magic)) != 0)
+		return false;
+	memcpy(&l, left->label, sizeof(l));
+	cmd = xstrndup(l.cmd, strnlen(l.cmd, sizeof(l.cmd)));
+	run = brun_new(b, x->id, cmd);
+	run->exec = x;
+	run->adopted = true;
+	run->started_ms -= (int64_t)left->age_ms;
+	run->terminal = l.flags & HAS_TERMINAL;
+	run->separate = l.flags & IS_SEPARATE;
+	run->input = l.flags & HAS_INPUT;
+	run->keep_last = l.flags & KEEPS_LAST;
+	b->s->engine->ops->exec_on_more(x, on_more);
+	b->s->engine->ops->claim(x, on_done, run);
+	return true;
+}
+
+/* -- starting, from the body ----------------------------------------------------------------------------------------------- */
+
 static int start(struct sandbox *b, json_t *body, struct brun **ret, struct err *err)
 {
 	static const char *const term[] = { "TERM=xterm-256color", NULL };
 	struct engine_exec_spec spec = { .log_fd = -1 };
 	struct wishes w = { .rows = 24, .cols = 80 };
+	char id[TASK_ID_LEN];
+	struct run_label label;
 	struct brun *run;
 	int r = run_spec_read(b->s, body, &spec, err);
 
@@ -319,8 +372,16 @@ static int start(struct sandbox *b, json_t *body, struct brun **ret, struct err 
 	spec.env = w.terminal ? term : NULL;
 	if (spec.keep_last)
 		spec.max_bytes = MAX(spec.max_bytes, (uint64_t)TAIL_MIN_BYTES);
-	run = brun_new(b, &spec);
+	make_id(id);
+	run = brun_new(b, id, spec.cmd);
+	run->terminal = spec.terminal;
+	run->separate = spec.separate;
+	run->input = spec.input;
+	run->keep_last = spec.keep_last;
+	label = label_of(run);
 	spec.id = run->id;
+	spec.label = &label;
+	spec.label_len = sizeof(label);
 	r = b->s->engine->ops->exec(b->box, &spec, on_done, run, &run->exec, err);
 	if (r < 0) {
 		brun_free(run);

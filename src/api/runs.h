@@ -8,6 +8,8 @@
  *   FAILED     the fault is ours, or the sandbox is gone: `error` says which.        on_done()
  *   forgotten  DELETE, or the oldest that are over, when there are too many. One that runs is killed first.
  *
+ * A daemon that takes over finds them by their labels: the beginning of the command and what it was started with.
+ *
  * The output stays with init; nothing of it is kept here. A run is owned by its sandbox and ends with it; readers and
  * writers are requests of their own and may outlive it by a callback. */
 #pragma once
@@ -24,6 +26,7 @@ struct brun {
 	char *cmd;        /* its beginning, for lists */
 	bool terminal, separate, input, keep_last;
 	int64_t started_ms, ended_ms; /* since 1970; 0 = not yet */
+	bool adopted;     /* a former daemon began it */
 	bool over;
 	char *error;      /* over: FAILED */
 	struct engine_exec_result res; /* over and no error */

@@ -19,6 +19,7 @@ struct feed {
 	struct loop_io io;
 	uint64_t offset;     /* bytes written so far */
 	bool closed;         /* there is no input any more */
+	bool counted;        /* offset is known: a request was taken */
 	bool asking;
 	struct feed_use *writer; /* the request under way, or NULL */
 };
@@ -245,10 +246,14 @@ static int begin(struct feed_use *u, struct brun *run, struct err *err)
 	int r = file_number(u->use.req, "offset", &offset, err);
 
 	u->close = file_flag(u->use.req, "close");
+	/* How much a former daemon wrote nobody knows but the client. */
+	if (r == 0 && run->adopted && !f->counted && !f->writer)
+		f->offset = offset;
 	r = r < 0 ? r : check(run, f, u, offset, err);
 	if (r < 0)
 		return r;
 	u->skip = f->offset - offset;
+	f->counted = true;
 	u->feed = f;
 	f->writer = u;
 	if (f->fd < 0 && !f->closed) {

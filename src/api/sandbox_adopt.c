@@ -100,6 +100,12 @@ void sandbox_note(const struct sandbox *b, struct buf *ret)
 	json_kv_str(&w, "namespace", b->namespace_id);
 	if (b->owner)
 		json_kv_str(&w, "owner", b->owner);
+	if (b->image)
+		json_kv_str(&w, "image", b->image);
+	json_kv_i64(&w, "cpu_milli", (int64_t)b->size.cpu_milli);
+	json_kv_i64(&w, "memory_bytes", (int64_t)b->size.memory_bytes);
+	json_kv_bool(&w, "block_network", b->block_network);
+	json_kv_i64(&w, "created_ms", b->created_ms);
 	json_close(&w);
 	if (json_write_end(&w) < 0)
 		buf_clear(ret); /* then nobody takes it over */
@@ -125,7 +131,22 @@ static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *rea
 
 static void on_left(void *arg, struct engine_exec *x, const struct engine_left *left)
 {
-	run_adopt(arg, x, left);
+	if (!runs_adopt(arg, x, left))
+		run_adopt(arg, x, left);
+}
+
+/* What lists tell. A note of an older program has none of it. */
+static void read_looks(struct sandbox *b, json_t *note)
+{
+	const char *image = json_string_value(json_object_get(note, "image"));
+	json_t *created = json_object_get(note, "created_ms");
+
+	b->image = xstrdup(image);
+	b->size.cpu_milli = (uint64_t)json_integer_value(json_object_get(note, "cpu_milli"));
+	b->size.memory_bytes = (uint64_t)json_integer_value(json_object_get(note, "memory_bytes"));
+	b->block_network = json_is_true(json_object_get(note, "block_network"));
+	if (json_is_integer(created))
+		b->created_ms = json_integer_value(created);
 }
 
 static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t *note)
@@ -138,6 +159,7 @@ static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t
 		return NULL;
 	slot = take_back(s, box->id);
 	b = sandbox_new(s, box->id, namespace_id, owner);
+	read_looks(b, note);
 	if (slot != SLOTS_NONE) {
 		slots_give(s->records, b->slot);
 		b->slot = slot;

@@ -142,6 +142,8 @@ ssize_t frames_read(const struct frames *f, uint64_t *pos, char *p, size_t cap);
 void runs_routes(struct sandboxes *s, struct http_router *r);
 void runs_free(struct sandbox *b); /* all of them */
 size_t runs_count(const struct sandbox *b);
+/* A command of a former daemon; false = it is none of these. */
+bool runs_adopt(struct sandbox *b, struct engine_exec *x, const struct engine_left *left);
 void sandbox_list_routes(struct sandboxes *s, struct http_router *r);
 
 /* files.c, files_write.c */

@@ -171,6 +171,7 @@ struct engine_ops {
 	void (*adopt)(struct engine_box *b, engine_end_fn *on_end, void *arg);
 	void (*left)(struct engine_box *b, engine_left_fn *fn, void *arg);
 	void (*claim)(struct engine_exec *x, engine_exec_fn *done, void *arg);
+	void (*exec_on_more)(struct engine_exec *x, void (*more)(void *arg)); /* of one that was claimed: as spec.more */
 	/* Replaces spec.note. */
 	void (*note)(struct engine_box *b, const void *note, size_t len);
 	/* A stream connection to a port of the box's loopback. */

@@ -25,6 +25,7 @@ static const struct engine_ops local_ops = {
 	.exec_kill = local_exec_kill,
 	.exec_release = local_exec_release,
 	.exec_fetch = local_exec_fetch,
+	.exec_on_more = local_exec_on_more,
 	.exec_input = local_exec_input,
 	.exec_input_end = local_exec_input_end,
 	.exec_resize = local_exec_resize,

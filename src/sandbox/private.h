@@ -138,6 +138,7 @@ void local_exec_input_end(struct engine_exec *x, engine_done_fn *done, void *arg
 void local_exec_resize(struct engine_exec *x, uint16_t rows, uint16_t cols, engine_done_fn *done, void *arg);
 void local_exec_signal(struct engine_exec *x, int signo, bool foreground, engine_done_fn *done, void *arg);
 void local_usage(struct engine_box *b, engine_usage_fn *done, void *arg);
+void local_exec_on_more(struct engine_exec *x, void (*more)(void *arg));
 uint64_t stream_flags(const struct engine_exec_spec *spec); /* enum wire_run_flag */
 void stream_more(struct box *b, const struct wire_in *in);  /* MORE */
 

@@ -172,6 +172,11 @@ void local_exec_signal(struct engine_exec *base, int signo, bool foreground, eng
 	send(q, c, o);
 }
 
+void local_exec_on_more(struct engine_exec *base, void (*more)(void *arg))
+{
+	((struct exec *)base)->more = more;
+}
+
 void local_usage(struct engine_box *base, engine_usage_fn *done, void *arg)
 {
 	struct box *b = (struct box *)base;

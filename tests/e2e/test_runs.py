@@ -395,3 +395,32 @@ def test_a_shell_whose_sandbox_ends(platform):
     box.box.delete()
     t.expect(b"it was deleted", 30)
     assert t.end() == 1
+
+
+# -- a daemon that takes over -------------------------------------------------------------------------------------------
+
+def test_runs_outlive_the_daemon(base_images):
+    with base_images.platform() as p:
+        box = Runs(p)
+        talk = box.start("while read x; do echo got $x; done; echo over", stdin=True)
+        apart = box.start("echo out; echo err >&2", separate=True)
+        shell = box.start("echo up; read x; echo $x", tty=True)
+        box.write(talk, b"one\n")
+        box.wait(apart)
+        p.process.kill()
+        p.process.wait()
+        p.process = None
+        p.start()
+        found = {r["id"]: r for r in box.call("GET", "/runs")["runs"]}
+        assert set(found) == {talk, apart, shell}
+        assert found[talk]["state"] == "running" and found[talk]["stdin"] and found[shell]["tty"]
+        assert found[apart]["return_code"] == 0 and frames(box.output(apart)) == {1: b"out\n", 2: b"err\n"}
+        assert box.write(talk, b"two\n", "?offset=4") == 8
+        answer = box.follow(talk)
+        box.write(talk, b"", "?offset=8&close=1")
+        assert answer.read() == b"got one\ngot two\nover\n"
+        box.write(shell, b"word\n")
+        assert box.wait(shell)["return_code"] == 0 and box.output(shell) == b"up\r\nword\r\nword\r\n"
+        mine = next(s for s in json.loads(p.request("GET", "/v1/sandboxes")[2])["sandboxes"] if s["id"] == box.id)
+        assert mine["image"] == "python:3.11-slim" and mine["cpus"] == 0.5 and mine["background_runs"] == 3
+        box.box.delete()
