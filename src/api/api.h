@@ -13,6 +13,7 @@
 struct buckets;
 struct envs;
 struct git;
+struct github;
 struct images;
 struct api_metrics;
 
@@ -40,10 +41,13 @@ struct api {
 	struct images *images;
 	struct envs *envs;
 	struct git *git;
+	struct github *github;
 	struct api_metrics *metrics;
 	struct bucket_access bucket;
 	struct http_server *http;
 	const char *github_url;      /* "https://github.com": what people open */
+	const char *github_webhook_secret; /* "" = none are taken */
+	char *const *github_namespaces; /* whose members may use the token; ends with NULL */
 	const char *data_dir;        /* DATA */
 	uint64_t upload_max_bytes;   /* of a deployment's tar */
 	uint64_t default_cpu_milli;  /* size of an instance when neither deployment nor environment names one */
@@ -63,6 +67,7 @@ void api_environments_routes(struct api *a, struct http_router *r); /* /v1/envir
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
 void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
 void api_git_routes(struct api *a, struct http_router *r);          /* /git/... */
+void api_github_routes(struct api *a, struct http_router *r);       /* /v1/github/... */
 void api_images_routes(struct api *a, struct http_router *r);       /* /v1/images... */
 void api_bucket_routes(struct api *a, struct http_router *r);       /* /v1/files... */
 

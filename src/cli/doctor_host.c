@@ -309,7 +309,7 @@ static bool in_path(const char *name)
 
 void doctor_packages(struct doctor *d)
 {
-	static const char *const programs[] = { "buildah", "skopeo", "runc", "mmdebstrap" };
+	static const char *const programs[] = { "buildah", "skopeo", "runc", "mmdebstrap", "git" };
 	char missing[128] = "";
 
 	for (size_t i = 0; i < ARRAY_LEN(programs); i++) {
@@ -320,7 +320,7 @@ void doctor_packages(struct doctor *d)
 	if (*missing)
 		doctor_fail(d, "packages", "missing:%s; `apt-get install%s`", missing, missing);
 	else
-		doctor_ok(d, "packages", "buildah, skopeo, runc, mmdebstrap");
+		doctor_ok(d, "packages", "buildah, skopeo, runc, mmdebstrap, git");
 }
 
 void doctor_account(struct doctor *d)

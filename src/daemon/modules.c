@@ -12,6 +12,7 @@
 #include "env/env.h"
 #include "gateway/session.h"
 #include "git/git.h"
+#include "git/github.h"
 #include "image/image.h"
 #include "sandbox/local.h"
 
@@ -151,7 +152,10 @@ static int open_git(struct daemon *d, struct err *err)
 	struct git_settings s = { .data_dir = c->data, .push_max_bytes = c->git_push_max_bytes, .time_limit_ms = c->git_time_limit_ms,
 				  .max_processes = (unsigned)c->git_max_processes };
 
-	return git_new(&d->git, d->loop, &s, err);
+	struct github_settings hub = { .api_url = c->github_api_url, .url = c->github_url, .token = c->github_token };
+	int r = git_new(&d->git, d->loop, &s, err);
+
+	return r < 0 ? r : github_new(&d->github, d->loop, d->git, &hub, err);
 }
 
 int modules_open(struct daemon *d, struct err *err)
@@ -217,6 +221,7 @@ void modules_close(struct daemon *d)
 		local_engine_leave(d->engine);
 	gateway_free(d->gateway);
 	sandboxes_free(d->sandboxes);
+	github_free(d->github);
 	git_free(d->git);
 	envs_free(d->envs);
 	builds_free(d->builds);

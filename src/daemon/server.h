@@ -31,6 +31,7 @@ struct builds;
 struct engine;
 struct gateway;
 struct git;
+struct github;
 struct sandboxes;
 
 struct daemon {
@@ -48,6 +49,7 @@ struct daemon {
 	struct engine *engine;
 	struct envs *envs;
 	struct git *git;
+	struct github *github;
 	struct sandboxes *sandboxes;
 	struct gateway *gateway;
 	struct http_router *router;

@@ -30,6 +30,7 @@ int git_new(struct git **ret, struct loop *l, const struct git_settings *s, stru
 	*g = (struct git){ .loop = l, .settings = *s, .root = STEAL(root) };
 	list_init(&g->children);
 	list_init(&g->serving);
+	list_init(&g->fetches);
 	*ret = g;
 	return 0;
 }
@@ -39,6 +40,7 @@ struct git *git_free(struct git *g)
 	if (!g)
 		return NULL;
 	git_children_kill(g);
+	github_fetches_free(g);
 	free(g->root);
 	free(g);
 	return NULL;

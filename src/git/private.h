@@ -5,6 +5,7 @@
 
 #include "base/list.h"
 #include "git/git.h"
+#include "git/github.h"
 
 #define GIT_KILL_AFTER_MS 3000 /* between SIGTERM, at which git removes its temporary files, and SIGKILL */
 #define GIT_HOOK_FD 3
@@ -16,6 +17,7 @@ struct git {
 	struct list children; /* struct git_child */
 	struct list serving;  /* struct serve: requests */
 	unsigned n_serving;
+	struct list fetches;  /* struct github_fetch, in order */
 };
 
 /* One process group. Owned by git until its exit; the callback runs once, or never after git_child_forget(). */
@@ -40,3 +42,8 @@ MUST_CHECK int push_new(struct git_push **ret, struct git *g, const struct git_p
 bool push_changed(const struct git_push *p); /* the hook has reported */
 struct git_push *push_free(struct git_push *p); /* tells gone where the receiver still waits */
 void push_on_changed(struct git_push *p, loop_fn *fn, void *arg); /* just before ev->changed */
+
+/* github.c: base "https://github.com", token "" = none. See github_fetch(). */
+void git_fetch_with(struct git *g, const char *base, const char *repo, const char *token, const char *branch, const char *repository,
+		    github_fetched_fn *fn, void *arg);
+void github_fetches_free(struct git *g);

@@ -126,7 +126,7 @@ static const char *const run_config[] = { "-c", "core.hooksPath=/dev/null", "-c"
 
 static int start(struct git_run *r, const struct git_command *c, struct err *err)
 {
-	const char *argv[WORDS_MAX] = { "git" }, *env[8] = { NULL };
+	const char *argv[WORDS_MAX] = { "git" }, *env[16] = { NULL };
 	auto_free char *dir = c->repository ? xasprintf("GIT_DIR=%s", c->repository) : NULL;
 	auto_fd out = -1, err_fd = -1;
 	size_t n = 1, m = 0;
