@@ -271,15 +271,15 @@ static void visit(struct http_req *req, struct api *a, const char *service_path,
 	auto_free char *name = NULL;
 	struct err err;
 
-	if (!a->git) {
-		http_reply_error(req, 503, "git is not ready yet");
-		return;
-	}
 	int r = auth_request(a->auth, req, &c, &err);
 	r = r < 0 ? r : parse_name(owner, http_req_param(req, "name"), &name, &err);
 	r = r < 0 ? r : check(a, c, owner, name, writes, &err);
 	if (r < 0) {
 		reply_unknown(req, &err);
+		return;
+	}
+	if (!a->git) {
+		http_reply_error(req, 503, "git is not ready yet");
 		return;
 	}
 	struct store_environment *e = store_environment_find(a->store, owner, name);

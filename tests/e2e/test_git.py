@@ -160,11 +160,6 @@ def test_large_push(repository, size):
         assert repository.deployments() == []
 
 
-def keys(server) -> dict[str, str]:
-    """Keys of other roles and namespaces: put into the database of a stopped server, for want of a call that makes them."""
-    return server.test_keys
-
-
 def test_wrong_key(repository):
     broken(repository)
     done = repository.push(check=False, key="orw_" + "A" * 43)

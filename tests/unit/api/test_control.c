@@ -101,6 +101,8 @@ static void serve(int listener, int out)
 	api_namespaces_routes(&api, router);
 	api_environments_routes(&api, router);
 	api_deployments_routes(&api, router);
+	api_details_routes(&api, router);
+	api_git_routes(&api, router);
 	api_images_routes(&api, router);
 	http_router_add(router, "PUT", "/upload", on_put, NULL);
 	if (http_server_listen(server, listener, &err) < 0)
@@ -354,4 +356,47 @@ Test(control, a_broken_upload_leaves_nothing)
 	for (int i = 0; i < 200 && uploaded(); i++)
 		usleep(10000);
 	cr_assert_not(uploaded());
+}
+
+/* There is no git behind these routes here: 503 is what somebody gets who may. */
+Test(control, who_may_fetch_and_push)
+{
+	static const char fetch[] = "/git/local/%s/info/refs?service=git-upload-pack";
+	static const char push[] = "/git/local/%s/info/refs?service=git-receive-pack";
+	const struct {
+		const char *key, *name;
+		int fetches, pushes;
+	} rows[] = {
+		{ NULL, "open", 401, 401 }, { "orw_wrong", "open", 401, 401 }, { reader, "open", 503, 403 },
+		{ stranger, "open", 503, 403 }, { member, "open", 503, 503 }, { admin, "open", 503, 503 },
+		{ stranger, "hidden", 404, 404 }, { reader, "hidden", 503, 403 }, { member, "hidden.git", 503, 503 },
+		{ stranger, "new", 404, 404 }, { reader, "new", 404, 403 }, { member, "new", 404, 503 },
+		{ admin, "%2e%2e", 400, 400 }, { admin, ".x", 400, 400 }, { admin, "a%2fb", 400, 400 },
+	};
+	char path[128];
+
+	cr_assert_eq(ask(member, "POST", "/v1/environments", "{\"name\": \"open\"}"), 201);
+	cr_assert_eq(ask(member, "POST", "/v1/environments", "{\"name\": \"hidden\", \"isPrivate\": true}"), 201);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		snprintf(path, sizeof(path), fetch, rows[i].name);
+		cr_assert_eq(ask(rows[i].key, "GET", path, NULL), rows[i].fetches, "%zu: %s", i, answer);
+		snprintf(path, sizeof(path), push, rows[i].name);
+		cr_assert_eq(ask(rows[i].key, "GET", path, NULL), rows[i].pushes, "%zu: %s", i, answer);
+	}
+}
+
+Test(control, who_may_change_details)
+{
+	static const char path[] = "/v1/environments/local/open/details";
+
+	cr_assert_eq(ask(member, "POST", "/v1/environments", "{\"name\": \"open\"}"), 201);
+	cr_assert_eq(ask(NULL, "PUT", path, "{}"), 401);
+	cr_assert_eq(ask(reader, "PUT", path, "{}"), 403);
+	cr_assert_eq(ask(stranger, "PUT", path, "{}"), 403);
+	cr_assert_eq(ask(member, "PUT", path, "{\"branch\": \"-x\", \"new_description\": \"lost\"}"), 400);
+	cr_assert_eq(ask(member, "PUT", path, "{\"subdirectory\": \"a/../b\"}"), 400);
+	cr_assert_eq(ask(member, "PUT", path, "{\"new_name\": \"other\", \"branch\": \"release\"}"), 200);
+	cr_assert_eq(ask(member, "GET", "/v1/environments/local/open", NULL), 404);
+	cr_assert_eq(ask(member, "GET", "/v1/environments/local/other", NULL), 200);
+	cr_assert(says("\"branch\":\"release\"") && !says("lost"), "%s", answer);
 }
