@@ -17,7 +17,20 @@
 #include "base/time.h"
 #include "env/env.h"
 
-static void write_deployment(struct json_writer *w, const struct store_deployment *d)
+static void write_transition(struct json_writer *w, const struct store_transition *t)
+{
+	char at[TIME_ISO_LEN];
+
+	json_open_object(w);
+	json_kv_str(w, "from", t->from == t->to ? NULL : store_deployment_state_name(t->from));
+	json_kv_str(w, "to", store_deployment_state_name(t->to));
+	json_kv_str(w, "reason", *t->reason ? t->reason : NULL);
+	json_kv_str(w, "at", time_iso(t->at_ms, at));
+	json_close(w);
+}
+
+/* history: with every move that it made; lists are short without. */
+static void write_deployment(struct json_writer *w, const struct store_deployment *d, bool history)
 {
 	char created[TIME_ISO_LEN], updated[TIME_ISO_LEN];
 
@@ -32,6 +45,13 @@ static void write_deployment(struct json_writer *w, const struct store_deploymen
 	json_kv_str(w, "commitSha", *d->commit ? d->commit : NULL);
 	json_kv_str(w, "created_at", time_iso(d->created_ms, created));
 	json_kv_str(w, "updated_at", time_iso(d->updated_ms, updated));
+	if (history) {
+		json_key(w, "transitions");
+		json_open_array(w);
+		list_foreach(&d->transitions, struct store_transition, of_deployment, t)
+			write_transition(w, t);
+		json_close(w);
+	}
 	json_close(w);
 }
 
@@ -127,7 +147,7 @@ static void reply_deployed(struct arrival *a)
 
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
-	write_deployment(&w, d);
+	write_deployment(&w, d, false);
 	api_send(a->req, 201, &w, &b);
 }
 
@@ -215,7 +235,7 @@ static void reply_list(struct http_req *req, const struct store_environment *e)
 	json_write_begin(&w, &b);
 	json_open_array(&w);
 	list_foreach(&e->deployments, struct store_deployment, of_environment, d)
-		write_deployment(&w, d);
+		write_deployment(&w, d, false);
 	json_close(&w);
 	api_send(req, 200, &w, &b);
 }
@@ -275,7 +295,7 @@ static void on_get(struct http_req *req, void *arg)
 		return;
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
-	write_deployment(&w, d);
+	write_deployment(&w, d, true);
 	api_send(req, 200, &w, &b);
 }
 

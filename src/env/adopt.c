@@ -91,8 +91,7 @@ static bool settle(void *arg, struct store_environment *record)
 			lives |= ((struct instance *)it.value)->d == d;
 		if (lives)
 			continue;
-		d->state = STORE_DEPLOYMENT_STOPPED;
-		store_deployment_save(e->store, d);
+		deployment_move(e, d, STORE_DEPLOYMENT_STOPPED, NULL);
 	}
 	return true;
 }

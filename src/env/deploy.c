@@ -6,10 +6,21 @@
 #include "env/private.h"
 #include "image/image.h"
 
-static void set_state(struct deploy *p, enum store_deployment_state state)
+/* A move that the table does not have is a mistake of ours: the state stays, and the deployment's log tells it. */
+void deployment_move(struct envs *e, struct store_deployment *d, enum store_deployment_state to, const char *reason)
 {
-	p->d->state = state;
-	store_deployment_save(p->env->envs->store, p->d);
+	struct err err = ERR_INIT;
+	if (store_deployment_move(e->store, d, to, reason, &err) == 0)
+		return;
+	struct deploy p = { .env = env_of(e, d->environment), .d = d, .log_fd = -1 };
+	list_init(&p.followers);
+	deploy_log(&p, "%s", err.msg);
+	fd_close(p.log_fd);
+}
+
+static void set_state(struct deploy *p, enum store_deployment_state state, const char *reason)
+{
+	deployment_move(p->env->envs, p->d, state, reason);
 }
 
 /* The end of the way, whatever it was: followers are told, the environment is free for the next. */
@@ -27,7 +38,8 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 	struct env *v = p->env;
 	struct err err = ERR_INIT;
 	store_set_str(&p->d->reason, reason);
-	set_state(p, state);
+	if (p->d->state != state) /* one that is superseded was moved before its instance's end */
+		set_state(p, state, reason);
 	if (state == STORE_DEPLOYMENT_FAILED)
 		v->envs->counts.deployments_failed_total++;
 	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
@@ -45,7 +57,7 @@ void deploy_instance_healthy(struct deploy *p)
 	struct instance *i = STEAL(p->instance);
 	env_retire(v);
 	env_serve(v, p->d, i);
-	set_state(p, STORE_DEPLOYMENT_READY);
+	set_state(p, STORE_DEPLOYMENT_READY, NULL);
 	deploy_log(p, "ready: the server answers on port %d", ENV_INSTANCE_PORT);
 	deploy_over(p);
 	env_waits_serve(v);
@@ -68,7 +80,9 @@ static void on_built(void *arg, struct image *img, const struct err *err)
 		return;
 	}
 	store_set_str(&p->d->image, img->name);
-	set_state(p, STORE_DEPLOYMENT_DEPLOYING);
+	if (p->d->state == STORE_DEPLOYMENT_QUEUED) /* so quick that no line told its beginning */
+		set_state(p, STORE_DEPLOYMENT_BUILDING, NULL);
+	set_state(p, STORE_DEPLOYMENT_DEPLOYING, NULL);
 	deploy_log(p, "deploying: starting the server and waiting for GET /health on port %d", ENV_INSTANCE_PORT);
 	if (instance_start(&p->instance, p->env, p->d, img, NULL, &own) < 0)
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, own.msg);
@@ -86,7 +100,7 @@ static void on_build_line(void *arg, const char *line)
 	if (!p)
 		return;
 	if (p->d->state == STORE_DEPLOYMENT_QUEUED && p->build && build_place(p->build) == 0)
-		set_state(p, STORE_DEPLOYMENT_BUILDING);
+		set_state(p, STORE_DEPLOYMENT_BUILDING, NULL);
 	env_waits_progress(p->env, line);
 	follow_line(p, line);
 }
@@ -110,7 +124,8 @@ void deploy_supersede(struct deploy *p, const char *reason)
 		p->call->deploy = NULL;
 	if (p->build)
 		build_cancel(p->build);
-	p->d->state = STORE_DEPLOYMENT_SUPERSEDED; /* before the instance's end is heard of */
+	store_set_str(&p->d->reason, reason);
+	set_state(p, STORE_DEPLOYMENT_SUPERSEDED, reason); /* before the instance's end is heard of */
 	if (p->instance)
 		instance_end(STEAL(p->instance), reason);
 	deploy_fail(p, STORE_DEPLOYMENT_SUPERSEDED, reason);
@@ -153,7 +168,7 @@ void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployme
 	struct deploy p = { .env = env_of(e, d->environment), .d = d, .log_fd = -1 };
 	list_init(&p.followers);
 	store_set_str(&d->reason, reason);
-	set_state(&p, state);
+	set_state(&p, state, reason);
 	if (state == STORE_DEPLOYMENT_FAILED)
 		e->counts.deployments_failed_total++;
 	deploy_log(&p, "%s: %s", store_deployment_state_name(state), reason);

@@ -65,8 +65,8 @@ void env_retire(struct env *v)
 	struct store_deployment *old = v->serving;
 	if (!old)
 		return;
-	old->state = list_empty(&v->instances) ? STORE_DEPLOYMENT_STOPPED : STORE_DEPLOYMENT_DRAINING;
-	store_deployment_save(v->envs->store, old);
+	deployment_move(v->envs, old, list_empty(&v->instances) ? STORE_DEPLOYMENT_STOPPED : STORE_DEPLOYMENT_DRAINING,
+			"a newer one is ready");
 	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));) {
 		v->envs->counts.draining++;
 		instance_drain(i);
@@ -105,8 +105,7 @@ static void drained(struct instance *i)
 	e->counts.draining--;
 	if (i->d->state != STORE_DEPLOYMENT_DRAINING || of_deployment(e, i->d))
 		return;
-	i->d->state = STORE_DEPLOYMENT_STOPPED;
-	store_deployment_save(e->store, i->d);
+	deployment_move(e, i->d, STORE_DEPLOYMENT_STOPPED, NULL);
 }
 
 /* The first crash is answered at once; a server that does it again and again waits longer each time. */
@@ -148,9 +147,9 @@ static void reconcile_deployment(struct env *v, struct store_deployment *d)
 	case STORE_DEPLOYMENT_QUEUED:
 	case STORE_DEPLOYMENT_BUILDING:
 	case STORE_DEPLOYMENT_DEPLOYING:
-		d->state = STORE_DEPLOYMENT_FAILED;
 		store_set_str(&d->reason, "the server was restarted");
-		break;
+		deployment_move(v->envs, d, STORE_DEPLOYMENT_FAILED, d->reason);
+		return;
 	case STORE_DEPLOYMENT_DRAINING: /* envs_taken_over() knows whether its instance lives */
 		return;
 	case STORE_DEPLOYMENT_READY:
@@ -158,14 +157,13 @@ static void reconcile_deployment(struct env *v, struct store_deployment *d)
 			v->serving = d;
 			return;
 		}
-		d->state = STORE_DEPLOYMENT_STOPPED;
-		break;
+		deployment_move(v->envs, d, STORE_DEPLOYMENT_STOPPED, "a newer one is ready");
+		return;
 	case STORE_DEPLOYMENT_STOPPED:
 	case STORE_DEPLOYMENT_FAILED:
 	case STORE_DEPLOYMENT_SUPERSEDED:
 		return;
 	}
-	store_deployment_save(v->envs->store, d);
 }
 
 static bool reconcile_environment(void *arg, struct store_environment *record)
@@ -229,10 +227,8 @@ void envs_stop(struct envs *e, struct store_environment *env, const char *reason
 	/* No crash: nobody is to start another one. */
 	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));)
 		instance_dismiss(i, reason);
-	if (v->serving) {
-		v->serving->state = STORE_DEPLOYMENT_STOPPED;
-		store_deployment_save(e->store, v->serving);
-	}
+	if (v->serving)
+		deployment_move(e, v->serving, STORE_DEPLOYMENT_STOPPED, reason);
 	v->serving = NULL;
 }
 

@@ -35,6 +35,11 @@ static const char *const migrations[] = {
 	"  github_id INTEGER NOT NULL, github_repo TEXT NOT NULL, arxiv_url TEXT NOT NULL, github_url TEXT NOT NULL,"
 	"  hf_url TEXT NOT NULL) STRICT;"
 	"CREATE TABLE webhook_delivery (id TEXT PRIMARY KEY) STRICT;",
+
+	"CREATE TABLE deployment_transitions ("
+	"  deployment_id TEXT NOT NULL REFERENCES deployment(id), from_state TEXT NOT NULL, to_state TEXT NOT NULL,"
+	"  reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;"
+	"CREATE INDEX transitions_of_deployment ON deployment_transitions (deployment_id);",
 };
 
 static int errno_of(int code)

@@ -91,3 +91,11 @@ void store_origin_init(struct store_origin *o); /* the defaults */
 void store_origin_done(struct store_origin *o);
 void store_delivery_attach(struct store *s, const char *id);
 void store_deliveries_free(struct store *s);
+
+/* states.c */
+int store_state_of(const char *name); /* -1 = none has this name */
+struct store_transition *store_transition_attach(struct store_deployment *d, enum store_deployment_state from,
+						 enum store_deployment_state to, const char *reason);
+void store_transition_add(struct store *s, struct store_deployment *d, enum store_deployment_state from,
+			  enum store_deployment_state to, const char *reason); /* with its row in the database */
+void store_transitions_free(struct store_deployment *d);

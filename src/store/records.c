@@ -29,22 +29,6 @@ const char *store_role_name(enum store_role r)
 	return role_names[r];
 }
 
-static const char *const state_names[] = {
-#define X(name, text) [STORE_DEPLOYMENT_##name] = text,
-	STORE_DEPLOYMENT_STATES(X)
-#undef X
-};
-
-const char *store_deployment_state_name(enum store_deployment_state s)
-{
-	return state_names[s];
-}
-
-bool store_deployment_state_final(enum store_deployment_state s)
-{
-	return s == STORE_DEPLOYMENT_STOPPED || s == STORE_DEPLOYMENT_FAILED || s == STORE_DEPLOYMENT_SUPERSEDED;
-}
-
 static int check_name(const char *what, const char *name, struct err *err)
 {
 	if (str_is_name(name, STORE_NAME_MAX))
@@ -284,6 +268,7 @@ struct store_deployment *store_deployment_attach(struct store *s, struct store_e
 	store_set_str(&d->branch, "");
 	store_set_str(&d->commit, "");
 	store_set_str(&d->reason, "");
+	list_init(&d->transitions);
 	list_push_front(&e->deployments, &d->of_environment);
 	map_put(s->dep_by_id, d->id, d);
 	return d;
@@ -328,6 +313,7 @@ struct store_deployment *store_deployment_add(struct store *s, struct store_envi
 	d->memory_bytes = e->memory_bytes;
 	d->created_ms = d->updated_ms = time_wall_ms();
 	put_deployment(s, d);
+	store_transition_add(s, d, d->state, d->state, source);
 	return d;
 }
 
@@ -363,6 +349,7 @@ static void environment_free(struct store_environment *e)
 		free(d->branch);
 		free(d->commit);
 		free(d->reason);
+		store_transitions_free(d);
 		free(d);
 	}
 	free(e->name);

@@ -73,20 +73,10 @@ static int on_environment(struct store *s, sqlite3_stmt *st, struct err *err)
 	return 0;
 }
 
-static int state_of(const char *name)
-{
-#define X(value, t)              \
-	if (strcmp(name, t) == 0) \
-		return STORE_DEPLOYMENT_##value;
-	STORE_DEPLOYMENT_STATES(X)
-#undef X
-	return -1;
-}
-
 static int on_deployment(struct store *s, sqlite3_stmt *st, struct err *err)
 {
 	struct store_environment *e = store_environment_by_id(s, text(st, 1));
-	int state = state_of(text(st, 2));
+	int state = store_state_of(text(st, 2));
 
 	if (!e || state < 0)
 		return damaged(err, "deployment", text(st, 0));
@@ -101,6 +91,20 @@ static int on_deployment(struct store *s, sqlite3_stmt *st, struct err *err)
 	d->memory_bytes = (uint64_t)sqlite3_column_int64(st, 9);
 	d->created_ms = sqlite3_column_int64(st, 10);
 	d->updated_ms = sqlite3_column_int64(st, 11);
+	return 0;
+}
+
+/* An empty former state is the beginning. */
+static int on_transition(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_deployment *d = store_deployment_by_id(s, text(st, 0));
+	int to = store_state_of(text(st, 2)), from = *text(st, 1) ? store_state_of(text(st, 1)) : to;
+
+	if (!d || from < 0 || to < 0)
+		return damaged(err, "a transition of deployment", text(st, 0));
+	struct store_transition *t = store_transition_attach(d, (enum store_deployment_state)from,
+							     (enum store_deployment_state)to, text(st, 3));
+	t->at_ms = sqlite3_column_int64(st, 4);
 	return 0;
 }
 
@@ -164,6 +168,7 @@ static const struct {
 	{ "SELECT environment_id, branch, subdirectory, github_id, github_repo, arxiv_url, github_url, hf_url"
 	  " FROM environment_origin", on_origin },
 	{ "SELECT id FROM webhook_delivery ORDER BY rowid", on_delivery },
+	{ "SELECT deployment_id, from_state, to_state, reason, at_ms FROM deployment_transitions ORDER BY rowid", on_transition },
 };
 
 int store_load(struct store *s, struct err *err)

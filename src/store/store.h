@@ -128,7 +128,7 @@ typedef bool store_environment_fn(void *arg, struct store_environment *e);
 void store_environments(struct store *s, store_environment_fn *fn, void *arg);
 
 /* -- deployments ----------------------------------------------------------------------------------------------- */
-/* The life of one revision of an environment; env/ makes every transition (its essay says which function and when).
+/* The life of one revision of an environment; env/ makes every move (its essay says which function and when).
  * Final: stopped, failed, superseded. */
 #define STORE_DEPLOYMENT_STATES(X)                                                                                \
 	X(QUEUED, "queued") X(BUILDING, "building") X(DEPLOYING, "deploying") X(READY, "ready")                    \
@@ -138,8 +138,30 @@ enum store_deployment_state {
 	STORE_DEPLOYMENT_STATES(X)
 #undef X
 };
+/* Every move there is; docs/deployments.md has the same table for people. */
+#define STORE_DEPLOYMENT_MOVES(X) \
+	X(QUEUED, BUILDING, "its turn has come") \
+	X(QUEUED, SUPERSEDED, "a newer one came") \
+	X(QUEUED, FAILED, "it could not be built") \
+	X(BUILDING, DEPLOYING, "its image is made") \
+	X(BUILDING, SUPERSEDED, "a newer one came") \
+	X(BUILDING, FAILED, "it could not be built") \
+	X(DEPLOYING, READY, "its server answers") \
+	X(DEPLOYING, SUPERSEDED, "a newer one came") \
+	X(DEPLOYING, FAILED, "its server did not get healthy") \
+	X(READY, DRAINING, "a newer one is ready; instances of this one run") \
+	X(READY, STOPPED, "a newer one is ready, or the environment was stopped") \
+	X(DRAINING, STOPPED, "its last instance ended")
 const char *store_deployment_state_name(enum store_deployment_state s);
 bool store_deployment_state_final(enum store_deployment_state s);
+bool store_deployment_may_move(enum store_deployment_state from, enum store_deployment_state to);
+
+struct store_transition { /* one move that was made */
+	enum store_deployment_state from, to; /* the same: the beginning */
+	int64_t at_ms;                        /* wall clock */
+	char *reason;
+	struct list of_deployment;            /* private */
+};
 
 struct store_deployment {
 	char id[STORE_ID_LEN];             /* also the folder DATA/builds/<id> */
@@ -151,6 +173,7 @@ struct store_deployment {
 	char *reason;                      /* why it failed or ended; "" = nothing to say */
 	uint64_t cpu_milli, memory_bytes;  /* size of its instances */
 	int64_t created_ms, updated_ms;
+	struct list transitions;           /* struct store_transition.of_deployment, oldest first */
 	struct list of_environment;        /* private */
 	void *user;                        /* free for env/ */
 };
@@ -160,8 +183,12 @@ struct store_deployment *store_deployment_by_id(struct store *s, const char *id)
  * (who has made its folder already). */
 struct store_deployment *store_deployment_add(struct store *s, struct store_environment *e, const char *id,
 					      const char *source);
-/* Queues the record as it now is, with updated_ms = now. */
+/* Queues the record as it now is, with updated_ms = now. state is changed by store_deployment_move() alone. */
 void store_deployment_save(struct store *s, struct store_deployment *d);
+/* The one way from state to state: checks the table, records the move with its time and reason, saves. reason NULL = the
+ * table's. -EPROTO: the table has no such move, which is a bug of the caller; nothing is changed. */
+MUST_CHECK int store_deployment_move(struct store *s, struct store_deployment *d, enum store_deployment_state to,
+				     const char *reason, struct err *err);
 
 /* -- settings -------------------------------------------------------------------------------------------------- */
 /* Small facts of the installation ("node", "installed_at"). NULL = absent. */

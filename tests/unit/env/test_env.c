@@ -283,6 +283,15 @@ static struct store_deployment *deploy(void)
 	return d;
 }
 
+static void assert_moves(const struct store_deployment *d, const char *expected)
+{
+	char got[200] = "";
+
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t)
+		snprintf(got + strlen(got), sizeof(got) - strlen(got), "%s ", store_deployment_state_name(t->to));
+	cr_assert_str_eq(got, expected);
+}
+
 FAKE_TEST(env, from_source_to_ready)
 {
 	struct got g;
@@ -295,6 +304,7 @@ FAKE_TEST(env, from_source_to_ready)
 	cr_assert_eq(g.calls, 0, "who comes early waits");
 	job_succeeds(&jobs[0]);
 	run_until(d->state == STORE_DEPLOYMENT_READY);
+	assert_moves(d, "queued building deploying ready ");
 	run_until(g.calls);
 	cr_assert_eq(instance_deployment(g.instance), d);
 	cr_assert_eq(env_serving(envs, environment), d);
@@ -423,6 +433,7 @@ FAKE_TEST(env, an_old_instance_drains_until_its_last_use)
 	instance_release(old.instance);
 	run_until(boxes[0].ended);
 	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	assert_moves(first, "queued draining stopped "); /* the fixture made it ready by hand */
 	instance_release(new.instance);
 }
 

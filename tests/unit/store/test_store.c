@@ -138,6 +138,43 @@ Test(store, everything_is_there_after_a_new_start)
 	store_free(s);
 }
 
+Test(store, a_deployment_moves_as_the_table_says_and_remembers)
+{
+	struct store *s = open_store();
+	struct store_deployment *d = store_deployment_add(s, make_environment(s), NULL, "folder");
+	enum store_deployment_state tos[3];
+	const char *reasons[3];
+	size_t n = 0;
+	struct err err = ERR_INIT;
+	char id[STORE_ID_LEN];
+
+	cr_assert_eq(store_deployment_move(s, d, STORE_DEPLOYMENT_READY, NULL, &err), -EPROTO);
+	cr_assert_not_null(strstr(err.msg, "from queued to ready"), "%s", err.msg);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_QUEUED);
+	cr_assert_eq(store_deployment_move(s, d, STORE_DEPLOYMENT_BUILDING, NULL, &err), 0);
+	cr_assert_eq(store_deployment_move(s, d, STORE_DEPLOYMENT_FAILED, "no Dockerfile", &err), 0);
+	for (int to = 0; to <= STORE_DEPLOYMENT_SUPERSEDED; to++)
+		cr_assert_not(store_deployment_may_move(d->state, (enum store_deployment_state)to), "failed is final");
+	memcpy(id, d->id, sizeof(id));
+	store_free(s);
+
+	s = open_store();
+	d = store_deployment_by_id(s, id);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_FAILED);
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t) {
+		cr_assert_lt(n, 3);
+		cr_assert_eq(t->from, n ? tos[n - 1] : t->to, "each begins where the one before ended");
+		cr_assert_gt(t->at_ms, 0);
+		reasons[n] = t->reason;
+		tos[n++] = t->to;
+	}
+	cr_assert_eq(n, 3, "the refused one is not there");
+	cr_assert(tos[0] == STORE_DEPLOYMENT_QUEUED && tos[1] == STORE_DEPLOYMENT_BUILDING && tos[2] == STORE_DEPLOYMENT_FAILED);
+	cr_assert_str_eq(reasons[1], "its turn has come");
+	cr_assert_str_eq(reasons[2], "no Dockerfile");
+	store_free(s);
+}
+
 Test(store, closing_writes_what_was_not_synced)
 {
 	struct store *s = open_store();
