@@ -2,12 +2,15 @@
 
     python examples/agent.py hello local/hello
     python examples/agent.py terminal local/terminal
+    python examples/agent.py rolling local/hello FOLDER     # FOLDER: a clone of hello, whose "origin" is the platform's
 
 It needs OPENREWARD_URL, OPENREWARD_API_URL, OPENREWARD_SESSION_URL and OPENREWARD_API_KEY: `openreward client-env` prints
 them. A model would choose the calls; here they are written down, so that every run is the same. Exit code 0 means that
 every reward was the expected one.
 """
 import os
+import pathlib
+import subprocess
 import sys
 import time
 
@@ -78,11 +81,35 @@ def play_terminal(environment) -> list[bool]:
     return results
 
 
+def push_change(folder: str) -> None:
+    """Another question for the task of the split "train", committed and pushed; returns when it is deployed."""
+    server = pathlib.Path(folder, "server.py")
+    server.write_text(server.read_text().replace('2+2?", "solution": "4"', '3+3?", "solution": "6"'))
+    for command in (["commit", "--quiet", "--all", "--message", "Ask for 3+3"], ["push", "--quiet", "origin", "main"]):
+        subprocess.run(["git", "-C", folder, *command], check=True)
+
+
+def play_rolling(environment, folder: str) -> list[bool]:
+    old_task = environment.list_tasks(split="train")[0]
+    with environment.session(task=old_task) as session:
+        show("old", session.get_prompt()[0].text)
+        started = time.monotonic()
+        push_change(folder)
+        print(f"  pushed and deployed in {time.monotonic() - started:.2f} s; the session is still open")
+        new = play(environment, environment.list_tasks(split="train")[0], "of the new revision", [("answer", {"answer": "6"})], 1.0)
+        reward = call(session, "answer", {"answer": "4"})
+        print(f"  the old session ends on the old revision: reward {reward}")
+    return [new, reward == 1.0]
+
+
 def main() -> int:
     kind, name = sys.argv[1:3]
     with OpenReward(api_key=os.environ["OPENREWARD_API_KEY"]) as client:
         environment = client.environments.get(name)
-        results = play_terminal(environment) if kind == "terminal" else play_hello(environment)
+        if kind == "rolling":
+            results = play_rolling(environment, sys.argv[3])
+        else:
+            results = play_terminal(environment) if kind == "terminal" else play_hello(environment)
     print(f"  {sum(results)} of {len(results)} rewards as expected")
     return 0 if results and all(results) else 1
 
