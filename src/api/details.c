@@ -95,8 +95,6 @@ static int check(json_t *body, struct err *err)
 /* The repository first: it may be in use, and a name that is taken is told by the record's check. */
 static int rename_to(struct api *a, struct store_environment *e, const char *name, struct err *err)
 {
-	auto_free char *old = xstrdup(e->name);
-
 	if (str_empty(name) || str_eq(name, e->name))
 		return 0;
 	if (!str_is_name(name, STORE_NAME_MAX) || store_environment_find(a->store, e->ns->name, name))
