@@ -137,10 +137,10 @@ static void on_changed(void *arg, struct git_push *push, const struct git_ref_ch
 {
 	struct pushing *p = arg;
 	struct store_environment *e = NULL;
-	struct err err;
+	struct err err = ERR_INIT;
 
 	p->push = push;
-	if (find_environment(p, &e, &err) < 0) {
+	if (find_environment(p, &e, &err) < 0 || !e) {
 		say(p, "not deployed: %s", err.msg);
 		pushing_end(p);
 		return;

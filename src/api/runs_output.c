@@ -188,7 +188,7 @@ static void on_fetched(void *arg, const struct engine_fetched *f, const struct e
 		reader_free_if_over(r);
 		return;
 	}
-	if (err) {
+	if (err || !f) {
 		give_up(r);
 		return;
 	}

@@ -343,10 +343,9 @@ int bucket_remove_folder(int buckets, const char *env_id, const char *name, uint
 
 	if (r < 0)
 		return say(err, r, name);
-	r = bucket_count(buckets, BUCKET_ASIDE, aside, &files, &bytes, err);
-	if (r == 0)
-		r = rmtree(top, aside);
 	/* What could not be removed is out of the bucket, and tried again later. */
+	if (bucket_count(buckets, BUCKET_ASIDE, aside, &files, &bytes, err) == 0)
+		(void)!rmtree(top, aside);
 	*ret_files = files;
 	*ret_bytes = bytes;
 	return 0;
