@@ -112,8 +112,10 @@ def test_read_file_names_the_field(platform, sandbox, query, word):
     assert status == 400 and word in errors_of(answer)
 
 
-def test_session_variables_are_not_supported_yet(platform, hello):
-    status, _, answer = platform.request("POST", "/create_session", b'{"env": {"X": "1"}}', headers={"X-Deployment": hello})
+@pytest.mark.parametrize("env", ['{"A=B": "1"}', '{"X": 1}', '["X"]', '"X"'])
+def test_session_variables_are_checked(platform, hello, env):
+    body = b'{"env": %s}' % env.encode()
+    status, _, answer = platform.request("POST", "/create_session", body, headers={"X-Deployment": hello})
     assert status == 400 and "env" in errors_of(answer)
 
 
