@@ -243,6 +243,7 @@ int table_open(struct gateway *g, struct err *err)
 
 	if (!g->settings.state_dir)
 		return 0;
-	spec.path = path = xasprintf("%s/sessions", g->settings.state_dir);
+	path = xasprintf("%s/sessions", g->settings.state_dir);
+	spec.path = path;
 	return slots_open(&g->records, &spec, &g->same_life, err);
 }

@@ -302,8 +302,12 @@ static void end_second(struct spawner *sp, struct shape *s, uint64_t now_ms)
 		shape_free(sp, s);
 		return;
 	}
-	while (s->n_ready > (pool->pressed ? 0 : wanted(s)))
-		drop_ready(pool, list_first(&s->ready, struct box, spare_link));
+	for (struct box *b; s->n_ready > (pool->pressed ? 0 : wanted(s));) {
+		b = list_first(&s->ready, struct box, spare_link);
+		if (!b)
+			return;
+		drop_ready(pool, b);
+	}
 }
 
 void pool_tick(struct spawner *sp, uint64_t now_ms)

@@ -446,7 +446,7 @@ int root_mount_configured(struct start *s)
 int root_mount_bucket(struct start *s)
 {
 	const struct plan_bucket *b = &s->plan->bucket;
-	auto_fd fd = -1, target = -1;
+	auto_fd fd = -1, made = -1, target = -1;
 	struct sys_open_how how = {
 		.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
 		.resolve = SYS_RESOLVE_IN_ROOT | SYS_RESOLVE_NO_MAGICLINKS | SYS_RESOLVE_NO_XDEV,
@@ -458,10 +458,9 @@ int root_mount_bucket(struct start *s)
 	fd = bucket_clone(s);
 	if (fd < 0)
 		return fd;
-	target = place(s, b->target, true);
-	if (target < 0)
-		return fail(s, -target, b->target);
-	target = fd_close(target);
+	made = place(s, b->target, true);
+	if (made < 0)
+		return fail(s, -made, b->target);
 	target = sys_openat2(s->root_fd, b->target, &how);
 	if (target < 0)
 		return fail(s, errno, b->target);
