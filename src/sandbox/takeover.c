@@ -285,7 +285,7 @@ static void on_list(void *arg, const struct wire_in *in, int *fds UNUSED, size_t
 	struct takeover *t = arg;
 	const char *id = in ? wire_get_str(in, WIRE_T_ID, 0) : NULL;
 
-	if (!err && in->type == WIRE_ITEM) {
+	if (!err && in && in->type == WIRE_ITEM) {
 		if (id && !map_get(t->local->boxes, id))
 			add_id(t, id);
 		return;
