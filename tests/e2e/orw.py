@@ -105,13 +105,14 @@ class Platform:
         except urllib.error.HTTPError as e:
             return e.code, {k.lower(): v for k, v in e.headers.items()}, e.read()
 
-    def client(self, key: str = ""):
-        """The SDK's client for this platform, whatever the environment variables say."""
-        from openreward import OpenReward
+    def client(self, key: str = "", kind=None):
+        """The SDK's client (or another class of it) for this platform, whatever the environment variables say; they stay as they were."""
+        if kind is None:
+            from openreward import OpenReward as kind
         saved = {k: os.environ.get(k) for k in self.env}
         os.environ.update(self.env)
         try:
-            return OpenReward(api_key=key or self.key)
+            return kind(api_key=key or self.key)
         finally:
             for k, v in saved.items():
                 os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)

@@ -208,8 +208,7 @@ def take_over_many(platform, n):
             return done.output, (await s.run("cat /tmp/lines | wc -l")).output
 
     async def all_of_them():
-        os.environ.update(platform.env)
-        client, ready, go = AsyncOpenReward(api_key=platform.key), asyncio.Semaphore(0), asyncio.Event()
+        client, ready, go = platform.client(kind=AsyncOpenReward), asyncio.Semaphore(0), asyncio.Event()
         tasks = [asyncio.create_task(one(client, ready, go)) for _ in range(n)]
         for _ in range(n):
             await ready.acquire()
