@@ -65,6 +65,7 @@ void api_system_routes(struct api *a, struct http_router *r);       /* /health /
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
+void api_settings_routes(struct api *a, struct http_router *r);     /* .../settings */
 void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
 void api_git_routes(struct api *a, struct http_router *r);          /* /git/... */
 void api_github_routes(struct api *a, struct http_router *r);       /* /v1/github/... */

@@ -17,20 +17,25 @@
 #include "base/time.h"
 #include "env/env.h"
 
-static void write_transition(struct json_writer *w, const struct store_transition *t)
+static void write_transitions(struct json_writer *w, const struct store_deployment *d)
 {
 	char at[TIME_ISO_LEN];
 
-	json_open_object(w);
-	json_kv_str(w, "from", t->from == t->to ? NULL : store_deployment_state_name(t->from));
-	json_kv_str(w, "to", store_deployment_state_name(t->to));
-	json_kv_str(w, "reason", *t->reason ? t->reason : NULL);
-	json_kv_str(w, "at", time_iso(t->at_ms, at));
+	json_key(w, "transitions");
+	json_open_array(w);
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t) {
+		json_open_object(w);
+		json_kv_str(w, "from", t->from == t->to ? NULL : store_deployment_state_name(t->from));
+		json_kv_str(w, "to", store_deployment_state_name(t->to));
+		json_kv_str(w, "reason", t->reason);
+		json_kv_str(w, "at", time_iso(t->at_ms, at));
+		json_close(w);
+	}
 	json_close(w);
 }
 
-/* history: with every move that it made; lists are short without. */
-static void write_deployment(struct json_writer *w, const struct store_deployment *d, bool history)
+/* whole: with its history. */
+static void write_deployment(struct json_writer *w, const struct store_deployment *d, bool whole)
 {
 	char created[TIME_ISO_LEN], updated[TIME_ISO_LEN];
 
@@ -45,13 +50,8 @@ static void write_deployment(struct json_writer *w, const struct store_deploymen
 	json_kv_str(w, "commitSha", *d->commit ? d->commit : NULL);
 	json_kv_str(w, "created_at", time_iso(d->created_ms, created));
 	json_kv_str(w, "updated_at", time_iso(d->updated_ms, updated));
-	if (history) {
-		json_key(w, "transitions");
-		json_open_array(w);
-		list_foreach(&d->transitions, struct store_transition, of_deployment, t)
-			write_transition(w, t);
-		json_close(w);
-	}
+	if (whole)
+		write_transitions(w, d);
 	json_close(w);
 }
 
@@ -124,18 +124,12 @@ static int make_target(struct arrival *a, struct err *err)
 static int parse_size(struct arrival *a, struct err *err)
 {
 	const char *text = http_req_query(a->req, "size");
-	double cpu = 0, gib = 0;
 
 	if (str_empty(text))
 		return 0;
-	const char *colon = strchr(text, ':');
-	auto_free char *left = xstrndup(text, colon ? (size_t)(colon - text) : 0);
-	if (!colon || str_to_double(left, &cpu) < 0 || str_to_double(colon + 1, &gib) < 0 || cpu < 0.01 || cpu > 4096 ||
-	    gib < 0.05 || gib > 65536)
+	if (str_to_machine(text, &a->size.cpu_milli, &a->size.memory_bytes) < 0)
 		return err_set(err, -EINVAL, "size: \"%.100s\": expected CPU:GIB, as in 1:2 or 0.5:1", text);
 	a->sized = true;
-	a->size.cpu_milli = (uint64_t)(cpu * 1000 + 0.5);
-	a->size.memory_bytes = (uint64_t)(gib * (double)(1ull << 30) + 0.5);
 	return 0;
 }
 
@@ -285,18 +279,77 @@ static struct store_deployment *deployment(struct api *api, struct http_req *req
 	return owned(api, req, d ? d->environment : NULL, "deployment") ? d : NULL;
 }
 
-static void on_get(struct http_req *req, void *arg)
+static void reply_whole(struct http_req *req, const struct store_deployment *d)
 {
-	const struct store_deployment *d = deployment(arg, req);
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
-	if (!d)
-		return;
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
 	write_deployment(&w, d, true);
 	api_send(req, 200, &w, &b);
+}
+
+static void on_get(struct http_req *req, void *arg)
+{
+	const struct store_deployment *d = deployment(arg, req);
+
+	if (d)
+		reply_whole(req, d);
+}
+
+static void on_cancel(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+	struct store_deployment *d = deployment(api, req);
+	const struct auth_caller *c = d ? api_caller_with(api, req, STORE_ROLE_MEMBER) : NULL;
+	struct err err = ERR_INIT;
+
+	if (!c)
+		return;
+	if (!api->envs)
+		http_reply_error(req, 503, "deployments are not ready yet");
+	else if (envs_cancel(api->envs, d, "cancelled", &err) < 0)
+		api_reply_err(req, &err);
+	else
+		reply_whole(req, d);
+}
+
+/* POST .../rollback, body {"deployment_id"} or nothing = the one that served before. */
+static void on_rollback_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct api *api = arg;
+	struct store_environment *e = store_environment_find(api->store, http_req_param(req, "owner"), http_req_param(req, "name"));
+	struct store_deployment *d = NULL;
+	const char *id = NULL;
+	auto_json body = NULL;
+	struct err err = ERR_INIT;
+	int r = len ? json_read_object(&body, data, len, &err) : 0;
+
+	e = owned(api, req, e, "environment");
+	if (!e)
+		return;
+	if (r == 0 && body)
+		r = json_get_str(body, "deployment_id", &id, &err);
+	if (r == 0 && id && !(d = store_deployment_by_id(api->store, id)))
+		r = err_set(&err, -ENOENT, "deployment_id: \"%.100s\": there is no such deployment", id);
+	r = r < 0 ? r : envs_rollback(api->envs, e, d, &d, &err);
+	if (r < 0)
+		api_reply_err(req, &err);
+	else
+		reply_whole(req, d);
+}
+
+static void on_rollback(struct http_req *req, void *arg)
+{
+	struct api *api = arg;
+
+	if (!api_caller_with(api, req, STORE_ROLE_MEMBER))
+		return;
+	if (!api->envs)
+		http_reply_error(req, 503, "deployments are not ready yet");
+	else
+		http_req_body(req, 64 * 1024, on_rollback_body, api);
 }
 
 /* -- logs ------------------------------------------------------------------------------------------------------ */
@@ -390,8 +443,10 @@ void api_deployments_routes(struct api *a, struct http_router *r)
 {
 	http_router_add(r, "POST", "/v1/environments/{owner}/{name}/deployments", on_deploy, a);
 	http_router_add(r, "GET", "/v1/environments/{owner}/{name}/deployments", on_list_named, a);
+	http_router_add(r, "POST", "/v1/environments/{owner}/{name}/rollback", on_rollback, a);
 	http_router_add(r, "GET", "/v1/deployments/{id}", on_get, a);
 	http_router_add(r, "GET", "/v1/deployments/{id}/follow", on_follow, a);
+	http_router_add(r, "POST", "/v1/deployments/{id}/cancel", on_cancel, a);
 	http_router_add(r, "GET", "/v1/github/environments/{id}/deployments", on_list_by_id, a);
 	http_router_add(r, "GET", "/v1/github/deployments/{id}/logs", on_logs, a);
 	http_router_add(r, "GET", "/v1/github/deployments/{id}/runtime-logs", on_runtime_logs, a);

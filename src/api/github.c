@@ -13,6 +13,7 @@
 #include "env/env.h"
 #include "git/git.h"
 #include "git/github.h"
+#include "store/envset.h"
 
 #define BODY_MAX (64u * 1024)
 #define REPOS_PAGE 100
@@ -263,60 +264,64 @@ static void on_repos(struct http_req *req, void *arg)
 
 /* -- settings ---------------------------------------------------------------------------------------------------------- */
 
-struct scale { /* as wanted; absent members keep what e has */
-	uint64_t cpu_milli, memory_bytes;
-	int64_t max_scale, concurrency;
+/* The clients' names of what store/envset.h has under its own. */
+static const struct {
+	const char *theirs;
+	enum envset id;
+} scale_names[] = {
+	{ "cpuMemory", ENVSET_SIZE }, { "minScale", ENVSET_MIN_SCALE }, { "maxScale", ENVSET_MAX_SCALE },
+	{ "concurrency", ENVSET_CONCURRENCY },
 };
 
-static int parse_size(const char *text, struct scale *ret, struct err *err)
+/* "1-4" is CPU:GIB with another separator. */
+static json_t *value_of(enum envset id, json_t *v)
 {
-	size_t len = strcspn(text, "-:");
-	auto_free char *left = xstrndup(text, len);
-	double cpu, gib;
+	const char *text = json_string_value(v), *dash = text && id == ENVSET_SIZE ? strchr(text, '-') : NULL;
 
-	if (!text[len] || str_to_double(left, &cpu) < 0 || str_to_double(text + len + 1, &gib) < 0 || cpu < 0.01 || cpu > 4096 ||
-	    gib < 0.05 || gib > 65536)
-		return err_set(err, -EINVAL, "settings.cpuMemory: \"%.40s\": expected CPU-GIB, as in 1-4", text);
-	ret->cpu_milli = (uint64_t)(cpu * 1000 + 0.5);
-	ret->memory_bytes = (uint64_t)(gib * (double)(1ull << 30) + 0.5);
-	return 0;
+	if (!dash)
+		return json_incref(v);
+	auto_free char *size = xstrdup(text);
+	size[dash - text] = ':';
+	return json_string(size);
 }
 
-static int parse_settings(json_t *body, struct scale *ret, struct err *err)
+/* The error in the words of the one who asked. */
+static int refused(int r, struct err *err)
 {
-	json_t *s = NULL;
-	const char *size = NULL;
-	int64_t min_scale = 0;
-	int r = json_get_object(body, "settings", &s, err);
-
-	if (r < 0 || !s)
-		return r;
-	r = json_get_str(s, "cpuMemory", &size, err);
-	r = r < 0 || !size ? r : parse_size(size, ret, err);
-	r = r < 0 ? r : json_get_i64(s, "minScale", 0, 1000, &min_scale, err);
-	r = r < 0 ? r : json_get_i64(s, "maxScale", 1, 1000, &ret->max_scale, err);
-	r = r < 0 ? r : json_get_i64(s, "concurrency", 1, 10000, &ret->concurrency, err);
-	if (r == 0 && min_scale)
-		r = err_set(err, -EINVAL, "settings.minScale: %lld: expected 0: see minScale of the environment's own settings",
-			    (long long)min_scale);
+	for (size_t i = 0; i < ARRAY_LEN(scale_names); i++)
+		if (str_starts(err->msg, envset_rows[scale_names[i].id].name))
+			return err_wrap(err, r, "settings.%s", scale_names[i].theirs);
 	return r;
+}
+
+/* The settings of body under our names; the caller owns *ret. Checked, and the rest of body too. */
+static int parse_settings(const struct store_environment *e, json_t *body, json_t **ret, struct err *err)
+{
+	auto_json changes = json_object();
+	json_t *theirs = NULL;
+	int r = json_get_object(body, "settings", &theirs, err);
+
+	for (size_t i = 0; r == 0 && theirs && i < ARRAY_LEN(scale_names); i++) {
+		json_t *v = json_object_get(theirs, scale_names[i].theirs);
+		if (v && !json_is_null(v))
+			json_object_set_new(changes, envset_rows[scale_names[i].id].name, value_of(scale_names[i].id, v));
+	}
+	r = r < 0 ? r : details_check_origin(body, err);
+	r = r < 0 ? r : envset_check(e, changes, err);
+	if (r < 0)
+		return refused(r, err);
+	*ret = STEAL(changes);
+	return 0;
 }
 
 /* All of it or nothing. */
 static int apply(struct api *a, struct store_environment *e, json_t *body, struct err *err)
 {
-	struct scale s = { e->cpu_milli, e->memory_bytes, (int64_t)e->max_scale, (int64_t)e->max_concurrency };
-	int r = parse_settings(body, &s, err);
+	auto_json changes = NULL;
+	int r = parse_settings(e, body, &changes, err);
 
-	r = r < 0 ? r : details_origin(a->store, e, body, err);
-	if (r < 0)
-		return r;
-	e->cpu_milli = s.cpu_milli;
-	e->memory_bytes = s.memory_bytes;
-	e->max_scale = (uint64_t)s.max_scale;
-	e->max_concurrency = (uint64_t)s.concurrency;
-	store_environment_save(a->store, e);
-	return 0;
+	r = r < 0 ? r : envset_change(a->store, e, changes, err);
+	return r < 0 ? r : details_origin(a->store, e, body, err);
 }
 
 static void write_settings(struct api *a, struct json_writer *w, const struct store_environment *e)
@@ -329,7 +334,7 @@ static void write_settings(struct api *a, struct json_writer *w, const struct st
 	json_key(w, "settings");
 	json_open_object(w);
 	json_kv_str(w, "cpuMemory", size);
-	json_kv_i64(w, "minScale", 0);
+	json_kv_i64(w, "minScale", (int64_t)envset_number(e, ENVSET_MIN_SCALE));
 	json_kv_i64(w, "maxScale", (int64_t)e->max_scale);
 	json_kv_i64(w, "concurrency", (int64_t)e->max_concurrency);
 	json_close(w);
@@ -436,17 +441,16 @@ static void on_repository(void *arg, int status, const char *body, size_t len, c
 		reply_link(k->api, k->req, k->e, d->id);
 }
 
-static int parse_connect(json_t *body, int64_t *ret_repo, struct err *err)
+static int parse_connect(const struct store_environment *e, json_t *body, int64_t *ret_repo, struct err *err)
 {
-	struct scale ignored = { 0 };
+	auto_json ignored = NULL;
 	int64_t installation = 0;
 	int r = json_get_i64(body, "githubRepoId", 1, INT64_MAX, ret_repo, err);
 
 	if (r == 0 && !*ret_repo)
 		r = err_set(err, -EINVAL, "githubRepoId: missing: expected the id that /v1/github/repos gives");
 	r = r < 0 ? r : json_get_i64(body, "githubInstallationId", 0, INT64_MAX, &installation, err);
-	r = r < 0 ? r : parse_settings(body, &ignored, err);
-	return r < 0 ? r : details_check_origin(body, err);
+	return r < 0 ? r : parse_settings(e, body, &ignored, err);
 }
 
 static void on_connect_body(struct http_req *req, const char *data, size_t len, void *arg)
@@ -460,7 +464,7 @@ static void on_connect_body(struct http_req *req, const char *data, size_t len, 
 	if (!e)
 		return;
 	int r = json_read_object(&body, data, len, &err);
-	r = r < 0 ? r : parse_connect(body, &repo, &err);
+	r = r < 0 ? r : parse_connect(e, body, &repo, &err);
 	if (r == 0 && !github_has_token(a->github))
 		r = err_set(&err, -EBUSY, "this server has no connection to GitHub: see /settings/github");
 	if (r < 0) {

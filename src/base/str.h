@@ -19,6 +19,13 @@ MUST_CHECK int str_to_u64(const char *s, uint64_t *ret);
 MUST_CHECK int str_to_i64(const char *s, int64_t *ret); /* a leading '-' is allowed */
 MUST_CHECK int str_to_double(const char *s, double *ret); /* finite decimal: "0.5", "16"; no exponent, no hex */
 
+/* Whole numbers with a unit ("250ms", "30s", "15m", "24h", "7d"; "50000", "64KiB", "2GiB", "1TiB"); a bare 0 needs none.
+ * -EINVAL, -ERANGE. */
+MUST_CHECK int str_to_duration(const char *s, uint64_t *ret_ms);
+MUST_CHECK int str_to_bytes(const char *s, uint64_t *ret_bytes);
+/* "CPU:GIB", as in "1:2" or "0.5:1" -> 1000 and 2 GiB; at least 0.01 and 0.05, at most 4096 and 65536. -EINVAL. */
+MUST_CHECK int str_to_machine(const char *s, uint64_t *ret_cpu_milli, uint64_t *ret_memory_bytes);
+
 /* True when every byte is in [A-Za-z0-9._-], the first is alphanumeric and the length is 1..max: the rule for names
  * of namespaces, environments and everything that becomes a path component. */
 bool str_is_name(const char *s, size_t max_len);

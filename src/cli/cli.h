@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/macros.h"
+#include "json/json.h"
 
 typedef int cli_verb_fn(int argc, char **argv); /* argv[0] is the verb */
 
@@ -19,6 +20,9 @@ int cli_deploy(int argc, char **argv);
 int cli_sandbox(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_logs(int argc, char **argv);
+int cli_deployment(int argc, char **argv);
+int cli_env(int argc, char **argv);
+int cli_rollback(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* "openreward: MESSAGE" on standard error; returns 1. */
@@ -62,6 +66,12 @@ struct cli_request {
  * nobody there, -EINTR stopped, -ENOENT 404, -EPROTO any other refusal, -EPIPE broke in the middle. */
 MUST_CHECK int cli_http(const struct cli_target *t, struct cli_request *rq, struct err *err);
 void cli_request_done(struct cli_request *rq);
+
+/* One call with a JSON body (NULL = none) and a JSON answer; the caller owns *ret. Errors as cli_http(). */
+MUST_CHECK int cli_ask(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
+		       struct err *err);
+/* "NAME" becomes "NAMESPACE/NAME" with the key's own; the caller frees. -EINVAL: neither form. */
+MUST_CHECK int cli_full_name(const struct cli_target *t, const char *name, char **ret, struct err *err);
 
 /* -- streams of events ------------------------------------------------------------------------------------------ */
 /* Reads what json lines (application/x-ndjson) tell: prints each "line", keeps the last object. */

@@ -13,38 +13,6 @@ static const char usage[] = "usage: openreward logs NAMESPACE/NAME [--build] [--
 			    "Shows the last lines that the environment's server wrote (200), or with --build the log of its newest\n"
 			    "build. A bare NAME is one of the key's own namespace.\n";
 
-static int get(const struct cli_target *t, const char *path, json_t **ret, struct err *err)
-{
-	struct cli_request rq = { .method = "GET", .path = path };
-	int r = cli_http(t, &rq, err);
-	json_error_t ignored;
-
-	if (r == 0) {
-		*ret = json_loadb(rq.answer.data, rq.answer.len, 0, &ignored);
-		if (!*ret)
-			r = err_set(err, -EPROTO, "%s%s does not answer with JSON", t->url, path);
-	}
-	cli_request_done(&rq);
-	return r;
-}
-
-/* "NAME" becomes "NAMESPACE/NAME" with the key's own. */
-static int full_name(const struct cli_target *t, const char *name, char **ret, struct err *err)
-{
-	auto_json body = NULL;
-	const char *owner = NULL;
-
-	if (strchr(name, '/')) {
-		*ret = xstrdup(name);
-		return 0;
-	}
-	int r = get(t, "/v1/namespace/current?type=org", &body, err);
-	r = r < 0 ? r : json_need_str(body, "name", &owner, err);
-	if (r == 0)
-		*ret = xasprintf("%s/%s", owner, name);
-	return r;
-}
-
 /* The newest deployment; for the server's log the one that serves, where there is one. */
 static int find_deployment(const struct cli_target *t, const char *name, bool build, char **ret, struct err *err)
 {
@@ -52,7 +20,7 @@ static int find_deployment(const struct cli_target *t, const char *name, bool bu
 	auto_json list = NULL;
 	json_t *item, *best = NULL;
 	size_t i;
-	int r = get(t, path, &list, err);
+	int r = cli_ask(t, "GET", path, NULL, &list, err);
 
 	if (r < 0)
 		return r;
@@ -76,7 +44,7 @@ static int show_build(const struct cli_target *t, const char *id, struct err *er
 	auto_free char *path = xasprintf("/v1/github/deployments/%s/logs", id);
 	auto_json body = NULL;
 	const char *text = "";
-	int r = get(t, path, &body, err);
+	int r = cli_ask(t, "GET", path, NULL, &body, err);
 
 	r = r < 0 ? r : json_get_str(body, "logs", &text, err);
 	if (r == 0)
@@ -90,7 +58,7 @@ static int show_server(const struct cli_target *t, const char *id, const char *l
 	auto_json body = NULL;
 	json_t *entry;
 	size_t i;
-	int r = get(t, path, &body, err);
+	int r = cli_ask(t, "GET", path, NULL, &body, err);
 
 	if (r < 0)
 		return r;
@@ -111,7 +79,7 @@ static int run(const char *data, const char *given, bool build, const char *limi
 	struct err err;
 	int r = cli_target_find(&t, data, &err);
 
-	r = r < 0 ? r : full_name(&t, given, &name, &err);
+	r = r < 0 ? r : cli_full_name(&t, given, &name, &err);
 	r = r < 0 ? r : find_deployment(&t, name, build, &id, &err);
 	if (r == 0)
 		r = build ? show_build(&t, id, &err) : show_server(&t, id, limit, &err);

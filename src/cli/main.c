@@ -29,6 +29,9 @@ static const struct {
 	{ "deploy", cli_deploy, "build a folder with a Dockerfile and serve it as an environment" },
 	{ "sandbox", cli_sandbox, "run a command in a new sandbox; list, enter and remove sandboxes" },
 	{ "image", cli_image, "bootstrap, import, pull, list and remove images" },
+	{ "deployment", cli_deployment, "list deployments, tell how one went, cancel one" },
+	{ "rollback", cli_rollback, "let an earlier revision of an environment serve again" },
+	{ "env", cli_env, "list environments, show and change their settings" },
 	{ "logs", cli_logs, "show what an environment's server or build wrote" },
 	{ "doctor", cli_doctor, "check this machine, or look for leaks" },
 	{ "version", version, "print the version" },
@@ -43,7 +46,7 @@ static int help(int argc, char **argv)
 	printf("usage: openreward VERB [ARGUMENTS]\n\n");
 	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
 		if (verbs[i].what)
-			printf("  %-11s %s\n", verbs[i].name, verbs[i].what);
+			printf("  %-12s %s\n", verbs[i].name, verbs[i].what);
 	printf("\n`openreward VERB --help` tells more. The verbs find the server by OPENREWARD_URL and OPENREWARD_API_KEY, or by\n"
 	       "--data DIR, the data directory of a server on this machine.\n");
 	return 0;

@@ -61,8 +61,6 @@ struct config {
 	uint64_t queue_max;            /* waiting creates; beyond it 429 */
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
-	bool instance_data_always;     /* /orwd_data, although there are no files */
-	bool instance_data_writable;
 
 	/* buckets: files of environments */
 	uint64_t bucket_quota_bytes;   /* of one environment, unless it has a quota of its own; 0 = no limit */
@@ -70,6 +68,7 @@ struct config {
 	uint64_t bucket_url_ms;        /* an upload URL is valid this long */
 
 	/* builds */
+	uint64_t build_concurrency;
 	uint64_t build_timeout_ms;
 	uint64_t build_log_bytes;
 	bool build_inherit_host;       /* give RUN steps the host's package client configuration */
@@ -109,9 +108,3 @@ MUST_CHECK int config_set(struct config *c, const char *key, const char *value, 
 MUST_CHECK int config_check(struct config *c, struct err *err);
 /* Every key with its value as YAML, in the order of the example; for tests and `serve --print-config`. */
 MUST_CHECK int config_print(const struct config *c, struct buf *ret);
-
-/* "30s" -> 30000 and "2GiB" -> bytes. -EINVAL. */
-MUST_CHECK int config_duration(const char *s, uint64_t *ret_ms);
-MUST_CHECK int config_size(const char *s, uint64_t *ret_bytes);
-/* "1:2" -> 1000 and 2 GiB; both above 0. -EINVAL. */
-MUST_CHECK int config_machine(const char *s, uint64_t *ret_cpu_milli, uint64_t *ret_memory_bytes);

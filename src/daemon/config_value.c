@@ -14,49 +14,6 @@ static int wrong(const struct config_key *k, const char *value, struct err *err,
 	return err_set(err, -EINVAL, "%s: \"%.200s\": expected %s", k->name, value, expected);
 }
 
-struct unit {
-	const char *suffix;
-	uint64_t factor;
-};
-
-/* Digits and one of the units; a bare 0 needs none. */
-static int parse_unit(const char *s, const struct unit *units, size_t n, uint64_t *ret)
-{
-	size_t digits = strspn(s, "0123456789");
-	auto_free char *number = xstrndup(s, digits);
-	uint64_t v;
-	int r = str_to_u64(number, &v);
-
-	if (r < 0)
-		return -EINVAL;
-	if (v == 0 && s[digits] == '\0') {
-		*ret = 0;
-		return 0;
-	}
-	for (size_t i = 0; i < n; i++) {
-		if (!str_eq(s + digits, units[i].suffix))
-			continue;
-		return __builtin_mul_overflow(v, units[i].factor, ret) ? -ERANGE : 0;
-	}
-	return -EINVAL;
-}
-
-int config_duration(const char *s, uint64_t *ret_ms)
-{
-	static const struct unit units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { "d", 86400000 } };
-
-	return parse_unit(s, units, ARRAY_LEN(units), ret_ms);
-}
-
-int config_size(const char *s, uint64_t *ret_bytes)
-{
-	static const struct unit units[] = {
-		{ "", 1 }, { "KiB", 1ull << 10 }, { "MiB", 1ull << 20 }, { "GiB", 1ull << 30 }, { "TiB", 1ull << 40 },
-	};
-
-	return parse_unit(s, units, ARRAY_LEN(units), ret_bytes);
-}
-
 static int put_u64(struct config *c, const struct config_key *k, const char *value, struct err *err)
 {
 	uint64_t v = 0;
@@ -64,10 +21,10 @@ static int put_u64(struct config *c, const struct config_key *k, const char *val
 	const char *expected;
 
 	if (k->type == CONFIG_DURATION) {
-		r = config_duration(value, &v);
+		r = str_to_duration(value, &v);
 		expected = "a duration with its unit, as in 250ms, 30s, 15m, 24h";
 	} else if (k->type == CONFIG_SIZE) {
-		r = config_size(value, &v);
+		r = str_to_bytes(value, &v);
 		expected = "a size, as in 50000, 64KiB, 2GiB";
 	} else {
 		r = str_to_u64(value, &v);
@@ -116,21 +73,6 @@ static int put_format(struct config *c, const struct config_key *k, const char *
 	return 0;
 }
 
-int config_machine(const char *s, uint64_t *ret_cpu_milli, uint64_t *ret_memory_bytes)
-{
-	size_t len = strcspn(s, ":");
-	auto_free char *left = xstrndup(s, len);
-	double cpu, gib;
-
-	if (s[len] != ':' || str_to_double(left, &cpu) < 0 || str_to_double(s + len + 1, &gib) < 0)
-		return -EINVAL;
-	if (cpu < 0.01 || cpu > 4096 || gib < 0.05 || gib > 65536)
-		return -EINVAL;
-	*ret_cpu_milli = (uint64_t)(cpu * 1000 + 0.5);
-	*ret_memory_bytes = (uint64_t)(gib * (double)(1ull << 30) + 0.5);
-	return 0;
-}
-
 static int put_str(struct config *c, const struct config_key *k, const char *value, struct err *err)
 {
 	char **place = (char **)((char *)c + k->offset);
@@ -138,7 +80,7 @@ static int put_str(struct config *c, const struct config_key *k, const char *val
 
 	if (k->type == CONFIG_MACHINE) {
 		uint64_t cpu_milli, memory_bytes;
-		if (config_machine(value, &cpu_milli, &memory_bytes) < 0)
+		if (str_to_machine(value, &cpu_milli, &memory_bytes) < 0)
 			return wrong(k, value, err, "CPU:GIB, as in 1:2 or 0.5:1");
 	}
 	if (k->type == CONFIG_PATH && *value && *value != '/') {

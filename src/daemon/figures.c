@@ -92,6 +92,8 @@ static void collect_envs(struct api_metrics_out *o, void *arg)
 			    (double)c.scaled_down_total);
 	api_metrics_counter(o, "openreward_instances_started_total", NULL, "Environment servers started.",
 			    (double)c.instances_started_total);
+	api_metrics_counter(o, "openreward_deployments_illegal_moves_total", NULL, "Bugs: moves between states that no table has.",
+			    (double)c.illegal_moves_total);
 	api_metrics_counter(o, "openreward_instances_crashed_total", NULL, "Environment servers that ended by themselves.",
 			    (double)c.instances_crashed_total);
 }

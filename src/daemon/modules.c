@@ -51,7 +51,7 @@ static int open_images(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct builds_settings bs = {
-		.concurrency = 1, .time_limit_ms = c->build_timeout_ms, .log_max_bytes = c->build_log_bytes,
+		.concurrency = (unsigned)c->build_concurrency, .time_limit_ms = c->build_timeout_ms, .log_max_bytes = c->build_log_bytes,
 	};
 	int r = images_new(&d->images, d->loop, c->data, c->image_aliases, link_jobs(d->link), err);
 
@@ -100,8 +100,7 @@ static int open_envs(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct env_settings s = {
-		.data_dir = c->data, .buckets = d->buckets, .data_always = c->instance_data_always,
-		.data_read_only = !c->instance_data_writable, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
+		.data_dir = c->data, .buckets = d->buckets, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
 		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};
@@ -126,7 +125,7 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 		.max = c->sandbox_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
 	};
 
-	if (config_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)
+	if (str_to_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)
 		return err_set(err, -EINVAL, "sandboxes.size: \"%s\": expected CPU:GIB", c->sandbox_size);
 	return sandboxes_new(&d->sandboxes, d->loop, d->engine, d->auth, &s, err);
 }

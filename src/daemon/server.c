@@ -187,7 +187,7 @@ static int parse_sizes(struct daemon *d, struct err *err)
 {
 	const char *text = d->config->instance_size;
 
-	if (config_machine(text, &d->api.default_cpu_milli, &d->api.default_memory_bytes) < 0)
+	if (str_to_machine(text, &d->api.default_cpu_milli, &d->api.default_memory_bytes) < 0)
 		return err_set(err, -EINVAL, "instances.size: \"%s\": expected CPU:GIB", text);
 	return 0;
 }
@@ -219,6 +219,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_deployments_routes(&d->api, d->router);
 	api_git_routes(&d->api, d->router);
 	api_github_routes(&d->api, d->router);
+	api_settings_routes(&d->api, d->router);
 	api_images_routes(&d->api, d->router);
 	api_bucket_routes(&d->api, d->router);
 	modules_routes(d);

@@ -109,4 +109,5 @@ void envs_taken_over(struct envs *e)
 			instance_end(i, "its session has ended");
 	}
 	store_environments(e->store, settle, e);
+	store_environments(e->store, deploys_resume, e);
 }

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "env/private.h"
 #include "image/image.h"
+#include "store/envset.h"
 
 /* A move that the table does not have is a mistake of ours: the state stays, and the deployment's log tells it. */
 void deployment_move(struct envs *e, struct store_deployment *d, enum store_deployment_state to, const char *reason)
@@ -12,6 +13,7 @@ void deployment_move(struct envs *e, struct store_deployment *d, enum store_depl
 	struct err err = ERR_INIT;
 	if (store_deployment_move(e->store, d, to, reason, &err) == 0)
 		return;
+	e->counts.illegal_moves_total++;
 	struct deploy p = { .env = env_of(e, d->environment), .d = d, .log_fd = -1 };
 	list_init(&p.followers);
 	deploy_log(&p, "%s", err.msg);
@@ -38,8 +40,7 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 	struct env *v = p->env;
 	struct err err = ERR_INIT;
 	store_set_str(&p->d->reason, reason);
-	if (p->d->state != state) /* one that is superseded was moved before its instance's end */
-		set_state(p, state, reason);
+	set_state(p, state, reason);
 	if (state == STORE_DEPLOYMENT_FAILED)
 		v->envs->counts.deployments_failed_total++;
 	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
@@ -47,7 +48,8 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 	/* Who waits for one that was superseded gets the newer one, or hears of it from envs_stop(). */
 	if (v->serving || state == STORE_DEPLOYMENT_SUPERSEDED)
 		return;
-	err_set(&err, -EIO, "the deployment of %s/%s failed: %s", v->record->ns->name, v->record->name, reason);
+	err_set(&err, -EIO, "the deployment of %s/%s %s: %s", v->record->ns->name, v->record->name,
+		store_deployment_state_name(state), reason);
 	env_waits_fail(v, &err);
 }
 
@@ -70,10 +72,20 @@ void deploy_instance_ended(struct deploy *p, const char *reason)
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, reason);
 }
 
+/* The first instance of p, DEPLOYING. Takes the reference to img. */
+static void start_first(struct deploy *p, struct image *img)
+{
+	struct err own = ERR_INIT;
+
+	deploy_log(p, "deploying: starting the server and waiting for GET /health on port %d", ENV_INSTANCE_PORT);
+	if (instance_start(&p->instance, p->env, p->d, img, NULL, &own) < 0)
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, own.msg);
+	image_unref(img);
+}
+
 static void on_built(void *arg, struct image *img, const struct err *err)
 {
 	struct deploy *p = arg;
-	struct err own = ERR_INIT;
 	p->build = NULL;
 	if (err) {
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err->msg);
@@ -83,13 +95,10 @@ static void on_built(void *arg, struct image *img, const struct err *err)
 	if (p->d->state == STORE_DEPLOYMENT_QUEUED) /* so quick that no line told its beginning */
 		set_state(p, STORE_DEPLOYMENT_BUILDING, NULL);
 	set_state(p, STORE_DEPLOYMENT_DEPLOYING, NULL);
-	deploy_log(p, "deploying: starting the server and waiting for GET /health on port %d", ENV_INSTANCE_PORT);
-	if (instance_start(&p->instance, p->env, p->d, img, NULL, &own) < 0)
-		deploy_fail(p, STORE_DEPLOYMENT_FAILED, own.msg);
-	image_unref(img);
+	start_first(p, img);
 }
 
-/* What a build calls. It goes on dying after its deployment was superseded; nothing of it may reach the next one. */
+/* What a build, or the search for an image, calls. It goes on dying after its deployment was superseded; nothing of it may reach the next one. */
 struct deploy_call {
 	struct deploy *deploy; /* NULL = superseded */
 };
@@ -118,23 +127,39 @@ static void on_build_done(void *arg, struct image *img, const struct err *err)
 	}
 }
 
-void deploy_supersede(struct deploy *p, const char *reason)
+/* Ends it before its time: nothing of its build or its instance reaches what comes next. */
+static void deploy_abandon(struct deploy *p, enum store_deployment_state state, const char *reason)
 {
 	if (p->call)
 		p->call->deploy = NULL;
 	if (p->build)
 		build_cancel(p->build);
-	store_set_str(&p->d->reason, reason);
-	set_state(p, STORE_DEPLOYMENT_SUPERSEDED, reason); /* before the instance's end is heard of */
-	if (p->instance)
-		instance_end(STEAL(p->instance), reason);
-	deploy_fail(p, STORE_DEPLOYMENT_SUPERSEDED, reason);
+	if (p->instance) /* not wanted any more: no failed start */
+		instance_dismiss(STEAL(p->instance), reason);
+	deploy_fail(p, state, reason);
+}
+
+void deploy_supersede(struct deploy *p, const char *reason)
+{
+	deploy_abandon(p, STORE_DEPLOYMENT_SUPERSEDED, reason);
+}
+
+int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, struct err *err)
+{
+	struct env *v = env_of(e, d->environment);
+
+	if (!v->pending || v->pending->d != d)
+		return err_set(err, -EALREADY, "the deployment is %s: expected one that is queued, building or deploying",
+			       store_deployment_state_name(d->state));
+	deploy_abandon(v->pending, STORE_DEPLOYMENT_STOPPED, reason);
+	return 0;
 }
 
 static int start_build(struct deploy *p, struct err *err)
 {
 	struct store_environment *r = p->env->record;
-	struct build_spec spec = { .deployment = p->d->id, .owner = r->ns->name, .name = r->name };
+	struct build_spec spec = { .deployment = p->d->id, .owner = r->ns->name, .name = r->name,
+				   .dockerfile = envset_text(r, ENVSET_DOCKERFILE) };
 	p->call = NEW(struct deploy_call);
 	p->call->deploy = p;
 	int result = builds_start(p->env->envs->builds, &spec, on_build_line, on_build_done, p->call, &p->build, err);
@@ -145,9 +170,9 @@ static int start_build(struct deploy *p, struct err *err)
 	return result;
 }
 
-int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err)
+/* What is on its way gives way. */
+static struct deploy *deploy_new(struct env *v, struct store_deployment *d)
 {
-	struct env *v = env_of(e, d->environment);
 	if (v->pending)
 		deploy_supersede(v->pending, "superseded by a newer deployment");
 	struct deploy *p = NEW(struct deploy);
@@ -156,11 +181,128 @@ int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err)
 	p->log_fd = -1;
 	list_init(&p->followers);
 	v->pending = p;
+	return p;
+}
+
+int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err)
+{
+	struct deploy *p = deploy_new(env_of(e, d->environment), d);
+
 	e->counts.deployments_total++;
 	int r = start_build(p, err);
 	if (r < 0)
 		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err ? err->msg : "the build could not be queued");
 	return r;
+}
+
+/* -- from an image that is here ------------------------------------------------------------------------------------- */
+
+static void on_kept_image(void *arg, struct image *img, const struct err *err)
+{
+	auto_free struct deploy_call *c = arg;
+	struct deploy *p = c->deploy;
+
+	if (p)
+		p->call = NULL;
+	if (p && img)
+		start_first(p, img);
+	else if (p)
+		deploy_fail(p, STORE_DEPLOYMENT_FAILED, err->msg);
+	else
+		image_unref(img);
+}
+
+/* d is DEPLOYING. */
+static void start_kept(struct env *v, struct store_deployment *d)
+{
+	struct deploy *p = deploy_new(v, d);
+
+	p->call = NEW(struct deploy_call);
+	p->call->deploy = p;
+	v->envs->engine->ops->prepare_image(v->envs->engine, d->image, NULL, on_kept_image, p->call);
+}
+
+/* When it last became READY; 0 = never. */
+static int64_t ready_ms(const struct store_deployment *d)
+{
+	int64_t at_ms = 0;
+
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t)
+		if (t->to == STORE_DEPLOYMENT_READY)
+			at_ms = t->at_ms;
+	return at_ms;
+}
+
+static bool is_kept(const struct store_deployment *d)
+{
+	return *d->image && store_deployment_may_move(d->state, STORE_DEPLOYMENT_DEPLOYING);
+}
+
+/* The one that served before what serves now. */
+static struct store_deployment *previous(struct env *v)
+{
+	struct store_deployment *best = NULL;
+
+	list_foreach(&v->record->deployments, struct store_deployment, of_environment, d)
+		if (d != v->serving && is_kept(d) && ready_ms(d) > (best ? ready_ms(best) : 0))
+			best = d;
+	return best;
+}
+
+int envs_rollback(struct envs *e, struct store_environment *env, struct store_deployment *d, struct store_deployment **ret,
+		  struct err *err)
+{
+	struct env *v = env_of(e, env);
+	struct store_deployment *to = d ? d : previous(v);
+
+	if (!to)
+		return err_set(err, -ENOENT, "%s/%s has no earlier revision whose image is kept", env->ns->name, env->name);
+	if (to->environment != env)
+		return err_set(err, -ENOENT, "%s/%s has no deployment %s", env->ns->name, env->name, to->id);
+	if (!store_deployment_may_move(to->state, STORE_DEPLOYMENT_DEPLOYING))
+		return err_set(err, -EALREADY, "the deployment is %s: expected one that is draining, stopped or failed",
+			       store_deployment_state_name(to->state));
+	if (!*to->image)
+		return err_set(err, -ENOENT, "the image of deployment %s is not kept", to->id);
+	store_set_str(&to->reason, "");
+	deployment_move(e, to, STORE_DEPLOYMENT_DEPLOYING, NULL);
+	start_kept(v, to);
+	*ret = to;
+	return 0;
+}
+
+/* -- after a restart of the daemon ---------------------------------------------------------------------------------- */
+
+static void resume(struct env *v, struct store_deployment *d)
+{
+	struct err err = ERR_INIT;
+
+	if (d->state == STORE_DEPLOYMENT_DEPLOYING) {
+		start_kept(v, d);
+		deploy_log(v->pending, "the server was restarted: going on from the image");
+		return;
+	}
+	if (d->state == STORE_DEPLOYMENT_BUILDING)
+		deployment_move(v->envs, d, STORE_DEPLOYMENT_QUEUED, "the server was restarted");
+	if (envs_deploy(v->envs, d, &err) == 0)
+		deploy_log(v->pending, "queued again: the server was restarted");
+}
+
+bool deploys_resume(void *envs, struct store_environment *record)
+{
+	struct env *v = env_of(envs, record);
+
+	list_foreach(&record->deployments, struct store_deployment, of_environment, d) {
+		if (d->state != STORE_DEPLOYMENT_QUEUED && d->state != STORE_DEPLOYMENT_BUILDING && d->state != STORE_DEPLOYMENT_DEPLOYING)
+			continue;
+		if (v->pending && v->pending->d == d)
+			continue;
+		if (v->pending) /* newest first: a crash between two records left it */
+			deployment_move(envs, d, STORE_DEPLOYMENT_SUPERSEDED, NULL);
+		else
+			resume(v, d);
+	}
+	return true;
 }
 
 void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason)

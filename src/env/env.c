@@ -66,7 +66,7 @@ void env_retire(struct env *v)
 	if (!old)
 		return;
 	deployment_move(v->envs, old, list_empty(&v->instances) ? STORE_DEPLOYMENT_STOPPED : STORE_DEPLOYMENT_DRAINING,
-			"a newer one is ready");
+			"another one is ready");
 	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));) {
 		v->envs->counts.draining++;
 		instance_drain(i);
@@ -144,25 +144,19 @@ void env_instance_ended(struct instance *i)
 static void reconcile_deployment(struct env *v, struct store_deployment *d)
 {
 	switch (d->state) {
+	case STORE_DEPLOYMENT_READY:
+		if (v->serving)
+			deployment_move(v->envs, d, STORE_DEPLOYMENT_STOPPED, "another revision was ready when the server was restarted");
+		else
+			v->serving = d;
+		return;
 	case STORE_DEPLOYMENT_QUEUED:
 	case STORE_DEPLOYMENT_BUILDING:
-	case STORE_DEPLOYMENT_DEPLOYING:
-		store_set_str(&d->reason, "the server was restarted");
-		deployment_move(v->envs, d, STORE_DEPLOYMENT_FAILED, d->reason);
-		return;
-	case STORE_DEPLOYMENT_DRAINING: /* envs_taken_over() knows whether its instance lives */
-		return;
-	case STORE_DEPLOYMENT_READY:
-		if (!v->serving) {
-			v->serving = d;
-			return;
-		}
-		deployment_move(v->envs, d, STORE_DEPLOYMENT_STOPPED, "a newer one is ready");
-		return;
+	case STORE_DEPLOYMENT_DEPLOYING: /* envs_taken_over() lets it go on */
+	case STORE_DEPLOYMENT_DRAINING:  /* and knows whether its instance lives */
 	case STORE_DEPLOYMENT_STOPPED:
 	case STORE_DEPLOYMENT_FAILED:
-	case STORE_DEPLOYMENT_SUPERSEDED:
-		return;
+	case STORE_DEPLOYMENT_SUPERSEDED: return;
 	}
 }
 

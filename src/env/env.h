@@ -5,24 +5,21 @@
  * the instances that serve, the ones that drain, those of one session's own. How many serve is the autoscaler's decision
  * (env/autoscaler.h); docs/scaling.md tells it to people.
  *
- * A deployment:
+ * A deployment's states and the moves between them are one table, STORE_DEPLOYMENT_MOVES in store/store.h, and every move
+ * goes through deployment_move(), which records it. What holds in each, and who leads into it:
  *
- *   QUEUED -> BUILDING -> DEPLOYING -> READY -> DRAINING -> STOPPED
- *      |          |           |          |
- *      +----------+-----------+-> FAILED +-> STOPPED      (QUEUED, BUILDING, DEPLOYING) -> SUPERSEDED by a newer one
- *
- *   QUEUED      waits for its turn; its source tar is whole.                                  envs_deploy()
+ *   QUEUED      waits for its turn; its source tar is whole, or on its way.                   store_deployment_add()
  *   BUILDING    buildah runs; the log grows.                                                   on_build_line()
- *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built()
- *   READY       new sessions go to it. Its instance may sleep (none runs) and start again.     deployment_ready()
- *   DRAINING    a newer one is READY; its open sessions end in their own time.                 deployment_ready()
- *   STOPPED     no session, no instance; the image is kept.                                    instance_ended()
- *   FAILED      with its reason; what served before goes on serving.                           deployment_fail()
- *   SUPERSEDED  a newer push came before it was READY.                                         envs_deploy()
+ *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built(), envs_rollback()
+ *   READY       new sessions go to it. Its instances may sleep (none runs) and start again.    deploy_instance_healthy()
+ *   DRAINING    a newer one is READY; its open sessions end in their own time.                 env_retire()
+ *   STOPPED     no session, no instance; the image is kept.                                    drained(), envs_cancel()
+ *   FAILED      with its reason; what served before goes on serving.                           deploy_fail()
+ *   SUPERSEDED  a newer push came before it was READY.                                         deploy_supersede()
  *
  * After a restart of the daemon, READY stays READY (with its instance, if that lives; else asleep), DRAINING goes on as long
- * as its instance has sessions and is STOPPED otherwise, everything before READY is FAILED with the reason "the server was
- * restarted". */
+ * as its instance has sessions and is STOPPED otherwise, what was on its way begins again: QUEUED and BUILDING ones from
+ * their source, DEPLOYING ones from their image. */
 #pragma once
 
 #include <stdbool.h>
@@ -46,8 +43,6 @@ struct env_settings {
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
-	bool data_always;                 /* /orwd_data, although there are no files */
-	bool data_read_only;
 	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
 };
 
@@ -64,11 +59,19 @@ struct envs *envs_free(struct envs *e); /* instances are destroyed by the engine
 MUST_CHECK int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err);
 /* Ends d (QUEUED) whose source never came: FAILED or SUPERSEDED, with the reason, which is also its log. */
 void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason);
+/* Lets another revision serve again: d, or with NULL the one that served before. It is the same deployment, which goes from
+ * DRAINING, STOPPED or FAILED to DEPLOYING with the image it has; what serves goes on until it is READY. -ENOENT: there is
+ * none, or its image is gone; -EALREADY: it serves, or is on its way. */
+MUST_CHECK int envs_rollback(struct envs *e, struct store_environment *env, struct store_deployment *d,
+			     struct store_deployment **ret, struct err *err);
+/* Ends the deployment d before it is READY: it is STOPPED with the reason, at once; its build's processes, mounts and files
+ * go in their own time, before another build of the environment begins. -EALREADY: it is not on its way (any more). */
+MUST_CHECK int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, struct err *err);
 /* Ends what an environment is doing and its instances; its open sessions get 410 with the reason. */
 void envs_stop(struct envs *e, struct store_environment *env, const char *reason);
 
 /* -- following a deployment ----------------------------------------------------------------------------------- */
-/* Lines are without newline. done runs once, after which nothing comes; state is READY, FAILED or SUPERSEDED. A
+/* Lines are without newline. done runs once, after which nothing comes; state is READY, STOPPED, FAILED or SUPERSEDED. A
  * subscriber of a deployment that is over gets its kept log and done at once (from the loop). */
 struct env_follow;
 typedef void env_line_fn(void *arg, const char *line);
@@ -135,5 +138,6 @@ struct env_counts {
 	size_t places;                                /* taken */
 	uint64_t scaled_up_total, scaled_down_total;  /* decisions */
 	uint64_t deployments_total, deployments_failed_total, instances_started_total, instances_crashed_total;
+	uint64_t illegal_moves_total; /* of deployments' states: bugs, so always 0 */
 };
 void envs_counts(const struct envs *e, struct env_counts *ret);

@@ -22,6 +22,7 @@
 #include "bucket/tree.h"
 #include "env/private.h"
 #include "image/image.h"
+#include "store/envset.h"
 
 struct instance_watch {
 	struct list node;
@@ -252,12 +253,17 @@ static void on_probe_timer(struct loop_timer *t UNUSED, void *arg)
 	i->env->envs->engine->ops->connect(i->box, ENV_INSTANCE_PORT, on_probe_connected, i);
 }
 
+static uint64_t health_timeout_ms(const struct instance *i)
+{
+	return envset_number_or(i->env->record, ENVSET_HEALTH_TIMEOUT, i->env->envs->settings.health_timeout_ms);
+}
+
 static void on_deadline(struct loop_timer *t UNUSED, void *arg)
 {
 	struct instance *i = arg;
 	auto_free char *last = log_last_line(i);
 	auto_free char *reason = xasprintf("the server did not answer GET /health on port %d with 200 within %llu s; its last line: %s",
-					   ENV_INSTANCE_PORT, (unsigned long long)i->env->envs->settings.health_timeout_ms / 1000,
+					   ENV_INSTANCE_PORT, (unsigned long long)health_timeout_ms(i) / 1000,
 					   *last ? last : "(none)");
 	instance_end(i, reason);
 }
@@ -330,16 +336,30 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 	} else {
 		i->probe_pause_ms = ENV_PROBE_FIRST_MS;
 		loop_timer_start(&i->probe, ENV_PROBE_FIRST_MS);
-		loop_timer_start(&i->deadline, i->env->envs->settings.health_timeout_ms);
+		loop_timer_start(&i->deadline, health_timeout_ms(i));
 		loop_timer_start(&i->renew, ENV_RENEW_MS);
 	}
 }
 
-/* The environment of the server: the platform's addresses first, then which revision it is, then a session's own. */
-static const char **environment_of(const struct instance *i, char *sha)
+struct own_vars { /* "K=V" of the environment's settings, NULL-terminated */
+	char **list;
+	size_t n;
+};
+
+static void add_own_var(void *arg, const char *name, const char *value)
+{
+	struct own_vars *o = arg;
+	o->list = xrealloc(o->list, (o->n + 2) * sizeof(*o->list));
+	o->list[o->n++] = xasprintf("%s=%s", name, value);
+	o->list[o->n] = NULL;
+}
+
+/* The environment of the server: the platform's addresses first, then which revision it is, then what the environment's
+ * settings say, then a session's own. */
+static const char **environment_of(const struct instance *i, char *sha, char **own)
 {
 	const char *const *lists[] = { i->env->envs->settings.instance_env, (const char *const[]){ sha, NULL },
-				       (const char *const *)i->vars };
+				       (const char *const *)own, (const char *const *)i->vars };
 	size_t n = 0, at = 0;
 	for (size_t l = 0; l < ARRAY_LEN(lists); l++)
 		for (const char *const *p = lists[l]; p && *p; p++)
@@ -352,35 +372,33 @@ static const char **environment_of(const struct instance *i, char *sha)
 }
 
 /* Many servers prefer a /orwd_data that exists to the data they came with: so an empty one must not appear, unless the
- * owner says always (instances.orwd_data_always). What is uploaded first is then seen by instances that start afterwards. */
+ * owner says always. What is uploaded first is then seen by instances that start afterwards. */
 static bool sees_data(const struct instance *i)
 {
-	const struct env_settings *s = &i->env->envs->settings;
+	struct buckets *b = i->env->envs->settings.buckets;
 
-	if (!s->buckets)
-		return false;
-	return s->data_always ? bucket_make(buckets_fd(s->buckets), i->env->record->id, NULL) == 0 :
-				bucket_has_anything(buckets_fd(s->buckets), i->env->record->id);
+	return b && bucket_has_anything(buckets_fd(b), i->env->record->id);
 }
 
 static void create_box(struct instance *i)
 {
 	auto_free char *sha = xasprintf("OPENREWARD_BUILD_SHA=%s", *i->d->commit ? i->d->commit : i->d->id);
-	auto_free const char **env = environment_of(i, sha);
+	struct own_vars own = { .list = NULL };
 	auto_buf struct buf note = { 0 };
 
+	envset_each(i->env->record, ENVSET_ENV, add_own_var, &own);
+	auto_free const char **env = environment_of(i, sha, own.list);
 	instance_note(i, &note);
 	struct engine_spec spec = {
 		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
 	};
 	if (sees_data(i))
-		spec.bucket = (struct engine_bucket){
-			.id = i->env->record->id, .target = ENV_DATA_PATH, .read_only = i->env->envs->settings.data_read_only,
-		};
+		spec.bucket = (struct engine_bucket){ .id = i->env->record->id, .target = ENV_DATA_PATH };
 	if (!spec.size.cpu_milli)
 		spec.size = i->env->envs->settings.size;
 	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);
+	vars_free(own.list);
 }
 
 char *env_log_path(const struct envs *e, const struct store_deployment *d)

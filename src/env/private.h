@@ -153,6 +153,7 @@ void deploy_instance_ended(struct deploy *p, const char *reason);
 void deploy_supersede(struct deploy *p, const char *reason);
 /* Every change of a deployment's state in env/ goes through here; reason NULL = the table's of STORE_DEPLOYMENT_MOVES. */
 void deployment_move(struct envs *e, struct store_deployment *d, enum store_deployment_state to, const char *reason);
+bool deploys_resume(void *envs, struct store_environment *record); /* what a former daemon left on its way */
 
 /* follow.c */
 void follow_line(struct deploy *p, const char *line);

@@ -7,6 +7,7 @@
 #include "env/autoscaler.h"
 #include "env/private.h"
 #include "image/image.h"
+#include "store/envset.h"
 
 /* -- settings ---------------------------------------------------------------------------------------------------- */
 
@@ -15,14 +16,14 @@ uint64_t env_concurrency(const struct env *v)
 	return MAX(v->record->max_concurrency, (uint64_t)1);
 }
 
-uint64_t env_min_scale(const struct env *v UNUSED)
+uint64_t env_min_scale(const struct env *v)
 {
-	return 0;
+	return envset_number(v->record, ENVSET_MIN_SCALE);
 }
 
 uint64_t env_idle_ms(const struct env *v)
 {
-	return v->envs->settings.idle_ms;
+	return envset_number_or(v->record, ENVSET_IDLE_TIMEOUT, v->envs->settings.idle_ms);
 }
 
 /* -- input ------------------------------------------------------------------------------------------------------- */

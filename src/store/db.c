@@ -40,6 +40,10 @@ static const char *const migrations[] = {
 	"  deployment_id TEXT NOT NULL REFERENCES deployment(id), from_state TEXT NOT NULL, to_state TEXT NOT NULL,"
 	"  reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX transitions_of_deployment ON deployment_transitions (deployment_id);",
+
+	"CREATE TABLE environment_setting ("
+	"  environment_id TEXT NOT NULL REFERENCES environment(id), name TEXT NOT NULL, value TEXT NOT NULL,"
+	"  PRIMARY KEY (environment_id, name)) STRICT;",
 };
 
 static int errno_of(int code)

@@ -352,6 +352,8 @@ static void environment_free(struct store_environment *e)
 		store_transitions_free(d);
 		free(d);
 	}
+	for (size_t i = 0; i < ARRAY_LEN(e->settings); i++)
+		free(e->settings[i]);
 	free(e->name);
 	free(e->description);
 	store_origin_done(&e->origin);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "store/envset.h"
 
 typedef int row_fn(struct store *s, sqlite3_stmt *st, struct err *err);
 
@@ -94,14 +95,24 @@ static int on_deployment(struct store *s, sqlite3_stmt *st, struct err *err)
 	return 0;
 }
 
-/* An empty former state is the beginning. */
+static int on_environment_setting(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_environment *e = store_environment_by_id(s, text(st, 0));
+
+	if (!e)
+		return damaged(err, "setting of environment", text(st, 0));
+	envset_attach(e, text(st, 1), text(st, 2));
+	return 0;
+}
+
 static int on_transition(struct store *s, sqlite3_stmt *st, struct err *err)
 {
 	struct store_deployment *d = store_deployment_by_id(s, text(st, 0));
-	int to = store_state_of(text(st, 2)), from = *text(st, 1) ? store_state_of(text(st, 1)) : to;
+	int from = store_state_of(text(st, 1)), to = store_state_of(text(st, 2));
 
-	if (!d || from < 0 || to < 0)
-		return damaged(err, "a transition of deployment", text(st, 0));
+	if (!d || to < 0)
+		return damaged(err, "transition of deployment", text(st, 0));
+	from = from < 0 ? to : from;
 	struct store_transition *t = store_transition_attach(d, (enum store_deployment_state)from,
 							     (enum store_deployment_state)to, text(st, 3));
 	t->at_ms = sqlite3_column_int64(st, 4);
@@ -168,6 +179,7 @@ static const struct {
 	{ "SELECT environment_id, branch, subdirectory, github_id, github_repo, arxiv_url, github_url, hf_url"
 	  " FROM environment_origin", on_origin },
 	{ "SELECT id FROM webhook_delivery ORDER BY rowid", on_delivery },
+	{ "SELECT environment_id, name, value FROM environment_setting", on_environment_setting },
 	{ "SELECT deployment_id, from_state, to_state, reason, at_ms FROM deployment_transitions ORDER BY rowid", on_transition },
 };
 

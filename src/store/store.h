@@ -19,6 +19,7 @@
 #define STORE_ID_LEN 37       /* ids are UUIDs in text, with NUL */
 #define STORE_NAME_MAX 100    /* bytes of a namespace's or environment's name; str_is_name() */
 #define STORE_HASH_LEN 32     /* SHA-256 */
+#define STORE_ENVSET_MAX 48   /* settings that an environment may have; store/envset.h names them */
 
 struct store;
 
@@ -109,6 +110,7 @@ struct store_environment {
 	struct store_origin origin;  /* store_origin_save() */
 	struct list deployments;     /* struct store_deployment.of_environment, newest first */
 	struct list of_namespace;    /* private */
+	char *settings[STORE_ENVSET_MAX]; /* by enum envset, NULL = not set; private to store/envset.h */
 	void *user;                  /* free for env/, which keeps the runtime state there */
 };
 
@@ -129,7 +131,7 @@ void store_environments(struct store *s, store_environment_fn *fn, void *arg);
 
 /* -- deployments ----------------------------------------------------------------------------------------------- */
 /* The life of one revision of an environment; env/ makes every move (its essay says which function and when).
- * Final: stopped, failed, superseded. */
+ * Final until a rollback: stopped, failed, superseded. */
 #define STORE_DEPLOYMENT_STATES(X)                                                                                \
 	X(QUEUED, "queued") X(BUILDING, "building") X(DEPLOYING, "deploying") X(READY, "ready")                    \
 	X(DRAINING, "draining") X(STOPPED, "stopped") X(FAILED, "failed") X(SUPERSEDED, "superseded")
@@ -139,19 +141,26 @@ enum store_deployment_state {
 #undef X
 };
 /* Every move there is; docs/deployments.md has the same table for people. */
-#define STORE_DEPLOYMENT_MOVES(X) \
-	X(QUEUED, BUILDING, "its turn has come") \
-	X(QUEUED, SUPERSEDED, "a newer one came") \
-	X(QUEUED, FAILED, "it could not be built") \
-	X(BUILDING, DEPLOYING, "its image is made") \
-	X(BUILDING, SUPERSEDED, "a newer one came") \
-	X(BUILDING, FAILED, "it could not be built") \
-	X(DEPLOYING, READY, "its server answers") \
-	X(DEPLOYING, SUPERSEDED, "a newer one came") \
-	X(DEPLOYING, FAILED, "its server did not get healthy") \
-	X(READY, DRAINING, "a newer one is ready; instances of this one run") \
-	X(READY, STOPPED, "a newer one is ready, or the environment was stopped") \
-	X(DRAINING, STOPPED, "its last instance ended")
+#define STORE_DEPLOYMENT_MOVES(X)                                                                                      \
+	X(QUEUED, BUILDING, "its turn has come")                                                                        \
+	X(QUEUED, STOPPED, "it was cancelled")                                                                          \
+	X(QUEUED, SUPERSEDED, "a newer one came")                                                                       \
+	X(QUEUED, FAILED, "it could not be built")                                                                      \
+	X(BUILDING, QUEUED, "the server was restarted")                                                                 \
+	X(BUILDING, DEPLOYING, "its image is made")                                                                     \
+	X(BUILDING, STOPPED, "it was cancelled")                                                                        \
+	X(BUILDING, SUPERSEDED, "a newer one came")                                                                     \
+	X(BUILDING, FAILED, "it could not be built")                                                                    \
+	X(DEPLOYING, READY, "its server answers")                                                                       \
+	X(DEPLOYING, STOPPED, "it was cancelled")                                                                       \
+	X(DEPLOYING, SUPERSEDED, "a newer one came")                                                                    \
+	X(DEPLOYING, FAILED, "its server did not get healthy")                                                          \
+	X(READY, DRAINING, "another one is ready; sessions are open")                                                   \
+	X(READY, STOPPED, "another one is ready, or the environment was stopped")                                       \
+	X(DRAINING, STOPPED, "its last session ended")                                                                  \
+	X(DRAINING, DEPLOYING, "a rollback to it")                                                                      \
+	X(STOPPED, DEPLOYING, "a rollback to it")                                                                       \
+	X(FAILED, DEPLOYING, "a rollback to it")
 const char *store_deployment_state_name(enum store_deployment_state s);
 bool store_deployment_state_final(enum store_deployment_state s);
 bool store_deployment_may_move(enum store_deployment_state from, enum store_deployment_state to);

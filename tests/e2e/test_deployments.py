@@ -1,27 +1,245 @@
-"""Deployments tell how they came to be what they are."""
+"""From a source to ready, and what may come in between: settings, cancels, failures."""
 import json
+import os
+import tempfile
+import threading
 
-from tinyenv import deploy_tiny
+import pytest
 
-
-def moves(platform, deployment_id):
-    status, _, data = platform.request("GET", f"/v1/deployments/{deployment_id}")
-    assert status == 200, data
-    transitions = json.loads(data)["transitions"]
-    for before, after in zip(transitions, transitions[1:]):
-        assert after["from"] == before["to"] and after["at"] >= before["at"], transitions
-    assert all(t["reason"] for t in transitions), transitions
-    return [t["to"] for t in transitions]
+from orw import Census, nothing_new, wait_until
+from tinyenv import TinySession, deploy_tiny, tiny_folder
 
 
-def test_every_move_is_told(platform):
-    name = deploy_tiny(platform, "moves", revision="a")
-    deploy_tiny(platform, "moves", revision="b")
-    status, _, data = platform.request("GET", f"/v1/environments/{name}/deployments")
-    assert status == 200, data
-    newer, older = json.loads(data)
-    assert "transitions" not in newer
-    assert moves(platform, newer["id"]) == ["queued", "building", "deploying", "ready"]
-    found = moves(platform, older["id"])
-    assert found[:4] == ["queued", "building", "deploying", "ready"]
-    assert found[4:] in (["stopped"], ["draining"], ["draining", "stopped"])
+def call(platform, method, path, body=None):
+    status, _, data = platform.request(method, path, None if body is None else json.dumps(body).encode())
+    return status, json.loads(data)
+
+
+def deployments(platform, name):
+    status, found = call(platform, "GET", f"/v1/environments/{name}/deployments")
+    return found if status == 200 else []
+
+
+def whole(platform, deployment):
+    status, found = call(platform, "GET", f"/v1/deployments/{deployment['id']}")
+    assert status == 200
+    return found
+
+
+def moves(platform, deployment):
+    return [t["to"] for t in whole(platform, deployment)["transitions"]]
+
+
+@pytest.fixture
+def slow(platform, request):
+    """deploy(EXTRA Dockerfile lines) in a thread; the name of the environment. Its outcome is in .done after .join()."""
+    name = "local/" + request.node.name.replace("_", "-").replace("[", "-").replace("]", "")[:60]
+    threads = []
+
+    class Deploy(threading.Thread):
+        done = None
+
+        def __init__(self, lines="", **variables):
+            super().__init__()
+            self.lines, self.variables = lines, variables
+
+        def run(self):
+            with tempfile.TemporaryDirectory() as folder:
+                tiny_folder(folder, **self.variables)
+                path = os.path.join(folder, "Dockerfile")
+                with open(path, encoding="utf-8") as f:
+                    text = f.read()
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(text.replace("CMD", self.lines + "\nCMD"))
+                self.done = platform.cli("deploy", folder, "--name", name)
+
+    def start(lines="", **variables):
+        thread = Deploy(lines, **variables)
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    start.name = name
+    yield start
+    for d in deployments(platform, name):
+        if d["status"] in ("queued", "building", "deploying"):
+            call(platform, "POST", f"/v1/deployments/{d['id']}/cancel")
+    for thread in threads:
+        thread.join(60)
+
+
+def log_of(platform, deployment):
+    return call(platform, "GET", f"/v1/github/deployments/{deployment['id']}/logs")[1]["logs"]
+
+
+def test_the_way_of_one_is_told(platform):
+    name = deploy_tiny(platform, "way")
+    newest = deployments(platform, name)[0]
+    assert moves(platform, newest) == ["queued", "building", "deploying", "ready"]
+    steps = whole(platform, newest)["transitions"]
+    assert "transitions" not in newest
+    assert [t["from"] for t in steps] == [None, "queued", "building", "deploying"]
+    assert steps == sorted(steps, key=lambda t: t["at"]) and all(t["reason"] for t in steps)
+    done = platform.cli("deployment", "show", newest["id"])
+    assert done.returncode == 0 and "building -> deploying: its image is made" in done.stdout, done.stdout + done.stderr
+    deploy_tiny(platform, "way", revision="2")
+    wait_until(lambda: moves(platform, newest)[-1] == "stopped", what="the end of the old one")
+    assert whole(platform, newest)["transitions"][4]["reason"] == "another one is ready"
+
+
+def test_cancelled_in_a_step(platform, slow):
+    deploy_tiny(platform, slow.name, revision="old")
+    before = Census(platform.data)
+    thread = slow("RUN echo in-the-step && sleep 600")
+    wait_until(lambda: "in-the-step" in log_of(platform, deployments(platform, slow.name)[0]), 60, "the step")
+    newest = deployments(platform, slow.name)[0]
+    done = platform.cli("deployment", "cancel", newest["id"])
+    assert done.returncode == 0 and "status: stopped" in done.stdout, done.stdout + done.stderr
+    thread.join(30)
+    assert thread.done.returncode == 1 and "cancelled" in thread.done.stderr
+    assert moves(platform, newest) == ["queued", "building", "stopped"]
+    nothing_new(platform, before)
+    assert TinySession(platform, slow.name).id, "what served before goes on"
+    again = platform.cli("deployment", "cancel", newest["id"])
+    assert again.returncode == 1 and "expected one that is queued" in again.stderr
+    assert platform.cli("deployment", "cancel", "../x").returncode == 1
+
+
+def test_cancelled_in_the_queue(platform, slow, tiny):
+    blocker = deploy_blocker(platform)
+    try:
+        thread = slow()
+        wait_until(lambda: deployments(platform, slow.name), what="the deployment")
+        newest = deployments(platform, slow.name)[0]
+        assert newest["status"] == "queued"
+        status, found = call(platform, "POST", f"/v1/deployments/{newest['id']}/cancel")
+        assert (status, found["status"], found["reason"]) == (200, "stopped", "cancelled")
+        thread.join(30)
+        assert moves(platform, newest) == ["queued", "stopped"]
+    finally:
+        end_blocker(platform, blocker)
+
+
+def deploy_blocker(platform):
+    """Something that is built for long, so that others wait. Its thread and name."""
+    name = "local/blocker"
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, "Dockerfile"), "w", encoding="utf-8") as f:
+                f.write("FROM python:3.11-slim\nRUN echo in-the-step && sleep 600\n")
+            platform.cli("deploy", folder, "--name", name)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: any("in-the-step" in log_of(platform, d) for d in deployments(platform, name)[:1]), 60, "the blocker")
+    return thread, name
+
+
+def end_blocker(platform, blocker):
+    thread, name = blocker
+    call(platform, "POST", f"/v1/deployments/{deployments(platform, name)[0]['id']}/cancel")
+    thread.join(30)
+
+
+def test_a_server_that_never_gets_healthy_leaves_the_old_one(platform, slow):
+    deploy_tiny(platform, slow.name, revision="old")
+    assert platform.cli("env", "set", slow.name, "health_timeout=2s").returncode == 0
+    before = Census(platform.data)
+    thread = slow(TINY_START_DELAY_S=600)
+    thread.join(60)
+    assert thread.done.returncode == 1
+    newest = deployments(platform, slow.name)[0]
+    assert newest["status"] == "failed" and "within 2 s" in newest["reason"], newest
+    assert moves(platform, newest) == ["queued", "building", "deploying", "failed"]
+    nothing_new(platform, before)
+    assert TinySession(platform, slow.name).id
+
+
+def test_cancelled_while_its_server_starts(platform, slow):
+    deploy_tiny(platform, slow.name, revision="old")
+    before = Census(platform.data)
+    thread = slow(TINY_START_DELAY_S=600)
+    wait_until(lambda: deployments(platform, slow.name)[0]["status"] == "deploying", 60, "deploying")
+    newest = deployments(platform, slow.name)[0]
+    assert platform.cli("deployment", "cancel", newest["id"]).returncode == 0
+    thread.join(30)
+    nothing_new(platform, before)
+    assert TinySession(platform, slow.name).id
+
+
+def test_a_newer_one_supersedes(platform, slow):
+    first = slow("RUN echo in-the-step && sleep 600")
+    wait_until(lambda: any("in-the-step" in log_of(platform, d) for d in deployments(platform, slow.name)[:1]), 60, "the step")
+    old = deployments(platform, slow.name)[0]
+    deploy_tiny(platform, slow.name, revision="new")
+    first.join(30)
+    assert moves(platform, old) == ["queued", "building", "superseded"]
+    assert [d["status"] for d in deployments(platform, slow.name)] == ["ready", "superseded"]
+
+
+def test_settings_by_hand(platform, tiny, tmp_path):
+    (tmp_path / "value").write_text("from a file")
+    done = platform.cli("env", "set", tiny, "max_scale=3", "env.A=b=c", f"env.B=@{tmp_path}/value", "env.C=@@home")
+    assert done.returncode == 0, done.stderr
+    settings = call(platform, "GET", f"/v1/environments/{tiny}/settings")[1]
+    assert settings["settings"]["env"] == {"A": "b=c", "B": "from a file", "C": "@home"}
+    assert (settings["settings"]["max_scale"], settings["set"]) == (3, ["max_scale", "env"])
+    shown = platform.cli("env", "show", tiny).stdout
+    assert "max_scale: 3\n" in shown and "size: instances.size of the server's configuration  (default)" in shown, shown
+    done = platform.cli("env", "set", tiny, "max_scale=none")
+    assert done.returncode == 1 and 'max_scale: "none": expected a whole number from 1 to' in done.stderr
+    assert platform.cli("env", "set", tiny, "nonsense").returncode == 1
+    assert platform.cli("env", "rm", tiny, "max_scale", "env").returncode == 0
+    assert call(platform, "GET", f"/v1/environments/{tiny}/settings")[1]["set"] == []
+    assert tiny in platform.cli("env", "ls").stdout
+
+
+def revision_of(session):
+    status, _, data = session.get("/tools")
+    assert status == 200
+    return data
+
+
+def test_a_rollback_loses_no_session(platform):
+    name = deploy_tiny(platform, "back", revision="one")
+    first = deployments(platform, name)[0]
+    old = TinySession(platform, name)
+    deploy_tiny(platform, "back", revision="two")
+    second = deployments(platform, name)[0]
+    new = TinySession(platform, name)
+    assert whole(platform, first)["status"] == "draining"
+    done = platform.cli("rollback", name)
+    assert done.returncode == 0 and first["id"] in done.stdout, done.stdout + done.stderr
+    assert moves(platform, first)[-3:] == ["draining", "deploying", "ready"]
+    assert whole(platform, second)["status"] == "draining"
+    revision_of(old), revision_of(new)
+    again = platform.cli("rollback", name, first["id"])
+    assert again.returncode == 1 and "is ready" in again.stderr
+    assert platform.cli("rollback", name, second["id"]).returncode == 0
+    assert [d["status"] for d in deployments(platform, name)] == ["ready", "draining"]
+    revision_of(old), revision_of(new)
+
+
+def test_a_restart_in_the_middle_of_a_build(base_images):
+    with base_images.platform() as platform:
+        name = deploy_tiny(platform, "again", revision="one")
+        with tempfile.TemporaryDirectory() as folder:
+            tiny_folder(folder, revision="two")
+            path = os.path.join(folder, "Dockerfile")
+            with open(path, encoding="utf-8") as f:
+                text = f.read()
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text.replace("CMD", "RUN echo in-the-step && sleep 5\nCMD"))
+            thread = threading.Thread(target=platform.cli, args=("deploy", folder, "--name", name))
+            thread.start()
+            wait_until(lambda: "in-the-step" in log_of(platform, deployments(platform, name)[0]), 60, "the step")
+        newest = deployments(platform, name)[0]
+        platform.process.kill()
+        platform.process.wait()
+        thread.join(90)
+        platform.start()
+        wait_until(lambda: whole(platform, newest)["status"] == "ready", 90, "its second way")
+        assert moves(platform, newest) == ["queued", "building", "queued", "building", "deploying", "ready"]
+        assert "queued again: the server was restarted" in log_of(platform, newest)
+        assert platform.leaks() == ""

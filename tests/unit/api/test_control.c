@@ -103,6 +103,7 @@ static void serve(int listener, int out)
 	api_deployments_routes(&api, router);
 	api_details_routes(&api, router);
 	api_git_routes(&api, router);
+	api_settings_routes(&api, router);
 	api_images_routes(&api, router);
 	http_router_add(router, "PUT", "/upload", on_put, NULL);
 	if (http_server_listen(server, listener, &err) < 0)
@@ -254,6 +255,25 @@ Test(control, environments)
 	cr_assert(says("\"total\":0"));
 	cr_assert_eq(ask(member, "GET", "/v1/environments?limit=x", NULL), 400);
 	cr_assert(says("limit") && says("whole number"));
+}
+
+Test(control, settings)
+{
+	cr_assert_eq(ask(member, "POST", "/v1/environments", "{\"name\":\"s\"}"), 201);
+	cr_assert_eq(ask(member, "PATCH", "/v1/environments/local/s/settings", "{\"max_scale\":4,\"branch\":\"dev\",\"env\":{\"A\":\"b\"}}"), 200);
+	cr_assert(says("\"max_scale\":4") && says("\"branch\":\"dev\"") && says("\"set\":[\"max_scale\",\"env\",\"branch\"]"), "%s", answer);
+	cr_assert_eq(ask(member, "PATCH", "/v1/environments/local/s/settings", "{\"max_scale\":2,\"branch\":\"a..b\"}"), 400);
+	cr_assert(says("branch") && says("a..b") && says("expected"));
+	cr_assert_eq(ask(member, "PATCH", "/v1/environments/local/s/settings", "{\"max_scale\":0,\"branch\":\"other\"}"), 400);
+	cr_assert_eq(ask(member, "PATCH", "/v1/environments/local/s/settings", "[]"), 400);
+	cr_assert_eq(ask(member, "GET", "/v1/environments/local/s/settings", NULL), 200);
+	cr_assert(says("\"max_scale\":4") && says("\"branch\":\"dev\""), "nothing of a refused change holds: %s", answer);
+	cr_assert(says("\"expected\":\"a whole number from 1 to"), "%s", answer);
+	cr_assert_eq(ask(member, "PATCH", "/v1/environments/local/s/settings", "{\"max_scale\":null,\"branch\":\"\",\"env\":null}"), 200);
+	cr_assert(says("\"max_scale\":1") && says("\"branch\":\"main\"") && says("\"set\":[]"), "%s", answer);
+	cr_assert_eq(ask(stranger, "GET", "/v1/environments/local/s/settings", NULL), 403);
+	cr_assert_eq(ask(reader, "GET", "/v1/environments/local/s/settings", NULL), 403);
+	cr_assert_eq(ask(NULL, "GET", "/v1/environments/local/s/settings", NULL), 401);
 }
 
 Test(control, bad_creations)

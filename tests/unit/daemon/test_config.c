@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/str.h"
 #include "daemon/config.h"
 
 TestSuite(config, .timeout = 10);
@@ -192,12 +193,12 @@ Test(config, units)
 
 	for (size_t i = 0; i < sizeof(durations) / sizeof(durations[0]); i++) {
 		v = 0;
-		cr_assert_eq(config_duration(durations[i].text, &v), durations[i].r, "%s", durations[i].text);
+		cr_assert_eq(str_to_duration(durations[i].text, &v), durations[i].r, "%s", durations[i].text);
 		cr_assert_eq(durations[i].r ? 0 : v, durations[i].v, "%s", durations[i].text);
 	}
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		v = 0;
-		cr_assert_eq(config_size(sizes[i].text, &v), sizes[i].r, "%s", sizes[i].text);
+		cr_assert_eq(str_to_bytes(sizes[i].text, &v), sizes[i].r, "%s", sizes[i].text);
 		cr_assert_eq(sizes[i].r ? 0 : v, sizes[i].v, "%s", sizes[i].text);
 	}
 }

@@ -45,6 +45,7 @@ static void end(void)
 	cr_assert_eq(counts().instances, 0, "an instance was never heard of again");
 	cr_assert_eq(counts().starting, 0, "the gauge of starting ones did not go back");
 	cr_assert_eq(counts().draining, 0, "the gauge of draining ones did not go back");
+	cr_assert_eq(counts().illegal_moves_total, 0, "a move that the table does not have");
 	fake_end();
 }
 
@@ -394,6 +395,50 @@ FAKE_TEST(env, superseded_while_its_first_instance_starts)
 	cr_assert_eq(boxes_running(), 1);
 }
 
+FAKE_TEST(env, cancelled_while_it_builds)
+{
+	struct err err = ERR_INIT;
+	struct got g;
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	acquire(&g);
+	run_until(n_jobs == 1);
+	cr_assert_eq(envs_cancel(envs, d, "cancelled", &err), 0);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert(jobs[0].cancelled);
+	run_until(g.calls);
+	cr_assert(strstr(g.err.msg, "stopped: cancelled"), "who waits is told: %s", g.err.msg);
+	cr_assert_eq(envs_cancel(envs, d, "again", &err), -EALREADY);
+	cr_assert(strstr(err.msg, "stopped"), "%s", err.msg);
+	job_ends(&jobs[0], 9, NULL);
+	job_ends(&jobs[1], 0, NULL); /* "clean" */
+	struct store_deployment *next = deploy();
+	run_until(n_jobs == 3);
+	job_succeeds(&jobs[2]);
+	run_until(next->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(envs_cancel(envs, next, "late", &err), -EALREADY);
+	cr_assert_eq(next->state, STORE_DEPLOYMENT_READY);
+}
+
+FAKE_TEST(env, cancelled_while_its_first_instance_starts)
+{
+	struct err err = ERR_INIT;
+	struct store_deployment *old = fake_ready_deployment();
+
+	fake_begin_envs(5000);
+	up_unhealthy = true;
+	struct store_deployment *d = deploy();
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(up_probes > 1);
+	cr_assert_eq(envs_cancel(envs, d, "cancelled", &err), 0);
+	run_until(boxes[0].ended);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert_eq(env_serving(envs, environment), old, "what served goes on");
+	cr_assert_eq(counts().deployments_failed_total, 0);
+}
+
 FAKE_TEST(env, superseded_before_its_box_was_made)
 {
 	fake_begin_envs(5000);
@@ -515,7 +560,98 @@ FAKE_TEST(env, a_restart_puts_the_records_right)
 	cr_assert_eq(old->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(draining->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(building->state, STORE_DEPLOYMENT_FAILED);
-	cr_assert_str_eq(building->reason, "the server was restarted");
+	cr_assert(strstr(building->reason, "the source of deployment"), "it has none: %s", building->reason);
+}
+
+FAKE_TEST(env, what_was_on_its_way_at_a_restart_begins_again)
+{
+	struct store_deployment *ready = fake_ready_deployment(), *older = new_deployment(), *d = new_deployment();
+
+	older->state = STORE_DEPLOYMENT_BUILDING;
+	d->state = STORE_DEPLOYMENT_BUILDING;
+	fake_begin_envs(1000);
+	cr_assert_eq(env_serving(envs, environment), ready);
+	envs_taken_over(envs);
+	cr_assert_eq(d->state, STORE_DEPLOYMENT_QUEUED);
+	cr_assert_eq(older->state, STORE_DEPLOYMENT_SUPERSEDED, "the newest alone");
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(env_serving(envs, environment), d);
+}
+
+FAKE_TEST(env, one_that_was_deploying_goes_on_from_its_image)
+{
+	struct store_deployment *d = fake_ready_deployment();
+
+	d->state = STORE_DEPLOYMENT_DEPLOYING;
+	fake_begin_envs(1000);
+	envs_taken_over(envs);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(n_jobs, 0, "it is not built again");
+}
+
+/* -- rollback ------------------------------------------------------------------------------------------------------ */
+
+static struct store_deployment *built(void)
+{
+	struct store_deployment *d = deploy();
+	unsigned job = n_jobs;
+
+	run_until(n_jobs == job + 1);
+	job_succeeds(&jobs[job]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	return d;
+}
+
+FAKE_TEST(env, a_rollback_is_the_same_deployment_again)
+{
+	struct store_deployment *to = NULL, *first, *second;
+	struct err err = ERR_INIT;
+	struct got g;
+
+	fake_begin_envs(1000);
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT);
+	first = built();
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT);
+	acquire(&g);
+	run_until(g.calls);
+	second = built();
+	cr_assert_eq(envs_rollback(envs, environment, second, &to, &err), -EALREADY, "it serves");
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "a session is open");
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
+	cr_assert_eq(to, first);
+	cr_assert_eq(env_serving(envs, environment), second, "until the other is ready");
+	run_until(first->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(env_serving(envs, environment), first);
+	run_until(second->state == STORE_DEPLOYMENT_STOPPED);
+	instance_release(g.instance); /* of its first life: its end changes nothing */
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_READY);
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
+	cr_assert_eq(to, second, "there and back");
+	run_until(second->state == STORE_DEPLOYMENT_READY);
+}
+
+FAKE_TEST(env, a_rollback_that_fails_leaves_what_serves)
+{
+	struct store_deployment *to = NULL, *first, *second;
+	struct err err = ERR_INIT;
+
+	fake_begin_envs(1000);
+	first = built();
+	second = built();
+	run_until(first->state == STORE_DEPLOYMENT_STOPPED);
+	fake_no_image = true;
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0);
+	run_until(first->state == STORE_DEPLOYMENT_FAILED);
+	cr_assert(strstr(first->reason, "is not here"), "%s", first->reason);
+	cr_assert_eq(env_serving(envs, environment), second);
+	fake_no_image = false;
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "another try may succeed");
+	cr_assert_eq(envs_cancel(envs, first, "cancelled", &err), 0);
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
 }
 
 /* -- followers ----------------------------------------------------------------------------------------------------- */

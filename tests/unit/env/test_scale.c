@@ -62,6 +62,7 @@ static void end(void)
 	cr_assert_eq(counts().instances, 0);
 	cr_assert_eq(counts().starting, 0);
 	cr_assert_eq(counts().draining, 0);
+	cr_assert_eq(counts().illegal_moves_total, 0, "a move that the table does not have");
 	cr_assert_eq(counts().places, 0, "a place was not given back");
 	cr_assert_eq(counts().own, 0);
 	fake_end();
