@@ -61,6 +61,8 @@ struct config {
 	uint64_t queue_max;            /* waiting creates; beyond it 429 */
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
+	bool instance_data_always;     /* /orwd_data, although there are no files */
+	bool instance_data_writable;
 
 	/* buckets: files of environments */
 	uint64_t bucket_quota_bytes;   /* of one environment, unless it has a quota of its own; 0 = no limit */

@@ -105,6 +105,9 @@ const struct config_key config_keys[] = {
 	  "One that no session used for this long ends; the last one too. An environment's own setting goes first." },
 	{ "instances.log", CONFIG_SIZE, AT(instance_log_bytes), "16MiB", 64 * KIB, 1024 * GIB, "Kept of one instance's log." },
 	{ "instances.env", CONFIG_ENV, AT(instance_env), NULL, ANY, "Variables for every instance: NAME: VALUE." },
+	{ "instances.orwd_data_always", CONFIG_BOOL, AT(instance_data_always), "false", ANY,
+	  "Show /orwd_data also where an environment has no files yet. Many servers prefer it to the data they came with." },
+	{ "instances.orwd_data_writable", CONFIG_BOOL, AT(instance_data_writable), "true", ANY, "Let them write to it." },
 
 	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
 	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },

@@ -43,6 +43,8 @@ struct env_settings {
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
+	bool data_always;                 /* /orwd_data, although there are no files; unless the environment says otherwise */
+	bool data_read_only;              /* likewise */
 	const char *const *instance_env;  /* "K=V" for every instance, NULL-terminated; OPENREWARD_URL and the like */
 };
 

@@ -372,12 +372,21 @@ static const char **environment_of(const struct instance *i, char *sha, char **o
 }
 
 /* Many servers prefer a /orwd_data that exists to the data they came with: so an empty one must not appear, unless the
- * owner says always. What is uploaded first is then seen by instances that start afterwards. */
+ * owner says always (orwd_data_always). What is uploaded first is then seen by instances that start afterwards. */
 static bool sees_data(const struct instance *i)
 {
-	struct buckets *b = i->env->envs->settings.buckets;
+	const struct env_settings *s = &i->env->envs->settings;
+	const struct store_environment *r = i->env->record;
 
-	return b && bucket_has_anything(buckets_fd(b), i->env->record->id);
+	if (!s->buckets)
+		return false;
+	return envset_number_or(r, ENVSET_DATA_ALWAYS, s->data_always) ? bucket_make(buckets_fd(s->buckets), r->id, NULL) == 0 :
+									   bucket_has_anything(buckets_fd(s->buckets), r->id);
+}
+
+static bool data_read_only(const struct instance *i)
+{
+	return !envset_number_or(i->env->record, ENVSET_DATA_WRITABLE, !i->env->envs->settings.data_read_only);
 }
 
 static void create_box(struct instance *i)
@@ -394,7 +403,9 @@ static void create_box(struct instance *i)
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
 	};
 	if (sees_data(i))
-		spec.bucket = (struct engine_bucket){ .id = i->env->record->id, .target = ENV_DATA_PATH };
+		spec.bucket = (struct engine_bucket){
+			.id = i->env->record->id, .target = ENV_DATA_PATH, .read_only = data_read_only(i),
+		};
 	if (!spec.size.cpu_milli)
 		spec.size = i->env->envs->settings.size;
 	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);

@@ -145,7 +145,12 @@ static void write_value(struct json_writer *w, const struct store_environment *e
 		else
 			json_write_null(w);
 		return;
-	case ENVTYPE_BOOL: json_bool(w, envset_number(e, id)); return;
+	case ENVTYPE_BOOL:
+		if (envset_is_set(e, id) || !from_configuration(id))
+			json_bool(w, envset_number(e, id));
+		else
+			json_write_null(w);
+		return;
 	case ENVTYPE_MAP:
 		json_open_object(w);
 		envset_each(e, id, write_pair, w);

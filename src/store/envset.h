@@ -32,6 +32,9 @@ enum envset_type {
 	X(IDLE_TIMEOUT, "idle_timeout", ENVTYPE_DURATION, "@instances.idle", 1000, 31536000000, "Without sessions for this long, one ends") \
 	X(HEALTH_TIMEOUT, "health_timeout", ENVTYPE_DURATION, "@instances.start_timeout", 1000, 86400000,                     \
 	  "From an instance's start to its first healthy answer")                                                            \
+	X(DATA_ALWAYS, "orwd_data_always", ENVTYPE_BOOL, "@instances.orwd_data_always", 0, 0,                                 \
+	  "Show /orwd_data although there are no files; from an instance's next start on")                                   \
+	X(DATA_WRITABLE, "orwd_data_writable", ENVTYPE_BOOL, "@instances.orwd_data_writable", 0, 0, "Let instances write to it") \
 	X(DOCKERFILE, "dockerfile", ENVTYPE_PATH, "Dockerfile", 0, 0, "Its path below the subdirectory")                      \
 	X(ENV, "env", ENVTYPE_MAP, "", 0, 0, "Variables of every instance; from its next start on")
 

@@ -392,3 +392,12 @@ def test_an_empty_bucket_does_not_appear(platform, tmp_path):
     files = Files(platform)
     with looking(platform, files.name, tmp_path, "root"):
         assert "No such file" in report_of(platform, files.name)[-1]["error"]
+
+
+def test_always_there_and_read_only(base_images, tmp_path):
+    config = "instances:\n  orwd_data_always: true\n  orwd_data_writable: false\n"
+    with base_images.platform(config) as p:
+        files = Files(p)
+        with looking(p, files.name, tmp_path, "root"):
+            found = report_of(p, files.name)[-1]
+            assert found["ls"] == [] and "Read-only" in found["error"]
