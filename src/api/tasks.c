@@ -12,6 +12,8 @@
 
 #define LOOK_FIRST_MS 20 /* after a start: whether its id has arrived */
 #define LOOK_MAX_MS 1000
+#define LATE_MS 1000     /* longer than an acknowledgement takes anywhere */
+#define TELL_AGAIN_MS 20 /* the kernel did not even take the id's event */
 
 struct tasks {
 	struct loop *loop;
@@ -44,9 +46,11 @@ struct task {
 	char *error;          /* over: it failed */
 	struct list streams;
 	bool joinable;        /* its first stream broke before it knew the id */
-	bool doubtful;        /* joinable, and of a former daemon, which may have told the id */
+	bool doubtful;        /* joinable, and of a former daemon, whose client may have the id */
 	uint32_t slot;        /* of its record; SLOTS_NONE = none */
 	struct task_stream *first; /* the stream the task was made for, while it is open */
+	struct loop_timer tell;  /* runs while the first stream is not given a result that is there: its id goes before */
+	uint64_t asked_ms;    /* when it was attached */
 	struct list unsure_node;
 	struct http_fate *fate; /* its first stream is over, and whether the id arrived is not known yet */
 	uint64_t broke_ms;
@@ -63,6 +67,7 @@ static void task_free(struct task *task)
 		list_remove(&st->node);
 		st->task = NULL;
 	}
+	loop_timer_stop(&task->tell);
 	http_fate_cancel(task->fate);
 	list_remove(&task->node);
 	list_remove(&task->read_node);
@@ -131,16 +136,22 @@ static void look_later(struct tasks *t)
 		loop_timer_start(&t->look, t->look_ms);
 }
 
+static bool id_arrived(const struct task *task)
+{
+	const struct task_stream *st = task->first;
+
+	return st ? http_reply_acked(st->req, st->id_end) : task->fate && http_fate_acked(task->fate);
+}
+
 static void on_look(struct loop_timer *timer UNUSED, void *arg)
 {
 	struct tasks *t = arg;
 
-	list_foreach(&t->unsure, struct task, unsure_node, task) {
-		const struct task_stream *st = task->first;
-
-		if (st ? http_reply_acked(st->req, st->id_end) : task->fate && http_fate_acked(task->fate))
+	list_foreach(&t->unsure, struct task, unsure_node, task)
+		if (id_arrived(task))
 			settle(task, true);
-	}
+		else if (loop_now_ms(t->loop) - task->asked_ms >= LATE_MS)
+			mark(task, TASK_LATE);
 	t->look_ms = MIN(2 * t->look_ms, (uint64_t)LOOK_MAX_MS);
 	look_later(t);
 }
@@ -179,7 +190,7 @@ struct tasks *tasks_free(struct tasks *t, const char *text)
 	return NULL;
 }
 
-static void make_id(char ret[TASK_ID_LEN])
+void task_make_id(char ret[TASK_ID_LEN])
 {
 	char uuid[UUID_LEN];
 	size_t n = 0;
@@ -190,6 +201,8 @@ static void make_id(char ret[TASK_ID_LEN])
 			ret[n++] = *p;
 	ret[n] = 0;
 }
+
+static void on_tell(struct loop_timer *timer, void *arg);
 
 static struct task *add(struct tasks *t, const char *id, const struct task_result *result)
 {
@@ -202,6 +215,7 @@ static struct task *add(struct tasks *t, const char *id, const struct task_resul
 	list_init(&task->streams);
 	list_init(&task->read_node);
 	list_init(&task->unsure_node);
+	loop_timer_init(&task->tell, t->loop, on_tell, task);
 	list_push_back(&t->all, &task->node);
 	map_put(t->by_id, task->id, task);
 	return task;
@@ -212,7 +226,7 @@ struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], co
 	char id[TASK_ID_LEN];
 	struct task *task;
 
-	make_id(id);
+	task_make_id(id);
 	task = add(t, id, result);
 	memcpy(task->key, key, TASK_KEY_LEN);
 	task->slot = slots_take(t->records);
@@ -238,9 +252,11 @@ static void judge(struct task *task)
 
 	if (!r || r->state & (TASK_ACKED | TASK_READ))
 		return;
+	if (!r->broke_s && (r->state & (TASK_TOLD | TASK_LATE)) == TASK_TOLD)
+		return;
 	broke_ms = r->broke_s ? r->broke_s * 1000ull : now;
 	task->joinable = true;
-	task->doubtful = r->state & TASK_TOLD && !r->broke_s;
+	task->doubtful = !r->broke_s;
 	task->broke_ms = MIN(broke_ms, now);
 }
 
@@ -388,6 +404,26 @@ static void send_result(struct task *task, struct task_stream *st)
 	was_read(task);
 }
 
+/* Not in one piece with the id, so that whoever has a result was TOLD its id before. */
+static void on_tell(struct loop_timer *timer, void *arg)
+{
+	struct task *task = arg;
+
+	if (task->first && http_reply_queued(task->first->req) > 0)
+		loop_timer_start(timer, TELL_AGAIN_MS);
+	else if (task->first)
+		send_result(task, task->first);
+}
+
+static void tell(struct task *task, struct task_stream *st)
+{
+	/* An error may be the last word before the table goes, and nobody joins what failed with its sandbox. */
+	if (!task->error && st == task->first && http_reply_queued(st->req) > 0)
+		loop_timer_start(&task->tell, 0);
+	else
+		send_result(task, st);
+}
+
 static void attach_first(struct task *task, struct task_stream *st)
 {
 	struct tasks *t = task->tasks;
@@ -395,6 +431,7 @@ static void attach_first(struct task *task, struct task_stream *st)
 
 	task->joinable = task->doubtful = false;
 	task->first = st;
+	task->asked_ms = loop_now_ms(t->loop);
 	if (!r)
 		return;
 	r->broke_s = 0;
@@ -416,7 +453,7 @@ void task_attach(struct task *task, struct task_stream *st, struct http_req *req
 	if (first)
 		attach_first(task, st);
 	if (task->over)
-		send_result(task, st);
+		tell(task, st);
 }
 
 void task_stream_closed(struct task_stream *st, bool complete)
@@ -432,6 +469,7 @@ void task_stream_closed(struct task_stream *st, bool complete)
 	if (!st->first || task->first != st)
 		return;
 	task->first = NULL;
+	loop_timer_stop(&task->tell);
 	/* A short answer is with the kernel before the peer can have acknowledged it. That is no broken connection: only its
 	 * end, or the next request on it, tells. */
 	http_fate_cancel(task->fate);
@@ -443,21 +481,21 @@ void task_stream_closed(struct task_stream *st, bool complete)
 
 /* -- ends ------------------------------------------------------------------------------------------------------------------------ */
 
-static void tell(struct task *task)
+static void end(struct task *task)
 {
 	task->over = true;
 	list_foreach(&task->streams, struct task_stream, node, st)
-		send_result(task, st);
+		tell(task, st);
 }
 
 void task_finish(struct task *task, task_read_fn *read)
 {
 	task->result.read = read;
-	tell(task);
+	end(task);
 }
 
 void task_fail(struct task *task, const char *text)
 {
 	task->error = xstrdup(text);
-	tell(task);
+	end(task);
 }

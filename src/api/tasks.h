@@ -13,15 +13,21 @@
  * acknowledged. So what is known of it is written down as it becomes known, in a word of a file (base/slots.h) that
  * outlives the process, by the store that follows the system call:
  *   TOLD   the kernel had taken the task_id event: it delivers it even after this process has died;
- *   ACKED  the peer's TCP had acknowledged it (looked at 20 ms after the start and more rarely later; or at the end), or
- *          somebody came with the id;
+ *   LATE   and a second later the peer's TCP had not acknowledged it: its network, or the peer itself, was gone;
+ *   ACKED  it had (looked at 20 ms after the start and more rarely later; or at the end), or somebody came with the id;
  *   READ   the whole result was handed to the kernel for somebody.
- * A repetition without task_id then joins a task of its body if the event was not TOLD: its client cannot know the id.
- * One that was ACKED or READ is never joined: its client has the id, or is done with it. In between, TOLD alone, where at
- * most some milliseconds before the kill are in doubt, the client that has the id is let go first: the repetition waits
- * for claim_ms, starts a command of its own if the task was claimed by then, and joins it if not. No more repetitions
- * wait than there are such tasks. So of two equal commands in parallel each client gets one: whoever knows an id its own,
- * whoever does not one that nobody claimed. */
+ * What is not written down may have happened all the same: a process that is killed between a system call and the store
+ * behind it, which on a busy machine is where it is made to wait, leaves no trace of the call. So the rules are such that
+ * only the first of these words is ever needed:
+ *   - A task of which the event was TOLD is not joined: its client comes with the id, or has read the result and is done.
+ *     The word READ may be missing then, ACKED too. LATE is the exception: nobody knows.
+ *   - Of one that is not TOLD nobody can have the result: it is not given before the event is TOLD, not even when it is
+ *     there already (on_tell). Its client may have the id, but not be done.
+ * So a repetition without task_id joins a task of its body that broke before it was acknowledged, or was not TOLD, or LATE.
+ * In the last two cases the client that may have the id is let go first: the repetition waits for claim_ms, starts a command
+ * of its own if the task was claimed by then, and joins it if not. No more repetitions wait than there are such tasks. So of
+ * two equal commands in parallel each client gets one: whoever knows an id its own, whoever does not one that nobody
+ * claimed; and a command that follows an equal one never gets that one's result. */
 #pragma once
 
 #include <stdbool.h>
@@ -41,7 +47,7 @@ struct task_record {
 	uint32_t state;   /* enum task_mark; 0 = free */
 	uint32_t broke_s; /* CLOCK_MONOTONIC when the first stream broke unacknowledged; 0 = it did not */
 };
-enum task_mark { TASK_USED = 1, TASK_TOLD = 2, TASK_ACKED = 4, TASK_READ = 8 };
+enum task_mark { TASK_USED = 1, TASK_TOLD = 2, TASK_ACKED = 4, TASK_READ = 8, TASK_LATE = 16 };
 #define TASK_RECORDS_MAX (1u << 20)
 
 struct tasks;
@@ -73,6 +79,8 @@ struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, st
 /* Every task fails with text; streams get it as their error. NULL is allowed; returns NULL. */
 struct tasks *tasks_free(struct tasks *t, const char *text);
 
+/* A new id, of whatever runs in a sandbox. */
+void task_make_id(char ret[TASK_ID_LEN]);
 /* A new task for a body with this hash. release and arg of result may be set already. */
 struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], const struct task_result *result);
 const char *task_id(const struct task *task);

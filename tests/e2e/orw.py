@@ -32,10 +32,11 @@ class Platform:
         self.url = ""
         self.key = ""
 
-    def start(self) -> "Platform":
+    def start(self, env: dict[str, str] | None = None) -> "Platform":
+        """env: variables that this start has beside the test's own."""
         log = open(self.log_path, "wb")  # of this start only: an earlier one's address would be found first
         argv = [OPENREWARD, "serve", "--listen", "127.0.0.1:0", "--data", self.data, "--config", self.config_path]
-        self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         log.close()
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -29,11 +30,11 @@ def kill(platform, after_s=0.0):
     platform.process = None
 
 
-def restart(platform, after_s=0.0):
+def restart(platform, after_s=0.0, env=None):
     """kill -9 and the next daemon; it takes over the listening socket, so clients keep the address."""
     kill(platform, after_s)
     url = platform.url
-    platform.start()
+    platform.start(env)
     assert platform.url == url
 
 
@@ -98,10 +99,21 @@ def test_a_command_in_flight_comes_back(own, name, command, want):
             assert lines(s) == [name] * (round_ + 1)
 
 
-def test_commands_at_every_moment_of_a_kill(own):
+def test_commands_at_every_moment_of_a_kill(own, tmp_path):
     """Short ones, one after the other, so that kills hit before, between and after the messages of a start and of an answer.
-    The same command all the time: no repetition may join the run of the command before it."""
-    with own.client() as client, client.sandbox(settings()) as s:
+    The same command all the time: no repetition may join the run of the command before it.
+
+    Then as a busy machine does it: the kernel has the answer, and the client goes on, but the daemon is not let on before it
+    is killed, so that what it would write down behind the call is missing."""
+    one_after_the_other(own, [(0.2 + 0.0137 * i, None) for i in range(10)])
+    slow = slow_answers(str(tmp_path / "slow.so"))
+    restart(own, env=slow)
+    one_after_the_other(own, [(0.25 + 0.031 * i, slow) for i in range(6)])
+    restart(own)
+
+
+def one_after_the_other(platform, kills):
+    with platform.client() as client, client.sandbox(settings()) as s:
         over, done = threading.Event(), []
 
         def loop():
@@ -109,11 +121,36 @@ def test_commands_at_every_moment_of_a_kill(own):
                 assert s.run("echo x >> /tmp/lines; echo y").output == "y"
                 done.append(1)
         result = in_background(loop)
-        for i in range(10):
-            restart(own, 0.2 + 0.0137 * i)
+        for after_s, env in kills:
+            restart(platform, after_s, env)
         over.set()
         result()
         assert len(lines(s)) == len(done)
+
+
+SLOW_ANSWERS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static ssize_t slow(ssize_t n, const void *p, size_t len)
+{
+	if (n > 0 && memmem(p, len, "event: end", 10))
+		usleep(300000);
+	return n;
+}
+ssize_t send(int fd, const void *p, size_t n, int flags)
+{
+	return slow(((ssize_t (*)(int, const void *, size_t, int))dlsym(RTLD_NEXT, "send"))(fd, p, n, flags), p, n);
+}
+"""
+
+
+def slow_answers(library):
+    """Variables for a daemon that sleeps behind every write to a client that ends an answer."""
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, "-xc", "-"], input=SLOW_ANSWERS.encode(), check=True, timeout=60)
+    return {"LD_PRELOAD": library}
 
 
 def test_equal_commands_in_parallel_stay_apart(own):

@@ -264,3 +264,145 @@ Test(tasks, the_end_of_the_table_tells_those_who_wait)
 	close(fd);
 	tasks = tasks_new(loop, 1, 1, NULL);
 }
+
+/* -- what outlives the process ------------------------------------------------------------------------------------------------ */
+
+static struct slots *records;
+static char path[64];
+
+static void begin_kept(void)
+{
+	struct slots_spec spec = { .path = path, .kind = "tasks", .life = "one", .record_bytes = sizeof(struct task_record), .max = 64 };
+	struct err err = ERR_INIT;
+	bool same;
+	int fd;
+
+	harness_begin(handler, NULL);
+	snprintf(path, sizeof(path), "/tmp/tasks-XXXXXX");
+	fd = mkstemp(path);
+	cr_assert_geq(fd, 0);
+	close(fd);
+	cr_assert_eq(slots_open(&records, &spec, &same, &err), 0, "%s", err.msg);
+	tasks = tasks_new(loop, 60000, 60000, records);
+	as_first = true;
+}
+
+static void end_kept(void)
+{
+	tasks = tasks_free(tasks, "the end");
+	records = slots_close(records);
+	unlink(path);
+	harness_end();
+}
+
+TestSuite(kept_tasks, .init = begin_kept, .fini = end_kept, .timeout = 60);
+
+static struct task_record *record_of(const struct task *t)
+{
+	unsigned char label[TASK_LABEL_LEN];
+	uint32_t slot;
+
+	task_label(t, label);
+	memcpy(&slot, label + TASK_KEY_LEN, sizeof(slot));
+	return slots_at(records, slot);
+}
+
+/* The daemon is killed with the record of a task in this state. */
+static struct task *killed_with(uint32_t state, uint32_t broke_s)
+{
+	struct task *t = make(key_a);
+	unsigned char label[TASK_LABEL_LEN];
+	struct task_record *r = record_of(t), copy;
+	char id[TASK_ID_LEN];
+
+	task_label(t, label);
+	snprintf(id, sizeof(id), "%s", task_id(t));
+	copy = (struct task_record){ .state = state, .broke_s = broke_s };
+	task_drop(t);
+	*r = copy; /* freeing it is what the killed one did not do */
+	return task_restore(tasks, id, label, sizeof(label), &(struct task_result){ .arg = (void *)(uintptr_t)"{}" });
+}
+
+static void settle_wait(bool expected)
+{
+	cr_assert_eq(tasks_wait(tasks, key_a), expected);
+	if (expected)
+		tasks_waited(tasks, key_a);
+}
+
+Test(kept_tasks, a_task_whose_id_was_told_is_never_joined)
+{
+	/* READ and ACKED may be missing: the process may have been killed before it could write them down. */
+	static const uint32_t more[] = { 0, TASK_ACKED, TASK_READ, TASK_ACKED | TASK_READ, TASK_ACKED | TASK_LATE, TASK_READ | TASK_LATE };
+
+	for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+		killed_with(TASK_USED | TASK_TOLD | more[i], 0);
+		settle_wait(false);
+		cr_assert_null(task_find_twin(tasks, key_a), "with %u", more[i]);
+	}
+}
+
+Test(kept_tasks, one_that_was_not_told_is_joined_once_those_who_know_it_had_their_time)
+{
+	struct task *t = killed_with(TASK_USED, 0);
+
+	settle_wait(true);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+	task_claim(t);
+	settle_wait(false);
+	cr_assert_null(task_find_twin(tasks, key_a));
+}
+
+Test(kept_tasks, one_whose_peer_had_gone_is_doubtful)
+{
+	struct task *t = killed_with(TASK_USED | TASK_TOLD | TASK_LATE, 0);
+
+	settle_wait(true);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+}
+
+Test(kept_tasks, one_whose_connection_broke_is_joined_at_once)
+{
+	struct task *t = killed_with(TASK_USED | TASK_TOLD, (uint32_t)MAX(loop_now_ms(loop) / 1000, (uint64_t)1));
+
+	settle_wait(false);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+}
+
+static struct task *reading;
+
+static ssize_t read_once_told(void *arg, uint64_t *pos, char *p, size_t cap)
+{
+	cr_assert(record_of(reading)->state & TASK_TOLD, "a result was given before its id was with the kernel");
+	return read_text(arg, pos, p, cap);
+}
+
+/* A repetition that joins what is over already gets id and result in two pieces. */
+Test(kept_tasks, a_result_that_is_there_waits_for_the_id)
+{
+	int fd = connect_pair();
+	const char *text;
+
+	reading = killed_with(TASK_USED, 0);
+	task_finish(reading, read_once_told);
+	text = attach(fd, reading);
+	cr_assert_not_null(strstr(text, "event: task_id"));
+	run_for(50);
+	if (!strstr(text, "event: end"))
+		text = read_now(fd);
+	cr_assert_not_null(strstr(text, "event: end\ndata: {}"));
+	close(fd);
+}
+
+Test(kept_tasks, an_acknowledgement_is_written_down)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	cr_assert(record_of(t)->state & TASK_TOLD);
+	run_for(1500); /* a unix socket's bytes count as acknowledged at once */
+	cr_assert(record_of(t)->state & TASK_ACKED);
+	cr_assert_eq(record_of(t)->state & TASK_LATE, 0);
+	close(fd);
+}
