@@ -38,6 +38,32 @@ struct brun {
 /* The run of a request's path, used by `use` from now on; or NULL after an answer. closed as for use_start(). */
 struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, struct use *use, void (*closed)(struct use *u));
 
+/* runs.c, for the other two: */
+#define RUNS_BODY_MAX (1u << 20)
+#define RUNS_CELLS_MAX 10000 /* rows or columns of a terminal */
+
+/* The sandbox of a request's path, READY or ENDING. NULL with *err: 401, 404, 409. */
+struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, struct err *err);
+/* NULL with *err (-ENOENT): no such run, or forgotten. */
+struct brun *runs_find(struct sandbox *b, const char *id, struct err *err);
+/* Forgets the oldest that is over where there are too many; -EUSERS: all are alive. */
+MUST_CHECK int runs_make_room(struct sandbox *b, struct err *err);
+/* A run in the table, without anything that runs. brun_free() by whoever takes it out again. */
+struct brun *brun_new(struct sandbox *b, const char *id, const char *cmd);
+void brun_free(struct brun *run); /* what is still alive of it is left to itself */
+void brun_reply(struct http_req *req, int status, const struct brun *run);
+void runs_reply_empty(struct http_req *req);
+/* The engine's: arg is the run. */
+void brun_on_done(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err);
+void brun_on_more(void *arg);
+
+/* runs_start.c */
+void run_start_handler(struct http_req *req, void *sandboxes);
+
+/* runs_act.c */
+void run_signal_handler(struct http_req *req, void *sandboxes);
+void run_resize_handler(struct http_req *req, void *sandboxes);
+
 /* runs_output.c */
 void run_output_handler(struct http_req *req, void *sandboxes);
 void readers_more(struct brun *run); /* there is more output, or the end */

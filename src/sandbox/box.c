@@ -128,23 +128,26 @@ static void on_ended(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED
 	box_end(b, "deleted");
 }
 
+static struct wire_out *put_end(struct chan *c, const char *id, const char *reason)
+{
+	struct wire_out *o = chan_begin(c, WIRE_END, true);
+
+	wire_put_str(o, WIRE_T_ID, id);
+	wire_put_str(o, WIRE_T_REASON, reason);
+	return o;
+}
+
 /* Asks the spawner to end it. The first reason stays. */
 void ask_end(struct box *b, const char *reason)
 {
 	struct chan *c = link_chan(b->local->link);
-	struct wire_out *o;
 
 	if (b->state == BOX_GONE)
 		return;
 	if (!b->end_reason)
 		b->end_reason = xstrdup(reason);
 	b->state = BOX_ENDING;
-	if (c) {
-		o = chan_begin(c, WIRE_END, true);
-		wire_put_str(o, WIRE_T_ID, b->id);
-		wire_put_str(o, WIRE_T_REASON, reason);
-	}
-	if (!c || chan_send(c, o, NULL, 0, on_ended, b, NULL) < 0)
+	if (!c || chan_send(c, put_end(c, b->id, reason), NULL, 0, on_ended, b, NULL) < 0)
 		defer_end(b);
 }
 
@@ -412,21 +415,26 @@ void local_renew(struct engine_box *base)
 		b->renewed_ms = now;
 }
 
+void box_end_by_id(struct local *e, const char *id)
+{
+	struct chan *c = link_chan(e->link);
+	struct wire_out *o;
+
+	if (!c)
+		return;
+	o = put_end(c, id, "host");
+	/* What can't be asked for now ends with its lease. */
+	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
+		return;
+}
+
 static void on_item(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
 {
 	struct local *e = arg;
 	const char *id = err || in->type != WIRE_ITEM ? NULL : wire_get_str(in, WIRE_T_ID, 0);
-	struct chan *c = link_chan(e->link);
-	struct wire_out *o;
 
-	if (!id || !c || map_get(e->boxes, id))
-		return;
-	o = chan_begin(c, WIRE_END, true);
-	wire_put_str(o, WIRE_T_ID, id);
-	wire_put_str(o, WIRE_T_REASON, "host");
-	/* What can't be asked for now ends with its lease. */
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	if (id && !map_get(e->boxes, id))
+		box_end_by_id(e, id);
 }
 
 void local_reconcile(struct local *e)

@@ -95,6 +95,8 @@ struct chan *box_chan(struct box *b, struct err *err);
 void local_reconcile(struct local *e); /* ends boxes that the spawner has and we do not know */
 struct box *box_new(struct local *e, const char *id, struct image *img);
 void ask_end(struct box *b, const char *reason);
+/* One of which we may have no box; nobody hears of it. */
+void box_end_by_id(struct local *e, const char *id);
 /* Makes a READY one of a CONFIGURING one: done is the answer to CONFIG. */
 MUST_CHECK int box_configure(struct box *b, chan_answer_fn *done, struct err *err);
 /* Takes ownership of fd: init's socket. */

@@ -49,22 +49,6 @@ static void check_over(struct takeover *t)
 	loop_defer(t->local->loop, finish, t);
 }
 
-/* By the spawner, whether or not we have a box of it. */
-static void end_by_id(struct local *e, const char *id)
-{
-	struct chan *c = link_chan(e->link);
-	struct wire_out *o;
-
-	if (!c)
-		return;
-	o = chan_begin(c, WIRE_END, true);
-	wire_put_str(o, WIRE_T_ID, id);
-	wire_put_str(o, WIRE_T_REASON, "host");
-	/* What can't be asked for now ends with its lease. */
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
-}
-
 static bool offer(struct takeover *t, struct box *b)
 {
 	const struct local_heirs *h = &t->heirs;
@@ -241,7 +225,7 @@ static void on_taken(void *arg, const struct wire_in *in, int *fds, size_t n_fds
 	/* -ENOENT, -EBUSY: it has ended meanwhile. */
 	if (r < 0 && r != -ENOENT && r != -EBUSY && r != -ECONNRESET) {
 		log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", k->id), "not taken over: %s", err ? err->msg : e.msg);
-		end_by_id(t->local, k->id);
+		box_end_by_id(t->local, k->id);
 	}
 	free(k);
 	send_takes(t);
