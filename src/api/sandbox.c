@@ -165,7 +165,6 @@ struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *nam
 	make_id(b, id);
 	b->namespace_id = xstrdup(namespace_id);
 	b->owner = xstrdup(owner);
-	record_live(b);
 	b->tasks = tasks_new(s->loop, s->settings.result_ms, s->settings.repeat_ms, s->task_records);
 	b->uploads = map_new();
 	b->created_ms = time_wall_ms();
@@ -275,22 +274,18 @@ static void check_enders(struct sandboxes *s)
 		}
 }
 
-void sandbox_gone(struct sandbox *b, const char *reason)
+/* why: for those who wait. */
+static void dispose(struct sandbox *b, const char *why)
 {
-	const char *why = b->end_reason ? b->end_reason : reason;
 	struct sandboxes *s = b->s;
-	struct err err;
 
-	sandbox_explain(s, why, &err);
-	s->counts.expired_total += str_eq(why, "lease");
-	record_ended(b, sandbox_ended_add(s, b->id, b->namespace_id, why));
 	map_del(s->live, b->id);
 	list_remove(&b->node);
 	b->state = SANDBOX_ENDING;
 	b->box = NULL;
-	creators_tell(b, err.msg);
+	creators_tell(b, why);
 	creation_detach(b);
-	b->tasks = tasks_free(b->tasks, err.msg);
+	b->tasks = tasks_free(b->tasks, why);
 	uploads_free(b);
 	runs_free(b);
 	list_foreach(&b->uses, struct use, node, u) {
@@ -300,6 +295,25 @@ void sandbox_gone(struct sandbox *b, const char *reason)
 	answer_removals(b);
 	check_enders(s);
 	loop_release(s->loop, sandbox_free, b);
+}
+
+void sandbox_gone(struct sandbox *b, const char *reason)
+{
+	const char *why = b->end_reason ? b->end_reason : reason;
+	struct sandboxes *s = b->s;
+	struct err err;
+
+	sandbox_explain(s, why, &err);
+	s->counts.expired_total += str_eq(why, "lease");
+	record_ended(b, sandbox_ended_add(s, b->id, b->namespace_id, why));
+	dispose(b, err.msg);
+}
+
+void sandbox_forget(struct sandbox *b)
+{
+	slots_give(b->s->records, b->slot);
+	b->slot = SLOTS_NONE;
+	dispose(b, "nobody waits for it");
 }
 
 /* -- for the gateway ----------------------------------------------------------------------------------------------------------- */
@@ -435,6 +449,7 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->result_ms = or_default(c->result_ms, 60000);
 	c->repeat_ms = or_default(c->repeat_ms, 30000);
 	c->runs_max = or_default(c->runs_max, 10000);
+	c->queue_max = or_default(c->queue_max, 1000);
 	c->claim_ms = or_default(c->claim_ms, 2000);
 	s->live = map_new();
 	s->ended = map_new();

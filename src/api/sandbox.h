@@ -5,8 +5,10 @@
  *       |                  ^
  *       +------------------+
  *
- *   CREATING    POST /create_sandbox is answered by a stream; the image is fetched, the engine makes a box. The stream may
- *               break: creation goes on, and the same body with task_id = sid takes it up again.   create_handler()
+ *   CREATING    POST /create_sandbox is answered by a stream; the image is fetched, the engine makes a box, as soon as there
+ *               is room for it. The stream may break: creation goes on, and the same body with task_id = sid takes it up
+ *               again. But nobody waits for room for a client that is gone: such a one is forgotten at once, and the same
+ *               body begins anew under its id, at the queue's end.                 create_handler(), leave_queue()
  *   READY       commands run, files are read and written. Every request and ping renews the lease; an open request keeps
  *               it. Silence ends it, enforced by the engine.                                       on_created()
  *   ENDING      deleted, or its session is ending. Requests get 410.                               sandbox_end()
@@ -35,7 +37,7 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	uint64_t repeat_ms;          /* how long a broken /run may be joined by its repetition [30,000] */
 	uint64_t result_bytes;       /* most output of one run when max_bytes is null; 0 = no limit */
 	size_t runs_max;             /* background runs of one that are kept [10,000] */
-	size_t max;                  /* open at once, beyond it 429; 0 = as long as the machine has memory left */
+	size_t queue_max;            /* creates that wait for room; beyond it 429 [1,000] */
 	uint64_t claim_ms;           /* see tasks.h [2,000] */
 	const char *state_dir;       /* for the files of what outlives the daemon; NULL = nothing does */
 	const char *life;            /* of the engine's boxes: records of another are of boxes that are lost */
@@ -69,6 +71,7 @@ void sandboxes_end_all(struct sandboxes *s, const char *reason, void (*done)(voi
 struct sandboxes_counts {
 	size_t open, creating;                     /* gauges */
 	uint64_t created_total, failed_total, expired_total;
+	uint64_t refused_total; /* with 429: the queue */
 	uint64_t runs_total, twins_total, resumed_total; /* commands; repetitions that joined; by task_id */
 	uint64_t adopted_total;
 	uint64_t upload_bytes_total, download_bytes_total;

@@ -163,8 +163,8 @@ static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t
 	if (slot != SLOTS_NONE) {
 		slots_give(s->records, b->slot);
 		b->slot = slot;
-		record_live(b);
 	}
+	record_live(b);
 	b->state = SANDBOX_READY;
 	b->adopted = true;
 	b->box = box;

@@ -5,25 +5,25 @@
 
 #include "api/bucket.h"
 #include "api/sandbox_private.h"
-#include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
 
 #define BODY_MAX_BYTES (4u << 20)
-#define MEMORY_SPARE_BYTES (256ull << 20) /* less than this available is a full machine */
 
 /* Outlives its sandbox when that goes while others still work on it. */
 struct creation {
 	struct sandbox *b;  /* NULL = nobody waits any more */
 	struct sandbox_spec spec;
 	char bucket[STORE_ID_LEN]; /* the environment whose files it gets; "" = none */
+	char *key;          /* the caller's, or its session's: whose turn it is while it waits for room */
+	bool preparing;     /* the image is being looked for, and it counts as one that waits */
 	bool making;        /* the engine has it */
 };
 
 struct creator { /* a stream that waits for READY; in the request's memory */
-	struct list node;
+	struct list node; /* in sandbox.creators; alone once it is answered */
 	struct sse *sse;
-	const char *id;
+	struct sandbox *b; /* while it is in the list */
 };
 
 static void creation_free(struct creation *c)
@@ -31,18 +31,48 @@ static void creation_free(struct creation *c)
 	if (c->b)
 		c->b->creation = NULL;
 	spec_done(&c->spec);
+	free(c->key);
 	free(c);
+}
+
+/* It still waits for room, and does not any more. */
+static bool uncreate(const struct sandbox *b)
+{
+	return b->creation && b->creation->making && b->s->engine->ops->uncreate(b->s->engine, b->id);
 }
 
 bool creation_cancel(struct sandbox *b)
 {
-	return !b->creation || !b->creation->making;
+	if (!b->creation || !b->creation->making)
+		return true;
+	if (!uncreate(b))
+		return false;
+	creation_free(b->creation);
+	return true;
+}
+
+/* Its last stream broke, or was broken before it came to wait. */
+static void leave_queue(struct sandbox *b)
+{
+	if (b->state != SANDBOX_CREATING || !list_empty(&b->creators) || !uncreate(b))
+		return;
+	creation_free(b->creation);
+	sandbox_forget(b);
+}
+
+static void prepared(struct creation *c)
+{
+	if (c->b && c->preparing)
+		c->b->s->preparing--;
+	c->preparing = false;
 }
 
 void creation_detach(struct sandbox *b)
 {
-	if (b->creation)
+	if (b->creation) {
+		prepared(b->creation);
 		b->creation->b = NULL;
+	}
 	b->creation = NULL;
 }
 
@@ -70,7 +100,12 @@ void creators_tell(struct sandbox *b, const char *error)
 
 static void on_stream_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
 {
-	list_remove(&((struct creator *)arg)->node);
+	struct creator *c = arg;
+
+	if (list_empty(&c->node))
+		return;
+	list_remove(&c->node);
+	leave_queue(c->b);
 }
 
 static void attach(struct sandbox *b, struct http_req *req)
@@ -78,6 +113,7 @@ static void attach(struct sandbox *b, struct http_req *req)
 	struct creator *c = http_req_alloc(req, sizeof(*c));
 
 	c->sse = sse_start(req);
+	c->b = b;
 	list_init(&c->node);
 	http_req_on_close(req, on_stream_closed, c);
 	sse_event(c->sse, "task_id", b->id, strlen(b->id));
@@ -87,14 +123,20 @@ static void attach(struct sandbox *b, struct http_req *req)
 		list_push_back(&b->creators, &c->node);
 }
 
-static void on_progress(void *arg, const char *line)
+static void on_room(void *arg, const char *line)
+{
+	struct sandbox *b = arg;
+
+	list_foreach(&b->creators, struct creator, node, one)
+		sse_comment(one->sse, line);
+}
+
+static void on_image_progress(void *arg, const char *line)
 {
 	struct creation *c = arg;
 
-	if (!c->b)
-		return;
-	list_foreach(&c->b->creators, struct creator, node, one)
-		sse_comment(one->sse, line);
+	if (c->b)
+		on_room(c->b, line);
 }
 
 /* -- the engine ------------------------------------------------------------------------------------------------------------------ */
@@ -134,6 +176,8 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 		return;
 	}
 	b->state = SANDBOX_READY;
+	b->used_ms = loop_now_ms(b->s->loop);
+	record_live(b);
 	b->s->counts.created_total++;
 	creators_tell(b, NULL);
 }
@@ -144,6 +188,7 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 	struct sandbox *b = c->b;
 	auto_buf struct buf note = { 0 };
 
+	prepared(c);
 	if (err || !b) {
 		image_unref(img);
 		if (err)
@@ -156,7 +201,7 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 	struct engine_spec spec = {
 		.note = note.data, .note_len = note.len, .id = b->id, .image = img, .size = c->spec.size, .env = (const char *const *)c->spec.env,
 		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
-		.hosts_extra = c->spec.hosts,
+		.hosts_extra = c->spec.hosts, .key = c->key, .progress = on_room,
 	};
 	if (*c->bucket)
 		spec.bucket = (struct engine_bucket){
@@ -165,34 +210,22 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 	c->making = true;
 	b->s->engine->ops->create(b->s->engine, &spec, on_created, on_box_end, b);
 	image_unref(img);
+	leave_queue(b);
 }
 
 /* -- the request ------------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t memory_available(void)
+static int check_room(struct sandboxes *s, struct err *err)
 {
-	auto_buf struct buf b = { 0 };
-	const char *at;
-	unsigned long long kib = 0;
-
-	buf_init(&b, 65536);
-	if (fd_read_file("/proc/meminfo", &b, NULL) < 0)
-		return UINT64_MAX;
-	at = strstr(b.data, "MemAvailable:");
-	return at && sscanf(at, "MemAvailable: %llu", &kib) == 1 ? kib << 10 : UINT64_MAX;
-}
-
-static int check_room(const struct sandboxes *s, struct err *err)
-{
-	size_t open = map_len(s->live);
+	size_t waiting = s->preparing + s->engine->ops->waiting(s->engine);
 
 	if (s->closed)
 		return err_set(err, -EAGAIN, "the server is going down");
-	if (s->settings.max && open >= s->settings.max)
-		return err_set(err, -EUSERS, "all %zu sandboxes are in use; nobody is queued, try again", s->settings.max);
-	if (memory_available() < MEMORY_SPARE_BYTES)
-		return err_set(err, -EUSERS, "the machine's memory is in use by %zu sandboxes; nobody is queued, try again", open);
-	return 0;
+	if (waiting < s->settings.queue_max)
+		return 0;
+	s->counts.refused_total++;
+	return err_set(err, -EUSERS, "%zu creates wait for room already, and queue.max is %zu: try again later", waiting,
+		       s->settings.queue_max);
 }
 
 /* Both kinds of keys, so that neither lands where an agent's commands run. */
@@ -230,13 +263,13 @@ static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, co
 static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
 		 struct err *err)
 {
-	struct spec_machine machine;
+	struct machine machine;
 	struct sandbox_spec spec;
 	char bucket[STORE_ID_LEN] = "";
 	struct creation *c;
 	int r;
 
-	spec_machine_here(&machine);
+	machine_here(&machine);
 	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &s->settings.size, is_platform_key, s->auth, err);
 	if (r < 0)
 		return r;
@@ -249,13 +282,16 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	c = NEW(struct creation);
 	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id);
 	c->spec = spec;
+	c->key = xstrdup(caller->key_id);
 	memcpy(c->bucket, bucket, sizeof(bucket));
 	c->b->creation = c;
 	c->b->image = xstrdup(spec.image);
 	c->b->size = spec.size;
 	c->b->block_network = spec.block_network;
 	attach(c->b, req);
-	s->engine->ops->prepare_image(s->engine, c->spec.image, on_progress, on_image, c);
+	c->preparing = true;
+	s->preparing++;
+	s->engine->ops->prepare_image(s->engine, c->spec.image, on_image_progress, on_image, c);
 	return 0;
 }
 

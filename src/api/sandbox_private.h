@@ -26,6 +26,7 @@ struct sandboxes {
 	struct slots *records;  /* struct sandbox_record; NULL = none */
 	struct slots *task_records;
 	bool closed;            /* no new ones */
+	size_t preparing;       /* CREATING ones that the engine does not have yet */
 	struct sandboxes_counts counts;
 };
 
@@ -83,6 +84,7 @@ struct ended_sandbox *sandbox_ended_add(struct sandboxes *s, const char *id, con
 void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */
 void sandbox_gone(struct sandbox *b, const char *reason); /* nothing of it is left: tells all who wait, frees it */
+void sandbox_forget(struct sandbox *b); /* one that never was and nobody waits for: without memory of its id */
 /* The READY sandbox of X-Session-ID, or an answered request and NULL: 400, 401, 404, 409, 410. */
 struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req);
 /* A sandbox that this caller may see, or NULL with err: -ENOENT, -EIDRM. */

@@ -4,8 +4,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/sysinfo.h>
-#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/str.h"
@@ -21,21 +19,12 @@
 
 /* -- machine_size ------------------------------------------------------------------------------------------------------------ */
 
-void spec_machine_here(struct spec_machine *ret)
-{
-	struct sysinfo si;
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-	ret->cpu_milli = (uint64_t)(cpus > 0 ? cpus : 1) * 1000;
-	ret->memory_bytes = sysinfo(&si) == 0 ? (uint64_t)si.totalram * si.mem_unit : UINT64_MAX;
-}
-
 static int bad_size(struct err *err, const char *text, const char *expected)
 {
 	return err_set(err, -EINVAL, "machine_size: \"%.100s\": %s", text, expected);
 }
 
-static int check_size(const char *text, double cpu, double gib, const struct spec_machine *m, struct err *err)
+static int check_size(const char *text, double cpu, double gib, const struct machine *m, struct err *err)
 {
 	if (cpu * 1000 < CPU_MIN_MILLI || gib * GIB < (double)MEMORY_MIN_BYTES)
 		return bad_size(err, text, "expected at least 0.01 CPU and 0.016 GiB");
@@ -47,7 +36,7 @@ static int check_size(const char *text, double cpu, double gib, const struct spe
 	return 0;
 }
 
-int spec_machine_size(const char *text, const struct spec_machine *m, struct engine_size *ret, struct err *err)
+int spec_machine_size(const char *text, const struct machine *m, struct engine_size *ret, struct err *err)
 {
 	const char *colon = strchr(text, ':');
 	auto_free char *left = NULL;
@@ -243,7 +232,7 @@ static int image_check(const char *image, struct err *err)
 	return image_normalise(&name, image, err);
 }
 
-static int read_fields(struct sandbox_spec *s, json_t *body, const struct spec_machine *m, const struct engine_size *fallback,
+static int read_fields(struct sandbox_spec *s, json_t *body, const struct machine *m, const struct engine_size *fallback,
 		       struct err *err)
 {
 	const char *image = NULL, *size = NULL, *environment = NULL;
@@ -265,7 +254,7 @@ static int read_fields(struct sandbox_spec *s, json_t *body, const struct spec_m
 	return size ? spec_machine_size(size, m, &s->size, err) : 0;
 }
 
-int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct spec_machine *m,
+int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct machine *m,
 	      const struct engine_size *fallback, bool (*is_platform_key)(void *arg, const char *value), void *arg, struct err *err)
 {
 	struct sandbox_spec s = { .env = xcalloc(1, sizeof(char *)) };

@@ -1,9 +1,10 @@
-/* api/sandbox_spec.h: the body of POST /create_sandbox, read and checked. Pure but for asking the machine its size.
+/* api/sandbox_spec.h: the body of POST /create_sandbox, read and checked. Pure.
  * What is known and not supported here yet is refused by name: a client that asks for a closed network and gets an open one
  * has been betrayed. Unknown keys are ignored. */
 #pragma once
 
 #include "base/err.h"
+#include "base/machine.h"
 #include "engine/engine.h"
 #include "json/json.h"
 
@@ -22,20 +23,14 @@ struct sandbox_spec {
 	} bucket;
 };
 
-struct spec_machine { /* what sizes are checked against */
-	uint64_t cpu_milli, memory_bytes;
-};
-/* Online CPUs and physical memory. */
-void spec_machine_here(struct spec_machine *ret);
-
-/* "0.5:2" -> CPUs and GiB. -EINVAL names the value and what was expected, also for more than the machine has, or less than
+/* "0.5:2" -> CPUs and GiB; m is what sizes are checked against. -EINVAL names the value and what was expected, also for more than the machine has, or less than
  * anything can run in (0.01 CPU, 16 MiB), and for GPU sizes. */
-MUST_CHECK int spec_machine_size(const char *text, const struct spec_machine *m, struct engine_size *ret, struct err *err);
+MUST_CHECK int spec_machine_size(const char *text, const struct machine *m, struct engine_size *ret, struct err *err);
 
 /* secrets: the X-Secrets header or NULL. Each becomes a variable of its name, under env's; see docs. is_platform_key says
  * of a value whether it is a key of this platform, which is not passed on; may be NULL.
  * -EINVAL names the key. On failure *ret is empty. */
-MUST_CHECK int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct spec_machine *m,
+MUST_CHECK int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct machine *m,
 			 const struct engine_size *fallback, bool (*is_platform_key)(void *arg, const char *value), void *arg,
 			 struct err *err);
 void spec_done(struct sandbox_spec *s);

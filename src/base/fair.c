@@ -99,3 +99,25 @@ void fair_each(const struct fair *f, void (*fn)(struct fair_item *it, void *arg)
 		list_foreach(&l->items, struct fair_item, node, it)
 			fn(it, arg);
 }
+
+void fair_in_order(const struct fair *f, void (*fn)(struct fair_item *it, size_t place, void *arg), void *arg)
+{
+	auto_free struct fair_item **next = xcalloc(f->len + 1, sizeof(*next)); /* of each key that has any left */
+	size_t keys = 0, place = 0;
+
+	list_foreach(&f->lanes, struct fair_lane, node, l)
+		next[keys++] = first_of(l);
+	while (keys) {
+		size_t left = 0;
+
+		for (size_t k = 0; k < keys; k++) {
+			struct fair_item *it = next[k];
+			const struct list *after = it->node.next;
+
+			if (after != &it->lane->items)
+				next[left++] = container_of(after, struct fair_item, node);
+			fn(it, place++, arg);
+		}
+		keys = left;
+	}
+}

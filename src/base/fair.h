@@ -32,5 +32,7 @@ void fair_remove(struct fair *f, struct fair_item *it);
 static inline bool fair_has(const struct fair_item *it) { return it->lane; }
 /* How many are served before it: 0 = it is next. */
 size_t fair_place(const struct fair *f, const struct fair_item *it);
+/* Visits all in the order in which they are served, each with its place; O(n) for all. fn must not change the queue. */
+void fair_in_order(const struct fair *f, void (*fn)(struct fair_item *it, size_t place, void *arg), void *arg);
 /* Visits all, key by key; fn must not change the queue. */
 void fair_each(const struct fair *f, void (*fn)(struct fair_item *it, void *arg), void *arg);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "http/server.h"
 #include "image/image.h"
+#include "sandbox/admit.h"
 
 struct config {
 	/* the daemon */
@@ -36,7 +37,6 @@ struct config {
 	uint64_t session_ended_ms;     /* an ended one is remembered (410) this long */
 
 	/* sandboxes */
-	uint64_t sandbox_max;          /* open at once, instances too; 0 = as many as memory allows */
 	char *sandbox_size;            /* "CPU:GIB" when a request names none */
 	uint64_t sandbox_idle_ms;      /* silence that ends one */
 	uint64_t sandbox_hard_ms;      /* longest life */
@@ -68,6 +68,9 @@ struct config {
 	uint64_t bucket_quota_bytes;   /* of one environment, unless it has a quota of its own; 0 = no limit */
 	uint64_t bucket_file_bytes;    /* of one file */
 	uint64_t bucket_url_ms;        /* an upload URL is valid this long */
+
+	/* admission: struct local_settings */
+	struct admit_limits room;      /* sandboxes.max is sums.boxes */
 
 	/* builds */
 	uint64_t build_concurrency;

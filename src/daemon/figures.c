@@ -36,6 +36,9 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 
 	local_engine_counts(d->engine, &c);
 	api_metrics_gauge(o, "openreward_boxes", NULL, "Containers alive: sandboxes and instances.", (double)c.boxes);
+	api_metrics_gauge(o, "openreward_room_waiting", "for=\"sandbox\"", "Creates that wait for room.", (double)c.waiting);
+	api_metrics_gauge(o, "openreward_room_waiting", "for=\"instance\"", "Creates that wait for room.", (double)c.waiting_instances);
+	api_metrics_counter(o, "openreward_room_waited_total", NULL, "Creates that had to wait for room.", (double)c.waited_total);
 	api_metrics_gauge(o, "openreward_execs", NULL, "Commands running now.", (double)c.execs);
 	api_metrics_counter(o, "openreward_boxes_created_total", NULL, "Containers made.", (double)c.created_total);
 	api_metrics_counter(o, "openreward_boxes_warm_total", NULL, "Of them, those that had been prepared: hits of the pool.",
@@ -62,6 +65,7 @@ static void collect_sandboxes(struct api_metrics_out *o, void *arg)
 	api_metrics_gauge(o, "openreward_sandboxes", "state=\"creating\"", "Sandboxes by state.", (double)c.creating);
 	api_metrics_counter(o, "openreward_sandboxes_created_total", NULL, "Sandboxes made.", (double)c.created_total);
 	api_metrics_counter(o, "openreward_sandboxes_failed_total", NULL, "Sandboxes that could not be made.", (double)c.failed_total);
+	api_metrics_counter(o, "openreward_sandboxes_refused_total", NULL, "Answered with 429.", (double)c.refused_total);
 	api_metrics_counter(o, "openreward_sandboxes_expired_total", NULL, "Sandboxes ended by silence.", (double)c.expired_total);
 	api_metrics_counter(o, "openreward_runs_total", NULL, "Commands asked for.", (double)c.runs_total);
 	api_metrics_counter(o, "openreward_runs_joined_total", NULL, "Repeated commands that joined the first.", (double)c.twins_total);

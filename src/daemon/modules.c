@@ -81,7 +81,7 @@ static int open_engine(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs,
-				    .disk_bytes = c->sandbox_disk_bytes,
+				    .disk_bytes = c->sandbox_disk_bytes, .room = c->room, .data_dir = c->data,
 				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);
@@ -123,7 +123,7 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 	struct sandboxes_settings s = {
 		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
 		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
-		.max = c->sandbox_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
+		.queue_max = c->queue_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
 	};
 
 	if (str_to_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)

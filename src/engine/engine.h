@@ -53,6 +53,8 @@ struct engine_spec { /* strings are copied */
 	const void *note;         /* note_len bytes of the holder's own, for its successor in another daemon; may be NULL */
 	size_t note_len;
 	struct engine_bucket bucket;
+	const char *key;            /* while there is no room it waits in a queue that is fair over these; NULL = "" */
+	engine_progress_fn *progress; /* lines that tell what it waits for, with create's arg; may be NULL */
 };
 
 typedef void engine_create_fn(void *arg, struct engine_box *box, const struct err *err);
@@ -146,7 +148,11 @@ typedef void engine_open_fn(void *arg, int fd, uint64_t size, const char *tmp, c
 struct engine_ops {
 	/* Finds an image here or brings it ("image X is not here and could not be pulled: REASON"). progress may be NULL. */
 	void (*prepare_image)(struct engine *e, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg);
+	/* While there is no room for it, it waits, without a deadline. */
 	void (*create)(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg);
+	/* A create that still waits for room is taken back: no callback comes. False = it waits for none (any more). */
+	bool (*uncreate)(struct engine *e, const char *id);
+	size_t (*waiting)(struct engine *e); /* creates of sandboxes that wait for room */
 	/* done when the last process is dead; harmless to repeat; on_end follows. */
 	void (*destroy)(struct engine_box *b, const char *reason, engine_done_fn *done, void *arg);
 	void (*renew)(struct engine_box *b);
@@ -184,6 +190,10 @@ struct engine_ops {
 
 struct engine {
 	const struct engine_ops *ops;
+	/* Called now and then while somebody waits for room, from the loop: boxes that nobody uses may be given up. NULL = nobody
+	 * listens. */
+	void (*full)(void *arg);
+	void *full_arg;
 };
 struct engine_box { /* first member of the implementation's object */
 	struct engine *engine;

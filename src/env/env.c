@@ -51,6 +51,25 @@ void env_start_failed(struct env *v, const char *reason)
 	loop_timer_start(&v->backoff, backoff_ms(v->failed_starts));
 }
 
+/* Who waits for the environment hears it of the first of its instances. */
+void env_instance_waits(struct instance *i, const char *line)
+{
+	struct env *v = i->env;
+	if (v->pending && v->pending->instance == i) {
+		env_waits_progress(v, line);
+		follow_line(v->pending, line);
+	} else if (i->own) {
+		env_own_progress(i, line);
+	} else {
+		list_foreach(&v->instances, struct instance, node, first)
+			if (first->waits) {
+				if (first == i)
+					env_waits_progress(v, line);
+				return;
+			}
+	}
+}
+
 void env_serve(struct env *v, struct store_deployment *d, struct instance *first)
 {
 	v->serving = d;
@@ -183,6 +202,8 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	store_environments(store, reconcile_environment, e);
 	loop_timer_init(&e->tick, l, envs_tick, e);
 	loop_timer_start(&e->tick, ENV_TICK_MS);
+	engine->full = envs_full;
+	engine->full_arg = e;
 	*ret = e;
 	return 0;
 }
@@ -204,6 +225,7 @@ struct envs *envs_free(struct envs *e)
 	if (!e)
 		return NULL;
 	loop_timer_stop(&e->tick);
+	e->engine->full = NULL;
 	store_environments(e->store, free_environment, NULL);
 	map_free(e->instances);
 	free(e);

@@ -1,7 +1,8 @@
 /* env/instance.c: one running environment server: a box with the image's command as its main process, asked for /health
  * until it answers, then held while it is used.
  *
- *   STARTING  the box is being made, or its server does not answer yet.      instance_start()
+ *   STARTING  the box waits for room on the machine (without a deadline), is being made, or its server does not answer yet.
+ *                                                                            instance_start()
  *   HEALTHY   /health answered 200 once. Nothing probes it any more: a busy server's event loop may block for seconds,
  *             and a slow answer is not a death.                              on_probe_head()
  *   ENDING    the engine was asked to destroy the box.                       instance_end()
@@ -146,6 +147,12 @@ void instance_dismiss(struct instance *i, const char *reason)
 	instance_end(i, reason);
 }
 
+static void on_never_made(void *arg)
+{
+	struct instance *i = arg;
+	instance_ended(i, i->end_reason);
+}
+
 void instance_end(struct instance *i, const char *reason)
 {
 	if (i->state >= INSTANCE_ENDING)
@@ -155,8 +162,11 @@ void instance_end(struct instance *i, const char *reason)
 	stop_probing(i);
 	list_remove(&i->node);
 	leave_starting(i, INSTANCE_ENDING);
-	if (i->box) /* else on_created() sees the state */
-		i->env->envs->engine->ops->destroy(i->box, "deleted", NULL, NULL);
+	struct engine *engine = i->env->envs->engine;
+	if (i->box)
+		engine->ops->destroy(i->box, "deleted", NULL, NULL);
+	else if (engine->ops->uncreate(engine, i->id)) /* else on_created() sees the state */
+		loop_defer(i->env->envs->loop, on_never_made, i);
 }
 
 void instance_drain(struct instance *i)
@@ -320,10 +330,18 @@ static int start_main(struct instance *i, struct err *err)
 	return i->env->envs->engine->ops->exec(i->box, &spec, on_main_done, i, &i->main, err);
 }
 
+static void on_room(void *arg, const char *line)
+{
+	struct instance *i = arg;
+	i->waits = true;
+	env_instance_waits(i, line);
+}
+
 static void on_created(void *arg, struct engine_box *box, const struct err *err)
 {
 	struct instance *i = arg;
 	struct err own = ERR_INIT;
+	i->waits = false;
 	if (err) {
 		instance_ended(i, err->msg);
 		return;
@@ -401,6 +419,7 @@ static void create_box(struct instance *i)
 	struct engine_spec spec = {
 		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
+		.key = i->env->record->id, .progress = on_room,
 	};
 	if (sees_data(i))
 		spec.bucket = (struct engine_bucket){

@@ -18,6 +18,7 @@
 #define ENV_PROBE_FIRST_MS 2       /* the first pause between two probes; each is half as long again as the one before */
 #define ENV_IDLE_MS (10 * 60 * 1000)
 #define ENV_TICK_MS 1000           /* the autoscaler's */
+#define ENV_KEEP_MS 2000           /* an unused instance is kept so long although others wait for room */
 #define ENV_STEADY_MS (60 * 1000)  /* an instance that lived so long does not add to the back-off by a crash */
 #define ENV_DATA_PATH "/orwd_data"
 
@@ -94,6 +95,7 @@ struct instance {
 	bool draining;
 	bool asked_to_end;         /* by us: its end is no crash */
 	bool reported;             /* env was told of its end */
+	bool waits;                /* for room on the machine */
 	unsigned uses;             /* sessions and exchanges */
 	uint64_t places;           /* sessions that count against concurrency */
 	uint64_t unused_ms;        /* CLOCK_MONOTONIC, since when uses is 0 */
@@ -123,10 +125,12 @@ void env_instance_healthy(struct instance *i); /* instance.c tells its owner */
 void env_instance_ended(struct instance *i);   /* once per instance, whatever the way */
 void env_retire(struct env *v);                /* what served so far drains */
 void env_serve(struct env *v, struct store_deployment *d, struct instance *first); /* from now on, after env_retire() */
+void env_instance_waits(struct instance *i, const char *line); /* for room: line tells how long the queue is */
 void env_start_failed(struct env *v, const char *reason); /* unless others serve, who waits is told */
 
 /* waits.c */
 void env_waits_progress(struct env *v, const char *line);
+void env_own_progress(struct instance *i, const char *line);
 void env_waits_fail(struct env *v, const struct err *err);
 void env_waits_serve(struct env *v); /* gives what there is to who waits, and has the rest decided: env_rescale() */
 void env_own_healthy(struct instance *i);
@@ -146,6 +150,7 @@ static inline bool instance_is_up(const struct instance *i)
 void env_rescale(struct env *v);      /* asks the autoscaler, from the loop */
 void env_on_due(struct loop_timer *t, void *env);
 void envs_tick(struct loop_timer *t, void *envs);
+void envs_full(void *envs); /* struct engine.full: somebody waits for room */
 
 /* deploy.c */
 void deploy_instance_healthy(struct deploy *p);

@@ -44,6 +44,8 @@ static void look(const struct env *v, struct autoscaler_input *in, uint64_t *unu
 		in->busy += i->uses != 0 && i->state == INSTANCE_HEALTHY;
 		if (!i->uses && instance_is_up(i))
 			unused[in->n_unused++] = now - i->unused_ms;
+		else if (i->waits) /* for room: nobody keeps it when it is not needed any more */
+			unused[in->n_unused++] = UINT64_MAX;
 	}
 }
 
@@ -101,9 +103,20 @@ static struct instance *longest_unused(const struct env *v)
 	return found;
 }
 
+static struct instance *last_that_waits(const struct env *v)
+{
+	struct instance *found = NULL;
+
+	list_foreach(&v->instances, struct instance, node, i)
+		if (i->waits)
+			found = i;
+	return found;
+}
+
+/* Those that are not there yet go first. */
 static void stop(struct env *v, uint64_t n)
 {
-	for (struct instance *i; n && (i = longest_unused(v)); n--)
+	for (struct instance *i; n && ((i = last_that_waits(v)) || (i = longest_unused(v))); n--)
 		instance_dismiss(i, "nobody used it");
 }
 
@@ -137,6 +150,34 @@ static void decide(struct env *v)
 		start(v, out.replicas - in.replicas);
 	else
 		stop(v, in.replicas - out.replicas);
+}
+
+/* -- room for others --------------------------------------------------------------------------------------------- */
+
+static bool look_for_unused(void *arg, struct store_environment *record)
+{
+	struct instance **found = arg;
+	const struct env *v = record->user;
+	struct instance *i = v && count(v) > env_min_scale(v) ? longest_unused(v) : NULL;
+
+	/* One that has just come up is for somebody who is on the way to it. */
+	if (i && loop_now_ms(v->envs->loop) - i->unused_ms >= ENV_KEEP_MS && (!*found || i->unused_ms < (*found)->unused_ms))
+		*found = i;
+	return true;
+}
+
+void envs_full(void *envs)
+{
+	struct envs *e = envs;
+	struct instance *i = NULL;
+
+	store_environments(e->store, look_for_unused, &i);
+	if (!i)
+		return;
+	log_event(LOG_INFO, "autoscaler", LOG_KV("environment", i->env->record->name, "instance", i->id),
+		  "an instance that nobody uses makes room");
+	e->counts.scaled_down_total++;
+	instance_dismiss(i, "others needed the room");
 }
 
 /* -- when -------------------------------------------------------------------------------------------------------- */

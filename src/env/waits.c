@@ -89,6 +89,12 @@ void env_waits_progress(struct env *v, const char *line)
 	fair_each(&v->places, tell_placed, (void *)(uintptr_t)line);
 }
 
+void env_own_progress(struct instance *i, const char *line)
+{
+	if (i->own_wait)
+		tell(i->own_wait, line);
+}
+
 void env_waits_fail(struct env *v, const struct err *err)
 {
 	struct list visitors = LIST_INIT(visitors);

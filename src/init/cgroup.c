@@ -18,6 +18,7 @@
 
 #define LINGER_CHECK_US 500000
 #define SMALL_FILE 4096
+#define LIMIT_SLACK_BYTES (1u << 20)
 
 static bool is_cgroup2(int fd)
 {
@@ -66,6 +67,7 @@ struct counters groups_counters(const struct init *in)
 {
 	return (struct counters){
 		.oom_kills = keyed(in->groups.oom_fd, "oom_kill"),
+		.limit_hits = keyed(in->groups.oom_fd, "oom"),
 		.pids_hits = keyed(in->groups.pids_fd, "max"),
 	};
 }
@@ -82,6 +84,29 @@ uint64_t group_read_u64(int dir, const char *name, uint64_t fallback)
 	text[n] = '\0';
 	text[strcspn(text, "\n")] = '\0';
 	return str_to_u64(text, &v) < 0 ? fallback : v;
+}
+
+/* v1 has no count of it (its failcnt stays 0 on some kernels): only whether the limit was ever reached. What the counters
+ * of each processor hold is not in the peak. */
+static bool was_at_limit(void)
+{
+	uint64_t limit = group_read_u64(BOOT_FD_STATS, "memory.limit_in_bytes", 0);
+	uint64_t peak = group_read_u64(BOOT_FD_STATS, "memory.max_usage_in_bytes", 0);
+
+	return limit && peak + LIMIT_SLACK_BYTES >= limit;
+}
+
+struct counters groups_counted(const struct counters *from, const struct counters *to)
+{
+	struct counters c = {
+		.oom_kills = to->oom_kills - from->oom_kills,
+		.limit_hits = to->limit_hits - from->limit_hits,
+		.pids_hits = to->pids_hits - from->pids_hits,
+	};
+
+	if (c.oom_kills && !c.limit_hits)
+		c.limit_hits = was_at_limit();
+	return c;
 }
 
 static void group_name(char ret[32], unsigned number)

@@ -39,10 +39,13 @@ struct groups {
 struct counters {
 	uint64_t oom_kills; /* processes killed for lack of memory */
 	uint64_t pids_hits; /* forks refused by the limit */
+	uint64_t limit_hits; /* times that the sandbox's own limit of memory left no other way than a kill; v2 only */
 };
 
 void groups_open(struct init *in);
 struct counters groups_counters(const struct init *in);
+/* The change from one to the other. */
+struct counters groups_counted(const struct counters *from, const struct counters *to);
 uint64_t groups_cpu_us(const struct init *in); /* of all commands so far; 0 = unknown */
 
 /* One number of a file such as memory.current in a cgroup folder; fallback when it can't be read. */

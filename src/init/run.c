@@ -63,6 +63,7 @@ static void put_result(struct wire_out *o, const struct run *run)
 	wire_put_u64(o, WIRE_T_PEAK_BYTES, (uint64_t)run->usage.ru_maxrss * 1024);
 	wire_put_u64(o, WIRE_T_OOM_KILLS, run->base.oom_kills);
 	wire_put_u64(o, WIRE_T_PIDS_HITS, run->base.pids_hits);
+	wire_put_u64(o, WIRE_T_LIMIT_HITS, run->base.limit_hits);
 	wire_put_u64(o, WIRE_T_DISK_FREE, run->disk_free);
 	if (run->out.spool < 0 && !(run->flags & WIRE_RUN_FETCH))
 		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.stored);
@@ -192,8 +193,7 @@ static void measure(struct init *in, struct run *run)
 	struct statvfs fs;
 
 	run->end_us = time_now_us();
-	run->base.oom_kills = now.oom_kills - run->base.oom_kills;
-	run->base.pids_hits = now.pids_hits - run->base.pids_hits;
+	run->base = groups_counted(&run->base, &now);
 	run->cpu_us = MAX(waited_us, group_us);
 	if (statvfs("/", &fs) == 0)
 		run->disk_free = fs.f_files && !fs.f_favail ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;

@@ -26,6 +26,9 @@ static void box_release(void *arg)
 	free(b->hosts_extra);
 	free(b->end_reason);
 	free(b->note);
+	free(b->plan);
+	for (size_t i = 0; i < ARRAY_LEN(b->bucket); i++)
+		free(b->bucket[i]);
 	free(b);
 }
 
@@ -33,6 +36,7 @@ static void box_close(struct box *b)
 {
 	b->state = BOX_GONE;
 	loop_timer_stop(&b->orphan);
+	room_leave(&b->local->room, &b->place);
 	if (b->taking)
 		takeover_box_gone(b);
 	if (map_get(b->local->boxes, b->id) == b)
@@ -51,6 +55,7 @@ void box_leave(struct box *b)
 {
 	b->state = BOX_GONE;
 	loop_timer_stop(&b->orphan);
+	room_leave(&b->local->room, &b->place);
 	b->init = chan_free(b->init);
 }
 
@@ -298,9 +303,15 @@ static int check_env(struct box *b, const struct engine_spec *spec, struct err *
 	return 0;
 }
 
-static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan *p, struct err *err)
+static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *err)
 {
 	struct local *e = b->local;
+	struct plan *p = NEW(struct plan);
+
+	b->plan = p;
+	b->bucket[0] = xstrdup(spec->bucket.id);
+	b->bucket[1] = xstrdup(spec->bucket.dir);
+	b->bucket[2] = xstrdup(spec->bucket.target);
 
 	if (spec->image->n_layers > PLAN_LAYERS_MAX)
 		return err_set(err, -EINVAL, "image %s has %zu layers, expected at most %d", spec->image->name, spec->image->n_layers,
@@ -313,12 +324,12 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct plan 
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
 		.disk_bytes = e->settings.disk_bytes, .memory_upper = e->settings.memory_upper && !spec->instance,
 		.bucket = {
-			.id = spec->bucket.id, .dir = spec->bucket.dir, .target = spec->bucket.target, .user = spec->image->user,
+			.id = b->bucket[0], .dir = b->bucket[1], .target = b->bucket[2], .user = b->image->user,
 			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,
 		},
 	};
 	for (size_t i = 0; i < p->n_layers; i++)
-		p->layers[i] = spec->image->layers[i];
+		p->layers[i] = b->image->layers[i];
 	memcpy(p->mounts, e->mounts, e->n_mounts * sizeof(*e->mounts));
 	return plan_check(p, err);
 }
@@ -346,7 +357,9 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 	/* The end of an id is random, its beginning counts up. */
 	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
 	b->hosts_extra = xstrdup(spec->hosts_extra);
-	b->instance = spec->instance;
+	b->instance = b->place.instance = spec->instance;
+	b->place.size = (struct admit_sum){ 1, spec->size.cpu_milli, spec->size.memory_bytes };
+	b->progress = spec->progress;
 	b->lease_ms = spec->lease_ms;
 	b->hard_ms = spec->hard_ms;
 	b->note = spec->note ? xmemdup(spec->note, spec->note_len) : NULL;
@@ -354,46 +367,100 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 	return b;
 }
 
-static int make(struct box *b, const struct engine_spec *spec, struct err *err)
+static int prepare(struct box *b, const struct engine_spec *spec, struct err *err)
 {
-	struct local *e = b->local;
-	struct chan *c = link_chan(e->link);
+	int r;
+
+	if (map_get(b->local->boxes, b->id))
+		return err_set(err, -EEXIST, "a sandbox %s exists already", b->id);
+	r = check_env(b, spec, err);
+	return r < 0 ? r : fill_plan(b, spec, err);
+}
+
+static int send_make(struct box *b, struct err *err)
+{
+	struct chan *c = link_chan(b->local->link);
 	struct wire_out *o;
-	struct plan p;
 	bool noted;
 	int r;
 
-	if (map_get(e->boxes, b->id))
-		return err_set(err, -EEXIST, "a sandbox %s exists already", b->id);
-	r = check_env(b, spec, err);
-	if (r == 0)
-		r = fill_plan(b, spec, &p, err);
-	if (r < 0)
-		return r;
+	b->state = BOX_MAKING;
 	if (!c)
 		return err_set(err, -EAGAIN, "the spawner is away");
 	b->asked_us = time_now_us();
 	o = chan_begin(c, WIRE_MAKE, true);
-	plan_encode(&p, o);
+	plan_encode(b->plan, o);
 	noted = note_put(b, o);
 	r = chan_send(c, o, NULL, 0, on_made, b, err);
 	if (r < 0)
 		return r;
-	map_put(e->boxes, b->id, b);
+	free(STEAL(b->plan));
 	if (!noted)
 		note_send(b);
 	return 0;
 }
 
-void local_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg)
+/* There is room for it. One that is not sent is unknown from then on: its end comes by itself. */
+static void make(struct box *b)
 {
-	struct box *b = box_of_spec((struct local *)e, spec);
+	if (send_make(b, &b->err) == 0)
+		return;
+	map_del(b->local->boxes, b->id);
+	defer_end(b);
+}
+
+void local_create(struct engine *base, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg)
+{
+	struct local *e = (struct local *)base;
+	struct box *b = box_of_spec(e, spec);
 
 	b->created = done;
 	b->on_end = on_end;
 	b->arg = arg;
-	if (make(b, spec, &b->err) < 0)
+	if (prepare(b, spec, &b->err) < 0) {
 		defer_end(b);
+		return;
+	}
+	map_put(e->boxes, b->id, b);
+	if (room_enter(&e->room, &b->place, spec->key ? spec->key : ""))
+		make(b);
+}
+
+/* -- waiting for room --------------------------------------------------------------------------------------------------------- */
+
+static struct box *box_of_place(struct room_item *it)
+{
+	return container_of(it, struct box, place);
+}
+
+void box_admitted(void *local UNUSED, struct room_item *it)
+{
+	make(box_of_place(it));
+}
+
+void box_told(void *local UNUSED, struct room_item *it, const char *line)
+{
+	const struct box *b = box_of_place(it);
+
+	if (b->progress)
+		b->progress(b->arg, line);
+}
+
+bool local_uncreate(struct engine *base, const char *id)
+{
+	struct local *e = (struct local *)base;
+	struct box *b = map_get(e->boxes, id);
+
+	if (!b || b->state != BOX_WAITING)
+		return false;
+	box_close(b);
+	box_free(b);
+	return true;
+}
+
+size_t local_waiting(struct engine *base)
+{
+	return room_waiting(&((struct local *)base)->room, false);
 }
 
 /* -- leases and left-overs ---------------------------------------------------------------------------------------------------- */

@@ -144,6 +144,7 @@ static void read_result(const struct wire_in *in, struct engine_exec_result *ret
 		.killed = wire_get_u64(in, WIRE_T_KILLED, 0),
 		.oom_kills = wire_get_u64(in, WIRE_T_OOM_KILLS, 0),
 		.pids_hits = wire_get_u64(in, WIRE_T_PIDS_HITS, 0),
+		.limit_hits = wire_get_u64(in, WIRE_T_LIMIT_HITS, UINT64_MAX),
 		.disk_free_bytes = wire_get_u64(in, WIRE_T_DISK_FREE, UINT64_MAX),
 	};
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/machine.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "sandbox/private.h"
@@ -18,6 +19,8 @@ static void local_prepare_image(struct engine *e, const char *ref, engine_progre
 static const struct engine_ops local_ops = {
 	.prepare_image = local_prepare_image,
 	.create = local_create,
+	.uncreate = local_uncreate,
+	.waiting = local_waiting,
 	.destroy = local_destroy,
 	.renew = local_renew,
 	.exec = local_exec,
@@ -88,6 +91,14 @@ static void on_up(void *arg)
 	set_pool(arg);
 }
 
+static void on_full(void *arg)
+{
+	const struct local *e = arg;
+
+	if (e->base.full)
+		e->base.full(e->base.full_arg);
+}
+
 /* -- life --------------------------------------------------------------------------------------------------------------- */
 
 static int add_mount(struct local *e, const struct engine_mount *m, struct err *err)
@@ -98,6 +109,25 @@ static int add_mount(struct local *e, const struct engine_mount *m, struct err *
 		.source = m->source, .target = m->target, .flags = m->read_only ? PLAN_MOUNT_RO : 0,
 	};
 	return 0;
+}
+
+static uint64_t times(uint64_t factor, uint64_t what)
+{
+	uint64_t v;
+
+	return __builtin_mul_overflow(factor, what, &v) ? UINT64_MAX : v;
+}
+
+static void open_room(struct local *e)
+{
+	const struct room_user user = { .admitted = box_admitted, .tell = box_told, .full = on_full, .arg = e };
+	struct admit_limits limits = e->settings.room;
+	struct machine m;
+
+	machine_here(&m);
+	limits.sums.cpu_milli = times(limits.sums.cpu_milli, m.cpu_milli);
+	limits.sums.memory_bytes = times(limits.sums.memory_bytes, m.memory_bytes);
+	room_init(&e->room, e->loop, &limits, e->settings.data_dir, &user);
 }
 
 int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct images *images,
@@ -113,6 +143,7 @@ int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct
 	e->settings = *settings;
 	e->settings.pids_max = settings->pids_max ? settings->pids_max : PIDS_MAX_DEFAULT;
 	e->boxes = map_new();
+	open_room(e);
 	for (size_t i = 0; settings->mounts && settings->mounts[i].source; i++) {
 		int r = add_mount(e, &settings->mounts[i], err);
 
@@ -149,6 +180,7 @@ struct engine *local_engine_free(struct engine *base)
 	while (map_next(e->boxes, &it))
 		box_forget(it.value);
 	map_free(e->boxes);
+	room_done(&e->room);
 	free(e);
 	return NULL;
 }
@@ -158,5 +190,8 @@ void local_engine_counts(const struct engine *base, struct local_counts *ret)
 	const struct local *e = (const struct local *)base;
 
 	*ret = e->counts;
-	ret->boxes = map_len(e->boxes);
+	ret->waiting = room_waiting(&e->room, false);
+	ret->waiting_instances = room_waiting(&e->room, true);
+	ret->waited_total = e->room.waited_total;
+	ret->boxes = map_len(e->boxes) - ret->waiting - ret->waiting_instances;
 }

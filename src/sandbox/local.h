@@ -1,8 +1,9 @@
 /* sandbox/local.h: the engine of this machine: boxes made by the spawner, commands run by their init. Implements
  * engine/engine.h; owned by the daemon, loop thread only. It takes the link's events for itself.
  *
- *   MAKING -> CONFIGURING -> READY -> ENDING -> (gone)
+ *   WAITING -> MAKING -> CONFIGURING -> READY -> ENDING -> (gone)
  *
+ *   WAITING      there is no room for it: see room.h. Most are made at once.            local_create(), box_admitted()
  *   MAKING       MAKE is with the spawner.                                             local_create()
  *   CONFIGURING  init has its socket and writes /etc; nobody else knows the box yet.   on_made()
  *   READY        its holder has it.                                                    on_configured()
@@ -16,6 +17,7 @@
 
 #include "engine/engine.h"
 #include "image/image.h"
+#include "sandbox/admit.h"
 #include "sandbox/link.h"
 
 #define LOCAL_RENEW_MS 10000
@@ -29,6 +31,8 @@ struct local_settings {
 	uint64_t pool_max;         /* sandboxes that may be prepared before they are asked for; 0 = none */
 	uint64_t pool_keep_ms;     /* how long after the last that was asked for */
 	uint64_t pool_bytes;       /* memory for them together */
+	struct admit_limits room;  /* sums: as factors of what the machine has, boxes as their number; 0 = no limit */
+	const char *data_dir;      /* whose disk they fill; borrowed */
 	const char *const *env;    /* "K=V" for every box, over the image's and under its own; may be NULL */
 	const struct engine_mount *mounts; /* in every box, ended by a NULL source; may be NULL. The spawner was started with
 					      --mount for each */
@@ -55,6 +59,8 @@ struct engine *local_engine_free(struct engine *e); /* NULL is allowed; returns 
 
 struct local_counts {
 	size_t boxes;            /* gauge: alive, being made or ending; instances too */
+	size_t waiting, waiting_instances; /* gauges: for room; not among them */
+	uint64_t waited_total;   /* that had to */
 	size_t execs;            /* gauge: commands that run */
 	uint64_t created_total, failed_total, execs_total;
 	uint64_t warm_total;      /* of those created, the ones that had been prepared */

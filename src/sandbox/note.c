@@ -22,6 +22,8 @@ static int encode(const struct box *b, size_t *ret_len)
 	wire_put_u64(&o, WIRE_T_KIND, b->instance ? PLAN_INSTANCE : PLAN_SANDBOX);
 	wire_put_u64(&o, WIRE_T_LEASE_MS, b->lease_ms);
 	wire_put_u64(&o, WIRE_T_HARD_MS, b->hard_ms);
+	wire_put_u64(&o, WIRE_T_CPU_MILLI, b->place.size.cpu_milli);
+	wire_put_u64(&o, WIRE_T_MEMORY_BYTES, b->place.size.memory_bytes);
 	wire_put_str(&o, WIRE_T_HOSTNAME, b->hostname);
 	wire_put_str(&o, WIRE_T_HOSTS, b->hosts_extra);
 	wire_put_str(&o, WIRE_T_TEXT, b->image->name ? b->image->name : "");
@@ -145,6 +147,9 @@ int note_read(struct local *e, const char *id, const void *note, size_t len, str
 	b = box_new(e, id, img);
 	image_unref(img);
 	b->instance = wire_get_u64(&in, WIRE_T_KIND, PLAN_SANDBOX) == PLAN_INSTANCE;
+	b->place.instance = b->instance;
+	/* One of an older program says nothing of its size. */
+	b->place.size = (struct admit_sum){ 1, wire_get_u64(&in, WIRE_T_CPU_MILLI, 0), wire_get_u64(&in, WIRE_T_MEMORY_BYTES, 0) };
 	b->lease_ms = wire_get_u64(&in, WIRE_T_LEASE_MS, 0);
 	b->hard_ms = wire_get_u64(&in, WIRE_T_HARD_MS, 0);
 	snprintf(b->hostname, sizeof(b->hostname), "%s", text_or_empty(&in, WIRE_T_HOSTNAME, 0));

@@ -5,8 +5,17 @@
 
 #define CODE_TIMED_OUT 124
 
+/* The kernel counts a kill at the one who dies, and the limit at the one who reached it: without the second it was a limit
+ * above the sandbox, or the machine's end. */
+static bool host_was_short(const struct outcome_evidence *e)
+{
+	return e->oom_kills && !e->limit_hits;
+}
+
 enum engine_outcome outcome_of(const struct outcome_evidence *e)
 {
+	if (host_was_short(e))
+		return ENGINE_INFRA;
 	if (e->killed)
 		return ENGINE_KILLED;
 	if (e->timed_out)

@@ -1,6 +1,7 @@
 /* sandbox/outcome.h: what a run's end means, from the evidence that init collected. Pure; any thread.
  *
- * The first that holds: infra (ours or the host's fault), killed (somebody asked), timeout (its deadline), oom (the
+ * The first that holds: infra (ours or the host's fault: also a process that the kernel killed because the host, not the sandbox,
+ * had no memory left), killed (somebody asked), timeout (its deadline), oom (the
  * kernel's oom killer struck in the sandbox while it ran), disk (next to no room was left at its end), pids (the process
  * limit was hit while it ran), signalled, exited. */
 #pragma once
@@ -13,6 +14,7 @@ struct outcome_evidence {
 	int wait_status;         /* of the first process, as waitpid gives it */
 	bool timed_out, killed;  /* by init: at the deadline; by request */
 	uint64_t oom_kills, pids_hits; /* events of the sandbox while the run lived */
+	uint64_t limit_hits;           /* how often it came to its own limit of memory meanwhile; UINT64_MAX = unknown */
 	uint64_t disk_free_bytes;      /* at the end; UINT64_MAX = unknown */
 };
 

@@ -6,6 +6,7 @@
 #include "sandbox/chan.h"
 #include "sandbox/local.h"
 #include "sandbox/plan.h"
+#include "sandbox/room.h"
 
 struct local {
 	struct engine base; /* first: engine.h */
@@ -18,9 +19,10 @@ struct local {
 	struct map *boxes; /* by id */
 	struct takeover *takeover; /* under way; NULL = none */
 	struct local_counts counts;
+	struct room room;
 };
 
-enum box_state { BOX_MAKING, BOX_CONFIGURING, BOX_READY, BOX_ENDING, BOX_GONE };
+enum box_state { BOX_WAITING, BOX_MAKING, BOX_CONFIGURING, BOX_READY, BOX_ENDING, BOX_GONE };
 
 struct box {
 	struct engine_box base; /* first: engine.h */
@@ -34,6 +36,10 @@ struct box {
 	char *hosts_extra;
 	uint64_t lease_ms, renewed_ms;
 	uint64_t asked_us;   /* CLOCK_MONOTONIC, when MAKE was sent */
+	struct room_item place;
+	struct plan *plan;   /* until MAKE is sent; it points into this object, the image and the engine's settings */
+	char *bucket[3];     /* the plan's: id, dir, target */
+	engine_progress_fn *progress; /* while WAITING; may be NULL */
 	struct chan *init;   /* NULL before MADE, and when init is lost */
 	engine_create_fn *created; /* until it was called */
 	engine_end_fn *on_end;
@@ -85,6 +91,10 @@ struct exec {
 
 /* box.c */
 void local_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end, void *arg);
+bool local_uncreate(struct engine *e, const char *id);
+size_t local_waiting(struct engine *e);
+void box_admitted(void *local, struct room_item *it); /* struct room_user's, as the next one */
+void box_told(void *local, struct room_item *it, const char *line);
 void local_destroy(struct engine_box *b, const char *reason, engine_done_fn *done, void *arg);
 void local_renew(struct engine_box *b);
 void box_end(struct box *b, const char *reason); /* it is gone: from the loop only */

@@ -197,6 +197,7 @@ static int take(struct takeover *t, const char *id, const struct wire_in *in, in
 	b->left = b->taking = true;
 	t->open++;
 	map_put(t->local->boxes, b->id, b);
+	room_take(&t->local->room, &b->place);
 	r = box_connect(b, fd_steal(&fds[0]), err);
 	r = r < 0 ? r : ask_runs(b, err);
 	if (r < 0)

@@ -75,7 +75,7 @@ struct wire_head {
 			      fds: the script (RUN_SCRIPT), then the output target (RUN_OUTPUT_FD) -> STARTED */         \
 	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
-			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, OUTPUT (when it fits       \
+			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, LIMIT_HITS, OUTPUT (when it fits \
 			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames), FLAGS of the RUN. fds: the output's spool \
 			      otherwise (offset 0, STORED long). Neither for RUN_FETCH */                                \
 	X(RESULT, 44)      /* RUN_ID -> DONE when it has ended, OK when it runs, FAILED ENOENT */                         \
@@ -122,7 +122,7 @@ enum wire_type {
 	X(OOM_KILLS, 30) X(PIDS_HITS, 31) X(OUTPUT, 32) X(SIGNAL, 33) X(PORT, 34) X(OPEN_MODE, 35) X(SIZE, 36)    \
 	X(FILE_MODE, 37) X(TMP, 38) X(HOSTNAME, 39) X(HOSTS, 40) X(RESOLV, 41) X(DIR, 42) X(FAMILY, 43)           \
 	X(ADDR, 44) X(CLIENT, 45) X(NUMBER, 46) X(NET, 47) X(N_RUNS, 48) X(N_PROCS, 49) X(MEMORY, 50)             \
-	X(N_FDS, 51) X(MEMORY_PEAK, 52) X(DISK_FREE, 53)                                                           \
+	X(N_FDS, 51) X(MEMORY_PEAK, 52) X(DISK_FREE, 53) X(LIMIT_HITS, 54)                                         \
 	/* of a plan */                                                                                           \
 	X(LAYER, 60) X(CPU_MILLI, 61) X(MEMORY_BYTES, 62) X(PIDS_MAX, 63) X(MOUNT_SOURCE, 64)                     \
 	X(MOUNT_TARGET, 65) X(MOUNT_FLAGS, 66) X(NO_NEW_PRIVS, 67) X(SHM_BYTES, 68) X(DISK_BYTES, 69)             \

@@ -25,9 +25,15 @@ class Platform:
         os.chmod(self.data, 0o755)
         self.log_path = self.data + ".log"
         self.config_path = self.data + ".yaml"
-        # What is prepared unasked would be in every census; test_pool.py, which is about it, says otherwise.
+        # What is prepared unasked would be in every census; test_pool.py, which is about it, says otherwise. How much there is
+        # room for depends on the machine; test_queue.py, which is about it, says.
+        if "pools:" not in config:
+            config += "\npools:\n  max: 0\n"
+        if "admission:" not in config:
+            config += "\nadmission:\n" + "".join(f"  {key}: 0\n" for key in (
+                "cpu_factor", "memory_factor", "instances", "memory_pressure", "io_pressure"))
         with open(self.config_path, "w", encoding="utf-8") as f:
-            f.write(config if "pools:" in config else f"{config}\npools:\n  max: 0\n")
+            f.write(config)
         self.process: subprocess.Popen | None = None
         self.url = ""
         self.key = ""

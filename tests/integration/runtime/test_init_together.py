@@ -71,6 +71,7 @@ def test_out_of_memory_is_counted_and_survived(spawner):
     box = spawner.make(memory_bytes=64 << 20)
     done, _ = python(box, "x = bytearray(300_000_000)")
     assert os.waitstatus_to_exitcode(done.number("STATUS")) == -9 and done.number("OOM_KILLS") >= 1
+    assert done.number("LIMIT_HITS") >= 1, "its own limit, not the host's: that is what tells oom from infra"
     assert box.run("echo alive") == (0, "alive\n")
     spawner.end(box)
 

@@ -23,6 +23,10 @@ static struct {
 	char cmd[100];
 	uint64_t timeout_ms, max_bytes;
 	bool released;
+	size_t waiting;              /* what the engine says */
+	bool waits;                  /* the last create waits for room */
+	engine_progress_fn *progress;
+	char spec_key[64];
 } fake;
 
 static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress UNUSED, engine_image_fn *done,
@@ -42,6 +46,23 @@ static void fake_create(struct engine *e, const struct engine_spec *spec, engine
 	for (size_t i = 0; spec->env[i]; i++)
 		snprintf(fake.env + strlen(fake.env), sizeof(fake.env) - strlen(fake.env), "%s|", spec->env[i]);
 	snprintf(fake.hosts, sizeof(fake.hosts), "%s", spec->hosts_extra ? spec->hosts_extra : "");
+	snprintf(fake.spec_key, sizeof(fake.spec_key), "%s", spec->key);
+	fake.progress = spec->progress;
+	fake.waiting += fake.waits;
+}
+
+static bool fake_uncreate(struct engine *e UNUSED, const char *id)
+{
+	if (!fake.waits || !str_eq(id, fake.id))
+		return false;
+	fake.waits = false;
+	fake.waiting--;
+	return true;
+}
+
+static size_t fake_waiting(struct engine *e UNUSED)
+{
+	return fake.waiting;
 }
 
 static void fake_destroy(struct engine_box *b UNUSED, const char *reason, engine_done_fn *done UNUSED, void *arg UNUSED)
@@ -85,7 +106,7 @@ static void fake_release(struct engine_exec *x UNUSED)
 
 static const struct engine_ops ops = {
 	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
-	.exec_read = fake_read, .exec_release = fake_release,
+	.exec_read = fake_read, .exec_release = fake_release, .uncreate = fake_uncreate, .waiting = fake_waiting,
 };
 static struct engine engine = { .ops = &ops };
 
@@ -125,7 +146,7 @@ static void on_delete(struct http_req *req, void *arg UNUSED)
 
 static void begin(void)
 {
-	struct sandboxes_settings s = { .max = 2, .idle_ms = 400 };
+	struct sandboxes_settings s = { .queue_max = 2, .idle_ms = 400 };
 	struct err err = ERR_INIT;
 	char path[128];
 
@@ -251,19 +272,78 @@ Test(sandbox, a_delete_while_it_is_made_waits_for_its_end)
 	close(other);
 }
 
-Test(sandbox, beyond_the_maximum_is_429)
+Test(sandbox, beyond_the_queue_is_429_with_its_length)
 {
-	int a = connect_pair(), b = connect_pair(), c = connect_pair();
-
-	ready(a);
-	ready(b);
-	const char *text = post(c, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	fd = connect_pair();
+	fake.waiting = 1;
+	int other = connect_pair();
+	post(other, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}"); /* its image is looked for: it waits too */
+	const char *text = post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
 	cr_assert(str_starts(text, "HTTP/1.1 429 "));
 	cr_assert_not_null(strstr(text, "Retry-After: "));
+	cr_assert_not_null(strstr(text, "2 creates wait for room already, and queue.max is 2"));
 	cr_assert_null(strstr(text, "maximum capacity"));
-	close(a);
-	close(b);
-	close(c);
+	fake.waiting = 0;
+	image_comes();
+	box_comes();
+	ready(fd);
+	close(fd);
+	close(other);
+}
+
+Test(sandbox, who_waits_for_room_is_told_and_leaves_with_its_client)
+{
+	char sid[64];
+
+	fake.waits = true;
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	image_comes();
+	snprintf(sid, sizeof(sid), "%s", fake.id);
+	fake.progress(fake.create_arg, "waiting for room: 3 of 17");
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), ": waiting for room: 3 of 17"));
+	cr_assert(*fake.spec_key, "no key: the queue can't be fair");
+	close(fd);
+	run_for(20);
+	cr_assert_not(fake.waits, "it still waits");
+	/* The same client again, with the id that it had: anew, under this id. */
+	fd = connect_pair();
+	auto_free char *body = xasprintf("{\"image\": \"x\", \"task_id\": \"%s\"}", sid);
+	post(fd, "/create_sandbox", NULL, NULL, body);
+	fake.id[0] = '\0';
+	image_comes();
+	cr_assert_str_eq(fake.id, sid);
+	box_comes();
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(fd), "event: end"));
+	close(fd);
+}
+
+Test(sandbox, a_client_that_is_gone_before_it_would_wait_never_does)
+{
+	fake.waits = true;
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	close(fd);
+	run_for(20);
+	image_comes();
+	cr_assert_not(fake.waits);
+	cr_assert_eq(fake.waiting, 0);
+}
+
+Test(sandbox, a_delete_of_one_that_waits_for_room_is_answered_at_once)
+{
+	fake.waits = true;
+	fd = connect_pair();
+	post(fd, "/create_sandbox", NULL, NULL, "{\"image\": \"x\"}");
+	image_comes();
+	int other = connect_pair();
+	cr_assert_not_null(strstr(post(other, "/delete_session", fake.id, NULL, ""), "200 OK"));
+	cr_assert_not(fake.waits);
+	cr_assert_not_null(strstr(read_now(fd), "event: error"));
+	close(fd);
+	close(other);
 }
 
 Test(sandbox, runs)

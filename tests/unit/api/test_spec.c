@@ -6,7 +6,7 @@
 #include "api/sandbox_spec.h"
 #include "base/str.h"
 
-static const struct spec_machine machine = { .cpu_milli = 8000, .memory_bytes = 16ull << 30 };
+static const struct machine machine = { .cpu_milli = 8000, .memory_bytes = 16ull << 30 };
 static const struct engine_size fallback = { .cpu_milli = 1000, .memory_bytes = 1ull << 30 };
 
 static struct err err;

@@ -61,6 +61,12 @@ Test(fair, one_key_with_many_does_not_starve_a_late_one)
 	cr_assert_leq(before, 1);
 }
 
+static void check_place(struct fair_item *it, size_t place, void *seen)
+{
+	cr_assert_eq(place, fair_place(&queue, it));
+	cr_assert_eq(place, (*(size_t *)seen)++);
+}
+
 Test(fair, places_come_true)
 {
 	fair_init(&queue);
@@ -70,8 +76,12 @@ Test(fair, places_come_true)
 		push((char[]){ keys[n], 0 }, n);
 	for (int n = 0; keys[n]; n++)
 		places[n] = fair_place(&queue, &items[n].fair);
+	size_t seen = 0;
+	fair_in_order(&queue, check_place, &seen);
+	cr_assert_eq(seen, queue.len);
 	for (size_t at = 0; queue.len; at++)
 		cr_assert_eq(places[pop()], at);
+	fair_in_order(&queue, check_place, &seen);
 }
 
 Test(fair, removal_keeps_the_turns)

@@ -147,7 +147,8 @@ struct fake_box {
 	void *exec_arg;
 	uint64_t number;
 	unsigned renewed;
-	bool destroyed, ended;
+	bool destroyed, ended, waits;
+	engine_progress_fn *progress;
 	char reason[64];
 };
 static struct fake_box boxes[FAKE_BOXES_MAX];
@@ -238,6 +239,17 @@ static void fake_created(void *p)
 		b->image = image_unref(b->image);
 }
 
+static bool fake_no_room; /* creates wait, until fake_room_for() */
+
+static void fake_waits(void *arg)
+{
+	struct fake_box *b = arg;
+
+	b->waits = true;
+	if (b->progress)
+		b->progress(b->arg, "waiting for room: 1 of 1");
+}
+
 static void fake_create(struct engine *e, const struct engine_spec *spec, engine_create_fn *done, engine_end_fn *on_end,
 			void *arg)
 {
@@ -248,8 +260,29 @@ static void fake_create(struct engine *e, const struct engine_spec *spec, engine
 	snprintf(b->id, sizeof(b->id), "%s", spec->id);
 	b->base = (struct engine_box){ .engine = e, .id = b->id };
 	b->image = image_ref(spec->image);
-	if (!fake_hold_create)
+	b->progress = spec->progress;
+	if (fake_no_room)
+		loop_defer(loop, fake_waits, b);
+	else if (!fake_hold_create)
 		loop_defer(loop, fake_created, b);
+}
+
+static bool fake_uncreate(struct engine *e UNUSED, const char *id)
+{
+	for (size_t i = 0; i < n_boxes; i++)
+		if (str_eq(boxes[i].id, id) && boxes[i].waits) {
+			boxes[i].waits = false;
+			boxes[i].ended = true;
+			image_unref(STEAL(boxes[i].image));
+			return true;
+		}
+	return false;
+}
+
+static inline void fake_room_for(struct fake_box *b)
+{
+	b->waits = false;
+	loop_defer(loop, fake_created, b);
 }
 
 static void fake_main_over(struct fake_box *b, int code)
@@ -348,7 +381,7 @@ static void fake_note(struct engine_box *b UNUSED, const void *note UNUSED, size
 
 static const struct engine_ops fake_ops = {
 	.prepare_image = fake_prepare_image, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew,
-	.note = fake_note,
+	.note = fake_note, .uncreate = fake_uncreate,
 	.exec = fake_exec, .exec_release = fake_exec_release, .connect = fake_connect,
 };
 

@@ -24,13 +24,20 @@ static void on_got(void *arg, struct instance *i, const struct err *err)
 	err_copy(&g->err, err);
 }
 
+static char told[100]; /* the last line of progress */
+
+static void on_told(void *arg UNUSED, const char *line)
+{
+	snprintf(told, sizeof(told), "%s", line);
+}
+
 static void want(struct got *g, enum env_want what, const char *key_of_it)
 {
 	static const char *const vars[] = { "A=b", NULL };
 
 	*g = (struct got){ 0 };
 	g->wait = env_acquire(envs, environment, &(struct env_request){
-		.want = what, .key = key_of_it, .vars = vars, .done = on_got, .arg = g });
+		.want = what, .key = key_of_it, .vars = vars, .progress = on_told, .done = on_got, .arg = g });
 }
 
 static void leave(struct got *g, bool placed)
@@ -248,4 +255,52 @@ FAKE_TEST(scale, a_server_that_crashes_again_and_again_waits_longer)
 	cr_assert_eq(n_boxes, before, "not before the back-off");
 	run_until(g.calls);
 	leave(&g, true);
+}
+
+FAKE_TEST(scale, what_waits_for_room_is_told_and_taken_back_when_nobody_wants_it)
+{
+	struct got a, b, own;
+
+	fake_no_room = true;
+	fake_scale(1, 10);
+	want(&a, ENV_PLACE, "a");
+	want(&b, ENV_PLACE, "a");
+	want(&own, ENV_OWN, "a");
+	run_until(n_boxes == 3 && boxes[2].waits);
+	cr_assert_str_eq(told, "waiting for room: 1 of 1");
+	run_for(1100); /* longer than a tick: nothing more is asked for, nothing times out */
+	cr_assert_eq(n_boxes, 3);
+	cr_assert_eq(a.calls + b.calls + own.calls, 0);
+	env_acquire_cancel(b.wait);
+	env_acquire_cancel(own.wait);
+	run_until(boxes_running() == 1);
+	fake_no_room = false;
+	for (size_t k = 0; k < n_boxes; k++)
+		if (boxes[k].waits)
+			fake_room_for(&boxes[k]);
+	run_until(a.calls);
+	cr_assert_not_null(a.instance, "%s", a.err.msg);
+	cr_assert_eq(b.calls + own.calls, 0);
+	leave(&a, true);
+	cr_assert_eq(counts().instances_crashed_total, 0);
+}
+
+FAKE_TEST(scale, an_instance_that_nobody_uses_makes_room_for_others)
+{
+	struct got a, b;
+
+	fake_scale(1, 10);
+	want(&a, ENV_PLACE, "a");
+	want(&b, ENV_PLACE, "a");
+	run_until(a.calls && b.calls);
+	leave(&b, true);
+	fake_engine.full(fake_engine.full_arg);
+	cr_assert_eq(boxes_running(), 2, "it has only just become free");
+	for (int k = 0; k < 50 && boxes_running() == 2; k++) {
+		run_for(100);
+		fake_engine.full(fake_engine.full_arg);
+	}
+	cr_assert_eq(boxes_running(), 1);
+	cr_assert_null(instance_end_reason(a.instance), "one in use ended");
+	leave(&a, true);
 }

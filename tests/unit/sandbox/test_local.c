@@ -33,7 +33,9 @@ static void stop(void)
 	loop_stop(loop, 0);
 }
 
-static const struct local_settings settings = { .pids_max = 100 };
+#define MOST 3 /* boxes at once */
+
+static const struct local_settings settings = { .pids_max = 100, .room.sums.boxes = MOST, .data_dir = "/" };
 
 static void begin(void)
 {
@@ -141,6 +143,62 @@ Test(local, what_the_spawner_refuses_is_told)
 	cr_assert_str_eq(create_err.msg, "make the sandbox: no space for layers");
 	cr_assert_eq(boxes(), 0);
 	cr_assert_eq(n_ended, 0);
+}
+
+static char told[200];
+
+static void on_room(void *arg UNUSED, const char *line)
+{
+	snprintf(told, sizeof(told), "%s", line);
+}
+
+static char *id_of(int n)
+{
+	return xasprintf("00000000-0000-8000-8000-0000000000%02d", n);
+}
+
+static struct local_counts counts(void)
+{
+	struct local_counts c;
+
+	local_engine_counts(engine, &c);
+	return c;
+}
+
+Test(local, beyond_the_room_they_wait_in_order)
+{
+	struct engine_box *first = create(ID);
+
+	for (int n = 1; n < MOST; n++) {
+		auto_free char *id = id_of(n);
+
+		cr_assert_not_null(create(id));
+	}
+	for (int n = 10; n < 13; n++) {
+		auto_free char *id = id_of(n), *target = xstrdup("/files");
+		struct engine_spec spec = { .id = id, .image = image, .key = "k", .progress = on_room,
+					    .bucket = { .id = ID, .target = target } };
+
+		engine->ops->create(engine, &spec, on_created, on_end, NULL);
+		memset(target, 'x', strlen(target)); /* strings were copied */
+	}
+	cr_assert_not(turn(50));
+	cr_assert_str_eq(told, "waiting for room: 3 of 3 (all 3 places are in use)");
+	cr_assert_eq(engine->ops->waiting(engine), 3);
+	cr_assert_eq(boxes(), MOST);
+	cr_assert_eq(counts().boxes, (size_t)MOST);
+	auto_free char *gone = id_of(10), *next = id_of(11);
+	cr_assert(engine->ops->uncreate(engine, gone));
+	cr_assert_not(engine->ops->uncreate(engine, gone));
+	cr_assert_not(engine->ops->uncreate(engine, ID), "that one is there");
+	engine->ops->destroy(first, "deleted", NULL, NULL);
+	int before = n_created;
+	for (int k = 0; k < 10 && n_created == before; k++)
+		cr_assert(turn(5000));
+	cr_assert_not_null(made);
+	cr_assert_str_eq(made->id, next);
+	cr_assert_eq(engine->ops->waiting(engine), 1);
+	cr_assert_eq(counts().waited_total, 3);
 }
 
 Test(local, a_plan_against_the_rules_never_leaves)

@@ -17,6 +17,8 @@ Test(outcome, the_first_that_holds)
 {
 	struct outcome_evidence e = all();
 
+	cr_assert_eq(outcome_of(&e), ENGINE_INFRA, "a kill without its own limit: the host was short");
+	e.limit_hits = 1;
 	cr_assert_eq(outcome_of(&e), ENGINE_KILLED);
 	e.killed = false;
 	cr_assert_eq(outcome_of(&e), ENGINE_TIMEOUT);
