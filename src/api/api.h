@@ -15,6 +15,7 @@ struct envs;
 struct git;
 struct github;
 struct images;
+struct recorder;
 struct api_metrics;
 
 /* Asks the spawner for what no living object owns; done gets one line per thing ("" = none) or an error. */
@@ -42,6 +43,7 @@ struct api {
 	struct envs *envs;
 	struct git *git;
 	struct github *github;
+	struct recorder *recorder;
 	struct api_metrics *metrics;
 	struct bucket_access bucket;
 	struct http_server *http;
@@ -50,6 +52,7 @@ struct api {
 	char *const *github_namespaces; /* whose members may use the token; ends with NULL */
 	const char *data_dir;        /* DATA */
 	uint64_t upload_max_bytes;   /* of a deployment's tar */
+	uint64_t body_max_bytes;     /* of a body that is read whole */
 	uint64_t default_cpu_milli;  /* size of an instance when neither deployment nor environment names one */
 	uint64_t default_memory_bytes;
 	api_leaks_fn *leaks;
@@ -71,6 +74,11 @@ void api_git_routes(struct api *a, struct http_router *r);          /* /git/... 
 void api_github_routes(struct api *a, struct http_router *r);       /* /v1/github/... */
 void api_images_routes(struct api *a, struct http_router *r);       /* /v1/images... */
 void api_bucket_routes(struct api *a, struct http_router *r);       /* /v1/files... */
+void api_rollouts_routes(struct api *a, struct http_router *r);     /* POST /v1/rollouts */
+void api_records_routes(struct api *a, struct http_router *r);      /* GET /v1/runs..., /v1/rollouts/{id} */
+void api_export_routes(struct api *a, struct http_router *r);       /* /v1/runs/{id}/export */
+void api_difficulty_routes(struct api *a, struct http_router *r);   /* .../task-difficulty */
+void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billing/api-usage */
 
 /* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
 /* The caller, or NULL after a 401 was answered. */

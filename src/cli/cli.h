@@ -23,6 +23,9 @@ int cli_logs(int argc, char **argv);
 int cli_deployment(int argc, char **argv);
 int cli_env(int argc, char **argv);
 int cli_rollback(int argc, char **argv);
+int cli_runs(int argc, char **argv);
+int cli_rollouts(int argc, char **argv);
+int cli_export(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* "openreward: MESSAGE" on standard error; returns 1. */

@@ -72,6 +72,12 @@ struct config {
 	/* admission: struct local_settings */
 	struct admit_limits room;      /* sandboxes.max is sums.boxes */
 
+	/* rollouts: what agents did */
+	uint64_t rollout_events;        /* of one request */
+	uint64_t rollout_pending_bytes; /* requests that are not on disk yet; more wait */
+	uint64_t rollout_keep_days;     /* without an event; 0 = for ever */
+	uint64_t rollout_max_messages;  /* of one namespace; 0 = no limit */
+
 	/* builds */
 	uint64_t build_concurrency;
 	uint64_t build_timeout_ms;

@@ -134,6 +134,14 @@ const struct config_key config_keys[] = {
 	{ "buckets.url_lifetime", CONFIG_DURATION, AT(bucket_url_ms), "6h", SECOND, 30 * DAY,
 	  "An upload URL is valid this long; an upload that began in time may take longer." },
 
+	{ "rollouts.events", CONFIG_COUNT, AT(rollout_events), "10000", 1, 1000000, "In one request." },
+	{ "rollouts.pending", CONFIG_SIZE, AT(rollout_pending_bytes), "256MiB", MIB, 1024 * GIB,
+	  "Requests whose events are not on disk yet, together; more wait." },
+	{ "rollouts.keep_days", CONFIG_COUNT, AT(rollout_keep_days), "0", 0, 36500,
+	  "A rollout without an event for so long is removed, the oldest first. 0: none is." },
+	{ "rollouts.max_messages", CONFIG_COUNT, AT(rollout_max_messages), "0", 0, INT64_MAX,
+	  "Messages that are kept of one namespace; beyond it its oldest rollouts are removed, whole. 0: all." },
+
 	{ "builds.concurrency", CONFIG_COUNT, AT(build_concurrency), "1", 1, 64,
 	  "Builds at once; those of one environment always follow each other." },
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
@@ -181,6 +189,7 @@ static const struct {
 	{ "admission", "How many sandboxes and instances there may be at once. Beyond it creates wait: docs/scaling.md." },
 	{ "queue", "Who waits when everything is in use." },
 	{ "buckets", "Files of environments." },
+	{ "rollouts", "What agents did, as clients log it: see docs/rollouts.md." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },
 	{ "github", "Repositories that are linked: see docs/git.md." },

@@ -14,9 +14,11 @@
 #include "git/git.h"
 #include "git/github.h"
 #include "image/image.h"
+#include "rollout/recorder.h"
 #include "sandbox/local.h"
 
 #define PLATFORM_NAME "openreward.internal"
+#define DAY_MS (24ull * 3600 * 1000)
 
 /* -- lists of "K=V" ---------------------------------------------------------------------------------------------- */
 
@@ -159,11 +161,23 @@ static int open_git(struct daemon *d, struct err *err)
 	return r < 0 ? r : github_new(&d->github, d->loop, d->git, &hub, err);
 }
 
+static void open_recorder(struct daemon *d)
+{
+	const struct config *c = d->config;
+	struct recorder_settings s = {
+		.pending_bytes = c->rollout_pending_bytes, .events_max = c->rollout_events,
+		.keep = { .keep_ms = c->rollout_keep_days * DAY_MS, .max_messages = c->rollout_max_messages },
+	};
+
+	d->recorder = recorder_new(d->loop, d->store, &s);
+}
+
 int modules_open(struct daemon *d, struct err *err)
 {
 	int r;
 
 	d->state_dir = xasprintf("%s/run", d->config->data);
+	open_recorder(d);
 	r = open_images(d, err);
 	r = r < 0 ? r : buckets_new(&d->buckets, d->loop, d->config->data, err);
 	r = r < 0 ? r : open_engine(d, err);
@@ -220,6 +234,7 @@ void modules_close(struct daemon *d)
 {
 	if (d->leaving)
 		local_engine_leave(d->engine);
+	d->recorder = recorder_free(d->recorder);
 	gateway_free(d->gateway);
 	sandboxes_free(d->sandboxes);
 	github_free(d->github);

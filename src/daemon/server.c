@@ -201,7 +201,7 @@ static int open_api(struct daemon *d, struct err *err)
 	d->api = (struct api){
 		.loop = d->loop, .store = d->store, .auth = d->auth, .images = d->images, .envs = d->envs, .git = d->git, .github = d->github, .github_url = d->config->github_url,
 		.github_webhook_secret = d->config->github_webhook_secret, .github_namespaces = d->config->github_namespaces, .metrics = d->metrics,
-		.http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
+		.recorder = d->recorder, .body_max_bytes = d->config->http.body_bytes, .http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
 		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
 		.of_session = gateway_pass, .of_session_arg = d->gateway,
 	};
@@ -222,6 +222,11 @@ static int open_api(struct daemon *d, struct err *err)
 	api_settings_routes(&d->api, d->router);
 	api_images_routes(&d->api, d->router);
 	api_bucket_routes(&d->api, d->router);
+	api_rollouts_routes(&d->api, d->router);
+	api_records_routes(&d->api, d->router);
+	api_export_routes(&d->api, d->router);
+	api_difficulty_routes(&d->api, d->router);
+	api_billing_routes(&d->api, d->router);
 	modules_routes(d);
 	figures_register(d);
 	return 0;

@@ -32,6 +32,7 @@ struct engine;
 struct gateway;
 struct git;
 struct github;
+struct recorder;
 struct sandboxes;
 
 struct daemon {
@@ -50,6 +51,7 @@ struct daemon {
 	struct envs *envs;
 	struct git *git;
 	struct github *github;
+	struct recorder *recorder;
 	struct sandboxes *sandboxes;
 	struct gateway *gateway;
 	struct http_router *router;

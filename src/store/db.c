@@ -44,6 +44,37 @@ static const char *const migrations[] = {
 	"CREATE TABLE environment_setting ("
 	"  environment_id TEXT NOT NULL REFERENCES environment(id), name TEXT NOT NULL, value TEXT NOT NULL,"
 	"  PRIMARY KEY (environment_id, name)) STRICT;",
+
+	"CREATE TABLE run ("
+	"  id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE, namespace_id TEXT NOT NULL, name TEXT NOT NULL,"
+	"  last_ordinal INTEGER NOT NULL, num_rollouts INTEGER NOT NULL, num_messages INTEGER NOT NULL,"
+	"  num_rewarded INTEGER NOT NULL, reward_sum REAL NOT NULL, created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,"
+	"  UNIQUE (namespace_id, name)) STRICT;"
+	"CREATE INDEX run_of_namespace ON run (namespace_id);"
+	"CREATE TABLE rollout ("
+	"  id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, namespace_id TEXT NOT NULL, event_id TEXT NOT NULL, run_id INTEGER,"
+	"  ordinal INTEGER, seq INTEGER NOT NULL, name TEXT NOT NULL DEFAULT '', environment TEXT NOT NULL DEFAULT '',"
+	"  environment_id TEXT NOT NULL DEFAULT '', variant TEXT NOT NULL DEFAULT '', variant_id TEXT NOT NULL DEFAULT '',"
+	"  split TEXT NOT NULL DEFAULT '', model_name TEXT NOT NULL DEFAULT '', training_stage TEXT NOT NULL DEFAULT '',"
+	"  model_params INTEGER NOT NULL DEFAULT -1, step INTEGER NOT NULL DEFAULT -1, task_index INTEGER NOT NULL DEFAULT -1,"
+	"  num_messages INTEGER NOT NULL DEFAULT 0, response_chars INTEGER NOT NULL DEFAULT 0, max_reward REAL,"
+	"  is_finished INTEGER NOT NULL DEFAULT 0, created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL) STRICT;"
+	"CREATE UNIQUE INDEX rollout_of_run ON rollout (run_id, ordinal) WHERE run_id IS NOT NULL;"
+	"CREATE INDEX rollout_by_age ON rollout (namespace_id, seq);"
+	"CREATE TABLE rollout_detail ("
+	"  rollout_id INTEGER PRIMARY KEY, metadata TEXT, task_spec TEXT, run_info TEXT, rollout_info TEXT, info_times TEXT) STRICT;"
+	"CREATE TABLE message ("
+	"  id INTEGER PRIMARY KEY, rollout_id INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL UNIQUE,"
+	"  event_id TEXT NOT NULL, at_ms INTEGER NOT NULL, type TEXT NOT NULL, reward REAL, is_finished INTEGER NOT NULL, name TEXT,"
+	"  call_id TEXT, metadata TEXT, summary TEXT, content_reference TEXT, content TEXT) STRICT;"
+	"CREATE INDEX message_of_rollout ON message (rollout_id, position);"
+	"CREATE TABLE task_reward ("
+	"  environment_id TEXT NOT NULL, split TEXT NOT NULL, variant TEXT NOT NULL, task_index INTEGER NOT NULL,"
+	"  rollout_id INTEGER NOT NULL, namespace_id TEXT NOT NULL, model_name TEXT NOT NULL, model_params INTEGER NOT NULL,"
+	"  training_stage TEXT NOT NULL, reward REAL NOT NULL, response_chars INTEGER NOT NULL,"
+	"  PRIMARY KEY (environment_id, split, variant, task_index, rollout_id)) STRICT, WITHOUT ROWID;"
+	"CREATE TABLE record_usage ("
+	"  namespace_id TEXT PRIMARY KEY, last_seq INTEGER NOT NULL, num_messages INTEGER NOT NULL) STRICT;",
 };
 
 static int errno_of(int code)

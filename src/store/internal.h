@@ -5,6 +5,7 @@
 #include <sqlite3.h>
 
 #include "base/map.h"
+#include "store/record.h"
 #include "store/store.h"
 
 #define STORE_VALUES_MAX 16
@@ -43,6 +44,18 @@ struct store_flush { /* outlives the store when the loop still holds it */
 	struct store *store; /* NULL = gone */
 };
 
+struct record_group; /* batches of record.h that become one transaction */
+
+/* What record.h needs of the store. */
+struct records {
+	struct list pending;          /* struct record_batch: not yet with the writer */
+	struct record_group *writing; /* with the writer now; NULL = none */
+	struct list in_flight;        /* struct record_trim: asked of the writer */
+	struct map *statements;       /* the writer's: SQL -> sqlite3_stmt * */
+	struct list readers;          /* struct store_reader: those that nobody has; under the store's lock */
+	unsigned n_reading;           /* those that a worker has; under the lock */
+};
+
 struct store {
 	struct loop *loop;
 	sqlite3 *db;               /* used by the writer alone once the store is open */
@@ -61,6 +74,7 @@ struct store {
 	pthread_mutex_t lock;      /* of n_writing */
 	pthread_cond_t idle;
 	unsigned n_writing;        /* batches whose work has not ended */
+	struct records records;
 };
 
 /* db.c: the database file */
@@ -91,6 +105,37 @@ void store_origin_init(struct store_origin *o); /* the defaults */
 void store_origin_done(struct store_origin *o);
 void store_delivery_attach(struct store *s, const char *id);
 void store_deliveries_free(struct store *s);
+
+/* record_queue.c: the queue of events, and the connections that read */
+void store_record_init(struct store *s);
+void store_record_finish(struct store *s); /* nothing is with a worker afterwards; what was not written is told so */
+
+/* record_apply.c, record_trim.c: inside a transaction, on the writer's thread. Both return SQLite's code. */
+#define RECORD_KEY_LEN 16 /* of SHA-256: short, of fixed length, and nobody finds two that collide */
+/* What an event is known by. kind: 'r' a rollout's id, 'm' a message's. */
+void store_record_key(const char *namespace_id, char kind, const char *id, unsigned char ret[RECORD_KEY_LEN]);
+int store_record_apply(struct store *s, struct list *batches);
+int store_record_trim_piece(struct store *s, const struct record_limits *limits, bool *ret_more);
+
+/* statement.c: what is prepared once */
+struct store_db { /* a connection with its statements */
+	sqlite3 *db;
+	struct map *statements;
+	int code; /* the first failure; everything after it does nothing */
+};
+sqlite3_stmt *store_db_query(struct store_db *d, const char *sql); /* ready to be bound; NULL after a failure */
+bool store_db_row(struct store_db *d, sqlite3_stmt *st);           /* true = there is a row to be read */
+void store_db_run(struct store_db *d, sqlite3_stmt *st);           /* for what gives no rows */
+struct map *store_db_statements_free(struct map *statements);      /* returns NULL */
+void store_bind_text(sqlite3_stmt *st, int i, const char *text);    /* NULL becomes NULL; text must stay until it was run */
+void store_bind_double(sqlite3_stmt *st, int i, double v);          /* NAN becomes NULL */
+
+/* record_queue.c */
+struct store_db *store_reader_db(struct store_reader *r);
+MUST_CHECK int store_reader_error(struct store_reader *r, struct err *err); /* 0 = none yet */
+
+/* record_apply.c: takes what a rollout counts for its task out, by the columns of its row as they still are. */
+void store_task_forget(struct store_db *db, int64_t rollout);
 
 /* states.c */
 int store_state_of(const char *name); /* -1 = none has this name */

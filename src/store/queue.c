@@ -47,7 +47,7 @@ static void on_work(void *arg)
 	store_db_write(s, b);
 	pthread_mutex_lock(&s->lock);
 	s->n_writing--;
-	pthread_cond_signal(&s->idle);
+	pthread_cond_broadcast(&s->idle);
 	pthread_mutex_unlock(&s->lock);
 }
 

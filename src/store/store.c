@@ -212,6 +212,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	s->deliveries = map_new();
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->idle, NULL);
+	store_record_init(s);
 	return s;
 }
 
@@ -233,6 +234,7 @@ struct store *store_free(struct store *s)
 	if (!s)
 		return NULL;
 	store_queue_finish(s);
+	store_record_finish(s);
 	store_records_free(s);
 	store_deliveries_free(s);
 	map_free(s->by_name);

@@ -1,7 +1,8 @@
-/* store/store.h: what must outlive the daemon: namespaces, keys, environments, deployments, settings.
+/* store/store.h: what must outlive the daemon: namespaces, keys, environments, deployments, settings; what agents did is in
+ * store/record.h.
  *
- * SQLite in DATA/openreward.db (WAL, foreign keys, migrations by user_version), but no request ever waits for it to be
- * read: store_open() loads everything into the structs below, and reading is following pointers. A change is made to the
+ * SQLite in DATA/openreward.db (WAL, foreign keys, migrations by user_version), but no request for these ever waits for it
+ * to be read: store_open() loads everything into the structs below, and reading is following pointers. A change is made to the
  * struct and queued at once; the queue is written in order by one writer (loop lane LOOP_LANE_STORE), several changes to
  * one transaction where they come together. Whoever promises durability to a client answers from store_sync().
  *
