@@ -4,6 +4,7 @@ import os
 import re
 
 import gateway
+import rollouts
 
 
 def number(v):
@@ -151,12 +152,14 @@ def sandbox_tables(rounds, cases, rates, idle):
     return parts + [goals_table(cases, rates, idle), f"Sandboxes: medians of {rounds} rounds."]
 
 
-def write(world, boxes, through, load):
+def write(world, boxes, through, logged, load):
     parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
     if load[0] > 1:
         parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
     if through:
         parts.append(gateway.tables(through, Table, number))
+    if logged:
+        parts.append(rollouts.tables(logged, Table, number))
     if boxes:
         parts.append("Verified to be a sandbox: " + ", ".join(f"{name} {n} times" for name, n in world.checked.items()) + ".")
         parts += sandbox_tables(*boxes)

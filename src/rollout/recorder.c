@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "rollout/events.h"
 
+#define SMALL_PART 256 /* of pending_bytes: what is smaller does not wait */
 #define TRIM_EVERY_MS 60000
 #define TRIM_NEXT_MS 20 /* between pieces, so that events come between them */
 
@@ -23,9 +24,15 @@ struct recorder {
 
 /* -- turns --------------------------------------------------------------------------------------------------------- */
 
+/* A client that announces much and sends it slowly holds up others that have much, but nobody who has little. */
+static bool is_small(const struct recorder *r, uint64_t bytes)
+{
+	return bytes <= r->settings.pending_bytes / SMALL_PART;
+}
+
 static bool fits(const struct recorder *r, uint64_t bytes)
 {
-	return r->stats.pending_bytes == 0 || r->stats.pending_bytes + bytes <= r->settings.pending_bytes;
+	return is_small(r, bytes) || r->stats.pending_bytes == 0 || r->stats.pending_bytes + bytes <= r->settings.pending_bytes;
 }
 
 static void next_turns(struct recorder *r)
@@ -48,7 +55,10 @@ static void on_turns(void *arg)
 void recorder_wait(struct recorder *r, struct recorder_turn *t, uint64_t bytes, loop_fn *fn, void *arg)
 {
 	*t = (struct recorder_turn){ .recorder = r, .bytes = bytes, .waiting = true, .fn = fn, .arg = arg };
-	list_push_back(&r->waiting, &t->all);
+	if (is_small(r, bytes))
+		list_push_front(&r->waiting, &t->all);
+	else
+		list_push_back(&r->waiting, &t->all);
 	loop_defer(r->loop, on_turns, r);
 }
 

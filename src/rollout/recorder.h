@@ -2,7 +2,7 @@
  * borrows the store. Loop thread only; bodies are parsed by workers.
  *
  * Bodies lie in memory until they are on disk, so together they have a limit. A request beyond it is not refused, which would
- * lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order. */
+ * lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order; a small one never waits. */
 #pragma once
 
 #include "store/record.h"

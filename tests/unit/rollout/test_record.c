@@ -344,6 +344,31 @@ Test(record, namespaces_do_not_meet)
 	cr_assert_str_eq(b, "run b 1 0 nan\n1 in all\n");
 }
 
+static void look_at_own_tasks(struct seen *s, struct store_reader *r)
+{
+	const struct record_task_filter own = { .namespace_id = s->ns, .min_model_params = -1, .max_model_params = -1 };
+
+	cr_assert_eq(store_tasks(r, ENV, &own, put_task, s, &s->err), 0);
+}
+
+Test(record, tasks_can_be_asked_of_one_namespace)
+{
+	auto_free char *mine = message("r1", "m", 0, 0.5);
+	auto_free char *begins = rollout("r1", "a", 1);
+	auto_free char *theirs = message("r1", "m", 0, 0.75);
+
+	post(NS, mine);
+	post(NS, begins);
+	post(NT, theirs);
+	auto_free char *unlisted = see(NT, look_at_own_tasks);
+	cr_assert_str_eq(unlisted, "", "it has no run yet");
+	post(NT, begins);
+	auto_free char *a = see(NS, look_at_own_tasks);
+	auto_free char *b = see(NT, look_at_own_tasks);
+	cr_assert_str_eq(a, "task train 5 0.5 9\n");
+	cr_assert_str_eq(b, "task train 5 0.75 9\n");
+}
+
 Test(record, an_event_that_came_for_another_rollout_changes_nothing)
 {
 	auto_free char *first = message("r1", "m", 0, 1);
