@@ -39,7 +39,7 @@ struct env_settings {
 	const char *data_dir;
 	struct engine_size size;          /* of an instance, unless the environment says otherwise; 1 CPU, 2 GiB */
 	uint64_t health_timeout_ms;       /* from the start of an instance to its first healthy answer; 600,000 */
-	uint64_t health_interval_ms;      /* between two probes, once the first quick ones found nobody; 100 */
+	uint64_t health_interval_ms;      /* at most, between two probes; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
@@ -103,6 +103,8 @@ struct env_request {
 struct env_wait *env_acquire(struct envs *e, struct store_environment *env, const struct env_request *rq);
 void env_acquire_cancel(struct env_wait *w); /* before done */
 void env_acquire_unvisit(struct env_wait *w); /* before done: the use of rq.visited is given back */
+/* Before done: whether what it waits for waits itself, for room on the machine. */
+bool env_wait_for_room(const struct env_wait *w);
 /* Whether env_acquire() would have to wait now. */
 bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want);
 /* How many wait, in all environments: the length that a queue's bound is about. */

@@ -4,7 +4,7 @@
  *   STARTING  the box waits for room on the machine (without a deadline), is being made, or its server does not answer yet.
  *                                                                            instance_start()
  *   HEALTHY   /health answered 200 once. Nothing probes it any more: a busy server's event loop may block for seconds,
- *             and a slow answer is not a death.                              on_probe_head()
+ *             and a slow answer is not a death.                              env/health.c
  *   ENDING    the engine was asked to destroy the box.                       instance_end()
  *   ENDED     the last process is dead; freed with the last use.             instance_ended()
  */
@@ -55,19 +55,11 @@ static void instance_maybe_free(struct instance *i)
 }
 
 /* Every way out of STARTING. */
-static void leave_starting(struct instance *i, enum instance_state to)
+void instance_leave_starting(struct instance *i, enum instance_state to)
 {
 	if (i->state == INSTANCE_STARTING)
 		i->env->envs->counts.starting--;
 	i->state = to;
-}
-
-static void stop_probing(struct instance *i)
-{
-	loop_timer_stop(&i->probe);
-	loop_timer_stop(&i->deadline);
-	if (i->probing)
-		i->probing = http_client_free(i->probing);
 }
 
 static void tell_watchers(struct instance *i)
@@ -85,11 +77,11 @@ static void instance_ended(struct instance *i, const char *reason)
 {
 	if (i->state == INSTANCE_ENDED)
 		return;
-	stop_probing(i);
+	health_stop(i);
 	loop_timer_stop(&i->renew);
 	if (!i->end_reason)
 		i->end_reason = xstrdup(reason);
-	leave_starting(i, INSTANCE_ENDED);
+	instance_leave_starting(i, INSTANCE_ENDED);
 	i->box = NULL;
 	map_del(i->env->envs->instances, i->id);
 	list_remove(&i->node);
@@ -102,22 +94,6 @@ static void instance_ended(struct instance *i, const char *reason)
 	instance_release(i);
 }
 
-/* The last line of the instance's log that is not empty, cut to what fits a message; malloc'ed, "" = none. */
-static char *log_last_line(const struct instance *i)
-{
-	char tail[ENV_LOG_TAIL_BYTES + 1];
-	struct stat st;
-	if (fstat(i->log_fd, &st) < 0)
-		return xstrdup("");
-	off_t from = st.st_size > ENV_LOG_TAIL_BYTES ? st.st_size - ENV_LOG_TAIL_BYTES : 0;
-	ssize_t n = pread(i->log_fd, tail, ENV_LOG_TAIL_BYTES, from);
-	while (n > 0 && (tail[n - 1] == '\n' || tail[n - 1] == '\r' || tail[n - 1] == ' '))
-		n--;
-	tail[MAX(n, 0)] = '\0';
-	const char *line = strrchr(tail, '\n');
-	return xstrndup(line ? line + 1 : tail, 400);
-}
-
 static void on_main_done(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err)
 {
 	struct instance *i = arg;
@@ -125,7 +101,7 @@ static void on_main_done(void *arg, struct engine_exec *x, const struct engine_e
 	i->main = NULL;
 	if (i->end_reason)
 		return;
-	auto_free char *last = log_last_line(i);
+	auto_free char *last = health_last_line(i);
 	const char *colon = *last ? ": " : "";
 	if (err)
 		i->end_reason = xasprintf("the instance failed: %s", err->msg);
@@ -159,9 +135,9 @@ void instance_end(struct instance *i, const char *reason)
 		return;
 	if (!i->end_reason)
 		i->end_reason = xstrdup(reason);
-	stop_probing(i);
+	health_stop(i);
 	list_remove(&i->node);
-	leave_starting(i, INSTANCE_ENDING);
+	instance_leave_starting(i, INSTANCE_ENDING);
 	struct engine *engine = i->env->envs->engine;
 	if (i->box)
 		engine->ops->destroy(i->box, "deleted", NULL, NULL);
@@ -175,107 +151,6 @@ void instance_drain(struct instance *i)
 	i->draining = true;
 	if (!i->uses)
 		instance_end(i, "replaced by a newer deployment");
-}
-
-/* -- health ------------------------------------------------------------------------------------------------------ */
-
-static void probe_again(struct instance *i)
-{
-	if (i->probing)
-		i->probing = http_client_free(i->probing);
-	if (i->state != INSTANCE_STARTING)
-		return;
-	/* A quick server is asked soon, a slow one is not asked without end. */
-	i->probe_pause_ms = MIN(i->probe_pause_ms + i->probe_pause_ms / 2 + 1, i->env->envs->settings.health_interval_ms);
-	loop_timer_start(&i->probe, i->probe_pause_ms);
-}
-
-static void tell_successor(const struct instance *i)
-{
-	auto_buf struct buf note = { 0 };
-
-	instance_note(i, &note);
-	i->env->envs->engine->ops->note(i->box, note.data, note.len);
-}
-
-static void on_probe_head(struct http_client *c UNUSED, int status, const struct http_header *h UNUSED, size_t n UNUSED,
-			  int64_t body_length UNUSED, void *arg)
-{
-	struct instance *i = arg;
-	if (status < 200 || status >= 300) {
-		probe_again(i);
-		return;
-	}
-	stop_probing(i);
-	leave_starting(i, INSTANCE_HEALTHY);
-	i->served = true;
-	i->healthy_ms = i->unused_ms = loop_now_ms(i->env->envs->loop);
-	tell_successor(i);
-	env_instance_healthy(i);
-}
-
-static void on_probe_data(struct http_client *c UNUSED, const char *p UNUSED, size_t len UNUSED, void *arg UNUSED)
-{
-}
-
-static void on_probe_end(struct http_client *c UNUSED, bool reusable UNUSED, void *arg UNUSED)
-{
-}
-
-static void on_probe_error(struct http_client *c UNUSED, bool got_bytes UNUSED, const struct err *err UNUSED, void *arg)
-{
-	probe_again(arg);
-}
-
-static void on_probe_connected(void *arg, int fd, const struct err *err)
-{
-	static const struct http_client_events events = {
-		.on_head = on_probe_head, .on_data = on_probe_data, .on_end = on_probe_end, .on_error = on_probe_error,
-	};
-	static const struct http_header host = { "Host", "localhost:8080" };
-	struct instance *i = arg;
-	struct http_limits limits;
-	i->connecting = false;
-	if (i->state != INSTANCE_STARTING) {
-		fd_close(fd);
-		instance_release(i);
-		return;
-	}
-	http_limits_default(&limits);
-	if (err || http_client_new(&i->probing, i->env->envs->loop, fd, &limits, NULL) < 0 ||
-	    http_client_start(i->probing, "GET", "/health", &host, 1, 0, &events, i, NULL) < 0)
-		probe_again(i);
-	else
-		loop_timer_start(&i->probe, ENV_PROBE_TIMEOUT_MS);
-	instance_release(i);
-}
-
-/* Due between two probes, and when one took too long. */
-static void on_probe_timer(struct loop_timer *t UNUSED, void *arg)
-{
-	struct instance *i = arg;
-	if (i->probing)
-		i->probing = http_client_free(i->probing);
-	if (i->connecting)
-		return;
-	i->connecting = true;
-	i->uses++; /* until on_probe_connected */
-	i->env->envs->engine->ops->connect(i->box, ENV_INSTANCE_PORT, on_probe_connected, i);
-}
-
-static uint64_t health_timeout_ms(const struct instance *i)
-{
-	return envset_number_or(i->env->record, ENVSET_HEALTH_TIMEOUT, i->env->envs->settings.health_timeout_ms);
-}
-
-static void on_deadline(struct loop_timer *t UNUSED, void *arg)
-{
-	struct instance *i = arg;
-	auto_free char *last = log_last_line(i);
-	auto_free char *reason = xasprintf("the server did not answer GET /health on port %d with 200 within %llu s; its last line: %s",
-					   ENV_INSTANCE_PORT, (unsigned long long)health_timeout_ms(i) / 1000,
-					   *last ? last : "(none)");
-	instance_end(i, reason);
 }
 
 /* -- start ------------------------------------------------------------------------------------------------------- */
@@ -352,9 +227,7 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 	} else if (start_main(i, &own) < 0) {
 		instance_end(i, own.msg);
 	} else {
-		i->probe_pause_ms = ENV_PROBE_FIRST_MS;
-		loop_timer_start(&i->probe, ENV_PROBE_FIRST_MS);
-		loop_timer_start(&i->deadline, health_timeout_ms(i));
+		health_start(i);
 		loop_timer_start(&i->renew, ENV_RENEW_MS);
 	}
 }
@@ -470,8 +343,7 @@ static int instance_new(struct instance **ret, struct env *v, struct store_deplo
 	list_init(&i->node);
 	list_init(&i->watchers);
 	i->unused_ms = loop_now_ms(v->envs->loop);
-	loop_timer_init(&i->probe, v->envs->loop, on_probe_timer, i);
-	loop_timer_init(&i->deadline, v->envs->loop, on_deadline, i);
+	health_init(i);
 	loop_timer_init(&i->renew, v->envs->loop, on_renew, i);
 	if (id)
 		snprintf(i->id, sizeof(i->id), "%s", id);
@@ -524,10 +396,9 @@ int instance_adopt(struct instance **ret, struct env *v, struct store_deployment
 	i->served = healthy;
 	loop_timer_start(&i->renew, 1); /* a lease that ran while no daemon lived */
 	if (healthy && i->main) {
-		leave_starting(i, INSTANCE_HEALTHY);
+		instance_leave_starting(i, INSTANCE_HEALTHY);
 	} else if (i->main) {
-		loop_timer_start(&i->probe, 1);
-		loop_timer_start(&i->deadline, v->envs->settings.health_timeout_ms);
+		health_start(i);
 	} else {
 		instance_end(i, "its server was never started");
 	}

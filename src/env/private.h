@@ -15,7 +15,8 @@
 #define ENV_BACKOFF_FIRST_MS 500
 #define ENV_BACKOFF_MAX_MS 30000
 #define ENV_LOG_TAIL_BYTES 4096
-#define ENV_PROBE_FIRST_MS 2       /* the first pause between two probes; each is half as long again as the one before */
+#define ENV_PROBE_MIN_MS 2         /* before the first probe, and at least between two */
+#define ENV_PROBE_SHARE 32         /* a pause is at most this part of the time that the server has taken so far */
 #define ENV_IDLE_MS (10 * 60 * 1000)
 #define ENV_TICK_MS 1000           /* the autoscaler's */
 #define ENV_KEEP_MS 2000           /* an unused instance is kept so long although others wait for room */
@@ -100,7 +101,7 @@ struct instance {
 	uint64_t places;           /* sessions that count against concurrency */
 	uint64_t unused_ms;        /* CLOCK_MONOTONIC, since when uses is 0 */
 	uint64_t healthy_ms;       /* since when it is HEALTHY */
-	uint64_t probe_pause_ms;
+	uint64_t probing_ms;       /* CLOCK_MONOTONIC, since when it is asked */
 	struct list node;          /* in env.instances; alone while it is a deployment's first, ends, drains, or is own */
 	bool own;                  /* of one session that brought variables; ends with it */
 	char **vars;               /* "K=V" of such a one, NULL-terminated; else NULL */
@@ -168,7 +169,16 @@ void deploy_log(struct deploy *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* adopt.c */
 void instance_note(const struct instance *i, struct buf *ret); /* for whoever adopts it */
 
+/* health.c */
+void health_init(struct instance *i);
+void health_start(struct instance *i); /* its server was started: env_instance_healthy() follows, or its end */
+void health_stop(struct instance *i);
+uint64_t health_pause_ms(uint64_t elapsed_ms, uint64_t max_ms); /* until the next probe, so long after the start */
+/* The last line of the instance's log that is not empty, cut to what fits a message; malloc'ed, "" = none. */
+char *health_last_line(const struct instance *i);
+
 /* instance.c */
+void instance_leave_starting(struct instance *i, enum instance_state to); /* every way out of it */
 char **vars_copy(const char *const *vars);
 void vars_free(char **vars); /* NULL is allowed */
 /* vars: "K=V" of an instance of one session's own, or NULL. */

@@ -262,6 +262,19 @@ struct env_wait *env_acquire(struct envs *e, struct store_environment *env, cons
 	return w;
 }
 
+bool env_wait_for_room(const struct env_wait *w)
+{
+	const struct env *v = w->env;
+	if (w->rq.want == ENV_OWN)
+		return w->own && w->own->waits;
+	if (v->pending && v->pending->instance && v->pending->instance->waits)
+		return true;
+	list_foreach(&v->instances, struct instance, node, i)
+		if (i->waits)
+			return true;
+	return false;
+}
+
 void env_acquire_unvisit(struct env_wait *w)
 {
 	w->rq.visited = NULL;

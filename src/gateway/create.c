@@ -35,8 +35,15 @@ void create_forget_stream(struct session *s)
 static void on_stream_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
 {
 	struct create *c = arg;
-	if (c->s)
-		create_forget_stream(c->s);
+	struct session *s = c->s;
+	if (!s)
+		return;
+	create_forget_stream(s);
+	/* Nobody waits for a client that is gone. It may come again; what has been started for it alone is kept so long. */
+	if (s->state == SESSION_OPENING && s->wait && (!s->vars || env_wait_for_room(s->wait))) {
+		env_acquire_cancel(STEAL(s->wait));
+		loop_timer_stop(&s->opening);
+	}
 }
 
 /* A session has one stream: an older one's client is gone, or it would not have come again. */
@@ -139,6 +146,10 @@ static struct store_environment *environment_of(struct gateway *g, struct http_r
 static void on_open_limit(struct loop_timer *t UNUSED, void *arg)
 {
 	struct session *s = arg;
+	if (env_wait_for_room(s->wait)) { /* that is nobody's fault: who waits for room waits as long as the client does */
+		loop_timer_start(&s->opening, s->g->settings.open_ms);
+		return;
+	}
 	auto_free char *reason = xasprintf("no instance of %s/%s was ready within %llu s", s->env->ns->name, s->env->name,
 					   (unsigned long long)s->g->settings.open_ms / 1000);
 	session_end(s, reason);
@@ -188,6 +199,8 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 		open_stream(s, req, c);
 		if (s->state == SESSION_READY)
 			finish_stream(s);
+		else if (!s->wait)
+			session_open(s);
 		return;
 	}
 	struct sse *stream = sse_start(req);

@@ -270,13 +270,17 @@ void session_end(struct session *s, const char *reason)
 		end_sandboxes(s);
 }
 
+/* Nothing that the agent did, whatever it was: what trains on it is told so. */
+#define OUTCOME "(outcome infra)"
+
 void session_crashed(struct session *s, const char *reason)
 {
 	if (s->state >= SESSION_ENDING) { /* its teardown will not be answered any more */
 		own_delete_cancel(s);
 		return;
 	}
-	enter_ending(s, reason);
+	auto_free char *text = xasprintf("%s%s", reason, strstr(reason, OUTCOME) ? "" : " " OUTCOME);
+	enter_ending(s, text);
 	proxies_abort(s);
 	end_sandboxes(s);
 }

@@ -6,7 +6,7 @@
  *      +------------------+
  *
  *   OPENING  POST /create_session is answered by a stream; an instance is waited for. The stream may break and be
- *            taken up again with the session's id as task_id.                        gateway_create_session()
+ *            taken up again with the session's id as task_id; meanwhile it waits for nothing. gateway_create_session()
  *   READY    holds one use of a healthy instance; everything is passed through to it. Until its first /create it is a
  *            visitor, which takes no place; with that it takes one, maybe in another instance, and stays there.
  *                                                                                   on_instance(), place_taken()

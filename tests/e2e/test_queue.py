@@ -219,6 +219,27 @@ def test_instances_wait_too_and_are_not_starved(small):
         delete(small, sid)
 
 
+def test_sessions_beyond_the_queue_are_429_at_once(small):
+    name = deploy_tiny(small, "one")
+    done = small.cli("env", "set", name, "concurrency=1", "max_scale=1")
+    assert done.returncode == 0, done.stderr
+    holder = TinySession(small, name)
+    others = [TinySession(small, name, create=False) for _ in range(5)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(s.post, "/create", {"task_spec": {"id": 1}}) for s in others[:4]]
+        wait_until(lambda: metric(small, 'openreward_sessions_waiting{for="place"}') == 4, what="a full queue")
+        status, headers, data = others[4].post("/create", {"task_spec": {"id": 1}})
+        assert status == 429 and int(headers["retry-after"]) > 0 and b"4 sessions wait" in data, (status, headers, data)
+        holder.close()
+        for n in range(4):
+            wait_until(lambda n=n: sum(c.done() for c in calls) == n + 1, what="the next one's turn")
+            one = next(s for s, c in zip(others, calls) if c.done() and s.id)
+            assert one.close()[0] == 200
+            one.id = ""
+    assert all(c.result()[0] == 200 for c in calls)
+    others[4].close()
+
+
 def test_short_of_memory_on_the_host_is_infra(small):
     """The limit above all sandboxes stands for the machine's own: whoever is killed by it has done nothing wrong."""
     groups = [d for d in (f"/sys/fs/cgroup/memory/{cgroup_name(small.data)}", f"/sys/fs/cgroup/{cgroup_name(small.data)}")

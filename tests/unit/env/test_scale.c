@@ -1,6 +1,8 @@
 /* Many instances of one environment, over a stand-in for the engine: placement, places, queues, scaling up and down. */
 #include "unit/env/fake.h"
 
+#include "env/private.h"
+
 #define IDLE_MS 1200
 
 struct got { /* of one env_acquire */
@@ -303,4 +305,19 @@ FAKE_TEST(scale, an_instance_that_nobody_uses_makes_room_for_others)
 	cr_assert_eq(boxes_running(), 1);
 	cr_assert_null(instance_end_reason(a.instance), "one in use ended");
 	leave(&a, true);
+}
+
+/* The last pause before it answers is what a start costs too much. */
+FAKE_TEST(scale, asking_for_health_adds_little_to_a_start)
+{
+	for (uint64_t elapsed = 0; elapsed < 600000; elapsed = elapsed * 11 / 10 + 1) {
+		uint64_t pause = health_pause_ms(elapsed, 100);
+
+		cr_assert(pause >= 2 && pause <= 100);
+		cr_assert(pause <= 50 || elapsed >= 1600, "%llu ms after %llu", (unsigned long long)pause, (unsigned long long)elapsed);
+	}
+	uint64_t asked = 0;
+	for (uint64_t t = 0; t < 60000; t += health_pause_ms(t, 100))
+		asked++;
+	cr_assert_lt(asked, 1000, "it is asked %llu times in a minute", (unsigned long long)asked);
 }

@@ -119,6 +119,30 @@ FAKE_TEST(sessions, a_stranger_sets_providers_alone)
 	hang_up(c);
 }
 
+FAKE_TEST(sessions, a_client_that_goes_waits_no_longer)
+{
+	struct client *first = dial(), *own = dial(), *again = dial();
+
+	fake_no_room = true;
+	ask(first, "POST", "/create_session", OPEN_SESSION, "{}");
+	ask(own, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A\":\"b\"}}");
+	auto_free char *sid = sid_from(first);
+	run_until(has(first, ": waiting for room: 1 of 1"));
+	run_until(has(own, ": waiting for room: 1 of 1"));
+	cr_assert_eq(n_boxes, 2);
+	hang_up(first);
+	hang_up(own);
+	run_until(envs_waiting(envs) == 0);
+	run_until(boxes_running() == 0); /* nothing is started for nobody */
+	auto_free char *body = xasprintf("{\"task_id\":\"%s\"}", sid);
+	fake_no_room = false;
+	ask(again, "POST", "/create_session", OPEN_SESSION, body);
+	run_until(has(again, "event: end"));
+	cr_assert(has(again, sid));
+	cr_assert_eq(figures().sessions_total, 2);
+	hang_up(again);
+}
+
 FAKE_TEST(sessions, a_stream_that_broke_is_taken_up_again)
 {
 	struct client *first = dial(), *second = dial(), *third = dial();
