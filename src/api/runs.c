@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "api/files.h"
+#include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/time.h"
@@ -206,8 +208,11 @@ struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, struct u
 {
 	struct err err = ERR_INIT;
 	struct sandbox *b = runs_sandbox(s, req, &err);
-	struct brun *run = b ? runs_find(b, http_req_param(req, "run"), &err) : NULL;
+	const char *sidecar = http_req_param(req, "sidecar");
+	struct brun *run = NULL;
 
+	if (b)
+		run = sidecar ? sidecar_run(b, sidecar, file_flag(req, "previous"), &err) : runs_find(b, http_req_param(req, "run"), &err);
 	if (run)
 		use_start(use, req, b, closed);
 	else
@@ -367,6 +372,7 @@ void runs_routes(struct sandboxes *s, struct http_router *r)
 	http_router_add(r, "GET", "/v1/sandboxes/{id}/runs/{run}", get_handler, s);
 	http_router_add(r, "DELETE", "/v1/sandboxes/{id}/runs/{run}", delete_handler, s);
 	http_router_add(r, "GET", "/v1/sandboxes/{id}/runs/{run}/output", run_output_handler, s);
+	http_router_add(r, "GET", "/v1/sandboxes/{id}/sidecars/{sidecar}/output", run_output_handler, s);
 	http_router_add(r, "POST", "/v1/sandboxes/{id}/runs/{run}/stdin", run_input_handler, s);
 	http_router_add(r, "POST", "/v1/sandboxes/{id}/runs/{run}/signal", run_signal_handler, s);
 	http_router_add(r, "POST", "/v1/sandboxes/{id}/runs/{run}/resize", run_resize_handler, s);

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/sandbox_private.h"
+#include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/time.h"
@@ -170,6 +170,7 @@ struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *nam
 	b->created_ms = time_wall_ms();
 	b->used_ms = loop_now_ms(s->loop);
 	list_init(&b->uses);
+	list_init(&b->sidecars);
 	list_init(&b->creators);
 	list_init(&b->removals);
 	list_push_back(&s->all, &b->node);
@@ -288,6 +289,7 @@ static void dispose(struct sandbox *b, const char *why)
 	b->tasks = tasks_free(b->tasks, why);
 	uploads_free(b);
 	runs_free(b);
+	sidecars_free(b);
 	list_foreach(&b->uses, struct use, node, u) {
 		list_remove(&u->node);
 		u->b = NULL;
@@ -451,11 +453,15 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->runs_max = or_default(c->runs_max, 10000);
 	c->queue_max = or_default(c->queue_max, 1000);
 	c->claim_ms = or_default(c->claim_ms, 2000);
+	c->sidecars_max = or_default(c->sidecars_max, 8);
+	c->sidecar_size = c->sidecar_size.cpu_milli ? c->sidecar_size : c->size;
+	c->sidecar_log_bytes = or_default(c->sidecar_log_bytes, 1u << 20);
 	s->live = map_new();
 	s->ended = map_new();
 	list_init(&s->all);
 	list_init(&s->ended_list);
 	list_init(&s->enders);
+	list_init(&s->strays);
 	loop_timer_init(&s->tick, l, on_tick, s);
 	loop_timer_start(&s->tick, tick_ms(s));
 	r = records_open(s, err);
@@ -484,6 +490,7 @@ struct sandboxes *sandboxes_free(struct sandboxes *s)
 
 		sandbox_gone(b, "host");
 	}
+	sidecars_forget_strays(s);
 	for (struct ended_sandbox *it; (it = list_first(&s->ended_list, struct ended_sandbox, node));)
 		sandbox_ended_forget(s, it);
 	list_foreach(&s->enders, struct ender, node, e) {

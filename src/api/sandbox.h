@@ -39,6 +39,9 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	size_t runs_max;             /* background runs of one that are kept [10,000] */
 	size_t queue_max;            /* creates that wait for room; beyond it 429 [1,000] */
 	uint64_t claim_ms;           /* see tasks.h [2,000] */
+	size_t sidecars_max;         /* of one sandbox [8] */
+	struct engine_size sidecar_size; /* of one that names no machine_size [as size] */
+	uint64_t sidecar_log_bytes;  /* of what one's command wrote, the last are kept [1 MiB] */
 	const char *state_dir;       /* for the files of what outlives the daemon; NULL = nothing does */
 	const char *life;            /* of the engine's boxes: records of another are of boxes that are lost */
 };
@@ -51,6 +54,8 @@ struct sandboxes *sandboxes_free(struct sandboxes *s);
 /* Boxes of a former daemon, in struct local_heirs' form: one with a note of ours becomes a READY sandbox, its commands become
  * tasks again (tasks.h). What the files tell of and is not adopted has ended meanwhile. */
 bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, size_t len);
+/* Every box has been offered. */
+void sandboxes_taken_over(struct sandboxes *s);
 /* Whose buckets bucket_config may name; borrowed. Without it bucket_config is a 400. */
 void sandboxes_set_buckets(struct sandboxes *s, const struct bucket_access *access);
 

@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/sandbox_private.h"
+#include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
 
-#define NOTE_MAX_BYTES (16u * 1024)
+#define NOTE_MAX_BYTES (16u * 1024 + SPEC_SIDECARS_BYTES)
 
 /* -- records ---------------------------------------------------------------------------------------------------------------- */
 
@@ -106,6 +106,10 @@ void sandbox_note(const struct sandbox *b, struct buf *ret)
 	json_kv_i64(&w, "memory_bytes", (int64_t)b->size.memory_bytes);
 	json_kv_bool(&w, "block_network", b->block_network);
 	json_kv_i64(&w, "created_ms", b->created_ms);
+	if (b->sidecars_json) {
+		json_key(&w, "sidecars");
+		json_value(&w, b->sidecars_json);
+	}
 	json_close(&w);
 	if (json_write_end(&w) < 0)
 		buf_clear(ret); /* then nobody takes it over */
@@ -147,6 +151,7 @@ static void read_looks(struct sandbox *b, json_t *note)
 	b->block_network = json_is_true(json_object_get(note, "block_network"));
 	if (json_is_integer(created))
 		b->created_ms = json_integer_value(created);
+	b->sidecars_json = json_incref(json_object_get(note, "sidecars"));
 }
 
 static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t *note)
@@ -177,12 +182,20 @@ bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, 
 	auto_json object = NULL;
 	struct sandbox *b = NULL;
 
-	if (note && json_read_object(&object, note, len, NULL) == 0)
-		b = adopt(s, box, object);
+	if (!note || json_read_object(&object, note, len, NULL) < 0)
+		return false;
+	if (sidecars_adopt(s, box, object))
+		return true;
+	b = adopt(s, box, object);
 	if (!b)
 		return false;
 	s->engine->ops->adopt(box, on_box_end, b);
 	s->engine->ops->left(box, on_left, b);
 	s->counts.adopted_total++;
 	return true;
+}
+
+void sandboxes_taken_over(struct sandboxes *s)
+{
+	sidecars_taken_over(s);
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "api/bucket.h"
-#include "api/sandbox_private.h"
+#include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -16,7 +16,8 @@ struct creation {
 	struct sandbox_spec spec;
 	char bucket[STORE_ID_LEN]; /* the environment whose files it gets; "" = none */
 	char *key;          /* the caller's, or its session's: whose turn it is while it waits for room */
-	bool preparing;     /* the image is being looked for, and it counts as one that waits */
+	bool preparing;     /* images are being looked for, and it counts as one that waits */
+	struct image *image; /* while its sidecars' are brought */
 	bool making;        /* the engine has it */
 };
 
@@ -32,6 +33,7 @@ static void creation_free(struct creation *c)
 		c->b->creation = NULL;
 	spec_done(&c->spec);
 	free(c->key);
+	image_unref(c->image);
 	free(c);
 }
 
@@ -69,11 +71,15 @@ static void prepared(struct creation *c)
 
 void creation_detach(struct sandbox *b)
 {
-	if (b->creation) {
-		prepared(b->creation);
-		b->creation->b = NULL;
-	}
+	struct creation *c = b->creation;
+
+	if (!c)
+		return;
+	prepared(c);
 	b->creation = NULL;
+	c->b = NULL;
+	if (c->image && !c->making) /* it waited for sidecars' images, of which nobody tells it any more */
+		creation_free(c);
 }
 
 /* -- streams ------------------------------------------------------------------------------------------------------------------ */
@@ -131,6 +137,11 @@ static void on_room(void *arg, const char *line)
 		sse_comment(one->sse, line);
 }
 
+static void on_sidecar_progress(struct sandbox *b, const char *line)
+{
+	on_room(b, line);
+}
+
 static void on_image_progress(void *arg, const char *line)
 {
 	struct creation *c = arg;
@@ -148,7 +159,8 @@ static void fail(struct creation *c, const struct err *err)
 	if (b) {
 		b->s->counts.failed_total++;
 		creators_tell(b, err->msg);
-		creation_detach(b);
+		prepared(c);
+		b->creation = NULL;
 		c->b = NULL;
 		sandbox_gone(b, err->msg);
 	}
@@ -158,6 +170,24 @@ static void fail(struct creation *c, const struct err *err)
 static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
 {
 	sandbox_gone(arg, reason);
+}
+
+/* Before anybody can ask for a command in it. */
+static void on_sidecars_up(struct sandbox *b, const struct err *err)
+{
+	if (b->state == SANDBOX_ENDING)
+		return;
+	if (err) {
+		b->s->counts.failed_total++;
+		creators_tell(b, err->msg);
+		sandbox_end(b, err->msg);
+		return;
+	}
+	b->state = SANDBOX_READY;
+	b->used_ms = loop_now_ms(b->s->loop);
+	record_live(b);
+	b->s->counts.created_total++;
+	creators_tell(b, NULL);
 }
 
 static void on_created(void *arg, struct engine_box *box, const struct err *err)
@@ -175,33 +205,24 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 		b->s->engine->ops->destroy(box, b->end_reason, NULL, NULL);
 		return;
 	}
-	b->state = SANDBOX_READY;
-	b->used_ms = loop_now_ms(b->s->loop);
-	record_live(b);
-	b->s->counts.created_total++;
-	creators_tell(b, NULL);
+	sidecars_start(b, on_sidecars_up);
 }
 
-static void on_image(void *arg, struct image *img, const struct err *err)
+static void make(struct sandbox *b, const struct err *err)
 {
-	struct creation *c = arg;
-	struct sandbox *b = c->b;
+	struct creation *c = b->creation;
 	auto_buf struct buf note = { 0 };
 
 	prepared(c);
-	if (err || !b) {
-		image_unref(img);
-		if (err)
-			fail(c, err);
-		else
-			creation_free(c);
+	if (err) {
+		fail(c, err);
 		return;
 	}
 	sandbox_note(b, &note);
 	struct engine_spec spec = {
-		.note = note.data, .note_len = note.len, .id = b->id, .image = img, .size = c->spec.size, .env = (const char *const *)c->spec.env,
+		.note = note.data, .note_len = note.len, .id = b->id, .image = c->image, .size = c->spec.size, .env = (const char *const *)c->spec.env,
 		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
-		.hosts_extra = c->spec.hosts, .key = c->key, .progress = on_room,
+		.hosts_extra = c->spec.hosts, .key = c->key, .progress = on_room, .beside_size = sidecars_size(b),
 	};
 	if (*c->bucket)
 		spec.bucket = (struct engine_bucket){
@@ -209,8 +230,20 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 		};
 	c->making = true;
 	b->s->engine->ops->create(b->s->engine, &spec, on_created, on_box_end, b);
-	image_unref(img);
 	leave_queue(b);
+}
+
+static void on_image(void *arg, struct image *img, const struct err *err)
+{
+	struct creation *c = arg;
+
+	c->image = img;
+	if (err)
+		fail(c, err);
+	else if (!c->b)
+		creation_free(c);
+	else
+		sidecars_prepare(c->b, on_sidecar_progress, make);
 }
 
 /* -- the request ------------------------------------------------------------------------------------------------------------------- */
@@ -263,6 +296,9 @@ static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, co
 static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
 		 struct err *err)
 {
+	const struct spec_defaults defaults = {
+		.size = s->settings.size, .sidecar_size = s->settings.sidecar_size, .sidecars_max = s->settings.sidecars_max,
+	};
 	struct machine machine;
 	struct sandbox_spec spec;
 	char bucket[STORE_ID_LEN] = "";
@@ -270,7 +306,7 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	int r;
 
 	machine_here(&machine);
-	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &s->settings.size, is_platform_key, s->auth, err);
+	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &defaults, is_platform_key, s->auth, err);
 	if (r < 0)
 		return r;
 	r = find_bucket(s, caller, &spec, bucket, err);
@@ -281,6 +317,7 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	}
 	c = NEW(struct creation);
 	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id);
+	sidecars_add(c->b, &spec);
 	c->spec = spec;
 	c->key = xstrdup(caller->key_id);
 	memcpy(c->bucket, bucket, sizeof(bucket));

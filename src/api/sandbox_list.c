@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "api/api.h"
-#include "api/sandbox_private.h"
+#include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/time.h"
@@ -98,6 +98,7 @@ static void reply_one(struct look *k, const struct sandbox *b, const struct engi
 	json_write_begin(&w, &text);
 	json_open_object(&w);
 	put_members(&w, b);
+	sidecars_put(&w, b);
 	json_key(&w, "usage");
 	if (u) {
 		json_open_object(&w);

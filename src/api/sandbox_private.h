@@ -22,6 +22,7 @@ struct sandboxes {
 	struct map *ended;      /* by id: struct ended_sandbox */
 	struct list ended_list; /* oldest first */
 	struct list enders;     /* struct ender: who waits for the end of several */
+	struct list strays;     /* struct sidecar: of no sandbox, or none yet (sidecars.h) */
 	struct loop_timer tick;
 	struct slots *records;  /* struct sandbox_record; NULL = none */
 	struct slots *task_records;
@@ -34,6 +35,7 @@ enum sandbox_state { SANDBOX_CREATING, SANDBOX_READY, SANDBOX_ENDING };
 
 struct creation; /* sandbox_create.c */
 struct runs;     /* runs.c */
+struct sidecars_wait; /* sidecars.c */
 
 struct sandbox {
 	struct sandboxes *s;
@@ -55,6 +57,9 @@ struct sandbox {
 	struct list uses;          /* struct use: open requests, which keep the lease */
 	struct tasks *tasks;
 	struct map *uploads;       /* by path: struct upload (files_write.c) */
+	struct list sidecars;      /* struct sidecar (sidecars.h) */
+	struct sidecars_wait *sidecars_wait; /* NULL = nobody waits for them */
+	json_t *sidecars_json;     /* what they are to be, for the note; NULL = there are none */
 	struct list creators;      /* struct creator: streams that wait for READY */
 	struct list removals;      /* struct removal: requests that wait for the end */
 	char *end_reason;          /* from ENDING on */

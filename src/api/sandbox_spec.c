@@ -59,7 +59,7 @@ int spec_machine_size(const char *text, const struct machine *m, struct engine_s
 
 /* -- variables --------------------------------------------------------------------------------------------------------------- */
 
-static int add_env(struct sandbox_spec *s, const char *field, const char *name, json_t *value, struct err *err)
+int spec_add_env(char ***env, size_t *n, const char *field, const char *name, json_t *value, struct err *err)
 {
 	const char *text = json_string_value(value);
 
@@ -67,11 +67,11 @@ static int add_env(struct sandbox_spec *s, const char *field, const char *name, 
 		return err_set(err, -EINVAL, "%s.%.100s: expected a string", field, name);
 	if (!*name || strchr(name, '='))
 		return err_set(err, -EINVAL, "%s: \"%.100s\" is no name of a variable", field, name);
-	if (s->n_env == ENV_MAX)
+	if (*n == ENV_MAX)
 		return err_set(err, -EINVAL, "%s: more than %d variables", field, ENV_MAX);
-	s->env = xrealloc(s->env, (s->n_env + 2) * sizeof(*s->env));
-	s->env[s->n_env++] = xasprintf("%s=%s", name, text);
-	s->env[s->n_env] = NULL;
+	*env = xrealloc(*env, (*n + 2) * sizeof(**env));
+	(*env)[(*n)++] = xasprintf("%s=%s", name, text);
+	(*env)[*n] = NULL;
 	return 0;
 }
 
@@ -82,7 +82,7 @@ static int read_env(struct sandbox_spec *s, json_t *body, struct err *err)
 	int r = json_get_object(body, "env", &env, err);
 
 	json_object_foreach(env, name, value)
-		r = r < 0 ? r : add_env(s, "env", name, value, err);
+		r = r < 0 ? r : spec_add_env(&s->env, &s->n_env, "env", name, value, err);
 	return r;
 }
 
@@ -114,7 +114,7 @@ static int read_secrets(struct sandbox_spec *s, const char *header, bool (*is_pl
 
 		if (json_is_string(value) && is_platform_key && is_platform_key(arg, json_string_value(value)))
 			continue;
-		r = r < 0 ? r : add_env(s, "X-Secrets", name, value, err);
+		r = r < 0 ? r : spec_add_env(&s->env, &s->n_env, "X-Secrets", name, value, err);
 	}
 	return r;
 }
@@ -187,17 +187,9 @@ static char *without_slashes(const char *s)
 
 static int refuse_unsupported(json_t *body, struct err *err)
 {
-	static const struct {
-		const char *key, *why;
-	} keys[] = {
-		{ "network", "policies are not supported here yet; use block_network, or leave both out" },
-		{ "sidecars", "not supported here yet" },
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
-		if (is_asked_for(body, keys[i].key))
-			return err_set(err, -EINVAL, "%s: %s", keys[i].key, keys[i].why);
-	return 0;
+	if (!is_asked_for(body, "network"))
+		return 0;
+	return err_set(err, -EINVAL, "network: policies are not supported here yet; use block_network, or leave both out");
 }
 
 /* read_only says nothing: a sandbox never writes to a bucket, whatever was asked. */
@@ -225,10 +217,12 @@ static int read_bucket(struct sandbox_spec *s, json_t *body, struct err *err)
 	return *s->bucket.dir ? bucket_check_name("bucket_config.only_dir", s->bucket.dir, err) : 0;
 }
 
-static int image_check(const char *image, struct err *err)
+int spec_check_image(const char *image, struct err *err)
 {
 	auto_free char *name = NULL;
 
+	if (!*image)
+		return err_set(err, -EINVAL, "image: empty: expected a name, as in \"python:3.11-slim\"");
 	return image_normalise(&name, image, err);
 }
 
@@ -239,10 +233,8 @@ static int read_fields(struct sandbox_spec *s, json_t *body, const struct machin
 	int r = refuse_unsupported(body, err);
 
 	r = r < 0 ? r : json_need_str(body, "image", &image, err);
-	if (r == 0 && !*image)
-		r = err_set(err, -EINVAL, "image: empty: expected a name, as in \"python:3.11-slim\"");
 	if (r == 0)
-		r = image_check(image, err);
+		r = spec_check_image(image, err);
 	r = r < 0 ? r : json_get_str(body, "environment", &environment, err); /* any: only the bucket depends on it */
 	r = r < 0 ? r : json_get_str(body, "machine_size", &size, err);
 	r = r < 0 ? r : json_get_bool(body, "block_network", &s->block_network, err);
@@ -255,16 +247,19 @@ static int read_fields(struct sandbox_spec *s, json_t *body, const struct machin
 }
 
 int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct machine *m,
-	      const struct engine_size *fallback, bool (*is_platform_key)(void *arg, const char *value), void *arg, struct err *err)
+	      const struct spec_defaults *defaults, bool (*is_platform_key)(void *arg, const char *value), void *arg, struct err *err)
 {
 	struct sandbox_spec s = { .env = xcalloc(1, sizeof(char *)) };
-	int r = read_fields(&s, body, m, fallback, err);
+	json_t *sidecars = NULL;
+	int r = read_fields(&s, body, m, &defaults->size, err);
 
 	r = r < 0 ? r : read_secrets(&s, secrets, is_platform_key, arg, err);
 	/* After the secrets: of two of one name the later one counts. */
 	r = r < 0 ? r : read_env(&s, body, err);
 	r = r < 0 ? r : read_hosts(&s, body, err);
 	r = r < 0 ? r : read_bucket(&s, body, err);
+	r = r < 0 ? r : json_get_array(body, "sidecars", &sidecars, err);
+	r = r < 0 ? r : spec_read_sidecars(&s, sidecars, m, defaults, err);
 	if (r < 0)
 		spec_done(&s);
 	*ret = s;
@@ -281,5 +276,9 @@ void spec_done(struct sandbox_spec *s)
 	free(s->environment);
 	free(s->bucket.target);
 	free(s->bucket.dir);
+	for (size_t i = 0; i < s->n_sidecars; i++)
+		spec_sidecar_done(&s->sidecars[i]);
+	free(s->sidecars);
+	json_decref(s->sidecars_json);
 	*s = (struct sandbox_spec){ .image = NULL };
 }

@@ -22,8 +22,9 @@ static const char usage[] =
 	"       openreward sandbox exec [-i] [-t] [--detach] ID -- CMD [ARGUMENTS]\n"
 	"       openreward sandbox shell ID [-- SHELL COMMAND]\n"
 	"       openreward sandbox logs [-f] ID RUN\n"
+	"       openreward sandbox logs [-f] --sidecar NAME [--previous] ID\n"
 	"Sandboxes that somebody else made: what they are and use, a command in one (-i passes standard input on, -t gives it a\n"
-	"terminal, --detach prints the run's id and leaves it), a terminal in one, and what a run wrote.\n";
+	"terminal, --detach prints the run's id and leaves it), a terminal in one, and what a run, or a container beside it, wrote.\n";
 
 #define ENV_MAX 200
 #define RESULT_MAX (1024ull * 1024 * 1024)

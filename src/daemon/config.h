@@ -49,6 +49,9 @@ struct config {
 	uint64_t sandbox_repeat_ms;    /* how long a broken /run may be joined by its repetition */
 	uint64_t sandbox_result_bytes; /* most of one run's output when max_bytes is null; 0 = no limit */
 	uint64_t sandbox_runs;         /* background runs of one that are kept */
+	uint64_t sidecars;             /* beside one sandbox */
+	char *sidecar_size;            /* as sandbox_size */
+	uint64_t sidecar_log_bytes;    /* kept of what one wrote */
 	bool sandbox_no_new_privs;
 	bool sandbox_inherit_host;     /* give them the host's package client configuration */
 	char **sandbox_env;            /* "K=V" */

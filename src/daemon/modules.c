@@ -126,10 +126,13 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
 		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
 		.queue_max = c->queue_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
+		.sidecars_max = c->sidecars, .sidecar_log_bytes = c->sidecar_log_bytes,
 	};
 
 	if (str_to_machine(c->sandbox_size, &s.size.cpu_milli, &s.size.memory_bytes) < 0)
 		return err_set(err, -EINVAL, "sandboxes.size: \"%s\": expected CPU:GIB", c->sandbox_size);
+	if (str_to_machine(c->sidecar_size, &s.sidecar_size.cpu_milli, &s.sidecar_size.memory_bytes) < 0)
+		return err_set(err, -EINVAL, "sandboxes.sidecar_size: \"%s\": expected CPU:GIB", c->sidecar_size);
 	return sandboxes_new(&d->sandboxes, d->loop, d->engine, d->auth, &s, err);
 }
 
@@ -193,6 +196,7 @@ static void on_taken(void *arg, size_t n)
 
 	if (n)
 		log_info("daemon", "%zu sandboxes and instances were taken over", n);
+	sandboxes_taken_over(d->sandboxes);
 	gateway_take_over(d->gateway);
 	envs_taken_over(d->envs);
 	d->ended(d->ended_arg);

@@ -55,6 +55,10 @@ struct engine_spec { /* strings are copied */
 	struct engine_bucket bucket;
 	const char *key;            /* while there is no room it waits in a queue that is fair over these; NULL = "" */
 	engine_progress_fn *progress; /* lines that tell what it waits for, with create's arg; may be NULL */
+	/* A READY box, or NULL. The new one shares its network, host name and hosts; whatever block_network and hosts_extra say
+	 * here. It ends when that one does, and before that one's end is told. */
+	struct engine_box *beside;
+	struct engine_size beside_size; /* of all that is to be made beside it: room for them is had with its own */
 };
 
 typedef void engine_create_fn(void *arg, struct engine_box *box, const struct err *err);

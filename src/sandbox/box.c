@@ -327,6 +327,7 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 			.id = b->bucket[0], .dir = b->bucket[1], .target = b->bucket[2], .user = b->image->user,
 			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,
 		},
+		.beside = *b->beside ? b->beside : NULL,
 	};
 	for (size_t i = 0; i < p->n_layers; i++)
 		p->layers[i] = b->image->layers[i];
@@ -351,14 +352,21 @@ struct box *box_new(struct local *e, const char *id, struct image *img)
 
 static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 {
+	const struct box *owner = (const struct box *)spec->beside;
 	struct box *b = box_new(e, spec->id, spec->image);
 	size_t len = strlen(spec->id);
 
 	/* The end of an id is random, its beginning counts up. */
 	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
-	b->hosts_extra = xstrdup(spec->hosts_extra);
+	if (owner)
+		memcpy(b->hostname, owner->hostname, sizeof(b->hostname));
+	b->hosts_extra = xstrdup(owner ? owner->hosts_extra : spec->hosts_extra);
+	snprintf(b->beside, sizeof(b->beside), "%s", owner ? owner->id : "");
 	b->instance = b->place.instance = spec->instance;
-	b->place.size = (struct admit_sum){ 1, spec->size.cpu_milli, spec->size.memory_bytes };
+	if (!owner)
+		b->place.size = (struct admit_sum){
+			1, spec->size.cpu_milli + spec->beside_size.cpu_milli, spec->size.memory_bytes + spec->beside_size.memory_bytes,
+		};
 	b->progress = spec->progress;
 	b->lease_ms = spec->lease_ms;
 	b->hard_ms = spec->hard_ms;
@@ -422,7 +430,9 @@ void local_create(struct engine *base, const struct engine_spec *spec, engine_cr
 		return;
 	}
 	map_put(e->boxes, b->id, b);
-	if (room_enter(&e->room, &b->place, spec->key ? spec->key : ""))
+	if (*b->beside) /* its owner's place is for both */
+		room_take(&e->room, &b->place);
+	if (*b->beside || room_enter(&e->room, &b->place, spec->key ? spec->key : ""))
 		make(b);
 }
 

@@ -150,6 +150,8 @@ int note_read(struct local *e, const char *id, const void *note, size_t len, str
 	b->place.instance = b->instance;
 	/* One of an older program says nothing of its size. */
 	b->place.size = (struct admit_sum){ 1, wire_get_u64(&in, WIRE_T_CPU_MILLI, 0), wire_get_u64(&in, WIRE_T_MEMORY_BYTES, 0) };
+	if (wire_count(&in, WIRE_T_CPU_MILLI) && !b->place.size.cpu_milli && !b->place.size.memory_bytes)
+		b->place.size.boxes = 0; /* beside another one, whose place is for both */
 	b->lease_ms = wire_get_u64(&in, WIRE_T_LEASE_MS, 0);
 	b->hard_ms = wire_get_u64(&in, WIRE_T_HARD_MS, 0);
 	snprintf(b->hostname, sizeof(b->hostname), "%s", text_or_empty(&in, WIRE_T_HOSTNAME, 0));

@@ -160,6 +160,15 @@ static int check_names(const struct plan *p, struct err *err)
 	return 0;
 }
 
+static int check_beside(const struct plan *p, struct err *err)
+{
+	if (!p->beside)
+		return 0;
+	if (!is_uuid(p->beside) || strcmp(p->beside, p->id) == 0)
+		return err_set(err, -EINVAL, "plan: beside \"%s\", expected the UUID of another sandbox in lower case", p->beside);
+	return 0;
+}
+
 int plan_check(const struct plan *p, struct err *err)
 {
 	const struct {
@@ -182,6 +191,8 @@ int plan_check(const struct plan *p, struct err *err)
 		r = check_mounts(p, err);
 	if (r == 0)
 		r = check_bucket(&p->bucket, err);
+	if (r == 0)
+		r = check_beside(p, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(ranges); i++)
 		r = check_range(ranges[i].field, ranges[i].value, ranges[i].min, ranges[i].max, err);
 	return r;
@@ -216,6 +227,7 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 	wire_put_u64(o, WIRE_T_LEASE_MS, p->lease_ms);
 	wire_put_u64(o, WIRE_T_HARD_MS, p->hard_ms);
 	wire_put_u64(o, WIRE_T_NO_NEW_PRIVS, p->no_new_privs);
+	wire_put_str(o, WIRE_T_BESIDE, p->beside);
 }
 
 static int decode_layers(struct plan *p, const struct wire_in *in, struct err *err)
@@ -275,10 +287,15 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.lease_ms = wire_get_u64(in, WIRE_T_LEASE_MS, 0),
 		.hard_ms = wire_get_u64(in, WIRE_T_HARD_MS, 0),
 		.no_new_privs = wire_get_u64(in, WIRE_T_NO_NEW_PRIVS, 0) != 0,
+		.beside = wire_get_str(in, WIRE_T_BESIDE, 0),
 	};
-	int r = wire_count(in, WIRE_T_BUCKET) && !p.bucket.id ? err_set(err, -EINVAL, "plan: the bucket's id is no text") :
-								decode_layers(&p, in, err);
+	int r = decode_layers(&p, in, err);
 
+	/* One of these that cannot be read must not look like one that is not there. */
+	if (wire_count(in, WIRE_T_BUCKET) && !p.bucket.id)
+		return err_set(err, -EINVAL, "plan: the bucket's id is no text");
+	if (wire_count(in, WIRE_T_BESIDE) && !p.beside)
+		return err_set(err, -EINVAL, "plan: the sandbox it is beside is no text");
 	if (r == 0)
 		r = decode_mounts(&p, in, err);
 	if (r == 0)

@@ -63,6 +63,8 @@ struct plan {
 	uint64_t lease_ms;                    /* silence after which the spawner ends it; 0 = never */
 	uint64_t hard_ms;                     /* life after which it ends whatever happens; 0 = never */
 	bool no_new_privs;                    /* set-uid programs gain nothing */
+	const char *beside;                   /* UUID text of a sandbox that is ready: this one joins its network, has none of its
+						 own, and ends before it does; NULL = it stands alone */
 };
 
 /* Where a bucket may be mounted: an absolute path without "." and "..", not / itself, and nothing that the spawner or

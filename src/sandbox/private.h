@@ -39,6 +39,7 @@ struct box {
 	struct room_item place;
 	struct plan *plan;   /* until MAKE is sent; it points into this object, the image and the engine's settings */
 	char *bucket[3];     /* the plan's: id, dir, target */
+	char beside[PLAN_ID_LEN]; /* the plan's; "" = it stands alone */
 	engine_progress_fn *progress; /* while WAITING; may be NULL */
 	struct chan *init;   /* NULL before MADE, and when init is lost */
 	engine_create_fn *created; /* until it was called */

@@ -15,6 +15,9 @@
  * A spare goes the same way before anybody asks for it: nobody is told of it, egress does not know it, and box_claim() makes
  * it the sandbox of a MAKE while it is READY. It is given away once; what has been somebody's never becomes a spare.
  *
+ * A sidecar is a box beside another, its owner, in whose net namespace it is. It ends with the owner, and the owner is not over
+ * before it is: whoever is told that a sandbox has ended need not ask what stood beside it.
+ *
  * Transitions: box_make (none -> STARTING), on_ready (-> READY), box_kill (-> ENDING), box_over (-> buried).
  * Invariants: 1. `reason` is set exactly when ENDING. 2. A box is in sp->boxes until box_over. 3. Descriptors of init's
  * control and egress sockets are kept until box_over, so that they can be handed over (TAKE, a new egress). */
@@ -52,15 +55,20 @@ bool box_owns(const struct spawner *sp, const char *name)
 	return false;
 }
 
-/* Only while it lives can its namespaces be had: one that ends by itself takes its own along. */
-static void keep_net(struct box *b)
+/* Of a READY one; -1 with errno. */
+static int open_net(const struct box *b)
 {
 	char path[40];
 
-	if (b->state != BOX_READY || b->sp->nets.n == NETS_MAX)
-		return;
 	snprintf(path, sizeof(path), "/proc/%d/ns/net", b->init_pid);
-	b->net_fd = open(path, O_RDONLY | O_CLOEXEC);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Only while it lives can its namespaces be had: one that ends by itself takes its own along. */
+static void keep_net(struct box *b)
+{
+	if (b->state == BOX_READY && !b->owner && b->sp->nets.n < NETS_MAX)
+		b->net_fd = open_net(b);
 }
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
@@ -101,10 +109,11 @@ static void tell_failure(struct box *b)
 	conn_fail(b->sp, b->maker, f->stage, f->error, f->path, text);
 }
 
-/* Frees b. */
+/* Frees b, and its owner where that waited for it. */
 static void box_over(struct box *b)
 {
 	struct spawner *sp = b->sp;
+	struct box *owner = b->owner;
 
 	if (b->spare)
 		pool_lost(b);
@@ -121,19 +130,23 @@ static void box_over(struct box *b)
 	fd_close(b->egress_fd);
 	nets_give(sp, b->net_fd);
 	list_remove(&b->link);
+	list_remove(&b->beside_link);
 	clean_bury(sp, b->name, b->first, true);
 	free(b->note);
 	free(b);
+	if (owner)
+		box_over_if_dead(owner);
 }
 
-static void over_if_dead(struct box *b)
+void box_over_if_dead(struct box *b)
 {
-	if (b->state == BOX_ENDING && b->builder.pid == 0 && b->init.pid == 0)
+	if (b->state == BOX_ENDING && b->builder.pid == 0 && b->init.pid == 0 && list_empty(&b->beside))
 		box_over(b);
 }
 
-/* Whoever calls it calls over_if_dead() last, or waits for the children's ends. */
-static void box_kill(struct box *b, const char *reason)
+static void end_beside(struct box *b);
+
+void box_kill(struct box *b, const char *reason)
 {
 	if (b->state == BOX_ENDING)
 		return;
@@ -145,9 +158,11 @@ static void box_kill(struct box *b, const char *reason)
 	cgroup_kill(&b->sp->host.cg, b->name);
 	if (b->builder.pid > 0)
 		kill(b->builder.pid, SIGKILL); /* it may have been on its way into the v1 cgroups */
+	list_foreach(&b->beside, struct box, beside_link, s)
+		end_beside(s);
 }
 
-static void box_fail(struct box *b, const char *stage, int error, const char *path)
+void box_fail(struct box *b, const char *stage, int error, const char *path)
 {
 	if (b->state == BOX_STARTING && !b->failure.error) {
 		b->failure.error = error;
@@ -155,6 +170,15 @@ static void box_fail(struct box *b, const char *stage, int error, const char *pa
 		snprintf(b->failure.path, sizeof(b->failure.path), "%s", path);
 	}
 	box_kill(b, "failed");
+}
+
+/* One that shares the network of a box that ends. Its children's ends say when it is over. */
+static void end_beside(struct box *b)
+{
+	if (b->state == BOX_STARTING)
+		box_fail(b, "make a sandbox", -ECANCELED, "the one it is beside has ended");
+	else
+		box_kill(b, "beside");
 }
 
 /* -- what the children tell -------------------------------------------------------------------------------------- */
@@ -166,7 +190,7 @@ static void on_init_exit(void *arg, int status)
 		box_fail(b, "run init", -ECHILD, "it ended before it was ready");
 	else
 		box_kill(b, WIFEXITED(status) && WEXITSTATUS(status) == 0 ? "exited" : "killed");
-	over_if_dead(b);
+	box_over_if_dead(b);
 }
 
 static void take_pid(struct box *b, int pid)
@@ -224,7 +248,7 @@ static void on_builder_exit(void *arg, int status)
 	close_source(b, &b->report);
 	if (status != 0)
 		box_fail(b, "build the sandbox", -ECHILD, "its builder died");
-	over_if_dead(b);
+	box_over_if_dead(b);
 }
 
 static void tell_made(struct box *b, struct waiter to)
@@ -249,7 +273,7 @@ static uint64_t due(uint64_t now_ms, uint64_t ms)
 	return ms ? now_ms + ms : 0;
 }
 
-static void watch_clock(struct box *b)
+void box_watch_clock(struct box *b)
 {
 	if (b->lease_at_ms)
 		spawner_wake(b->sp, b->lease_at_ms);
@@ -264,7 +288,7 @@ static void box_give(struct box *b)
 
 	b->lease_at_ms = due(now, b->lease_ms);
 	b->hard_at_ms = due(now, b->hard_ms);
-	watch_clock(b);
+	box_watch_clock(b);
 	tell_made(b, b->maker);
 }
 
@@ -315,7 +339,7 @@ static void on_ready(void *arg, uint32_t epoll_events)
 		box_ready(b);
 	else if (b->state == BOX_STARTING)
 		init_refused(b, text, (size_t)n);
-	over_if_dead(b);
+	box_over_if_dead(b);
 }
 
 /* -- the beginning ----------------------------------------------------------------------------------------------- */
@@ -336,6 +360,8 @@ static struct box *box_new(struct spawner *sp, const struct plan *p, struct wait
 	snprintf(b->id, sizeof(b->id), "%s", p->id);
 	memcpy(b->name, b->id, sizeof(b->name));
 	list_init(&b->spare_link);
+	list_init(&b->beside);
+	list_init(&b->beside_link);
 	list_push_back(&sp->boxes, &b->link);
 	return b;
 }
@@ -355,10 +381,10 @@ static int fork_builder(struct box *b, const struct plan *p, const struct box_in
 {
 	struct start s = {
 		.host = &b->sp->host, .plan = p, .first = b->first, .control_fd = in->control, .egress_fd = in->egress,
-		.ready_fd = in->ready, .report_fd = in->report, .net_fd = nets_take(b->sp),
+		.ready_fd = in->ready, .report_fd = in->report, .net_fd = b->owner ? open_net(b->owner) : nets_take(b->sp),
 		.background = b->spare,
 	};
-	pid_t pid = start_fork(&s, err);
+	pid_t pid = b->owner && s.net_fd < 0 ? err_sys(err, "open the network of %s", b->owner->id) : start_fork(&s, err);
 
 	fd_close(s.net_fd);
 	if (pid < 0)
@@ -367,7 +393,7 @@ static int fork_builder(struct box *b, const struct plan *p, const struct box_in
 	return 0;
 }
 
-static void register_box(struct box *b)
+void box_register(struct box *b)
 {
 	b->registered = egress_register(b->sp, b->id, b->number, b->net, b->egress_fd) == 0;
 }
@@ -388,12 +414,12 @@ static void box_start(struct box *b, const struct plan *p)
 	fd_close(in.report);
 	if (r < 0) {
 		box_fail(b, "prepare the sandbox", r, err.msg);
-		over_if_dead(b);
+		box_over_if_dead(b);
 		return;
 	}
-	if (!b->spare)
-		register_box(b);
-	watch_clock(b);
+	if (!b->spare && !b->owner)
+		box_register(b);
+	box_watch_clock(b);
 }
 
 /* Without memory for a new one there is none: the sandbox then ends with the daemon that made it. */
@@ -411,12 +437,30 @@ static void take_note(struct box *b, const struct wire_in *in)
 		memcpy(b->note, p, len);
 }
 
+/* The owner of a box that is to be made; NULL = the plan names none, or *ret_error says why it cannot be had. */
+static struct box *owner_of(const struct spawner *sp, const struct plan *p, int *ret_error)
+{
+	struct box *owner = p->beside ? find(sp, p->beside) : NULL;
+
+	*ret_error = 0;
+	if (p->beside && (!owner || owner->state != BOX_READY))
+		*ret_error = -ENOENT;
+	else if (owner && owner->owner)
+		*ret_error = -EINVAL;
+	return *ret_error ? NULL : owner;
+}
+
 int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in, struct waiter to)
 {
-	struct box *b = box_new(sp, p, to);
+	int r;
+	struct box *owner = owner_of(sp, p, &r);
+	struct box *b = r < 0 ? NULL : box_new(sp, p, to);
 
 	if (!b)
-		return -ENOMEM;
+		return r < 0 ? r : -ENOMEM;
+	b->owner = owner;
+	if (owner)
+		list_push_back(&owner->beside, &b->beside_link);
 	b->spare = shape;
 	b->shape = shape;
 	if (in)
@@ -436,7 +480,7 @@ void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, st
 	b->hard_ms = p->hard_ms;
 	b->maker = to;
 	take_note(b, in);
-	register_box(b);
+	box_register(b);
 	box_give(b);
 }
 
@@ -444,7 +488,7 @@ void box_drop(struct box *b)
 {
 	b->shape = NULL;
 	box_kill(b, "spare");
-	over_if_dead(b);
+	box_over_if_dead(b);
 }
 
 void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
@@ -462,7 +506,7 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 	} else if (!pool_take(sp, &p, in, to)) {
 		r = box_begin(sp, &p, NULL, in, to);
 		if (r < 0)
-			conn_fail(sp, to, "make a sandbox", r, NULL, NULL);
+			conn_fail(sp, to, "make a sandbox", r, p.beside, p.beside ? "the sandbox it is to be beside is not ready" : NULL);
 	}
 }
 
@@ -485,7 +529,7 @@ void box_end(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		box_fail(b, "make a sandbox", -ECANCELED, "ended while it started");
 	else
 		box_kill(b, reason ? reason : "deleted");
-	over_if_dead(b);
+	box_over_if_dead(b);
 }
 
 void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to)
@@ -520,70 +564,5 @@ void box_renew(struct spawner *sp, const struct wire_in *in)
 	if (!b || b->state != BOX_READY)
 		return;
 	b->lease_at_ms = due(time_now_ms(), MIN(wire_get_u64(in, WIRE_T_LEASE_MS, b->lease_ms), UINT64_MAX / 2));
-	watch_clock(b);
-}
-
-static uint64_t left(const struct box *b, uint64_t now_ms)
-{
-	return b->lease_at_ms > now_ms ? b->lease_at_ms - now_ms : 0;
-}
-
-void boxes_list(struct spawner *sp, struct waiter to)
-{
-	uint64_t now = time_now_ms();
-
-	list_foreach(&sp->boxes, struct box, link, b) {
-		struct wire_out o;
-
-		if (b->state == BOX_ENDING || b->spare)
-			continue;
-		conn_begin(sp, &o, WIRE_ITEM, to);
-		wire_put_str(&o, WIRE_T_ID, b->id);
-		wire_put_u64(&o, WIRE_T_KIND, b->kind);
-		wire_put_u64(&o, WIRE_T_PID, b->state == BOX_READY ? (uint64_t)b->init_pid : 0);
-		wire_put_u64(&o, WIRE_T_LEASE_MS, left(b, now));
-		conn_answer(sp, to, &o, NULL, 0);
-	}
-	conn_ok(sp, to);
-}
-
-/* -- the clock, egress, the spawner's end ------------------------------------------------------------------------ */
-static void box_tick(struct box *b, uint64_t now_ms)
-{
-	bool lease = b->lease_at_ms && b->lease_at_ms <= now_ms;
-	bool hard = b->hard_at_ms && b->hard_at_ms <= now_ms;
-
-	if (b->state == BOX_ENDING)
-		return;
-	if (b->state == BOX_STARTING && lease)
-		box_fail(b, "start within 30 seconds", -ETIMEDOUT, "");
-	else if (lease || hard)
-		box_kill(b, hard ? "deadline" : "lease");
-	else
-		watch_clock(b);
-	over_if_dead(b);
-}
-
-void boxes_tick(struct spawner *sp, uint64_t now_ms)
-{
-	list_foreach(&sp->boxes, struct box, link, b)
-		box_tick(b, now_ms);
-}
-
-void boxes_close(struct spawner *sp)
-{
-	list_foreach(&sp->boxes, struct box, link, b) {
-		if (b->state == BOX_STARTING)
-			box_fail(b, "make a sandbox", -ESHUTDOWN, "the spawner is ending");
-		else
-			box_kill(b, "host");
-		over_if_dead(b);
-	}
-}
-
-void boxes_register(struct spawner *sp, bool again)
-{
-	list_foreach(&sp->boxes, struct box, link, b)
-		if (b->state != BOX_ENDING && !b->spare && (again || !b->registered))
-			register_box(b);
+	box_watch_clock(b);
 }

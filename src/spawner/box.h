@@ -1,4 +1,4 @@
-/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, box_channels.c and pool.c only. */
+/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c and pool.c only. */
 #pragma once
 
 #include "spawner/spawner.h"
@@ -32,6 +32,9 @@ struct box {
 	int control_fd; /* the daemon's end */
 	int egress_fd;  /* egress' end */
 	int net_fd;     /* ENDING: its net namespace, which may be used again; -1 = it goes */
+	struct box *owner;       /* whose network it shares; NULL = it has its own */
+	struct list beside;      /* of an owner: those that share its network, by beside_link */
+	struct list beside_link;
 	bool registered;
 	uint64_t started_us, lease_ms;
 	uint64_t lease_at_ms, hard_at_ms; /* 0 = never; STARTING: lease_at is the time-out of the start */
@@ -64,6 +67,14 @@ MUST_CHECK int box_begin(struct spawner *sp, const struct plan *p, struct shape 
 void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* Ends a spare, of which its shape knows no more. It may be freed when this returns. */
 void box_drop(struct box *b);
+
+/* Steps of its life: SIGKILL to all of it, and to what is beside it. Whoever calls one of these two calls box_over_if_dead()
+ * last, which may free it, or waits for the children's ends. */
+void box_kill(struct box *b, const char *reason);
+void box_fail(struct box *b, const char *stage, int error, const char *path);
+void box_over_if_dead(struct box *b);
+void box_register(struct box *b);
+void box_watch_clock(struct box *b);
 
 /* -- pool.c, told by box.c ---------------------------------------------------------------------------------------- */
 void pool_ready(struct box *b); /* a spare can be given away */

@@ -246,7 +246,7 @@ static struct shape *note_take(struct spawner *sp, const struct plan *p, uint64_
 /* Instances are few and live long. A bucket may be changed, or gone, by the time it is wanted. */
 static bool may_wait(const struct plan *p)
 {
-	return p->kind == PLAN_SANDBOX && !p->bucket.id;
+	return p->kind == PLAN_SANDBOX && !p->bucket.id && !p->beside;
 }
 
 /* One that has just died may be among them still. */

@@ -76,7 +76,11 @@ static NORETURN void exec_sandbox_init(const struct start *s, int null_fd)
 		[BOOT_FD_PIDS] = s->pids_fd,
 	};
 
-	start_exec_init(s->host, fds, s->plan->no_new_privs ? "steer,nnp" : "steer");
+	char flags[16];
+
+	/* Beside another one, that one's init holds the listeners. */
+	snprintf(flags, sizeof(flags), "%s%s", s->plan->beside ? "" : "steer,", s->plan->no_new_privs ? "nnp" : "");
+	start_exec_init(s->host, fds, flags);
 }
 
 /* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go. */

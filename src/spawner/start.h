@@ -35,7 +35,7 @@ struct start {
 	int control_fd, egress_fd, ready_fd;
 	int report_fd; /* write end of the report pipe */
 	bool background; /* nobody waits for it: others go first */
-	int net_fd;    /* a net namespace that is ready, or -1 */
+	int net_fd;    /* a net namespace that is ready (with plan->beside: that sandbox's), or -1 */
 	/* below: the builder's own */
 	const char *path; /* what the failing step was about */
 	char path_buf[START_PATH_MAX];

@@ -35,7 +35,10 @@ def errors_of(answer):
     ({"env": {"A=B": "x"}}, ["env"]),
     ({"block_network": "yes"}, ["block_network"]),
     ({"network": {"rules": []}}, ["network"]),
-    ({"sidecars": [{"name": "db", "image": "x"}]}, ["sidecars"]),
+    ({"sidecars": [{"name": "db"}]}, ["sidecars[0]", "image"]),
+    ({"sidecars": [{"name": "main", "image": "x"}]}, ["sidecars[0]", "name", "main"]),
+    ({"sidecars": [{"name": "a", "image": "x"}] * 2}, ["sidecars[1]", "name"]),
+    ({"sidecars": "x"}, ["sidecars"]),
     ({"bucket_config": {"mount_path": "/data"}}, ["bucket_config"]),
     ({"host_aliases": [{"ip": "not-an-ip", "hostnames": ["x"]}]}, ["host_aliases"]),
 ])

@@ -500,3 +500,41 @@ def test_build_gets_a_steered_network(own, programs):
 def test_job_arguments_are_checked(spawner, args, kw):
     _, m = job(spawner, *args, **kw)
     assert m.kind == "FAILED" and m.number("ERRNO") == 22, m
+
+
+# -- sidecars ---------------------------------------------------------------------------------------------------------
+def test_beside_another_in_its_network(spawner):
+    owner = spawner.make()
+    beside = spawner.make(beside=owner.id)
+    net = "readlink /proc/self/ns/net"
+    assert owner.run(net) == beside.run(net) and owner.run("readlink /proc/self/ns/ipc") != beside.run("readlink /proc/self/ns/ipc")
+    m = spawner.daemon.call("MAKE", *spawner.plan(beside=beside.id))
+    assert m.kind == "FAILED" and m.number("ERRNO") == 22, m
+    spawner.end(owner)
+    # ENDED was the answer, so nothing of either is alive.
+    assert not os.path.exists(f"/proc/{owner.pid}") and not os.path.exists(f"/proc/{beside.pid}")
+    gone = spawner.daemon.event("GONE", 5)
+    assert (gone.text("ID"), gone.text("REASON")) == (beside.id, "beside")
+    beside.close()
+    m = spawner.daemon.call("MAKE", *spawner.plan(beside=owner.id))
+    assert m.kind == "FAILED" and m.number("ERRNO") == 2, m
+    assert settle(lambda: spawner.leaks() == "")
+
+
+def test_one_beside_another_ends_alone(spawner):
+    owner = spawner.make()
+    for end in ("asked", "killed"):
+        beside = spawner.make(beside=owner.id)
+        if end == "asked":
+            spawner.end(beside)
+        else:
+            os.kill(beside.pid, signal.SIGKILL)
+            assert spawner.daemon.event("GONE", 5).text("ID") == beside.id
+            beside.close()
+        assert owner.run("echo alive")[1] == "alive\n"
+    beside = spawner.make(beside=owner.id)
+    os.kill(owner.pid, signal.SIGKILL)
+    assert [spawner.daemon.event("GONE", 5).text("ID") for _ in range(2)] == [beside.id, owner.id]
+    owner.close()
+    beside.close()
+    assert settle(lambda: spawner.leaks() == "")

@@ -174,7 +174,7 @@ def test_ids_of_others_and_of_nobody(platform, sandbox):
 
 @pytest.mark.parametrize("change,field", [({"machine_size": "64:1"}, "machine_size"), ({"machine_size": "nvidia-l4"}, "machine_size"),
                                           ({"machine_size": "x"}, "machine_size"), ({"network": {}}, "network"),
-                                          ({"sidecars": [{"name": "a", "image": "b"}]}, "sidecars"),
+                                          ({"sidecars": {"name": "a"}}, "sidecars"),
                                           ({"bucket_config": {"mount_path": "/b"}}, "bucket_config"), ({"image": None}, "image")])
 def test_bad_settings_name_the_field(platform, change, field):
     body = {"image": "python:3.11-slim", **change}

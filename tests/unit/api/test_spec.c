@@ -1,13 +1,16 @@
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "api/sandbox_spec.h"
+#include "base/mem.h"
 #include "base/str.h"
 
 static const struct machine machine = { .cpu_milli = 8000, .memory_bytes = 16ull << 30 };
-static const struct engine_size fallback = { .cpu_milli = 1000, .memory_bytes = 1ull << 30 };
+static const struct spec_defaults defaults = {
+	.size = { .cpu_milli = 1000, .memory_bytes = 1ull << 30 }, .sidecar_size = { .cpu_milli = 250, .memory_bytes = 1ull << 28 },
+	.sidecars_max = 3,
+};
 
 static struct err err;
 
@@ -26,7 +29,7 @@ static int read_text(const char *text, const char *secrets, struct sandbox_spec 
 	auto_json body = NULL;
 
 	cr_assert_eq(json_read_object(&body, text, strlen(text), &err), 0, "%s", err.msg);
-	return spec_read(ret, body, secrets, &machine, &fallback, is_platform, (void *)(uintptr_t)"orw_key", &err);
+	return spec_read(ret, body, secrets, &machine, &defaults, is_platform, (void *)(uintptr_t)"orw_key", &err);
 }
 
 /* The body is refused, and the message begins with the field. */
@@ -123,9 +126,67 @@ Test(spec, what_is_not_supported_is_never_ignored)
 	struct sandbox_spec s;
 
 	refused("{\"image\": \"x\", \"network\": {}}", "network: ");
-	refused("{\"image\": \"x\", \"sidecars\": [{\"name\": \"a\"}]}", "sidecars: ");
-	cr_assert_eq(read_text("{\"image\": \"x\", \"sidecars\": []}", NULL, &s), 0);
+	cr_assert_eq(read_text("{\"image\": \"x\", \"network\": null}", NULL, &s), 0);
 	spec_done(&s);
+}
+
+/* -- sidecars ---------------------------------------------------------------------------------------------------------------- */
+
+#define WITH(list) "{\"image\": \"x\", \"sidecars\": [" list "]}"
+
+Test(spec, a_sidecar)
+{
+	struct sandbox_spec s;
+
+	cr_assert_eq(read_text(WITH("{\"name\": \"db\", \"image\": \"redis:7\", \"command\": [\"a\", \"b\"], \"args\": [\"\"],"
+				    "\"env\": {\"K\": \"v\"}, \"ports\": [6379, 1], \"machine_size\": \"0.5:1\"},"
+				    "{\"name\": \"0-9\", \"image\": \"y\", \"command\": null, \"env\": null}"), NULL, &s), 0, "%s", err.msg);
+	cr_assert_eq(s.n_sidecars, 2);
+	cr_assert_str_eq(s.sidecars[0].name, "db");
+	cr_assert_str_eq(s.sidecars[0].image, "redis:7");
+	cr_assert_str_eq(s.sidecars[0].command[1], "b");
+	cr_assert_null(s.sidecars[0].command[2]);
+	cr_assert_str_eq(s.sidecars[0].args[0], "");
+	cr_assert_str_eq(s.sidecars[0].env[0], "K=v");
+	cr_assert_eq(s.sidecars[0].size.cpu_milli, 500);
+	cr_assert_eq(s.sidecars[0].n_ports, 2);
+	cr_assert_eq(s.sidecars[0].ports[0], 6379);
+	cr_assert_null(s.sidecars[1].command);
+	cr_assert_null(s.sidecars[1].args);
+	cr_assert_eq(s.sidecars[1].size.cpu_milli, 250);
+	cr_assert_not_null(s.sidecars[1].env);
+	cr_assert_not_null(s.sidecars_json);
+	spec_done(&s);
+	cr_assert_eq(read_text("{\"image\": \"x\", \"sidecars\": []}", NULL, &s), 0);
+	cr_assert_null(s.sidecars_json);
+	spec_done(&s);
+}
+
+Test(spec, errors_name_the_sidecar_and_the_field)
+{
+	refused("{\"image\": \"x\", \"sidecars\": {}}", "sidecars: ");
+	refused(WITH("7"), "sidecars[0]: ");
+	refused(WITH("{\"name\": \"a\"}"), "sidecars[0]: image: ");
+	refused(WITH("{\"image\": \"a\"}"), "sidecars[0]: name: ");
+	refused(WITH("{\"name\": \"a\", \"image\": \"\"}"), "sidecars[0]: image: ");
+	refused(WITH("{\"name\": \"main\", \"image\": \"a\"}"), "sidecars[0]: name: \"main\"");
+	refused(WITH("{\"name\": \"A\", \"image\": \"a\"}"), "sidecars[0]: name: \"A\"");
+	refused(WITH("{\"name\": \"-a\", \"image\": \"a\"}"), "sidecars[0]: name: ");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\"}, {\"name\": \"a\", \"image\": \"a\"}"), "sidecars[1]: name: \"a\"");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"command\": \"sh\"}"), "sidecars[0]: command: ");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"args\": [1]}"), "sidecars[0]: args: word 0");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"env\": {\"A\": 1}}"), "sidecars[0]: env.A: ");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"ports\": [0]}"), "sidecars[0]: ports: ");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"machine_size\": \"99:1\"}"), "sidecars[0]: machine_size: ");
+	refused(WITH("{}, {}, {}, {}"), "sidecars: 4, expected at most 3");
+}
+
+Test(spec, sidecars_fit_a_note)
+{
+	char *text = xasprintf(WITH("{\"name\": \"a\", \"image\": \"a\", \"args\": [\"%0*d\"]}"), (int)SPEC_SIDECARS_BYTES, 0);
+
+	refused(text, "sidecars: ");
+	free(text);
 }
 
 Test(spec, aliases_cannot_write_other_lines)
