@@ -61,6 +61,16 @@ static void open_stream(struct session *s, struct http_req *req, struct create *
 	sse_event(s->stream, "task_id", s->id, strlen(s->id));
 }
 
+/* Of a former daemon: the variables come with the client. */
+static int take_vars(struct session *s, const struct create *c, json_t *overrides, struct err *err)
+{
+	int r = overrides_read(&s->vars, overrides, c->caller, s->env, err);
+	if (r == 0 && !s->vars)
+		r = err_set(err, -EINVAL, "env: missing: expected the variables that session %s was begun with, as it has no instance yet", s->id);
+	s->awaits_vars = r < 0;
+	return r;
+}
+
 static void finish_stream(struct session *s)
 {
 	char json[SID_LEN + 16];
@@ -191,13 +201,21 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 }
 
 /* A client whose stream broke comes again. */
-static void resume_session(struct create *c, struct http_req *req, const char *sid)
+static void resume_session(struct create *c, struct http_req *req, const char *sid, json_t *overrides)
 {
+	struct err err = ERR_INIT;
 	struct session *s = session_find(c->g, sid);
 	const struct ended *e = map_get(c->g->ended, sid);
+	bool awaits_vars = s && s->awaits_vars;
 	if (s && str_eq(s->namespace_id, c->caller->ns->id) && s->state <= SESSION_READY) {
+		if (awaits_vars && take_vars(s, c, overrides, &err) < 0) {
+			http_reply_error(req, 400, "%s", err.msg);
+			return;
+		}
 		open_stream(s, req, c);
-		if (s->state == SESSION_READY)
+		if (awaits_vars)
+			session_open(s);
+		else if (s->state == SESSION_READY)
 			finish_stream(s);
 		else if (!s->wait)
 			session_open(s);
@@ -230,7 +248,7 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 	if (read_body(data, len, &body, &env, &task, &err) < 0)
 		http_reply_error(req, 400, "%s", err.msg);
 	else if (task)
-		resume_session(c, req, task);
+		resume_session(c, req, task, env);
 	else
 		start_session(c, req, env);
 }

@@ -5,6 +5,7 @@
 #include "gateway/private.h"
 
 #define BODY_MAX 16384
+#define EXISTS_MS 10000 /* a server that is busy for longer is asked by the /create itself */
 #define LIST_MS 10000 /* a server that takes longer for its list is asked again by another session */
 
 struct own { /* one request without a body */
@@ -20,6 +21,8 @@ struct own { /* one request without a body */
 	struct loop_timer limit;
 	int status;                         /* of the answer; 0 = none came */
 	void (*done)(struct own *o);
+	own_exists_fn *exists; /* of own_exists(); NULL = forgotten */
+	void *arg;
 };
 
 static void on_upstream(void *arg, struct http_client *c, const struct err *err);
@@ -158,6 +161,26 @@ void own_ping(struct session *s)
 	s->last_forwarded_ping_ms = now;
 	s->pinging = true;
 	own_connect(own_new(s, "POST", "/ping", s->g->settings.ping_forward_ms, on_ping_done));
+}
+
+static void on_exists_done(struct own *o)
+{
+	if (o->exists)
+		o->exists(o->arg, o->status == 200);
+}
+
+struct own *own_exists(struct session *s, own_exists_fn *done, void *arg)
+{
+	struct own *o = own_new(s, "POST", "/ping", EXISTS_MS, on_exists_done);
+	o->exists = done;
+	o->arg = arg;
+	own_connect(o);
+	return o;
+}
+
+void own_forget(struct own *o)
+{
+	o->exists = NULL;
 }
 
 static void on_list_done(struct own *o)

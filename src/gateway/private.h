@@ -53,7 +53,11 @@ struct session {
 	unsigned open_requests;             /* these hold the lease */
 	bool created;                       /* a /create succeeded and no /delete was sent since: pings are passed on */
 	bool may_exist;                     /* a /create was sent, and no /delete succeeded since: owes a teardown */
+	bool awaits_vars;                   /* OPENING, of a former daemon: the client has to send "env" again */
 	bool creating;                      /* a /create is under way; others wait their turn */
+	bool create_open;                   /* a /create was sent and is not answered */
+	bool create_unsure;                 /* nor was the last one, to its client, whose connection broke or whose daemon died */
+	int64_t create_length;              /* of that one's body */
 	unsigned creations;                 /* that succeeded */
 	struct list create_queue;           /* struct proxy.queue_node */
 	struct list proxies;                /* struct proxy.session_node: exchanges under way */
@@ -165,6 +169,10 @@ struct own;
 void own_delete(struct session *s, void (*done)(struct session *s));
 void own_create_over(struct session *s);
 void own_delete_cancel(struct session *s);
+/* Whether the instance has the session (its /ping says so). done runs once, unless own_forget() comes first. */
+typedef void own_exists_fn(void *arg, bool exists);
+struct own *own_exists(struct session *s, own_exists_fn *done, void *arg);
+void own_forget(struct own *o); /* of own_exists() */
 void owns_abort(struct session *s); /* before the instance is given back; their done runs */
 
 /* secrets.c */

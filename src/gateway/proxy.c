@@ -10,6 +10,8 @@
  * instance if the exchange was not over, which is how the server there learns of it. The instance's: an answer that has
  * begun is broken off; one that has not becomes 410 where the instance died, else 502. Which of the two it is shows a
  * moment later: the connections of a dying server break before its end is known, so a broken one waits for that.
+ * A /create that comes again after the connection of the one before had broken, or the daemon had died, is answered here when
+ * the server has the session: it refuses the second.
  * Nothing is sent twice, but for a GET without a body whose kept connection turned out closed before a byte of an
  * answer came. */
 #include <errno.h>
@@ -33,6 +35,8 @@ struct proxy {
 	bool kept, repeated;          /* over a kept connection; this is the repeat */
 	bool sent_all;                /* the request's body is passed on whole */
 	bool turn;                    /* holds session.creating */
+	bool begun;                   /* a /create: the server has it */
+	struct own *asks;             /* a /create: whether the one before came through; NULL = not now */
 	struct env_wait *place;       /* of the session's first /create: waits for a place in an instance */
 	struct instance *instance;    /* a use of the one that it goes to; the session may move on to another */
 	struct upstream_wait *wait;
@@ -46,6 +50,7 @@ struct proxy {
 
 static void proxy_connect(struct proxy *p, bool never_kept);
 static void on_place(void *arg, struct instance *i, const struct err *err);
+static void on_exists(void *arg, bool exists);
 
 /* -- turns of /create ---------------------------------------------------------------------------------------------- */
 
@@ -57,10 +62,12 @@ static void take_turn(struct proxy *p)
 		return;
 	}
 	p->s->creating = p->turn = true;
-	if (p->s->placed)
-		proxy_connect(p, false);
-	else
+	if (!p->s->placed)
 		p->place = place_take(p->s, on_place, p);
+	else if (p->s->create_unsure && p->s->create_length == p->body_length && p->s->instance)
+		p->asks = own_exists(p->s, on_exists, p);
+	else
+		proxy_connect(p, false);
 }
 
 static void pass_turn(struct proxy *p)
@@ -84,6 +91,8 @@ static void pass_turn(struct proxy *p)
 
 static void drop_upstream(struct proxy *p)
 {
+	if (p->asks)
+		own_forget(STEAL(p->asks));
 	if (STEAL(p->place))
 		place_cancel(p->s);
 	if (p->wait)
@@ -110,6 +119,21 @@ static void count_resent_call(struct proxy *p)
 	s->lost_call_ms = 0;
 }
 
+/* Also what was answered in vain: until here the record says that it is not sure. */
+static void note_lost_create(struct proxy *p, bool complete)
+{
+	struct session *s = p->s;
+	if (!p->begun || p->kind != PROXY_CREATE)
+		return;
+	if (p->turn)
+		s->create_open = false;
+	if (!complete) {
+		s->create_unsure = true;
+		s->create_length = p->body_length;
+	}
+	table_save(s);
+}
+
 static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 {
 	struct proxy *p = arg;
@@ -120,6 +144,7 @@ static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 	note_lost_call(p, complete);
 	if (p->kind == PROXY_CALL)
 		table_call(p->s, p->body_length, false);
+	note_lost_create(p, complete);
 	pass_turn(p);
 	if (p->instance)
 		instance_release(p->instance);
@@ -244,6 +269,8 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 	else
 		http_client_free(c);
 	list_remove(&p->session_node); /* answered whole, and on its way to the client */
+	if (p->turn)
+		p->s->create_open = false;
 	pass_turn(p);
 	http_reply_end(p->req);
 }
@@ -358,8 +385,11 @@ static int start_exchange(struct proxy *p, struct err *err)
 		http_req_alloc(p->req, (http_req_n_headers(p->req) + MADE_HEADERS) * sizeof(*headers));
 	const char *target = target_for_instance(p);
 	size_t n = headers_for_instance(p, headers);
-	if (p->kind == PROXY_CREATE)
-		p->s->may_exist = true;
+	if (p->kind == PROXY_CREATE) {
+		p->s->may_exist = p->s->create_open = p->begun = true;
+		p->s->create_unsure = false;
+		p->s->create_length = p->body_length;
+	}
 	if (p->kind == PROXY_DELETE)
 		p->s->created = false;
 	if (p->kind == PROXY_CREATE || p->kind == PROXY_DELETE)
@@ -419,6 +449,21 @@ static void on_place(void *arg, struct instance *i, const struct err *err)
 	}
 	place_taken(p->s, i);
 	proxy_connect(p, false);
+}
+
+static void on_exists(void *arg, bool exists)
+{
+	struct proxy *p = arg;
+	p->asks = NULL;
+	if (!exists || gone_reason(p->s)) {
+		proxy_connect(p, false); /* which finds out, too */
+		return;
+	}
+	p->begun = true; /* this answer may be lost as well */
+	p->s->create_unsure = false;
+	note_status(p, 200);
+	list_remove(&p->session_node);
+	reply_sid(p->req, p->s->id);
 }
 
 static enum proxy_kind kind_of(const struct http_req *req)

@@ -2,7 +2,8 @@
  * place is in the id. Every change of what a successor must know is a store into that memory: nothing is written, synced
  * or sent. What a successor finds:
  *
- *   OPENING          waits for an instance again; its client comes with the id as task_id.
+ *   OPENING          waits for an instance again; its client comes with the id as task_id. One that is to have an instance of
+ *                    its own waits for its client first: the variables are in no file, and come again with the id.
  *   READY            goes on with its instance, if that was taken over (env/adopt.c); else it has crashed.
  *   ENDING           ends once more: a second /delete does no harm.
  *   ENDED            410 and the reason until its hour is over.
@@ -16,13 +17,15 @@
 
 #define RECORDS_MIN 65536
 
-enum { FLAG_CREATED = 1, FLAG_MAY_EXIST = 2, FLAG_KEY = 4, FLAG_CALL = 8, FLAG_PLACED = 16, FLAG_OWN = 32 };
+enum { FLAG_CREATED = 1, FLAG_MAY_EXIST = 2, FLAG_KEY = 4, FLAG_CALL = 8, FLAG_PLACED = 16, FLAG_OWN = 32,
+       FLAG_UNSURE = 64 };
 
 struct session_record {
 	uint32_t state;    /* 0 = free, else enum session_state + 1; CLOSED = ended */
 	uint32_t flags;
 	uint64_t opened_ms, until_ms; /* CLOCK_MONOTONIC; until: of an ended one */
 	int64_t call_length;          /* FLAG_CALL: of the /call that was under way last */
+	int64_t create_length;        /* FLAG_UNSURE: of the /create whose answer may not have arrived */
 	uint32_t creations, role;
 	char id[40], namespace_id[40], key_id[40], environment_id[40], instance_id[40];
 	unsigned char key_hash[AUTH_HASH_LEN];
@@ -74,7 +77,9 @@ void table_save(const struct session *s)
 		return;
 	flags = r->flags & (FLAG_CALL | FLAG_KEY);
 	r->flags = flags | (s->created ? FLAG_CREATED : 0u) | (s->may_exist ? FLAG_MAY_EXIST : 0u) |
-		   (s->placed ? FLAG_PLACED : 0u) | (s->vars ? FLAG_OWN : 0u);
+		   (s->placed ? FLAG_PLACED : 0u) | (s->vars || s->awaits_vars ? FLAG_OWN : 0u) |
+		   (s->create_open || s->create_unsure ? FLAG_UNSURE : 0u);
+	r->create_length = s->create_length;
 	r->creations = s->creations;
 	snprintf(r->instance_id, sizeof(r->instance_id), "%s", s->instance ? instance_id(s->instance) : "");
 	if (s->end_reason)
@@ -170,6 +175,8 @@ static void restore_fields(struct session *s, const struct session_record *r)
 	s->created = r->flags & FLAG_CREATED;
 	s->may_exist = r->flags & FLAG_MAY_EXIST;
 	s->creations = r->creations;
+	s->create_unsure = r->flags & FLAG_UNSURE;
+	s->create_length = r->create_length;
 	if (r->flags & FLAG_CALL) {
 		s->lost_call_length = r->call_length;
 		s->lost_call_ms = loop_now_ms(s->g->loop);
@@ -181,7 +188,8 @@ static void resume_session(struct session *s, uint32_t state, uint32_t flags, co
 	struct instance *i = envs_instance_by_box(s->g->envs, instance);
 
 	if (state == SESSION_OPENING + 1 && flags & FLAG_OWN) {
-		session_end(s, "the server was restarted before its own instance was there; its variables are not kept (outcome infra)");
+		s->awaits_vars = true;
+		table_save(s);
 		return;
 	}
 	if (state == SESSION_OPENING + 1) {

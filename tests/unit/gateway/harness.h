@@ -72,6 +72,8 @@ static inline void begin_gateway(void)
 	d.sessions_max = settings.sessions_max ? settings.sessions_max : d.sessions_max;
 	d.ping_forward_ms = settings.ping_forward_ms ? settings.ping_forward_ms : d.ping_forward_ms;
 	d.open_ms = settings.open_ms;
+	d.state_dir = settings.state_dir;
+	d.life = settings.life;
 	http_limits_default(&d.http);
 	open_front();
 	cr_assert_eq(gateway_new(&gateway, loop, auth, store, envs, &sandboxes, &d, NULL), 0);

@@ -1,0 +1,227 @@
+/* What a gateway finds of the one before it: gateway/table.c. The former one is freed, which leaves its records as a kill does;
+ * the instances live on. */
+#include "unit/gateway/slow.h"
+
+static void begin_kept(void)
+{
+	begin();
+	settings.state_dir = dir;
+	settings.life = "one";
+	again();
+	up_script = script;
+}
+
+static void next_daemon(const char *life)
+{
+	end_gateway();
+	settings.life = life;
+	begin_gateway();
+	gateway_take_over(gateway);
+}
+
+#define KEPT_TEST(name) Test(table, name, .init = begin_kept, .fini = end, .timeout = 60)
+
+KEPT_TEST(a_session_goes_on_with_its_instance)
+{
+	struct client *c;
+	auto_free char *sid = open_session();
+
+	c = dial();
+	cr_assert_eq(call(c, sid, "POST", "/create"), 200);
+	hang_up(c);
+	next_daemon("one");
+	c = dial();
+	cr_assert_eq(figures().adopted_total, 1);
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 200);
+	cr_assert_str_eq(up_last()->sid, sid);
+	cr_assert_eq(call(c, sid, "POST", "/delete_session"), 200);
+	cr_assert_eq(up_count("POST /delete"), 1, "its teardown is still owed");
+	hang_up(c);
+}
+
+KEPT_TEST(what_has_ended_is_remembered_with_its_reason)
+{
+	struct client *c;
+	auto_free char *sid = open_session();
+
+	c = dial();
+	cr_assert_eq(call(c, sid, "POST", "/delete_session"), 200);
+	hang_up(c);
+	next_daemon("one");
+	c = dial();
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410);
+	cr_assert(has(c, "deleted by its client"));
+	cr_assert_eq(figures().adopted_total, 0);
+	hang_up(c);
+}
+
+KEPT_TEST(those_of_another_life_are_lost)
+{
+	struct client *c;
+	auto_free char *sid = open_session();
+
+	next_daemon("two");
+	c = dial();
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410);
+	cr_assert(has(c, "outcome infra"));
+	hang_up(c);
+	next_daemon("two");
+	c = dial();
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410, "and stay remembered");
+	hang_up(c);
+}
+
+KEPT_TEST(one_whose_instance_is_gone_has_crashed)
+{
+	struct client *c;
+	auto_free char *sid = open_session();
+
+	c = dial();
+	cr_assert_eq(call(c, sid, "POST", "/create"), 200);
+	hang_up(c);
+	end_gateway();
+	fake_end_boxes();
+	run_for(5);
+	begin_gateway();
+	gateway_take_over(gateway);
+	c = dial();
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410);
+	cr_assert(has(c, "outcome infra") || has(c, "ended"));
+	hang_up(c);
+}
+
+/* What it waits for is waited for again; its client comes with the id. */
+static char *opening_session(const char *body)
+{
+	struct client *c = dial();
+	char *sid;
+
+	up_unhealthy = true;
+	ask(c, "POST", "/create_session", OPEN_SESSION, body);
+	sid = sid_from(c);
+	hang_up(c);
+	return sid;
+}
+
+static struct client *come_again(const char *sid, const char *env)
+{
+	auto_free char *body = xasprintf("{\"task_id\":\"%s\"%s%s}", sid, env ? ",\"env\":" : "", env ? env : "");
+	struct client *c = dial();
+
+	ask(c, "POST", "/create_session", OPEN_SESSION, body);
+	return c;
+}
+
+KEPT_TEST(an_opening_goes_on)
+{
+	struct client *c;
+	auto_free char *sid = opening_session("{}");
+
+	next_daemon("one");
+	up_unhealthy = false;
+	c = come_again(sid, NULL);
+	run_until(has(c, "event: end"));
+	cr_assert(has(c, sid));
+	hang_up(c);
+}
+
+#define VARS "{\"SPECIAL\":\"yes\"}"
+
+KEPT_TEST(an_opening_of_an_own_instance_has_its_variables_from_the_client)
+{
+	struct client *c;
+	auto_free char *sid = opening_session("{\"env\":" VARS "}");
+
+	next_daemon("one");
+	next_daemon("one"); /* and again, before the client was there */
+	up_unhealthy = false;
+	c = come_again(sid, NULL);
+	cr_assert_eq(status_of(c), 400);
+	cr_assert(has(c, "env: missing"));
+	hang_up(c);
+	c = come_again(sid, VARS);
+	run_until(has(c, "event: end"));
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 200);
+	hang_up(c);
+}
+
+KEPT_TEST(a_client_that_never_comes_again_leaves_nothing)
+{
+	auto_free char *sid = opening_session("{\"env\":" VARS "}");
+
+	settings.lease_ms = 100;
+	next_daemon("one");
+	cr_assert_eq(figures().open, 1);
+	run_until(figures().open == 0);
+}
+
+/* -- a /create whose answer was lost ------------------------------------------------------------------------------------------ */
+
+static void lose_create(const char *sid)
+{
+	struct client *c = dial();
+
+	up_hold = "/create";
+	ask_of(c, sid, "POST", "/create", "{\"a\":1}");
+	run_until(held);
+	up_hold = "";
+	hang_up(c);
+	run_until(!held);
+}
+
+static void create_again(const char *sid, size_t sent)
+{
+	struct client *c = dial();
+
+	ask_of(c, sid, "POST", "/create", "{\"a\":1}");
+	cr_assert_eq(status_of(c), 200);
+	cr_assert_eq(up_count("POST /ping"), 1, "the server is asked whether it has the session");
+	cr_assert_eq(up_count("POST /create"), sent);
+	hang_up(c);
+}
+
+KEPT_TEST(a_create_that_came_through_is_not_sent_twice)
+{
+	auto_free char *sid = open_session();
+
+	lose_create(sid);
+	create_again(sid, 1);
+}
+
+KEPT_TEST(nor_by_the_next_daemon)
+{
+	auto_free char *sid = open_session();
+
+	lose_create(sid);
+	next_daemon("one");
+	create_again(sid, 1);
+}
+
+KEPT_TEST(a_create_that_the_server_knows_nothing_of_is_sent)
+{
+	auto_free char *sid = open_session();
+
+	lose_create(sid);
+	up_status = 404;
+	struct client *c = dial();
+	ask_of(c, sid, "POST", "/create", "{\"a\":1}");
+	cr_assert_eq(status_of(c), 404);
+	cr_assert_eq(up_count("POST /create"), 2);
+	hang_up(c);
+}
+
+KEPT_TEST(another_create_is_passed_on_as_it_is)
+{
+	struct client *c;
+	auto_free char *sid = open_session();
+
+	lose_create(sid);
+	c = dial();
+	ask_of(c, sid, "POST", "/create", "{\"another\":1}");
+	cr_assert_eq(status_of(c), 200);
+	ask_of(c, sid, "POST", "/create", "{\"another\":1}");
+	cr_assert_eq(status_of(c), 200);
+	cr_assert_eq(up_count("POST /ping"), 0);
+	cr_assert_eq(up_count("POST /create"), 3);
+	hang_up(c);
+}
