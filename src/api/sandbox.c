@@ -41,6 +41,9 @@ void sandbox_explain(const struct sandboxes *s, const char *reason, struct err *
 		err_set(ret, -EIDRM, "the sandbox has ended: it was deleted");
 	else if (str_eq(reason, "host"))
 		err_set(ret, -EIDRM, "the sandbox was lost by a fault of the host (outcome infra)");
+	else if (str_eq(reason, "killed") || str_eq(reason, "exited")) /* process 1, which nothing inside can end */
+		err_set(ret, -EIDRM, "the sandbox has ended: its first process %s (outcome infra)",
+			str_eq(reason, "killed") ? "was killed from outside" : "exited");
 	else if (str_eq(reason, "away"))
 		err_set(ret, -EIDRM, "the sandbox has ended while the server was away: of its lease or by itself");
 	else

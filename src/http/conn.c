@@ -310,6 +310,12 @@ static void update_events(struct http_conn *c)
 
 /* -- deadlines ------------------------------------------------------------------------------------------------- */
 
+/* Of a connection without a request. A new one is most likely to send its first within this time. */
+static uint64_t idle_allowance(const struct http_conn *c)
+{
+	return c->server->stopping ? HTTP_STOPPING_IDLE_MS : c->server->limits.idle_ms;
+}
+
 /* What the reading side may take, in ms since read_ms; 0 = for ever. */
 static uint64_t read_allowance(const struct http_conn *c)
 {
@@ -321,7 +327,7 @@ static uint64_t read_allowance(const struct http_conn *c)
 	if (c->state != CONN_OPEN)
 		return 0;
 	if (!r)
-		return c->in.len ? l->header_deadline_ms : l->idle_ms;
+		return c->in.len ? l->header_deadline_ms : idle_allowance(c);
 	return !r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused ? l->body_stall_ms : 0;
 }
 
@@ -365,6 +371,18 @@ static void on_timer(struct loop_timer *t UNUSED, void *arg)
 
 	if (next_deadline(c) <= loop_now_ms(c->server->loop))
 		time_out(c);
+	else
+		update_timer(c);
+}
+
+void conn_stop(struct http_conn *c)
+{
+	char byte;
+
+	if (!conn_idle(c))
+		return;
+	if (c->sent && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+		conn_break(c);
 	else
 		update_timer(c);
 }

@@ -23,6 +23,7 @@
 #define HTTP_AHEAD_BYTES 16384     /* pipelined input kept while a request is in flight */
 #define HTTP_DRAIN_BYTES (256 << 10) /* of a body that nobody wanted, to keep the connection */
 #define HTTP_LINGER_BYTES (16 << 20)
+#define HTTP_STOPPING_IDLE_MS 1000 /* of a new connection, once the server stops */
 #define HTTP_LINGER_MS 5000
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
@@ -153,6 +154,7 @@ void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */
 void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
 bool conn_idle(const struct http_conn *c);
+void conn_stop(struct http_conn *c);       /* the server stops: closes it when it is idle, and no request is on its way */
 
 /* output.c */
 void conn_queue(struct http_conn *c, const void *p, size_t len);

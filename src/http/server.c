@@ -220,8 +220,7 @@ void http_server_stop_accepting(struct http_server *s)
 	list_foreach(&s->listeners, struct http_listener, link, l)
 		close_listener(l);
 	list_foreach(&s->conns, struct http_conn, link, c)
-		if (conn_idle(c))
-			conn_break(c);
+		conn_stop(c);
 }
 
 struct http_server *http_server_free(struct http_server *s)

@@ -54,7 +54,8 @@ MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct e
 /* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
  * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets. */
 MUST_CHECK int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err);
-void http_server_stop_accepting(struct http_server *s); /* idle connections close, open exchanges go on */
+/* Idle connections close, open exchanges go on, and so do new connections that send their first request within a second. */
+void http_server_stop_accepting(struct http_server *s);
 const struct http_stats *http_server_stats(const struct http_server *s);
 
 /* -- the request ---------------------------------------------------------------------------------------------- */

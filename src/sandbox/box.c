@@ -78,6 +78,13 @@ static void tell_waiters(struct box *b)
 	}
 }
 
+static const char *explain(const char *reason)
+{
+	if (str_eq(reason, "host"))
+		return "by a fault of the host, outcome infra";
+	return str_eq(reason, "killed") ? "its first process was killed, outcome infra" : reason;
+}
+
 void box_end(struct box *b, const char *reason)
 {
 	auto_free char *why = xstrdup(b->end_reason ? b->end_reason : reason);
@@ -86,7 +93,7 @@ void box_end(struct box *b, const char *reason)
 
 	if (b->state == BOX_GONE)
 		return;
-	err_set(&err, -EIDRM, "the sandbox has ended (%s)", str_eq(why, "host") ? "by a fault of the host, outcome infra" : why);
+	err_set(&err, -EIDRM, "the sandbox has ended (%s)", explain(why));
 	b->state = BOX_GONE;
 	if (init)
 		chan_fail_all(init, &err);
@@ -180,7 +187,7 @@ static void on_orphan(struct loop_timer *t UNUSED, void *arg)
 		ask_end(b, b->main_over ? "exited" : "killed");
 }
 
-/* Init is dead, or about to be: the spawner, its parent, says how. */
+/* Init is dead, or about to be: the spawner, its parent, says how, and what ran is told that. */
 static void on_init_lost(void *arg, const struct err *why UNUSED)
 {
 	struct box *b = arg;
@@ -188,11 +195,13 @@ static void on_init_lost(void *arg, const struct err *why UNUSED)
 
 	if (b->state == BOX_GONE)
 		return;
-	err_set(&err, -EIDRM, "the sandbox has ended");
 	b->init = chan_free(b->init);
-	execs_fail(b, &err);
-	if (b->state == BOX_READY)
+	if (b->state == BOX_READY) {
 		loop_timer_start(&b->orphan, ORPHAN_MS);
+		return;
+	}
+	err_set(&err, -EIDRM, "the sandbox has ended");
+	execs_fail(b, &err);
 }
 
 static void on_init_event(void *arg, const struct wire_in *in, int *fds, size_t n_fds)

@@ -256,6 +256,7 @@ Test(http_server, stops_accepting)
 {
 	int idle = connect_pair(), busy = connect_pair();
 
+	talk(idle, GET("/now"));
 	talk(busy, GET("/hold"));
 	http_server_stop_accepting(server);
 	run_for(5);
@@ -266,6 +267,25 @@ Test(http_server, stops_accepting)
 	cr_assert_eq(http_server_stats(server)->open_connections, 0);
 	close(idle);
 	close(busy);
+}
+
+Test(http_server, answers_what_is_on_its_way_when_it_stops)
+{
+	int unread = connect_pair(), fresh = connect_pair(), silent = connect_pair();
+
+	talk(unread, GET("/now"));
+	cr_assert_gt(write(unread, GET("/now"), strlen(GET("/now"))), 0);
+	http_server_stop_accepting(server);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(unread), "Connection: close\r\n\r\nnow"));
+	cr_assert_not_null(strstr(talk(fresh, GET("/now")), "Connection: close\r\n\r\nnow"));
+	cr_assert_lt(read(silent, &(char){ 0 }, 1), 0);
+	run_for(1500);
+	cr_assert_eq(read(silent, &(char){ 0 }, 1), 0, "which is not waited for any longer");
+	cr_assert_eq(http_server_stats(server)->open_connections, 0);
+	close(unread);
+	close(fresh);
+	close(silent);
 }
 
 Test(http_server, freed_with_a_request_in_flight)
