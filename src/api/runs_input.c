@@ -14,7 +14,7 @@
 #include "base/mem.h"
 
 struct feed {
-	struct brun *run;    /* NULL = over: freed with the question to init */
+	struct brun *run;    /* NULL = over: freed with the question to init, or with its writer */
 	int fd;              /* -1 = not asked for yet */
 	struct loop_io io;
 	uint64_t offset;     /* bytes written so far */
@@ -36,12 +36,24 @@ static void push(struct feed *f);
 
 /* -- answers --------------------------------------------------------------------------------------------------------------- */
 
+/* Frees what its run has left, once nobody else needs it. */
+static void drop(struct feed *f)
+{
+	if (!f->run && !f->asking && !f->writer)
+		free(f);
+}
+
 static void leave(struct feed_use *u)
 {
-	if (u->feed && u->feed->writer == u)
-		u->feed->writer = NULL;
+	struct feed *f = u->feed;
+
 	u->feed = NULL;
 	buf_done(&u->rest);
+	if (!f)
+		return;
+	if (f->writer == u)
+		f->writer = NULL;
+	drop(f);
 }
 
 static void reply_offset(struct feed_use *u)
@@ -88,10 +100,11 @@ void feed_end(struct brun *run)
 	run->feed = NULL;
 	f->run = NULL;
 	shut(f);
-	if (f->writer)
+	/* A writer all of whose bytes went in is answered so when its body ends, also if the command ended upon them. */
+	if (f->writer && (f->asking || f->writer->rest.len > 0))
 		refuse_closed(f->writer);
-	if (!f->asking)
-		free(f);
+	else
+		drop(f);
 }
 
 static void on_input_ended(void *arg UNUSED, const struct err *err UNUSED)
@@ -123,7 +136,7 @@ static void on_asked(void *arg, int fd, const struct err *err)
 	f->asking = false;
 	if (!f->run) {
 		fd_close(fd);
-		free(f);
+		drop(f);
 		return;
 	}
 	if (!err) {

@@ -137,6 +137,22 @@ def test_stdin_of_a_command_that_does_not_read(box):
     assert (done["outcome"], done["trainable"]) == ("killed", False)
 
 
+def test_a_command_that_ends_upon_its_input(box):
+    """All of the body went in before the command ended: the request succeeded, whenever its last chunk comes."""
+    run = box.start("head -c 5", stdin=True)
+    c = box.connection()
+    c.putrequest("POST", f"{box.path}/runs/{run}/stdin")
+    for name, value in (("X-API-Key", box.platform.key), ("Transfer-Encoding", "chunked")):
+        c.putheader(name, value)
+    c.endheaders(b"5\r\nword\n\r\n")
+    assert box.wait(run)["return_code"] == 0
+    c.send(b"0\r\n\r\n")
+    answer = c.getresponse()
+    assert (answer.status, json.loads(answer.read())) == (200, {"offset": 5})
+    c.close()
+    box.call("POST", f"/runs/{run}/stdin", b"x", 409)
+
+
 def test_without_input(box):
     run = box.start("cat; sleep 1000")
     box.call("POST", f"/runs/{run}/stdin", b"x", 400)
