@@ -131,7 +131,7 @@ static int limit_disk(int dir, uid_t first, uint64_t bytes, struct err *err)
 	struct if_dqblk limit = { .dqb_bhardlimit = bytes / 1024, .dqb_bsoftlimit = bytes / 1024, .dqb_valid = QIF_BLIMITS };
 	struct fsxattr attr;
 
-	if (syscall(SYS_quotactl_fd, dir, QCMD(Q_SETQUOTA, PRJQUOTA), project, &limit) < 0)
+	if (syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_SETQUOTA, PRJQUOTA), project, &limit) < 0)
 		return errno == ENOSYS || errno == ESRCH || errno == EINVAL || errno == EOPNOTSUPP || errno == ENOTTY ?
 		       0 : err_sys(err, "set the disk quota");
 	if (ioctl(dir, FS_IOC_FSGETXATTR, &attr) < 0)
