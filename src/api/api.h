@@ -16,6 +16,7 @@ struct git;
 struct github;
 struct images;
 struct recorder;
+struct difficulty;
 struct api_metrics;
 
 /* Asks the spawner for what no living object owns; done gets one line per thing ("" = none) or an error. */
@@ -44,6 +45,7 @@ struct api {
 	struct git *git;
 	struct github *github;
 	struct recorder *recorder;
+	struct difficulty *difficulty;
 	struct api_metrics *metrics;
 	struct bucket_access bucket;
 	struct http_server *http;

@@ -78,6 +78,7 @@ struct config {
 	/* rollouts: what agents did */
 	uint64_t rollout_events;        /* of one request */
 	uint64_t rollout_pending_bytes; /* requests that are not on disk yet; more wait */
+	uint64_t rollout_difficulty_bytes; /* answers of task-difficulty that are kept */
 	uint64_t rollout_keep_days;     /* without an event; 0 = for ever */
 	uint64_t rollout_max_messages;  /* of one namespace; 0 = no limit */
 

@@ -142,6 +142,8 @@ const struct config_key config_keys[] = {
 	{ "rollouts.events", CONFIG_COUNT, AT(rollout_events), "10000", 1, 1000000, "In one request." },
 	{ "rollouts.pending", CONFIG_SIZE, AT(rollout_pending_bytes), "256MiB", MIB, 1024 * GIB,
 	  "Requests whose events are not on disk yet, together; more wait." },
+	{ "rollouts.difficulty", CONFIG_SIZE, AT(rollout_difficulty_bytes), "64MiB", 0, 1024 * GIB,
+	  "Memory for what task-difficulty found, so that it looks only at what has changed." },
 	{ "rollouts.keep_days", CONFIG_COUNT, AT(rollout_keep_days), "0", 0, 36500,
 	  "A rollout without an event for so long is removed, the oldest first. 0: none is." },
 	{ "rollouts.max_messages", CONFIG_COUNT, AT(rollout_max_messages), "0", 0, INT64_MAX,

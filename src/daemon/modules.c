@@ -14,6 +14,7 @@
 #include "git/git.h"
 #include "git/github.h"
 #include "image/image.h"
+#include "rollout/difficulty.h"
 #include "rollout/recorder.h"
 #include "sandbox/local.h"
 
@@ -173,6 +174,7 @@ static void open_recorder(struct daemon *d)
 	};
 
 	d->recorder = recorder_new(d->loop, d->store, &s);
+	d->difficulty = difficulty_new(c->rollout_difficulty_bytes);
 }
 
 int modules_open(struct daemon *d, struct err *err)

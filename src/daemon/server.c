@@ -16,6 +16,7 @@
 #include "base/notify.h"
 #include "base/str.h"
 #include "gateway/session.h"
+#include "rollout/difficulty.h"
 #include "sandbox/link.h"
 
 #define END_TIMEOUT_MS 90000
@@ -201,7 +202,8 @@ static int open_api(struct daemon *d, struct err *err)
 	d->api = (struct api){
 		.loop = d->loop, .store = d->store, .auth = d->auth, .images = d->images, .envs = d->envs, .git = d->git, .github = d->github, .github_url = d->config->github_url,
 		.github_webhook_secret = d->config->github_webhook_secret, .github_namespaces = d->config->github_namespaces, .metrics = d->metrics,
-		.recorder = d->recorder, .body_max_bytes = d->config->http.body_bytes, .http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
+		.recorder = d->recorder, .difficulty = d->difficulty, .body_max_bytes = d->config->http.body_bytes,
+		.http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
 		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
 		.of_session = gateway_pass, .of_session_arg = d->gateway,
 	};
@@ -338,6 +340,7 @@ static void daemon_close(struct daemon *d)
 	api_metrics_free(d->metrics);
 	auth_free(d->auth);
 	store_free(d->store);
+	difficulty_free(d->difficulty); /* no worker reads any more */
 	link_free(d->link);
 	if (d->loop)
 		loop_free(d->loop);

@@ -28,6 +28,7 @@
 
 struct buckets;
 struct builds;
+struct difficulty;
 struct engine;
 struct gateway;
 struct git;
@@ -52,6 +53,7 @@ struct daemon {
 	struct git *git;
 	struct github *github;
 	struct recorder *recorder;
+	struct difficulty *difficulty;
 	struct sandboxes *sandboxes;
 	struct gateway *gateway;
 	struct http_router *router;

@@ -75,6 +75,11 @@ static const char *const migrations[] = {
 	"  PRIMARY KEY (environment_id, split, variant, task_index, rollout_id)) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE record_usage ("
 	"  namespace_id TEXT PRIMARY KEY, last_seq INTEGER NOT NULL, num_messages INTEGER NOT NULL) STRICT;",
+
+	"CREATE TABLE task_change ("
+	"  environment_id TEXT NOT NULL, split TEXT NOT NULL, variant TEXT NOT NULL, task_index INTEGER NOT NULL,"
+	"  version INTEGER NOT NULL, PRIMARY KEY (environment_id, split, variant, task_index)) STRICT, WITHOUT ROWID;"
+	"CREATE INDEX task_change_by_version ON task_change (environment_id, version);",
 };
 
 static int errno_of(int code)

@@ -141,7 +141,13 @@ struct record_task_filter {
 	const char *namespace_id; /* whose rollouts; NULL = everybody's */
 	const char *variant, *split, *model_name, *training_stage;
 	int64_t min_model_params, max_model_params;
+	int64_t task_index;       /* with split and variant, where it is given */
 };
 /* Of one environment, by split, variant and task_index, those without before those with. */
 MUST_CHECK int store_tasks(struct store_reader *r, const char *environment_id, const struct record_task_filter *f,
 			   record_task_fn *fn, void *arg, struct err *err);
+/* The tasks of an environment that have changed since this version of it: another rollout counts, or one counts no more or
+ * otherwise. *ret_version: the one that the reader sees. Changes to one task count as one. fn may use the reader. */
+typedef void record_change_fn(void *arg, const char *split, const char *variant, int64_t task_index);
+MUST_CHECK int store_task_changes(struct store_reader *r, const char *environment_id, int64_t since, record_change_fn *fn, void *arg,
+				  int64_t *ret_version, struct err *err);

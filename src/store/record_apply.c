@@ -127,8 +127,23 @@ static struct rollout *rollout_make(struct apply *a, const char *id, int64_t at_
 	return a->db.code == SQLITE_OK ? rollout_attach(a, key, sqlite3_last_insert_rowid(a->db.db)) : NULL;
 }
 
+/* Whoever has summed the task up must look again. */
+static void task_changed(struct store_db *db, int64_t rollout)
+{
+	sqlite3_stmt *st = store_db_query(db, "INSERT OR REPLACE INTO task_change SELECT environment_id, split, variant, task_index,"
+					      " (SELECT ifnull(max(version), 0) + 1 FROM task_change AS c"
+					      "  WHERE c.environment_id = rollout.environment_id)"
+					      " FROM rollout WHERE id = ? AND environment_id != '' AND task_index >= 0");
+
+	if (!st)
+		return;
+	sqlite3_bind_int64(st, 1, rollout);
+	store_db_run(db, st);
+}
+
 void store_task_forget(struct store_db *db, int64_t rollout)
 {
+	task_changed(db, rollout);
 	sqlite3_stmt *st = store_db_query(db, "DELETE FROM task_reward WHERE (environment_id, split, variant, task_index, rollout_id) ="
 					      " (SELECT environment_id, split, variant, task_index, id FROM rollout WHERE id = ?)");
 
@@ -148,6 +163,7 @@ static void task_count(struct apply *a, const struct rollout *r)
 		return;
 	sqlite3_bind_int64(st, 1, r->id);
 	store_db_run(&a->db, st);
+	task_changed(&a->db, r->id);
 }
 
 /* -- rollout_info -------------------------------------------------------------------------------------------------- */

@@ -259,16 +259,19 @@ int store_messages(struct store_reader *r, int64_t rollout, int64_t position, in
 
 /* -- tasks --------------------------------------------------------------------------------------------------------- */
 
+#define TASKS_OF "SELECT split, variant, task_index, reward, response_chars FROM task_reward WHERE environment_id = ?1"
+#define TASKS_FILTER " AND (?2 IS NULL OR namespace_id = ?2)" \
+	" AND (?5 IS NULL OR model_name = ?5) AND (?6 IS NULL OR training_stage = ?6)" \
+	" AND (?7 < 0 OR model_params >= ?7) AND (?8 < 0 OR model_params BETWEEN 0 AND ?8)" \
+	" ORDER BY split, variant, task_index"
+
 int store_tasks(struct store_reader *r, const char *environment_id, const struct record_task_filter *f, record_task_fn *fn, void *arg,
 		struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
-	sqlite3_stmt *st = store_db_query(d, "SELECT split, variant, task_index, reward, response_chars FROM task_reward"
-					     " WHERE environment_id = ?1 AND (?2 IS NULL OR namespace_id = ?2)"
-					     " AND (?3 IS NULL OR split = ?3) AND (?4 IS NULL OR variant = ?4)"
-					     " AND (?5 IS NULL OR model_name = ?5) AND (?6 IS NULL OR training_stage = ?6)"
-					     " AND (?7 < 0 OR model_params >= ?7) AND (?8 < 0 OR model_params BETWEEN 0 AND ?8)"
-					     " ORDER BY split, variant, task_index");
+	sqlite3_stmt *st = store_db_query(d, f->task_index < 0 ?
+		TASKS_OF " AND (?3 IS NULL OR split = ?3) AND (?4 IS NULL OR variant = ?4) AND ?9 < 0" TASKS_FILTER :
+		TASKS_OF " AND split = ?3 AND variant = ?4 AND task_index = ?9" TASKS_FILTER);
 
 	if (st) {
 		store_bind_text(st, 1, environment_id);
@@ -279,6 +282,7 @@ int store_tasks(struct store_reader *r, const char *environment_id, const struct
 		store_bind_text(st, 6, f->training_stage);
 		sqlite3_bind_int64(st, 7, f->min_model_params);
 		sqlite3_bind_int64(st, 8, f->max_model_params);
+		sqlite3_bind_int64(st, 9, f->task_index);
 		while (store_db_row(d, st)) {
 			struct record_task t = {
 				.split = text(st, 0), .variant = text(st, 1), .task_index = sqlite3_column_int64(st, 2),
@@ -288,4 +292,36 @@ int store_tasks(struct store_reader *r, const char *environment_id, const struct
 		}
 	}
 	return store_reader_error(r, err);
+}
+
+static int64_t task_version(struct store_db *d, const char *environment_id)
+{
+	int64_t version = 0;
+	sqlite3_stmt *st = store_db_query(d, "SELECT ifnull(max(version), 0) FROM task_change WHERE environment_id = ?");
+
+	if (!st)
+		return 0;
+	store_bind_text(st, 1, environment_id);
+	while (store_db_row(d, st))
+		version = sqlite3_column_int64(st, 0);
+	return version;
+}
+
+int store_task_changes(struct store_reader *r, const char *environment_id, int64_t since, record_change_fn *fn, void *arg,
+		       int64_t *ret_version, struct err *err)
+{
+	struct store_db *d = store_reader_db(r);
+	int64_t version = task_version(d, environment_id);
+	sqlite3_stmt *st = store_db_query(d, "SELECT split, variant, task_index FROM task_change WHERE environment_id = ? AND version > ?");
+
+	if (st) {
+		store_bind_text(st, 1, environment_id);
+		sqlite3_bind_int64(st, 2, since);
+		while (store_db_row(d, st))
+			fn(arg, text(st, 0), text(st, 1), sqlite3_column_int64(st, 2));
+	}
+	int e = store_reader_error(r, err);
+	if (e == 0)
+		*ret_version = version;
+	return e;
 }
