@@ -61,6 +61,7 @@ class Load:
 
     def __init__(self, port, key, width, seconds, rate):
         self.done, self.failed, self.slowest = 0, "", 0.0
+        self.start = self.last = time.monotonic()
         self.end, self.period = time.monotonic() + seconds, width / rate if rate else 0
         self.threads = [threading.Thread(target=self.body, args=(port, key, i * self.period / width)) for i in range(width)]
 
@@ -75,6 +76,7 @@ class Load:
                 client.post(events)
                 self.slowest = max(self.slowest, time.monotonic() - start)
                 self.done += len(events)
+                self.last = time.monotonic()
                 due += self.period
         except (WorkerError, OSError, http.client.HTTPException) as e:
             self.failed = str(e)
@@ -110,10 +112,9 @@ class Rollouts:
 
     def ingest(self, label, seconds, width, rate):
         """Pings run while events are posted, and end before the events do."""
-        start = time.monotonic()
         with Load(self.port, self.key, width, seconds + 1, rate) as load:
             p50, p99 = self.pings(seconds)
-        self.rows.append((label, load.done / (time.monotonic() - start), p50, p99, load.slowest * 1000))
+        self.rows.append((label, load.done / (load.last - load.start), p50, p99, load.slowest * 1000))
 
     def seed(self, rollouts, messages):
         client = Client(self.port, self.key)

@@ -1,4 +1,4 @@
-/* GET /v1/billing/api-usage: nothing is metered here, so what clients get is zeros over the days that they asked for. */
+/* GET /v1/billing/api-usage: nothing is metered here, so clients get zeros over the days that they asked for. */
 #include <errno.h>
 
 #include "api/api.h"

@@ -12,7 +12,7 @@
 struct asked {
 	struct question q;
 	char environment_id[STORE_ID_LEN];
-	bool everybody; /* not only the namespace's own rollouts */
+	bool everybody;                                      /* not only the namespace's own rollouts */
 	char *variant, *split, *model_name, *training_stage; /* NULL = any */
 	int64_t min_params, max_params;                      /* -1 = any */
 	struct difficulty *known;
@@ -33,9 +33,14 @@ static void on_work(void *arg, struct store_reader *r)
 	struct asked *d = arg;
 	struct json_writer *w = &d->q.w;
 	const struct record_task_filter f = {
-		.namespace_id = d->everybody ? NULL : d->q.namespace_id, .variant = d->variant, .split = d->split,
-		.model_name = d->model_name, .training_stage = d->training_stage, .min_model_params = d->min_params,
-		.max_model_params = d->max_params, .task_index = -1,
+		.namespace_id = d->everybody ? NULL : d->q.namespace_id,
+		.variant = d->variant,
+		.split = d->split,
+		.model_name = d->model_name,
+		.training_stage = d->training_stage,
+		.min_model_params = d->min_params,
+		.max_model_params = d->max_params,
+		.task_index = -1,
 	};
 
 	json_open_object(w);
@@ -95,7 +100,9 @@ static int find_environment(struct asked *d, struct api *a, struct http_req *req
 	struct store_environment *e = NULL;
 	int r = auth_request(a->auth, req, &c, err);
 
-	r = r < 0 ? r : auth_find_environment(a->auth, c, http_req_param(req, "owner"), http_req_param(req, "name"), &e, err);
+	r = r < 0 ? r
+		  : auth_find_environment(a->auth, c, http_req_param(req, "owner"), http_req_param(req, "name"), &e,
+					  err);
 	if (r < 0)
 		return r;
 	memcpy(d->environment_id, e->id, sizeof(d->environment_id));

@@ -1,5 +1,6 @@
-/* GET /v1/runs/{id}/export: all messages of a run as JSON lines, oldest rollout first. Written in pieces by workers, each when
- * the client has taken the one before; what comes to the run meanwhile is in it where it lies after the piece at hand. */
+/* GET /v1/runs/{id}/export: all messages of a run as JSON lines, oldest rollout first. Written in pieces by workers,
+ * each when the client has taken the one before; what comes to the run meanwhile is in it where it lies after the
+ * piece at hand. */
 #include <errno.h>
 #include <string.h>
 
@@ -16,18 +17,18 @@ struct export {
 	struct api *api;
 	char namespace_id[STORE_ID_LEN];
 	char *id;
-	bool busy, parked;    /* a worker has it; it waits for the client */
+	bool busy, parked; /* a worker has it; it waits for the client */
 	/* the worker's */
 	struct buf out;
 	struct err err;
-	int64_t run;          /* its key; 0 = not looked up yet */
+	int64_t run; /* its key; 0 = not looked up yet */
 	char run_id[STORE_ID_LEN];
 	char *run_name;
-	int64_t ordinal;      /* of the rollout at hand */
-	int64_t rollout;      /* its key; 0 = the next one from ordinal on is to be found */
-	struct buf head;      /* that rollout as JSON */
+	int64_t ordinal;       /* of the rollout at hand */
+	int64_t rollout;       /* its key; 0 = the next one from ordinal on is to be found */
+	struct buf head;       /* that rollout as JSON */
 	int64_t position, key; /* of the last message written */
-	uint64_t n;           /* of this query */
+	uint64_t n;            /* of this query */
 	bool ended;
 };
 

@@ -29,8 +29,8 @@ char *paging_token(const struct signer *s, const struct paging_list *list, int64
 	return xasprintf("%.*s%s", SIGNED_CHARS, signature, text);
 }
 
-int paging_read(const struct signer *s, const struct paging_list *list, const char *token, int64_t *ret, int64_t *ret_second,
-		struct err *err)
+int paging_read(const struct signer *s, const struct paging_list *list, const char *token, int64_t *ret,
+		int64_t *ret_second, struct err *err)
 {
 	char signature[SIGNATURE_LEN];
 	size_t len = str_empty(token) ? 0 : strlen(token);
@@ -41,7 +41,8 @@ int paging_read(const struct signer *s, const struct paging_list *list, const ch
 		auto_free char *first = xstrndup(token + SIGNED_CHARS, strcspn(token + SIGNED_CHARS, "."));
 		const char *dot = strchr(token + SIGNED_CHARS, '.');
 		sign(s, list, token + SIGNED_CHARS, signature);
-		if (str_ct_eq(signature, token, SIGNED_CHARS) && dot && str_to_i64(first, ret) == 0 && str_to_i64(dot + 1, ret_second) == 0)
+		if (str_ct_eq(signature, token, SIGNED_CHARS) && dot && str_to_i64(first, ret) == 0 &&
+		    str_to_i64(dot + 1, ret_second) == 0)
 			return 0;
 	}
 	return err_set(err, -EINVAL, "pageToken: expected the nextPageToken of the same list");

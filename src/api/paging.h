@@ -1,5 +1,5 @@
-/* api/paging.h: tokens of lists whose pages are found by a position: where the page before ended, signed together with what
- * was listed, so that a token continues that list and no other. Pure; any thread. */
+/* api/paging.h: tokens of lists whose pages are found by a position: where the page before ended, signed together
+ * with what was listed, so that a token continues that list and no other. Pure; any thread. */
 #pragma once
 
 #include "auth/signer.h"
@@ -13,5 +13,5 @@ struct paging_list {
 /* position: at most two numbers. Malloc'ed. */
 char *paging_token(const struct signer *s, const struct paging_list *list, int64_t position, int64_t second);
 /* token NULL or "" leaves *ret and *ret_second as they are. -EINVAL for anything that was not made for this list. */
-MUST_CHECK int paging_read(const struct signer *s, const struct paging_list *list, const char *token, int64_t *ret, int64_t *ret_second,
-			   struct err *err);
+MUST_CHECK int paging_read(const struct signer *s, const struct paging_list *list, const char *token, int64_t *ret,
+			   int64_t *ret_second, struct err *err);

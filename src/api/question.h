@@ -1,5 +1,6 @@
-/* api/question.h: a request whose answer a worker writes from the database. A handler fills one in on the loop, the worker
- * reads and writes JSON into it, and it is answered and freed here. Embedded at the start of what the handler needs more. */
+/* api/question.h: a request whose answer a worker writes from the database. A handler fills one in on the loop, the
+ * worker reads and writes JSON into it, and it is answered and freed here. Embedded at the start of what the handler
+ * needs more. */
 #pragma once
 
 #include "api/api.h"

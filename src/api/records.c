@@ -1,4 +1,5 @@
-/* GET /v1/runs, /v1/runs/{id}, /v1/runs/{id}/rollouts, /v1/rollouts/{id}: what was recorded, of the key's own namespace. */
+/* GET /v1/runs, /v1/runs/{id}, /v1/runs/{id}/rollouts, /v1/rollouts/{id}: what was recorded, of the key's own
+ * namespace. */
 #include <errno.h>
 #include <string.h>
 
@@ -18,8 +19,8 @@
 
 struct records {
 	struct question q;
-	char *id;               /* of the path; NULL = none */
-	char *search, *token;   /* of the query; NULL = none */
+	char *id;             /* of the path; NULL = none */
+	char *search, *token; /* of the query; NULL = none */
 	uint64_t limit, offset;
 	/* the worker's */
 	uint64_t n;             /* written */
@@ -44,14 +45,15 @@ static void records_done(struct question *q)
 static int check_texts(const struct records *x, struct err *err)
 {
 	if (x->search && strlen(x->search) > EVENT_NAME_MAX)
-		return err_set(err, -EINVAL, "search: \"%.60s...\" (%zu bytes): expected at most %d bytes", x->search, strlen(x->search),
-			       EVENT_NAME_MAX);
+		return err_set(err, -EINVAL, "search: \"%.60s...\" (%zu bytes): expected at most %d bytes", x->search,
+			       strlen(x->search), EVENT_NAME_MAX);
 	if (x->id && strlen(x->id) > EVENT_NAME_MAX)
 		return err_set(err, -ENOENT, "\"%.60s...\" not found", x->id);
 	return 0;
 }
 
-static void on_asked(struct http_req *req, struct api *a, store_read_fn *work, uint64_t default_limit, uint64_t max_limit)
+static void on_asked(struct http_req *req, struct api *a, store_read_fn *work, uint64_t default_limit,
+		     uint64_t max_limit)
 {
 	struct records *x = question_new(a, req, sizeof(*x));
 	struct err err;
@@ -107,7 +109,8 @@ static void list_runs(void *arg, struct store_reader *r)
 	json_open_object(w);
 	json_key(w, "runs");
 	json_open_array(w);
-	if (store_runs(r, x->q.namespace_id, x->search, before, x->offset, x->limit + 1, on_run_listed, x, &total, &x->q.err) < 0)
+	if (store_runs(r, x->q.namespace_id, x->search, before, x->offset, x->limit + 1, on_run_listed, x, &total,
+		       &x->q.err) < 0)
 		return;
 	json_close(w);
 	json_kv_i64(w, "total", (int64_t)total);
@@ -244,7 +247,8 @@ static void show_rollout(void *arg, struct store_reader *r)
 	if (paging_read(x->q.signer, &list, x->token, &position, &key, &x->q.err) < 0)
 		return;
 	json_open_object(w);
-	if (store_rollout_find(r, x->q.namespace_id, x->id, on_rollout_found, x, &x->q.err) < 0 || write_run_of(x, r) < 0)
+	if (store_rollout_find(r, x->q.namespace_id, x->id, on_rollout_found, x, &x->q.err) < 0 ||
+	    write_run_of(x, r) < 0)
 		return;
 	json_key(w, "messages");
 	json_open_array(w);

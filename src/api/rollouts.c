@@ -10,10 +10,10 @@
 
 struct post {
 	struct api *api;
-	struct http_req *req;           /* NULL = the client is gone */
+	struct http_req *req; /* NULL = the client is gone */
 	const struct store_namespace *ns;
 	struct recorder_turn turn;
-	bool recording;                 /* the recorder has it: freed when it is done */
+	bool recording; /* the recorder has it: freed when it is done */
 };
 
 static void post_free(struct post *p)
@@ -99,7 +99,8 @@ static void on_post(struct http_req *req, void *arg)
 	p->req = req;
 	p->ns = c->ns;
 	http_req_on_close(req, on_gone, p);
-	recorder_wait(a->recorder, &p->turn, length < 0 ? a->body_max_bytes : MIN((uint64_t)length, a->body_max_bytes), on_turn, p);
+	recorder_wait(a->recorder, &p->turn, length < 0 ? a->body_max_bytes : MIN((uint64_t)length, a->body_max_bytes),
+		      on_turn, p);
 }
 
 static void collect(struct api_metrics_out *o, void *arg)
@@ -107,10 +108,10 @@ static void collect(struct api_metrics_out *o, void *arg)
 	const struct api *a = arg;
 	const struct recorder_stats *s = recorder_stats(a->recorder);
 
-	api_metrics_counter(o, "openreward_rollout_events_total", "state=\"recorded\"", "Events of rollouts that were written.",
-			    (double)s->recorded);
-	api_metrics_counter(o, "openreward_rollout_events_total", "state=\"repeated\"", "Events of rollouts that were written.",
-			    (double)s->repeated);
+	api_metrics_counter(o, "openreward_rollout_events_total", "state=\"recorded\"",
+			    "Events of rollouts that were written.", (double)s->recorded);
+	api_metrics_counter(o, "openreward_rollout_events_total", "state=\"repeated\"",
+			    "Events of rollouts that were written.", (double)s->repeated);
 	api_metrics_gauge(o, "openreward_rollout_pending_bytes", NULL, "Bodies of events that are not on disk yet.",
 			  (double)s->pending_bytes);
 }

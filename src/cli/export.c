@@ -8,10 +8,11 @@
 #include "base/str.h"
 #include "cli/cli.h"
 
-static const char usage[] = "usage: openreward export RUN [--output FILE] [--data DIR]\n"
-			    "Writes all messages of a run (its name or id) as JSON lines, to standard output or to a file, which appears\n"
-			    "once it is whole. One line is one message with the run and the rollout that it belongs to; rollouts come\n"
-			    "oldest first, messages in their order.\n";
+static const char usage[] =
+	"usage: openreward export RUN [--output FILE] [--data DIR]\n"
+	"Writes all messages of a run (its name or id) as JSON lines, to standard output or to a file, which appears\n"
+	"once it is whole. One line is one message with the run and the rollout that it belongs to; rollouts come\n"
+	"oldest first, messages in their order.\n";
 
 struct sink {
 	FILE *f;
@@ -73,16 +74,25 @@ static int export(const char *data, const char *run, const char *output)
 
 int cli_export(int argc, char **argv)
 {
-	static const struct option options[] = { { "output", required_argument, NULL, 'o' }, { "data", required_argument, NULL, 'd' },
-						 { "help", no_argument, NULL, 'h' }, { 0 } };
+	static const struct option options[] = { { "output", required_argument, NULL, 'o' },
+						 { "data", required_argument, NULL, 'd' },
+						 { "help", no_argument, NULL, 'h' },
+						 { 0 } };
 	const char *data = NULL, *output = NULL;
 
 	for (int o; (o = getopt_long(argc, argv, "o:", options, NULL)) != -1;) {
 		switch (o) {
-		case 'o': output = optarg; break;
-		case 'd': data = optarg; break;
-		case 'h': fputs(usage, stdout); return 0;
-		default: return 2;
+		case 'o':
+			output = optarg;
+			break;
+		case 'd':
+			data = optarg;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			return 2;
 		}
 	}
 	if (optind + 1 != argc)

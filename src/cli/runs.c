@@ -10,9 +10,10 @@
 
 static const char usage_runs[] = "usage: openreward runs [--search TEXT] [--limit N] [--json] [--data DIR]\n"
 				 "Lists runs, newest first: 20, or --limit. --json: one object a line.\n";
-static const char usage_rollouts[] = "usage: openreward rollouts RUN [ROLLOUT] [--limit N] [--json] [--data DIR]\n"
-				     "Lists the rollouts of a run (its name or id), newest first: 20, or --limit; or shows the messages of\n"
-				     "one: all, or --limit. --json: one object a line.\n";
+static const char usage_rollouts[] =
+	"usage: openreward rollouts RUN [ROLLOUT] [--limit N] [--json] [--data DIR]\n"
+	"Lists the rollouts of a run (its name or id), newest first: 20, or --limit; or shows the messages of\n"
+	"one: all, or --limit. --json: one object a line.\n";
 
 #define PAGE 1000u
 
@@ -21,7 +22,7 @@ struct listing {
 	uint64_t limit;
 	bool json;
 	const char *head; /* printed before the first of them; NULL = none */
-	const char *key; /* of the list in the answer */
+	const char *key;  /* of the list in the answer */
 	void (*print)(json_t *item);
 };
 
@@ -164,7 +165,8 @@ static void print_message(json_t *message)
 	json_t *reward = json_object_get(message, "reward");
 	const char *name = text_of(message, "name", NULL), *text = text_of(message, "content", NULL);
 
-	printf("-- %lld  %s", (long long)json_integer_value(json_object_get(message, "index")), text_of(message, "type", "-"));
+	printf("-- %lld  %s", (long long)json_integer_value(json_object_get(message, "index")),
+	       text_of(message, "type", "-"));
 	if (name) {
 		putchar(' ');
 		print_safely(name);
@@ -194,26 +196,36 @@ static int run_list(const char *path, struct listing *l)
 /* True: the verb is over, with *ret_status. */
 static bool options(int argc, char **argv, const char *usage, struct listing *l, int *ret_status)
 {
-	static const struct option known[] = { { "search", required_argument, NULL, 's' }, { "limit", required_argument, NULL, 'l' },
-					       { "json", no_argument, NULL, 'j' }, { "data", required_argument, NULL, 'd' },
-					       { "help", no_argument, NULL, 'h' }, { 0 } };
+	static const struct option known[] = {
+		{ "search", required_argument, NULL, 's' }, { "limit", required_argument, NULL, 'l' },
+		{ "json", no_argument, NULL, 'j' },         { "data", required_argument, NULL, 'd' },
+		{ "help", no_argument, NULL, 'h' },         { 0 }
+	};
 
 	*ret_status = 2;
 	for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
 		switch (o) {
-		case 's': l->search = optarg; break;
-		case 'j': l->json = true; break;
-		case 'd': l->data = optarg; break;
+		case 's':
+			l->search = optarg;
+			break;
+		case 'j':
+			l->json = true;
+			break;
+		case 'd':
+			l->data = optarg;
+			break;
 		case 'l':
 			if (str_to_u64(optarg, &l->limit) == 0 && l->limit)
 				break;
-			*ret_status = cli_misuse(usage, "--limit: \"%s\": expected a whole number of at least 1", optarg);
+			*ret_status =
+				cli_misuse(usage, "--limit: \"%s\": expected a whole number of at least 1", optarg);
 			return true;
 		case 'h':
 			fputs(usage, stdout);
 			*ret_status = 0;
 			return true;
-		default: return true; /* getopt has said what it does not know */
+		default:
+			return true; /* getopt has said what it does not know */
 		}
 	}
 	return false;
@@ -246,7 +258,8 @@ static char *path_of(const char *before, const char *name, const char *after)
 int cli_rollouts(int argc, char **argv)
 {
 	struct listing l = { .limit = 0 };
-	auto_free char *head = xasprintf("%-36s  %-24s %-24s %9s %8s  %s\n", "ID", "NAME", "ENVIRONMENT", "REWARD", "MESSAGES", "CREATED");
+	auto_free char *head = xasprintf("%-36s  %-24s %-24s %9s %8s  %s\n", "ID", "NAME", "ENVIRONMENT", "REWARD",
+					 "MESSAGES", "CREATED");
 	int status;
 
 	if (options(argc, argv, usage_rollouts, &l, &status))
@@ -260,7 +273,8 @@ int cli_rollouts(int argc, char **argv)
 	l.print = one ? print_message : print_rollout;
 	if (!l.limit)
 		l.limit = one ? UINT64_MAX : 20;
-	auto_free char *path = one ? path_of("/v1/rollouts/", argv[optind + 1], "") : path_of("/v1/runs/", argv[optind], "/rollouts");
+	auto_free char *path =
+		one ? path_of("/v1/rollouts/", argv[optind + 1], "") : path_of("/v1/runs/", argv[optind], "/rollouts");
 	l.head = one ? NULL : head;
 	return run_list(path, &l);
 }

@@ -20,7 +20,7 @@ struct task {
 /* What is known of one question. Taken out of the list while a worker has it. */
 struct answer {
 	char *key;
-	int64_t version;    /* of the environment's tasks */
+	int64_t version; /* of the environment's tasks */
 	struct map *by_name;
 	struct task **list; /* in order, once sorted */
 	size_t n, cap, bytes;
@@ -29,8 +29,8 @@ struct answer {
 };
 
 struct difficulty {
-	pthread_mutex_t lock;  /* of the next three */
-	struct list answers;   /* struct answer, the one that was asked for last first */
+	pthread_mutex_t lock; /* of the next three */
+	struct list answers;  /* struct answer, the one that was asked for last first */
 	size_t bytes, max_bytes;
 	_Atomic uint64_t computed;
 };
@@ -43,7 +43,7 @@ struct work {
 	const char *environment_id;
 	const struct record_task_filter *filter;
 	struct stats stats;
-	struct task *task;  /* that is being summed up; NULL = none */
+	struct task *task; /* that is being summed up; NULL = none */
 	struct err *err;
 };
 
@@ -143,7 +143,8 @@ static void write_chars(struct json_writer *w, struct stats *s)
 	static const struct {
 		const char *name;
 		double percent;
-	} percentiles[] = { { "p1", 1 }, { "p10", 10 }, { "p25", 25 }, { "p50", 50 }, { "p75", 75 }, { "p90", 90 }, { "p99", 99 } };
+	} percentiles[] = { { "p1", 1 },   { "p10", 10 }, { "p25", 25 }, { "p50", 50 },
+			    { "p75", 75 }, { "p90", 90 }, { "p99", 99 } };
 
 	stats_sort(s);
 	json_key(w, "response_chars");
@@ -238,7 +239,9 @@ static int bring_up_to_date(struct work *k, bool is_new)
 	int64_t since = is_new ? INT64_MAX : k->answer->version;
 	int r = is_new ? compute_all(k) : 0;
 
-	return r < 0 ? r : store_task_changes(k->reader, k->environment_id, since, on_changed, k, &k->answer->version, k->err);
+	return r < 0 ? r
+		     : store_task_changes(k->reader, k->environment_id, since, on_changed, k, &k->answer->version,
+					  k->err);
 }
 
 static void write_all(struct answer *a, struct json_writer *w)
@@ -258,7 +261,9 @@ static void write_all(struct answer *a, struct json_writer *w)
 /* Each text with its length, so that no two questions have one key. */
 static char *key_of(const char *environment_id, const struct record_task_filter *f)
 {
-	const char *texts[] = { environment_id, f->namespace_id, f->split, f->variant, f->model_name, f->training_stage };
+	const char *texts[] = {
+		environment_id, f->namespace_id, f->split, f->variant, f->model_name, f->training_stage
+	};
 	auto_buf struct buf b = { 0 };
 	int r;
 
@@ -269,8 +274,8 @@ static char *key_of(const char *environment_id, const struct record_task_filter 
 	return r < 0 ? NULL : buf_steal(&b, NULL);
 }
 
-int difficulty_write(struct difficulty *d, struct store_reader *r, const char *environment_id, const struct record_task_filter *f,
-		struct json_writer *w, struct err *err)
+int difficulty_write(struct difficulty *d, struct store_reader *r, const char *environment_id,
+		     const struct record_task_filter *f, struct json_writer *w, struct err *err)
 {
 	auto_free char *key = key_of(environment_id, f);
 	struct answer *a = answer_take(d, key);

@@ -46,7 +46,8 @@ static void free_owned(struct record_batch *b)
 
 static int too_long(struct err *err, const char *key, const char *value, size_t max)
 {
-	return err_set(err, -EINVAL, "%s: \"%.*s...\" (%zu bytes): expected at most %zu bytes", key, SHOWN, value, strlen(value), max);
+	return err_set(err, -EINVAL, "%s: \"%.*s...\" (%zu bytes): expected at most %zu bytes", key, SHOWN, value,
+		       strlen(value), max);
 }
 
 /* max 0 = as long as the body may be. */
@@ -114,7 +115,8 @@ static const char *object_text(struct reading *x, const char *key)
 	return o->texts[o->n++] = json_dumps(v, JSON_COMPACT);
 }
 
-static const char *one_of(struct reading *x, json_t *from, const char *key, const char *const *words, const char *expected)
+static const char *one_of(struct reading *x, json_t *from, const char *key, const char *const *words,
+			  const char *expected)
 {
 	const char *v = NULL;
 
@@ -131,8 +133,8 @@ static const char *one_of(struct reading *x, json_t *from, const char *key, cons
 
 /* -- a message ----------------------------------------------------------------------------------------------------- */
 
-static const char *const message_types[] = { "reasoning", "tool_call", "tool_result", "user_message", "assistant_message",
-					     "system_message", NULL };
+static const char *const message_types[] = { "reasoning",         "tool_call",      "tool_result", "user_message",
+					     "assistant_message", "system_message", NULL };
 
 /* Characters, not bytes. */
 static uint64_t count_chars(const char *s)
@@ -255,7 +257,8 @@ static void read_event(struct reading *x)
 			return;
 		}
 	}
-	x->r = err_set(x->err, -EINVAL, "eventType: \"%.*s\": expected rollout, message or rollout_update", SHOWN, type);
+	x->r = err_set(x->err, -EINVAL, "eventType: \"%.*s\": expected rollout, message or rollout_update", SHOWN,
+		       type);
 }
 
 static int read_list(struct record_batch *b, json_t *list, struct err *err)
@@ -285,7 +288,8 @@ static int find_list(json_t *root, size_t max_events, json_t **ret, struct err *
 	if (!list)
 		return err_set(err, -EINVAL, "events: missing: expected a list of events");
 	if (json_array_size(list) > max_events)
-		return err_set(err, -EINVAL, "events: %zu of them: expected at most %zu in one request", json_array_size(list), max_events);
+		return err_set(err, -EINVAL, "events: %zu of them: expected at most %zu in one request",
+			       json_array_size(list), max_events);
 	*ret = list;
 	return 0;
 }
@@ -299,7 +303,9 @@ int events_read(struct record_batch *ret, const char *body, size_t len, size_t m
 	r = r < 0 ? r : find_list(root, max_events, &list, err);
 	if (r < 0)
 		return r;
-	struct record_batch b = { .n = json_array_size(list), .bytes = len * BYTES_PER_BODY_BYTE, .free_owned = free_owned };
+	struct record_batch b = { .n = json_array_size(list),
+				  .bytes = len * BYTES_PER_BODY_BYTE,
+				  .free_owned = free_owned };
 	struct owned *o = NEW(struct owned);
 	o->root = STEAL(root);
 	b.owned = o;

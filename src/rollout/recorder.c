@@ -15,10 +15,10 @@
 
 struct recorder {
 	struct loop *loop;
-	struct store *store;     /* NULL = closed: it waits for the last of the calls that it asked for */
+	struct store *store; /* NULL = closed: it waits for the last of the calls that it asked for */
 	struct recorder_settings settings;
 	struct recorder_stats stats;
-	struct list waiting;     /* struct recorder_turn */
+	struct list waiting; /* struct recorder_turn */
 	struct loop_timer trim;
 };
 
@@ -32,7 +32,8 @@ static bool is_small(const struct recorder *r, uint64_t bytes)
 
 static bool fits(const struct recorder *r, uint64_t bytes)
 {
-	return is_small(r, bytes) || r->stats.pending_bytes == 0 || r->stats.pending_bytes + bytes <= r->settings.pending_bytes;
+	return is_small(r, bytes) || r->stats.pending_bytes == 0 ||
+	       r->stats.pending_bytes + bytes <= r->settings.pending_bytes;
 }
 
 static void next_turns(struct recorder *r)
@@ -163,7 +164,8 @@ static void on_parsed(void *arg)
 	store_record(rec->recorder->store, &rec->batch);
 }
 
-void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len, recorder_done_fn *done, void *arg)
+void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len,
+		     recorder_done_fn *done, void *arg)
 {
 	struct recording *rec = NEW(struct recording);
 

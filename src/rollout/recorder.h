@@ -1,8 +1,9 @@
-/* rollout/recorder.h: takes events from clients to the store, and keeps what is kept within its limits. Owned by the daemon;
- * borrows the store. Loop thread only; bodies are parsed by workers.
+/* rollout/recorder.h: takes events from clients to the store, and keeps what is kept within its limits. Owned by the
+ * daemon; borrows the store. Loop thread only; bodies are parsed by workers.
  *
- * Bodies lie in memory until they are on disk, so together they have a limit. A request beyond it is not refused, which would
- * lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order; a small one never waits. */
+ * Bodies lie in memory until they are on disk, so together they have a limit. A request beyond it is not refused,
+ * which would lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order; a
+ * small one never waits. */
 #pragma once
 
 #include "store/record.h"
@@ -31,12 +32,13 @@ struct recorder_turn {
 void recorder_wait(struct recorder *r, struct recorder_turn *t, uint64_t bytes, loop_fn *fn, void *arg);
 void recorder_leave(struct recorder_turn *t); /* gives the share back, or stops waiting; harmless to repeat */
 
-/* Parses body (malloc'ed; taken over) and writes its events for the namespace; done once they are on disk. Of err: -EINVAL
- * says what is wrong with them; anything else may pass. */
+/* Parses body (malloc'ed; taken over) and writes its events for the namespace; done once they are on disk. Of err:
+ * -EINVAL says what is wrong with them; anything else may pass. */
 typedef void recorder_done_fn(void *arg, size_t recorded, size_t repeated, const struct err *err);
-void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len, recorder_done_fn *done, void *arg);
+void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len,
+		     recorder_done_fn *done, void *arg);
 
-struct recorder_stats { /* since the start */
+struct recorder_stats {              /* since the start */
 	uint64_t recorded, repeated; /* events */
 	uint64_t pending_bytes;      /* now */
 };

@@ -16,7 +16,8 @@ void stats_done(struct stats *s);
 void stats_add(struct stats *s, double reward, uint64_t chars);
 void stats_clear(struct stats *s); /* none, as after init */
 
-/* After stats_sort(), of at least one: linear between the two nearest ranks, as percentile_cont of SQL and numpy's default. */
+/* After stats_sort(), of at least one: linear between the two nearest ranks, as percentile_cont of SQL and numpy's
+ * default. */
 void stats_sort(struct stats *s);
 double stats_percentile(const struct stats *s, double percent);
 double stats_mean(const struct stats *s);

@@ -1,8 +1,8 @@
 /* rollout/write.h: runs, rollouts and messages as JSON, with the names that clients read. Any thread. */
 #pragma once
 
-#include "json/json.h"
 #include "store/record.h"
+#include "json/json.h"
 
 /* Members of an object that is open. */
 void write_run(struct json_writer *w, const struct record_run *r);

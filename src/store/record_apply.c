@@ -1,8 +1,8 @@
 /* Writing events, on the writer's thread, inside one transaction.
  *
- * A rollout that events of the transaction touch is read once and kept with its sums until the end, when it is written back
- * together with what its run and its task count of it. Sums of a run hold what its rollouts held when they were last
- * written ("counted"), so that a difference is all that is added. */
+ * A rollout that events of the transaction touch is read once and kept with its sums until the end, when it is
+ * written back together with what its run and its task count of it. Sums of a run hold what its rollouts held when
+ * they were last written ("counted"), so that a difference is all that is added. */
 #include "store/internal.h"
 
 #include <math.h>
@@ -17,7 +17,7 @@
 
 struct rollout {
 	unsigned char key[RECORD_KEY_LEN];
-	int64_t id, run;            /* run 0 = unlisted */
+	int64_t id, run; /* run 0 = unlisted */
 	int64_t num_messages, chars, counted_messages;
 	double max_reward, counted_reward; /* NAN = none */
 	bool is_finished;
@@ -27,9 +27,9 @@ struct rollout {
 
 struct apply {
 	struct store_db db;
-	struct map *rollouts;       /* struct rollout by key */
-	struct list touched;        /* the same */
-	const char *namespace_id;   /* of the batch at hand */
+	struct map *rollouts;     /* struct rollout by key */
+	struct list touched;      /* the same */
+	const char *namespace_id; /* of the batch at hand */
 	int64_t now_ms, new_messages;
 };
 
@@ -70,8 +70,9 @@ static struct rollout *rollout_find(struct apply *a, const char *id)
 	struct rollout *r = map_get_bytes(a->rollouts, key, RECORD_KEY_LEN);
 	if (r)
 		return r;
-	sqlite3_stmt *st = store_db_query(&a->db, "SELECT id, ifnull(run_id, 0), num_messages, response_chars, max_reward, is_finished"
-						  " FROM rollout WHERE key = ?");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "SELECT id, ifnull(run_id, 0), num_messages, response_chars, max_reward, is_finished"
+			" FROM rollout WHERE key = ?");
 	if (!st)
 		return NULL;
 	sqlite3_bind_blob(st, 1, key, RECORD_KEY_LEN, SQLITE_STATIC);
@@ -95,8 +96,9 @@ static struct rollout *rollout_find(struct apply *a, const char *id)
 static int64_t next_seq(struct apply *a)
 {
 	int64_t seq = 0;
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO record_usage (namespace_id, last_seq, num_messages) VALUES (?, 1, 0)"
-						  " ON CONFLICT (namespace_id) DO UPDATE SET last_seq = last_seq + 1 RETURNING last_seq");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT INTO record_usage (namespace_id, last_seq, num_messages) VALUES (?, 1, 0)"
+			" ON CONFLICT (namespace_id) DO UPDATE SET last_seq = last_seq + 1 RETURNING last_seq");
 
 	if (!st)
 		return 0;
@@ -111,8 +113,9 @@ static struct rollout *rollout_make(struct apply *a, const char *id, int64_t at_
 {
 	unsigned char key[RECORD_KEY_LEN];
 	int64_t seq = next_seq(a);
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO rollout (key, namespace_id, event_id, seq, created_ms, updated_ms)"
-						  " VALUES (?, ?, ?, ?, ?, ?)");
+	sqlite3_stmt *st =
+		store_db_query(&a->db, "INSERT INTO rollout (key, namespace_id, event_id, seq, created_ms, updated_ms)"
+				       " VALUES (?, ?, ?, ?, ?, ?)");
 
 	if (!st)
 		return NULL;
@@ -130,10 +133,11 @@ static struct rollout *rollout_make(struct apply *a, const char *id, int64_t at_
 /* Whoever has summed the task up must look again. */
 static void task_changed(struct store_db *db, int64_t rollout)
 {
-	sqlite3_stmt *st = store_db_query(db, "INSERT OR REPLACE INTO task_change SELECT environment_id, split, variant, task_index,"
-					      " (SELECT ifnull(max(version), 0) + 1 FROM task_change AS c"
-					      "  WHERE c.environment_id = rollout.environment_id)"
-					      " FROM rollout WHERE id = ? AND environment_id != '' AND task_index >= 0");
+	sqlite3_stmt *st = store_db_query(
+		db, "INSERT OR REPLACE INTO task_change SELECT environment_id, split, variant, task_index,"
+		    " (SELECT ifnull(max(version), 0) + 1 FROM task_change AS c"
+		    "  WHERE c.environment_id = rollout.environment_id)"
+		    " FROM rollout WHERE id = ? AND environment_id != '' AND task_index >= 0");
 
 	if (!st)
 		return;
@@ -144,8 +148,9 @@ static void task_changed(struct store_db *db, int64_t rollout)
 void store_task_forget(struct store_db *db, int64_t rollout)
 {
 	task_changed(db, rollout);
-	sqlite3_stmt *st = store_db_query(db, "DELETE FROM task_reward WHERE (environment_id, split, variant, task_index, rollout_id) ="
-					      " (SELECT environment_id, split, variant, task_index, id FROM rollout WHERE id = ?)");
+	sqlite3_stmt *st = store_db_query(
+		db, "DELETE FROM task_reward WHERE (environment_id, split, variant, task_index, rollout_id) ="
+		    " (SELECT environment_id, split, variant, task_index, id FROM rollout WHERE id = ?)");
 
 	if (!st)
 		return;
@@ -155,9 +160,10 @@ void store_task_forget(struct store_db *db, int64_t rollout)
 
 static void task_count(struct apply *a, const struct rollout *r)
 {
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT OR REPLACE INTO task_reward SELECT environment_id, split, variant, task_index, id,"
-						  " namespace_id, model_name, model_params, training_stage, max_reward, response_chars"
-						  " FROM rollout WHERE id = ? AND environment_id != '' AND task_index >= 0");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT OR REPLACE INTO task_reward SELECT environment_id, split, variant, task_index, id,"
+			" namespace_id, model_name, model_params, training_stage, max_reward, response_chars"
+			" FROM rollout WHERE id = ? AND environment_id != '' AND task_index >= 0");
 
 	if (!st)
 		return;
@@ -168,8 +174,8 @@ static void task_count(struct apply *a, const struct rollout *r)
 
 /* -- rollout_info -------------------------------------------------------------------------------------------------- */
 
-/* Updates may come in any order, so each key has the time of what it says: the latest wins, and of two that say it was the
- * same time the larger text. */
+/* Updates may come in any order, so each key has the time of what it says: the latest wins, and of two that say it
+ * was the same time the larger text. */
 static bool info_newer(json_t *known, json_t *times, const char *key, json_t *value, int64_t at_ms)
 {
 	json_t *old = json_object_get(known, key);
@@ -209,9 +215,10 @@ static void info_save(struct apply *a, const struct rollout *r, json_t *known, j
 {
 	auto_free char *known_text = json_dumps(known, JSON_COMPACT | JSON_SORT_KEYS);
 	auto_free char *times_text = json_dumps(times, JSON_COMPACT);
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO rollout_detail (rollout_id, rollout_info, info_times) VALUES (?, ?, ?)"
-						  " ON CONFLICT (rollout_id) DO UPDATE SET rollout_info = excluded.rollout_info,"
-						  " info_times = excluded.info_times");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT INTO rollout_detail (rollout_id, rollout_info, info_times) VALUES (?, ?, ?)"
+			" ON CONFLICT (rollout_id) DO UPDATE SET rollout_info = excluded.rollout_info,"
+			" info_times = excluded.info_times");
 
 	if (!st)
 		return;
@@ -241,7 +248,8 @@ static bool apply_info(struct apply *a, struct rollout *r, json_t *info, int64_t
 {
 	auto_json known = NULL;
 	auto_json times = NULL;
-	sqlite3_stmt *st = store_db_query(&a->db, "SELECT rollout_info, info_times FROM rollout_detail WHERE rollout_id = ?");
+	sqlite3_stmt *st =
+		store_db_query(&a->db, "SELECT rollout_info, info_times FROM rollout_detail WHERE rollout_id = ?");
 
 	if (!st)
 		return false;
@@ -272,7 +280,8 @@ static bool message_known(struct apply *a, const unsigned char key[RECORD_KEY_LE
 	return known;
 }
 
-static void bind_message(sqlite3_stmt *st, const struct rollout *r, const unsigned char *key, const struct record_event *e)
+static void bind_message(sqlite3_stmt *st, const struct rollout *r, const unsigned char *key,
+			 const struct record_event *e)
 {
 	int i = 0;
 
@@ -303,9 +312,10 @@ static bool apply_message(struct apply *a, const struct record_event *e)
 		return false;
 	if (!r)
 		r = rollout_make(a, e->rollout, e->at_ms);
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO message (rollout_id, position, key, event_id, at_ms, type, reward, is_finished,"
-						  " name, call_id, metadata, summary, content_reference, content)"
-						  " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT INTO message (rollout_id, position, key, event_id, at_ms, type, reward, is_finished,"
+			" name, call_id, metadata, summary, content_reference, content)"
+			" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING");
 	if (!r || !st)
 		return false;
 	bind_message(st, r, key, e);
@@ -327,10 +337,11 @@ static bool apply_message(struct apply *a, const struct record_event *e)
 static void join_run(struct apply *a, struct rollout *r, const struct record_event *e, int64_t *ret_ordinal)
 {
 	char uid[UUID_LEN];
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO run (uid, namespace_id, name, last_ordinal, num_rollouts, num_messages,"
-						  " num_rewarded, reward_sum, created_ms, updated_ms) VALUES (?, ?, ?, 1, 1, 0, 0, 0, ?, ?)"
-						  " ON CONFLICT (namespace_id, name) DO UPDATE SET last_ordinal = last_ordinal + 1,"
-						  " num_rollouts = num_rollouts + 1 RETURNING id, last_ordinal");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT INTO run (uid, namespace_id, name, last_ordinal, num_rollouts, num_messages,"
+			" num_rewarded, reward_sum, created_ms, updated_ms) VALUES (?, ?, ?, 1, 1, 0, 0, 0, ?, ?)"
+			" ON CONFLICT (namespace_id, name) DO UPDATE SET last_ordinal = last_ordinal + 1,"
+			" num_rollouts = num_rollouts + 1 RETURNING id, last_ordinal");
 
 	if (!st)
 		return;
@@ -354,10 +365,11 @@ static void write_rollout(struct apply *a, const struct rollout *r, int64_t ordi
 {
 	int i = 0;
 	int64_t seq = next_seq(a);
-	sqlite3_stmt *st = store_db_query(
-		&a->db, "UPDATE rollout SET run_id = ?, ordinal = ?, seq = ?, name = ?, environment = ?, environment_id = ?, variant = ?,"
-			" variant_id = ?, split = ?, model_name = ?, training_stage = ?, model_params = ?, step = ?, created_ms = ?"
-			" WHERE id = ?");
+	sqlite3_stmt *st = store_db_query(&a->db, "UPDATE rollout SET run_id = ?, ordinal = ?, seq = ?, name = ?, "
+						  "environment = ?, environment_id = ?, variant = ?,"
+						  " variant_id = ?, split = ?, model_name = ?, training_stage = ?, "
+						  "model_params = ?, step = ?, created_ms = ?"
+						  " WHERE id = ?");
 
 	if (!st)
 		return;
@@ -381,9 +393,10 @@ static void write_rollout(struct apply *a, const struct rollout *r, int64_t ordi
 
 static void write_detail(struct apply *a, const struct rollout *r, const struct record_event *e)
 {
-	sqlite3_stmt *st = store_db_query(&a->db, "INSERT INTO rollout_detail (rollout_id, metadata, task_spec, run_info) VALUES (?, ?, ?, ?)"
-						  " ON CONFLICT (rollout_id) DO UPDATE SET metadata = excluded.metadata,"
-						  " task_spec = excluded.task_spec, run_info = excluded.run_info");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "INSERT INTO rollout_detail (rollout_id, metadata, task_spec, run_info) VALUES (?, ?, ?, ?)"
+			" ON CONFLICT (rollout_id) DO UPDATE SET metadata = excluded.metadata,"
+			" task_spec = excluded.task_spec, run_info = excluded.run_info");
 
 	if (!st || (!e->metadata && !e->task_spec && !e->run_info))
 		return;
@@ -424,9 +437,12 @@ static bool apply_update(struct apply *a, const struct record_event *e)
 static bool apply_event(struct apply *a, const struct record_event *e)
 {
 	switch (e->kind) {
-	case RECORD_ROLLOUT: return apply_rollout(a, e);
-	case RECORD_MESSAGE: return apply_message(a, e);
-	case RECORD_UPDATE: return apply_update(a, e);
+	case RECORD_ROLLOUT:
+		return apply_rollout(a, e);
+	case RECORD_MESSAGE:
+		return apply_message(a, e);
+	case RECORD_UPDATE:
+		return apply_update(a, e);
 	}
 	return false;
 }
@@ -435,8 +451,9 @@ static bool apply_event(struct apply *a, const struct record_event *e)
 
 static void save_rollout(struct apply *a, const struct rollout *r)
 {
-	sqlite3_stmt *st = store_db_query(&a->db, "UPDATE rollout SET num_messages = ?, response_chars = ?, max_reward = ?, is_finished = ?,"
-						  " updated_ms = ? WHERE id = ?");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "UPDATE rollout SET num_messages = ?, response_chars = ?, max_reward = ?, is_finished = ?,"
+			" updated_ms = ? WHERE id = ?");
 
 	if (!st)
 		return;
@@ -451,9 +468,11 @@ static void save_rollout(struct apply *a, const struct rollout *r)
 
 static void save_run(struct apply *a, const struct rollout *r)
 {
-	double before = isnan(r->counted_reward) ? 0 : r->counted_reward, after = isnan(r->max_reward) ? 0 : r->max_reward;
-	sqlite3_stmt *st = store_db_query(&a->db, "UPDATE run SET num_messages = num_messages + ?, num_rewarded = num_rewarded + ?,"
-						  " reward_sum = reward_sum + ?, updated_ms = ? WHERE id = ?");
+	double before = isnan(r->counted_reward) ? 0 : r->counted_reward,
+	       after = isnan(r->max_reward) ? 0 : r->max_reward;
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "UPDATE run SET num_messages = num_messages + ?, num_rewarded = num_rewarded + ?,"
+			" reward_sum = reward_sum + ?, updated_ms = ? WHERE id = ?");
 
 	if (!st)
 		return;
@@ -480,7 +499,8 @@ static void save_all(struct apply *a)
 
 static void save_usage(struct apply *a)
 {
-	sqlite3_stmt *st = store_db_query(&a->db, "UPDATE record_usage SET num_messages = num_messages + ? WHERE namespace_id = ?");
+	sqlite3_stmt *st = store_db_query(
+		&a->db, "UPDATE record_usage SET num_messages = num_messages + ? WHERE namespace_id = ?");
 
 	if (!st || !a->new_messages)
 		return;
@@ -501,7 +521,9 @@ static void apply_batch(struct apply *a, struct record_batch *b)
 
 int store_record_apply(struct store *s, struct list *batches)
 {
-	struct apply a = { .db = { .db = s->db, .statements = s->records.statements }, .rollouts = map_new(), .now_ms = time_wall_ms() };
+	struct apply a = { .db = { .db = s->db, .statements = s->records.statements },
+			   .rollouts = map_new(),
+			   .now_ms = time_wall_ms() };
 	struct rollout *r;
 
 	list_init(&a.touched);

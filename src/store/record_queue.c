@@ -5,8 +5,8 @@
 
 #include "base/mem.h"
 
-#define READERS_KEPT 4            /* as many as there are workers */
-#define GROUP_BYTES (64u << 20)   /* a transaction takes no further batch beyond this */
+#define READERS_KEPT 4          /* as many as there are workers */
+#define GROUP_BYTES (64u << 20) /* a transaction takes no further batch beyond this */
 
 /* Batches that become one transaction. With the writer between loop_work and done. */
 struct record_group {
@@ -15,20 +15,20 @@ struct record_group {
 	struct err err;
 };
 
-struct record_trim { /* lent to the writer likewise */
+struct record_trim {         /* lent to the writer likewise */
 	struct store *store; /* NULL = the store is gone */
 	struct record_limits limits;
 	record_trim_fn *done;
 	void *arg;
 	bool more;
 	struct err err;
-	struct list all;     /* of records.in_flight */
+	struct list all; /* of records.in_flight */
 };
 
 struct store_reader {
 	struct store_db db;
 	const char *path;
-	struct err err;      /* why it could not be opened; code 0 = it is */
+	struct err err; /* why it could not be opened; code 0 = it is */
 	struct list all;
 };
 

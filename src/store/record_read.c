@@ -1,4 +1,5 @@
-/* What is read of runs, rollouts, messages and tasks, on a worker's connection. Pages are found by a key, not by counting. */
+/* What is read of runs, rollouts, messages and tasks, on a worker's connection. Pages are found by a key, not by
+ * counting. */
 #include "store/internal.h"
 
 #include <errno.h>
@@ -27,16 +28,22 @@ static double number(sqlite3_stmt *st, int i)
 
 /* -- runs ---------------------------------------------------------------------------------------------------------- */
 
-#define RUN_COLUMNS "id, uid, name, last_ordinal, num_rollouts, num_messages, num_rewarded, reward_sum, created_ms, updated_ms"
+#define RUN_COLUMNS \
+	"id, uid, name, last_ordinal, num_rollouts, num_messages, num_rewarded, reward_sum, created_ms, updated_ms"
 
 static void give_run(sqlite3_stmt *st, record_run_fn *fn, void *arg)
 {
 	int64_t rewarded = sqlite3_column_int64(st, 6);
 	struct record_run run = {
-		.key = sqlite3_column_int64(st, 0), .id = text(st, 1), .name = text(st, 2), .last_ordinal = sqlite3_column_int64(st, 3),
-		.num_rollouts = (uint64_t)sqlite3_column_int64(st, 4), .num_messages = (uint64_t)sqlite3_column_int64(st, 5),
+		.key = sqlite3_column_int64(st, 0),
+		.id = text(st, 1),
+		.name = text(st, 2),
+		.last_ordinal = sqlite3_column_int64(st, 3),
+		.num_rollouts = (uint64_t)sqlite3_column_int64(st, 4),
+		.num_messages = (uint64_t)sqlite3_column_int64(st, 5),
 		.avg_reward = rewarded ? sqlite3_column_double(st, 7) / (double)rewarded : NAN,
-		.created_ms = sqlite3_column_int64(st, 8), .updated_ms = sqlite3_column_int64(st, 9),
+		.created_ms = sqlite3_column_int64(st, 8),
+		.updated_ms = sqlite3_column_int64(st, 9),
 	};
 
 	fn(arg, &run);
@@ -61,9 +68,9 @@ static char *pattern_of(const char *search)
 static uint64_t count_runs(struct store_db *d, const char *ns, const char *pattern)
 {
 	uint64_t n = 0;
-	sqlite3_stmt *st = store_db_query(d, pattern ?
-		"SELECT count(*) FROM run WHERE namespace_id = ? AND name LIKE ? ESCAPE '\\'" :
-		"SELECT count(*) FROM run WHERE namespace_id = ?");
+	sqlite3_stmt *st = store_db_query(
+		d, pattern ? "SELECT count(*) FROM run WHERE namespace_id = ? AND name LIKE ? ESCAPE '\\'"
+			   : "SELECT count(*) FROM run WHERE namespace_id = ?");
 
 	if (!st)
 		return 0;
@@ -75,8 +82,8 @@ static uint64_t count_runs(struct store_db *d, const char *ns, const char *patte
 	return n;
 }
 
-int store_runs(struct store_reader *r, const char *namespace_id, const char *search, int64_t before, uint64_t offset, uint64_t limit,
-	       record_run_fn *fn, void *arg, uint64_t *ret_total, struct err *err)
+int store_runs(struct store_reader *r, const char *namespace_id, const char *search, int64_t before, uint64_t offset,
+	       uint64_t limit, record_run_fn *fn, void *arg, uint64_t *ret_total, struct err *err)
 {
 	auto_free char *pattern = pattern_of(search);
 	struct store_db *d = store_reader_db(r);
@@ -85,8 +92,9 @@ int store_runs(struct store_reader *r, const char *namespace_id, const char *sea
 	if (e < 0)
 		return e;
 	uint64_t total = count_runs(d, namespace_id, pattern);
-	sqlite3_stmt *st = store_db_query(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ?1 AND id < ?2"
-					     " AND (?3 IS NULL OR name LIKE ?3 ESCAPE '\\') ORDER BY id DESC LIMIT ?4 OFFSET ?5");
+	sqlite3_stmt *st =
+		store_db_query(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ?1 AND id < ?2"
+				  " AND (?3 IS NULL OR name LIKE ?3 ESCAPE '\\') ORDER BY id DESC LIMIT ?4 OFFSET ?5");
 	if (st) {
 		store_bind_text(st, 1, namespace_id);
 		sqlite3_bind_int64(st, 2, before ? before : INT64_MAX);
@@ -115,15 +123,18 @@ static bool find_run(struct store_db *d, const char *sql, const char *ns, const 
 	return found;
 }
 
-int store_run_find(struct store_reader *r, const char *namespace_id, const char *id, record_run_fn *fn, void *arg, struct err *err)
+int store_run_find(struct store_reader *r, const char *namespace_id, const char *id, record_run_fn *fn, void *arg,
+		   struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
 	int e = store_reader_error(r, err);
 
 	if (e < 0)
 		return e;
-	if (find_run(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ? AND uid = ?", namespace_id, id, fn, arg) ||
-	    find_run(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ? AND name = ?", namespace_id, id, fn, arg))
+	if (find_run(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ? AND uid = ?", namespace_id, id, fn,
+		     arg) ||
+	    find_run(d, "SELECT " RUN_COLUMNS " FROM run WHERE namespace_id = ? AND name = ?", namespace_id, id, fn,
+		     arg))
 		return 0;
 	e = store_reader_error(r, err);
 	return e < 0 ? e : err_set(err, -ENOENT, "run \"%.100s\" not found", id);
@@ -149,21 +160,39 @@ int store_run_by_key(struct store_reader *r, int64_t key, record_run_fn *fn, voi
 
 /* -- rollouts ------------------------------------------------------------------------------------------------------ */
 
-#define ROLLOUT_COLUMNS "id, event_id, name, environment, environment_id, variant, variant_id, split, model_name," \
-	" ifnull(run_id, 0), ifnull(ordinal, 0), step, task_index, num_messages, response_chars, max_reward, is_finished," \
+#define ROLLOUT_COLUMNS \
+	"id, event_id, name, environment, environment_id, variant, variant_id, split, model_name," \
+	" ifnull(run_id, 0), ifnull(ordinal, 0), step, task_index, num_messages, response_chars, max_reward, " \
+	"is_finished," \
 	" created_ms, updated_ms"
 #define ROLLOUT_DETAIL 19 /* the column after these */
 
 static void give_rollout(sqlite3_stmt *st, bool detail, record_rollout_fn *fn, void *arg)
 {
 	struct record_rollout o = {
-		.key = sqlite3_column_int64(st, 0), .id = text(st, 1), .name = text(st, 2), .environment = text(st, 3),
-		.environment_id = text(st, 4), .variant = text(st, 5), .variant_id = text(st, 6), .split = text(st, 7),
-		.model_name = text(st, 8), .run = sqlite3_column_int64(st, 9), .ordinal = sqlite3_column_int64(st, 10),
-		.step = sqlite3_column_int64(st, 11), .task_index = sqlite3_column_int64(st, 12),
-		.num_messages = (uint64_t)sqlite3_column_int64(st, 13), .response_chars = (uint64_t)sqlite3_column_int64(st, 14),
-		.max_reward = number(st, 15), .is_finished = sqlite3_column_int(st, 16), .created_ms = sqlite3_column_int64(st, 17),
-		.updated_ms = sqlite3_column_int64(st, 18), .metadata = "", .task_spec = "", .run_info = "", .rollout_info = "",
+		.key = sqlite3_column_int64(st, 0),
+		.id = text(st, 1),
+		.name = text(st, 2),
+		.environment = text(st, 3),
+		.environment_id = text(st, 4),
+		.variant = text(st, 5),
+		.variant_id = text(st, 6),
+		.split = text(st, 7),
+		.model_name = text(st, 8),
+		.run = sqlite3_column_int64(st, 9),
+		.ordinal = sqlite3_column_int64(st, 10),
+		.step = sqlite3_column_int64(st, 11),
+		.task_index = sqlite3_column_int64(st, 12),
+		.num_messages = (uint64_t)sqlite3_column_int64(st, 13),
+		.response_chars = (uint64_t)sqlite3_column_int64(st, 14),
+		.max_reward = number(st, 15),
+		.is_finished = sqlite3_column_int(st, 16),
+		.created_ms = sqlite3_column_int64(st, 17),
+		.updated_ms = sqlite3_column_int64(st, 18),
+		.metadata = "",
+		.task_spec = "",
+		.run_info = "",
+		.rollout_info = "",
 	};
 
 	if (detail) {
@@ -175,13 +204,15 @@ static void give_rollout(sqlite3_stmt *st, bool detail, record_rollout_fn *fn, v
 	fn(arg, &o);
 }
 
-int store_rollouts(struct store_reader *r, int64_t run, int64_t from, bool descending, uint64_t limit, record_rollout_fn *fn,
-		   void *arg, struct err *err)
+int store_rollouts(struct store_reader *r, int64_t run, int64_t from, bool descending, uint64_t limit,
+		   record_rollout_fn *fn, void *arg, struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
-	sqlite3_stmt *st = store_db_query(d, descending ?
-		"SELECT " ROLLOUT_COLUMNS " FROM rollout WHERE run_id = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT ?" :
-		"SELECT " ROLLOUT_COLUMNS " FROM rollout WHERE run_id = ? AND ordinal >= ? ORDER BY ordinal LIMIT ?");
+	sqlite3_stmt *st = store_db_query(
+		d, descending ? "SELECT " ROLLOUT_COLUMNS
+				" FROM rollout WHERE run_id = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT ?"
+			      : "SELECT " ROLLOUT_COLUMNS
+				" FROM rollout WHERE run_id = ? AND ordinal >= ? ORDER BY ordinal LIMIT ?");
 
 	if (st) {
 		sqlite3_bind_int64(st, 1, run);
@@ -193,8 +224,8 @@ int store_rollouts(struct store_reader *r, int64_t run, int64_t from, bool desce
 	return store_reader_error(r, err);
 }
 
-int store_rollout_find(struct store_reader *r, const char *namespace_id, const char *id, record_rollout_fn *fn, void *arg,
-		       struct err *err)
+int store_rollout_find(struct store_reader *r, const char *namespace_id, const char *id, record_rollout_fn *fn,
+		       void *arg, struct err *err)
 {
 	unsigned char key[RECORD_KEY_LEN];
 	struct store_db *d = store_reader_db(r);
@@ -202,8 +233,9 @@ int store_rollout_find(struct store_reader *r, const char *namespace_id, const c
 
 	if (e < 0)
 		return e;
-	sqlite3_stmt *st = store_db_query(d, "SELECT " ROLLOUT_COLUMNS ", metadata, task_spec, run_info, rollout_info FROM rollout"
-					     " LEFT JOIN rollout_detail ON rollout_id = id WHERE key = ?");
+	sqlite3_stmt *st =
+		store_db_query(d, "SELECT " ROLLOUT_COLUMNS ", metadata, task_spec, run_info, rollout_info FROM rollout"
+				  " LEFT JOIN rollout_detail ON rollout_id = id WHERE key = ?");
 	if (!st)
 		return store_reader_error(r, err);
 	store_record_key(namespace_id, 'r', id, key);
@@ -223,10 +255,18 @@ int store_rollout_find(struct store_reader *r, const char *namespace_id, const c
 static bool give_message(sqlite3_stmt *st, record_message_fn *fn, void *arg)
 {
 	struct record_message m = {
-		.key = sqlite3_column_int64(st, 0), .position = sqlite3_column_int64(st, 1), .id = text(st, 2),
-		.at_ms = sqlite3_column_int64(st, 3), .type = text(st, 4), .reward = number(st, 5),
-		.is_finished = sqlite3_column_int(st, 6), .name = text_or_null(st, 7), .call_id = text_or_null(st, 8),
-		.metadata = text_or_null(st, 9), .summary = text_or_null(st, 10), .content_reference = text_or_null(st, 11),
+		.key = sqlite3_column_int64(st, 0),
+		.position = sqlite3_column_int64(st, 1),
+		.id = text(st, 2),
+		.at_ms = sqlite3_column_int64(st, 3),
+		.type = text(st, 4),
+		.reward = number(st, 5),
+		.is_finished = sqlite3_column_int(st, 6),
+		.name = text_or_null(st, 7),
+		.call_id = text_or_null(st, 8),
+		.metadata = text_or_null(st, 9),
+		.summary = text_or_null(st, 10),
+		.content_reference = text_or_null(st, 11),
 		.content = text_or_null(st, 12),
 	};
 
@@ -234,15 +274,16 @@ static bool give_message(sqlite3_stmt *st, record_message_fn *fn, void *arg)
 }
 
 /* The index alone is walked for what is skipped: the inner query reads no message. */
-int store_messages(struct store_reader *r, int64_t rollout, int64_t position, int64_t key, uint64_t offset, uint64_t limit,
-		   record_message_fn *fn, void *arg, struct err *err)
+int store_messages(struct store_reader *r, int64_t rollout, int64_t position, int64_t key, uint64_t offset,
+		   uint64_t limit, record_message_fn *fn, void *arg, struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
-	sqlite3_stmt *st = store_db_query(d, "SELECT m.id, m.position, event_id, at_ms, type, reward, is_finished, name, call_id, metadata,"
-					     " summary, content_reference, content FROM"
-					     " (SELECT id, position FROM message WHERE rollout_id = ? AND (position, id) > (?, ?)"
-					     "  ORDER BY position, id LIMIT ? OFFSET ?) AS page"
-					     " JOIN message AS m ON m.id = page.id ORDER BY page.position, page.id");
+	sqlite3_stmt *st = store_db_query(
+		d, "SELECT m.id, m.position, event_id, at_ms, type, reward, is_finished, name, call_id, metadata,"
+		   " summary, content_reference, content FROM"
+		   " (SELECT id, position FROM message WHERE rollout_id = ? AND (position, id) > (?, ?)"
+		   "  ORDER BY position, id LIMIT ? OFFSET ?) AS page"
+		   " JOIN message AS m ON m.id = page.id ORDER BY page.position, page.id");
 
 	if (st) {
 		sqlite3_bind_int64(st, 1, rollout);
@@ -260,18 +301,20 @@ int store_messages(struct store_reader *r, int64_t rollout, int64_t position, in
 /* -- tasks --------------------------------------------------------------------------------------------------------- */
 
 #define TASKS_OF "SELECT split, variant, task_index, reward, response_chars FROM task_reward WHERE environment_id = ?1"
-#define TASKS_FILTER " AND (?2 IS NULL OR namespace_id = ?2)" \
+#define TASKS_FILTER \
+	" AND (?2 IS NULL OR namespace_id = ?2)" \
 	" AND (?5 IS NULL OR model_name = ?5) AND (?6 IS NULL OR training_stage = ?6)" \
 	" AND (?7 < 0 OR model_params >= ?7) AND (?8 < 0 OR model_params BETWEEN 0 AND ?8)" \
 	" ORDER BY split, variant, task_index"
 
-int store_tasks(struct store_reader *r, const char *environment_id, const struct record_task_filter *f, record_task_fn *fn, void *arg,
-		struct err *err)
+int store_tasks(struct store_reader *r, const char *environment_id, const struct record_task_filter *f,
+		record_task_fn *fn, void *arg, struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
-	sqlite3_stmt *st = store_db_query(d, f->task_index < 0 ?
-		TASKS_OF " AND (?3 IS NULL OR split = ?3) AND (?4 IS NULL OR variant = ?4) AND ?9 < 0" TASKS_FILTER :
-		TASKS_OF " AND split = ?3 AND variant = ?4 AND task_index = ?9" TASKS_FILTER);
+	sqlite3_stmt *st = store_db_query(
+		d, f->task_index < 0 ? TASKS_OF
+			   " AND (?3 IS NULL OR split = ?3) AND (?4 IS NULL OR variant = ?4) AND ?9 < 0" TASKS_FILTER
+				     : TASKS_OF " AND split = ?3 AND variant = ?4 AND task_index = ?9" TASKS_FILTER);
 
 	if (st) {
 		store_bind_text(st, 1, environment_id);
@@ -285,8 +328,11 @@ int store_tasks(struct store_reader *r, const char *environment_id, const struct
 		sqlite3_bind_int64(st, 9, f->task_index);
 		while (store_db_row(d, st)) {
 			struct record_task t = {
-				.split = text(st, 0), .variant = text(st, 1), .task_index = sqlite3_column_int64(st, 2),
-				.reward = sqlite3_column_double(st, 3), .response_chars = (uint64_t)sqlite3_column_int64(st, 4),
+				.split = text(st, 0),
+				.variant = text(st, 1),
+				.task_index = sqlite3_column_int64(st, 2),
+				.reward = sqlite3_column_double(st, 3),
+				.response_chars = (uint64_t)sqlite3_column_int64(st, 4),
 			};
 			fn(arg, &t);
 		}
@@ -297,7 +343,8 @@ int store_tasks(struct store_reader *r, const char *environment_id, const struct
 static int64_t task_version(struct store_db *d, const char *environment_id)
 {
 	int64_t version = 0;
-	sqlite3_stmt *st = store_db_query(d, "SELECT ifnull(max(version), 0) FROM task_change WHERE environment_id = ?");
+	sqlite3_stmt *st =
+		store_db_query(d, "SELECT ifnull(max(version), 0) FROM task_change WHERE environment_id = ?");
 
 	if (!st)
 		return 0;
@@ -307,12 +354,13 @@ static int64_t task_version(struct store_db *d, const char *environment_id)
 	return version;
 }
 
-int store_task_changes(struct store_reader *r, const char *environment_id, int64_t since, record_change_fn *fn, void *arg,
-		       int64_t *ret_version, struct err *err)
+int store_task_changes(struct store_reader *r, const char *environment_id, int64_t since, record_change_fn *fn,
+		       void *arg, int64_t *ret_version, struct err *err)
 {
 	struct store_db *d = store_reader_db(r);
 	int64_t version = task_version(d, environment_id);
-	sqlite3_stmt *st = store_db_query(d, "SELECT split, variant, task_index FROM task_change WHERE environment_id = ? AND version > ?");
+	sqlite3_stmt *st = store_db_query(
+		d, "SELECT split, variant, task_index FROM task_change WHERE environment_id = ? AND version > ?");
 
 	if (st) {
 		store_bind_text(st, 1, environment_id);

@@ -1,8 +1,8 @@
 /* Retention: one piece of what has to go, on the writer's thread, inside one transaction.
  *
- * The oldest rollout of a namespace is first taken out of its run, its task and its name: nobody finds it any more, and an
- * event that still comes for it makes another. It has seq 0 then, so that it stays the oldest until the last of its messages
- * and then its row are gone, however many pieces that takes. */
+ * The oldest rollout of a namespace is first taken out of its run, its task and its name: nobody finds it any more,
+ * and an event that still comes for it makes another. It has seq 0 then, so that it stays the oldest until the last
+ * of its messages and then its row are gone, however many pieces that takes. */
 #include "store/internal.h"
 
 #include "base/mem.h"
@@ -38,8 +38,9 @@ static void run_with(struct trim *t, const char *sql, int64_t id)
 
 static bool oldest(struct trim *t, const char *ns, struct victim *ret)
 {
-	sqlite3_stmt *st = store_db_query(&t->db, "SELECT id, ifnull(run_id, 0), num_messages, seq, updated_ms, max_reward IS NOT NULL,"
-						  " ifnull(max_reward, 0) FROM rollout WHERE namespace_id = ? ORDER BY seq LIMIT 1");
+	sqlite3_stmt *st = store_db_query(
+		&t->db, "SELECT id, ifnull(run_id, 0), num_messages, seq, updated_ms, max_reward IS NOT NULL,"
+			" ifnull(max_reward, 0) FROM rollout WHERE namespace_id = ? ORDER BY seq LIMIT 1");
 
 	if (!st)
 		return false;
@@ -47,9 +48,13 @@ static bool oldest(struct trim *t, const char *ns, struct victim *ret)
 	if (!store_db_row(&t->db, st))
 		return false;
 	*ret = (struct victim){
-		.id = sqlite3_column_int64(st, 0), .run = sqlite3_column_int64(st, 1), .num_messages = sqlite3_column_int64(st, 2),
-		.seq = sqlite3_column_int64(st, 3), .updated_ms = sqlite3_column_int64(st, 4),
-		.has_reward = sqlite3_column_int(st, 5), .reward = sqlite3_column_double(st, 6),
+		.id = sqlite3_column_int64(st, 0),
+		.run = sqlite3_column_int64(st, 1),
+		.num_messages = sqlite3_column_int64(st, 2),
+		.seq = sqlite3_column_int64(st, 3),
+		.updated_ms = sqlite3_column_int64(st, 4),
+		.has_reward = sqlite3_column_int(st, 5),
+		.reward = sqlite3_column_double(st, 6),
 	};
 	sqlite3_reset(st);
 	return true;
@@ -80,9 +85,10 @@ static bool must_go(struct trim *t, const char *ns, const struct victim *v)
 /* A sum of nothing is none, whatever the additions before it were rounded to. */
 static void leave_run(struct trim *t, const struct victim *v)
 {
-	sqlite3_stmt *st = store_db_query(&t->db, "UPDATE run SET num_rollouts = num_rollouts - 1, num_messages = num_messages - ?,"
-						  " num_rewarded = num_rewarded - ?,"
-						  " reward_sum = CASE WHEN num_rewarded > ? THEN reward_sum - ? ELSE 0 END WHERE id = ?");
+	sqlite3_stmt *st = store_db_query(
+		&t->db, "UPDATE run SET num_rollouts = num_rollouts - 1, num_messages = num_messages - ?,"
+			" num_rewarded = num_rewarded - ?,"
+			" reward_sum = CASE WHEN num_rewarded > ? THEN reward_sum - ? ELSE 0 END WHERE id = ?");
 
 	if (!st)
 		return;
@@ -101,12 +107,14 @@ static void hide(struct trim *t, const struct victim *v)
 		store_task_forget(&t->db, v->id);
 		leave_run(t, v);
 	}
-	run_with(t, "UPDATE rollout SET run_id = NULL, ordinal = NULL, seq = 0, key = randomblob(16) WHERE id = ?", v->id);
+	run_with(t, "UPDATE rollout SET run_id = NULL, ordinal = NULL, seq = 0, key = randomblob(16) WHERE id = ?",
+		 v->id);
 }
 
 static void count_gone(struct trim *t, const char *ns, int64_t n)
 {
-	sqlite3_stmt *st = store_db_query(&t->db, "UPDATE record_usage SET num_messages = num_messages - ? WHERE namespace_id = ?");
+	sqlite3_stmt *st = store_db_query(
+		&t->db, "UPDATE record_usage SET num_messages = num_messages - ? WHERE namespace_id = ?");
 
 	if (!st)
 		return;
@@ -176,8 +184,11 @@ static char *next_namespace(struct trim *t, const char *after)
 int store_record_trim_piece(struct store *s, const struct record_limits *limits, bool *ret_more)
 {
 	struct trim t = {
-		.db = { .db = s->db, .statements = s->records.statements }, .limits = limits, .now_ms = time_wall_ms(),
-		.until_us = time_now_us() + PIECE_US, .rows = PIECE_ROWS,
+		.db = { .db = s->db, .statements = s->records.statements },
+		.limits = limits,
+		.now_ms = time_wall_ms(),
+		.until_us = time_now_us() + PIECE_US,
+		.rows = PIECE_ROWS,
 	};
 	auto_free char *ns = next_namespace(&t, "");
 

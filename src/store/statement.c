@@ -1,5 +1,5 @@
-/* Statements that are prepared once for a connection, and a first failure that makes everything after it a no-op, so that
- * callers look once, at the end. */
+/* Statements that are prepared once for a connection, and a first failure that makes everything after it a no-op, so
+ * that callers look once, at the end. */
 #include "store/internal.h"
 
 #include <math.h>
