@@ -2,7 +2,6 @@
 #include "http/parse.h"
 
 #include <errno.h>
-#include <http_parser.h>
 #include <string.h>
 #include <strings.h>
 
@@ -82,8 +81,7 @@ static int check_header_line(const char *p, size_t len, struct http_refusal *why
 	return 0;
 }
 
-/* One line without its CR LF. libhttp-parser lets control characters pass in the values of the headers that it reads
- * itself, Transfer-Encoding among them. */
+/* One line without its CR LF. */
 static int check_line(const struct http_head_scan *s, enum http_side side, const char *p, size_t len,
 		      struct http_refusal *why)
 {
@@ -152,82 +150,130 @@ int http_head_find(struct http_head_scan *s, enum http_side side, const char *p,
 
 /* -- the tokens ------------------------------------------------------------------------------------------------ */
 
-struct parse {
-	struct http_head *head;
-	size_t target_len;
-	bool complete;
+/* What is seen of the headers that say how the message is to be read. */
+struct meaning {
+	const char *length, *coding, *host, *expect;
+	size_t n_lengths, n_codings, n_hosts;
+	bool close, keep;
 };
 
-static int on_url(http_parser *hp, const char *at, size_t len)
+static const char *known_method(const char *p, size_t len)
 {
-	struct parse *p = hp->data;
-
-	p->head->target = (char *)at; /* in the caller's block, which is writable */
-	p->target_len = len;
-	return 0;
-}
-
-static int on_field(http_parser *hp, const char *at, size_t len UNUSED)
-{
-	struct http_head *h = ((struct parse *)hp->data)->head;
-
-	h->headers[h->n_headers++] = (struct http_header){ at, "" };
-	return 0;
-}
-
-static int on_value(http_parser *hp, const char *at, size_t len)
-{
-	struct http_head *h = ((struct parse *)hp->data)->head;
-
-	if (len)
-		h->headers[h->n_headers - 1].value = at;
-	return 0;
-}
-
-static int on_complete(http_parser *hp)
-{
-	((struct parse *)hp->data)->complete = true;
-	return 1; /* the body is not its business */
-}
-
-static int run_parser(struct parse *p, enum http_side side, const char *block, size_t len, struct http_refusal *why)
-{
-	static const http_parser_settings settings = {
-		.on_url = on_url, .on_header_field = on_field, .on_header_value = on_value, .on_headers_complete = on_complete,
+	static const char *const all[] = {
+		"POST", "GET", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "CONNECT", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE",
+		"PROPFIND", "PROPPATCH", "SEARCH", "UNLOCK", "BIND", "REBIND", "UNBIND", "ACL", "REPORT", "MKACTIVITY", "CHECKOUT",
+		"MERGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "MKCALENDAR", "LINK", "UNLINK", "SOURCE",
 	};
-	http_parser hp;
 
-	http_parser_set_max_header_size(UINT32_MAX); /* the limit is http_head_find()'s */
-	http_parser_init(&hp, side == HTTP_SIDE_REQUEST ? HTTP_REQUEST : HTTP_RESPONSE);
-	hp.data = p;
-	http_parser_execute(&hp, &settings, block, len);
-	if (HTTP_PARSER_ERRNO(&hp) == HPE_INVALID_METHOD)
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (!strncmp(all[i], p, len) && !all[i][len])
+			return all[i];
+	return NULL;
+}
+
+/* The lines were looked at by http_head_find(): blanks, version and colons are where they belong. end is the line's CR. */
+static int take_request_line(struct http_head *h, char *line, char *end, struct http_refusal *why)
+{
+	char *space = memchr(line, ' ', (size_t)(end - line));
+
+	h->method = known_method(line, (size_t)(space - line));
+	if (!h->method)
 		return refuse(why, 501, "the method is not known here");
-	if (HTTP_PARSER_ERRNO(&hp) != HPE_OK)
-		return refuse(why, 400, http_errno_description(HTTP_PARSER_ERRNO(&hp)));
-	if (!p->complete)
-		return refuse(why, 400, "the header section is not complete");
-	p->head->method = side == HTTP_SIDE_REQUEST ? http_method_str((enum http_method)hp.method) : NULL;
-	p->head->status = side == HTTP_SIDE_RESPONSE ? (int)hp.status_code : 0;
-	p->head->minor = hp.http_minor;
+	h->target = space + 1;
+	end[-9] = '\0';
+	h->minor = end[-1] - '0';
 	return 0;
 }
 
-/* Ends names and values with NUL, in place. Every line has been checked to hold a colon and to end in CR LF. */
-static void cut_strings(struct http_head *h)
+/* "HTTP/1.1 200" or "HTTP/1.1 200 ..." */
+static int take_status_line(struct http_head *h, const char *line, const char *end, struct http_refusal *why)
 {
-	for (size_t i = 0; i < h->n_headers; i++) {
-		struct http_header *x = &h->headers[i];
-		char *colon = strchr(x->name, ':');
+	const char *status = line + 9;
+	bool apart = line[8] == ' ' && (status + 3 == end || status[3] == ' ');
 
-		if (*x->value) {
-			char *end = strchr(x->value, '\r');
-			while (end > x->value && (end[-1] == ' ' || end[-1] == '\t'))
-				end--;
-			*end = '\0';
-		}
-		*colon = '\0';
+	if (!apart || status[0] < '1' || !is_digit(status[0]) || !is_digit(status[1]) || !is_digit(status[2]))
+		return refuse(why, 400, "the status is not a number of three digits");
+	h->status = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
+	h->minor = line[7] - '0';
+	return 0;
+}
+
+static bool has_token(const char *list, const char *token)
+{
+	size_t len = strlen(token);
+
+	while (*list) {
+		list += strspn(list, ", \t");
+		size_t n = strcspn(list, ", \t");
+		if (n == len && !strncasecmp(list, token, n))
+			return true;
+		list += n;
 	}
+	return false;
+}
+
+/* By the first letter: nearly every header is told apart by it. */
+static void note_meaning(struct meaning *m, const struct http_header *x)
+{
+	switch (*x->name | 0x20) {
+	case 'c':
+		if (str_ieq(x->name, "Content-Length")) {
+			m->length = m->n_lengths++ ? m->length : x->value;
+		} else if (str_ieq(x->name, "Connection")) {
+			m->close = m->close || has_token(x->value, "close");
+			m->keep = m->keep || has_token(x->value, "keep-alive");
+		}
+		break;
+	case 'e':
+		if (!m->expect && str_ieq(x->name, "Expect"))
+			m->expect = x->value;
+		break;
+	case 'h':
+		if (str_ieq(x->name, "Host"))
+			m->host = m->n_hosts++ ? m->host : x->value;
+		break;
+	case 't':
+		if (str_ieq(x->name, "Transfer-Encoding"))
+			m->coding = m->n_codings++ ? m->coding : x->value;
+		break;
+	default:
+		break;
+	}
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static void take_header(struct http_head *h, struct meaning *m, char *line, char *end)
+{
+	char *colon = memchr(line, ':', (size_t)(end - line)), *value = colon + 1;
+
+	while (value < end && is_blank(*value))
+		value++;
+	while (end > value && is_blank(end[-1]))
+		end--;
+	*colon = *end = '\0';
+	h->headers[h->n_headers] = (struct http_header){ line, value };
+	note_meaning(m, &h->headers[h->n_headers++]);
+}
+
+/* Ends targets, names and values with NUL, in place. */
+static int take_lines(struct http_head *h, struct meaning *m, enum http_side side, char *block, size_t len,
+		      struct http_refusal *why)
+{
+	char *line = block, *past = block + len, *nl = memchr(block, '\n', len);
+	int r = side == HTTP_SIDE_REQUEST ? take_request_line(h, line, nl - 1, why) : take_status_line(h, line, nl - 1, why);
+
+	while (r == 0) {
+		line = nl + 1;
+		nl = memchr(line, '\n', (size_t)(past - line));
+		if (nl - line == 1)
+			break;
+		take_header(h, m, line, nl - 1);
+	}
+	return r;
 }
 
 /* -- what it means --------------------------------------------------------------------------------------------- */
@@ -246,130 +292,127 @@ const char *http_header_find(const struct http_header *h, size_t n, const char *
 	return NULL;
 }
 
-static size_t count(const struct http_head *h, const char *name)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < h->n_headers; i++)
-		n += same_name(h->headers[i].name, name);
-	return n;
-}
-
-static bool has_token(const char *list, const char *token)
-{
-	size_t len = strlen(token);
-
-	while (*list) {
-		list += strspn(list, ", \t");
-		size_t n = strcspn(list, ", \t");
-		if (n == len && !strncasecmp(list, token, n))
-			return true;
-		list += n;
-	}
-	return false;
-}
-
-static void read_connection(struct http_head *h)
-{
-	bool close = false, keep = false;
-
-	for (size_t i = 0; i < h->n_headers; i++) {
-		if (!same_name(h->headers[i].name, "Connection"))
-			continue;
-		close = close || has_token(h->headers[i].value, "close");
-		keep = keep || has_token(h->headers[i].value, "keep-alive");
-	}
-	h->keep_alive = !close && (h->minor >= 1 || keep);
-}
-
-static int read_coding(struct http_head *h, const char *coding, size_t n_codings, size_t n_lengths,
-		       struct http_refusal *why)
+static int read_coding(struct http_head *h, const struct meaning *m, struct http_refusal *why)
 {
 	if (h->minor == 0)
 		return refuse(why, 400, "Transfer-Encoding in a message of HTTP/1.0");
-	if (n_lengths)
+	if (m->n_lengths)
 		return refuse(why, 400, "both Content-Length and Transfer-Encoding are given");
-	if (n_codings > 1)
+	if (m->n_codings > 1)
 		return refuse(why, 400, "Transfer-Encoding is given more than once");
-	if (!str_ieq(coding, "chunked"))
+	if (!str_ieq(m->coding, "chunked"))
 		return refuse(why, 501, "the only transfer coding known here is \"chunked\"");
 	h->body_length = HTTP_LENGTH_CHUNKED;
 	return 0;
 }
 
 /* How long is the body? Whatever could be read in two ways is refused. */
-static int read_length(struct http_head *h, enum http_side side, struct http_refusal *why)
+static int read_length(struct http_head *h, const struct meaning *m, enum http_side side, struct http_refusal *why)
 {
-	const char *length = http_header_find(h->headers, h->n_headers, "Content-Length");
-	const char *coding = http_header_find(h->headers, h->n_headers, "Transfer-Encoding");
-	size_t n_lengths = count(h, "Content-Length");
 	uint64_t bytes;
 
-	if (coding)
-		return read_coding(h, coding, count(h, "Transfer-Encoding"), n_lengths, why);
-	if (n_lengths > 1)
+	if (m->coding)
+		return read_coding(h, m, why);
+	if (m->n_lengths > 1)
 		return refuse(why, 400, "Content-Length is given more than once");
-	if (length && (strlen(length) > 18 || str_to_u64(length, &bytes) < 0))
+	if (m->length && (strlen(m->length) > 18 || str_to_u64(m->length, &bytes) < 0))
 		return refuse(why, 400, "Content-Length is not a number");
-	h->body_length = length ? (int64_t)bytes : side == HTTP_SIDE_RESPONSE ? HTTP_LENGTH_UNTIL_CLOSE : 0;
+	h->body_length = m->length ? (int64_t)bytes : side == HTTP_SIDE_RESPONSE ? HTTP_LENGTH_UNTIL_CLOSE : 0;
 	if (side == HTTP_SIDE_RESPONSE && (h->status < 200 || h->status == 204 || h->status == 304))
 		h->body_length = 0;
 	return 0;
 }
 
-/* One Host, and one that cannot be taken for anything else. */
-static int check_host(const struct http_head *h, struct http_refusal *why)
+static bool is_host_char(char c)
 {
-	const char *host = http_header_find(h->headers, h->n_headers, "Host");
-	size_t n = count(h, "Host");
+	static const bool table[256] = {
+		['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['0' ... '9'] = true, ['.'] = true, ['-'] = true, ['_'] = true,
+		['~'] = true, [':'] = true, ['['] = true, [']'] = true, ['%'] = true,
+	};
 
-	if (n > 1)
+	return table[(unsigned char)c];
+}
+
+/* One Host, and one that cannot be taken for anything else. */
+static int check_host(const struct http_head *h, const struct meaning *m, struct http_refusal *why)
+{
+	if (m->n_hosts > 1)
 		return refuse(why, 400, "Host is given more than once");
-	if (n == 0 && h->minor >= 1)
+	if (m->n_hosts == 0 && h->minor >= 1)
 		return refuse(why, 400, "Host is missing");
-	if (host && host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_~:[]%")])
-		return refuse(why, 400, "Host holds a character that is not allowed there");
+	for (const char *c = m->host; c && *c; c++)
+		if (!is_host_char(*c))
+			return refuse(why, 400, "Host holds a character that is not allowed there");
 	return 0;
 }
 
-static int check_request(struct http_head *h, struct http_refusal *why)
+/* A path, or "http://HOST/...", whose host is looked at as Host is; "*" is OPTIONS' own. */
+static int check_target(const char *target, struct http_refusal *why)
 {
-	const char *expect = http_header_find(h->headers, h->n_headers, "Expect");
+	size_t scheme = !strncasecmp(target, "http://", 7) ? 7 : !strncasecmp(target, "https://", 8) ? 8 : 0;
+
+	if (*target == '/' || !strcmp(target, "*"))
+		return 0;
+	if (!scheme)
+		return refuse(why, 400, "the request target is neither a path nor an http address");
+	for (const char *c = target + scheme; *c && *c != '/' && *c != '?'; c++)
+		if (!is_host_char(*c))
+			return refuse(why, 400, "the request target has no valid host");
+	return 0;
+}
+
+static int check_request(struct http_head *h, const struct meaning *m, struct http_refusal *why)
+{
+	int r;
 
 	if (!strcmp(h->method, "CONNECT"))
 		return refuse(why, 405, "CONNECT is not served here");
-	if (expect && h->minor >= 1) {
-		if (!str_ieq(expect, "100-continue"))
+	if (m->expect && h->minor >= 1) {
+		if (!str_ieq(m->expect, "100-continue"))
 			return refuse(why, 417, "the only expectation known here is \"100-continue\"");
 		h->expect_continue = true;
 	}
-	return check_host(h, why);
+	r = check_host(h, m, why);
+	return r < 0 ? r : check_target(h->target, why);
 }
 
 int http_head_parse(struct http_head *ret, enum http_side side, char *block, size_t len, struct http_header *slots,
 		    struct http_refusal *why)
 {
-	struct parse p = { .head = ret };
+	struct meaning m = { 0 };
 	int r;
 
 	*ret = (struct http_head){ .headers = slots };
-	r = run_parser(&p, side, block, len, why);
+	r = take_lines(ret, &m, side, block, len, why);
 	if (r < 0)
 		return r;
 	block[len] = '\0';
-	cut_strings(ret);
-	if (ret->target)
-		ret->target[p.target_len] = '\0';
-	read_connection(ret);
-	r = side == HTTP_SIDE_REQUEST ? check_request(ret, why) : 0;
-	if (r < 0)
-		return r;
-	return read_length(ret, side, why);
+	ret->keep_alive = !m.close && (ret->minor >= 1 || m.keep);
+	r = side == HTTP_SIDE_REQUEST ? check_request(ret, &m, why) : 0;
+	return r < 0 ? r : read_length(ret, &m, side, why);
 }
 
 const char *http_reason(int status)
 {
-	const char *s = http_status_str((enum http_status)status);
+	static const char *const names[] = {
+		[100] = "Continue", [101] = "Switching Protocols", [102] = "Processing", [200] = "OK", [201] = "Created",
+		[202] = "Accepted", [203] = "Non-Authoritative Information", [204] = "No Content", [205] = "Reset Content",
+		[206] = "Partial Content", [207] = "Multi-Status", [208] = "Already Reported", [226] = "IM Used",
+		[300] = "Multiple Choices", [301] = "Moved Permanently", [302] = "Found", [303] = "See Other",
+		[304] = "Not Modified", [305] = "Use Proxy", [307] = "Temporary Redirect", [308] = "Permanent Redirect",
+		[400] = "Bad Request", [401] = "Unauthorized", [402] = "Payment Required", [403] = "Forbidden",
+		[404] = "Not Found", [405] = "Method Not Allowed", [406] = "Not Acceptable",
+		[407] = "Proxy Authentication Required", [408] = "Request Timeout", [409] = "Conflict", [410] = "Gone",
+		[411] = "Length Required", [412] = "Precondition Failed", [413] = "Payload Too Large", [414] = "URI Too Long",
+		[415] = "Unsupported Media Type", [416] = "Range Not Satisfiable", [417] = "Expectation Failed",
+		[421] = "Misdirected Request", [422] = "Unprocessable Entity", [423] = "Locked", [424] = "Failed Dependency",
+		[426] = "Upgrade Required", [428] = "Precondition Required", [429] = "Too Many Requests",
+		[431] = "Request Header Fields Too Large", [451] = "Unavailable For Legal Reasons",
+		[500] = "Internal Server Error", [501] = "Not Implemented", [502] = "Bad Gateway", [503] = "Service Unavailable",
+		[504] = "Gateway Timeout", [505] = "HTTP Version Not Supported", [506] = "Variant Also Negotiates",
+		[507] = "Insufficient Storage", [508] = "Loop Detected", [510] = "Not Extended",
+		[511] = "Network Authentication Required",
+	};
 
-	return *s == '<' ? "Unknown" : s; /* "<unknown>" */
+	return status >= 0 && (size_t)status < ARRAY_LEN(names) && names[status] ? names[status] : "Unknown";
 }

@@ -3,11 +3,10 @@
  * A message is taken apart in three steps, each of which may be called again with more bytes:
  *   1. http_head_find() looks for the end of the header section and refuses, line by line, what two parsers could read
  *      in two ways (bare CR or LF, NUL, folded lines, blanks before a colon);
- *   2. http_head_parse() takes the complete section apart in place (libhttp-parser does the tokens) and decides how
- *      long the body is;
+ *   2. http_head_parse() takes the complete section, whose lines are known to be sound by then, apart in place and decides
+ *      how long the body is;
  *   3. http_body_next() takes body bytes off the stream, whatever their framing.
- * libhttp-parser is seen by parse.c alone, so that it can be replaced by llhttp. It is not used for chunked bodies: it
- * accepts any byte, line ends too, inside a chunk extension, which is a way to smuggle requests. */
+ * Each byte of a header section is looked at once on the way to its end, so that a slow sender costs nothing more. */
 #pragma once
 
 #include <stdbool.h>

@@ -105,6 +105,12 @@ static const struct probe {
 	{ "TE identity", "POST / HTTP/1.1\r\n" H "Transfer-Encoding: identity\r\n\r\n", 501 },
 	{ "TE vertical tab", "POST / HTTP/1.1\r\n" H "Transfer-Encoding: \vchunked\r\n\r\n", 400 },
 	{ "TE in 1.0", "POST / HTTP/1.0\r\n" H "Transfer-Encoding: chunked\r\n\r\n", 400 },
+	{ "quote in an authority", "GET http://a\"b/ HTTP/1.1\r\n" H "\r\n", 400 },
+	{ "list in an authority", "GET http://a,b/ HTTP/1.1\r\n" H "\r\n", 400 },
+	{ "other scheme", "GET ftp://a/ HTTP/1.1\r\n" H "\r\n", 400 },
+	{ "star and more", "OPTIONS *x HTTP/1.1\r\n" H "\r\n", 400 },
+	{ "lower-case method", "get / HTTP/1.1\r\n" H "\r\n", 501 },
+	{ "beginning of a method", "GE / HTTP/1.1\r\n" H "\r\n", 501 },
 	{ "no Host", "GET / HTTP/1.1\r\n\r\n", 400 },
 	{ "two Hosts", "GET / HTTP/1.1\r\n" H "Host: b\r\n\r\n", 400 },
 	{ "two equal Hosts", "GET / HTTP/1.1\r\n" H H "\r\n", 400 },
@@ -364,6 +370,10 @@ static void parse_answer(struct result *r, const char *text)
 
 Test(http_parse, answers)
 {
+	static const char *const bad_status[] = {
+		"HTTP/1.1 20\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 099 OK\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n",
+		"HTTP/1.1  200 OK\r\n\r\n", "HTTP/1.1\t200 OK\r\n\r\n", "HTTP/1.1 200OK\r\n\r\n",
+	};
 	struct result *r = NEW(struct result);
 
 	parse_answer(r, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab");
@@ -383,11 +393,17 @@ Test(http_parse, answers)
 	cr_assert_eq(r->status, 505);
 	parse_answer(r, "SSH-2.0-OpenSSH\r\n\r\n");
 	cr_assert_eq(r->status, 400);
+	for (size_t i = 0; i < ARRAY_LEN(bad_status); i++) {
+		parse_answer(r, bad_status[i]);
+		cr_assert_eq(r->status, 400, "%s", bad_status[i]);
+	}
 	free(r);
 }
 
 Test(http_parse, reasons)
 {
 	cr_assert_str_eq(http_reason(404), "Not Found");
+	cr_assert_str_eq(http_reason(0), "Unknown");
+	cr_assert_str_eq(http_reason(-1), "Unknown");
 	cr_assert_str_eq(http_reason(799), "Unknown");
 }
