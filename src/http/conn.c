@@ -25,8 +25,8 @@ static void note_peer(struct http_conn *c, const struct sockaddr *peer, uint64_t
 		memcpy(&c->peer.in6, peer, sizeof(c->peer.in6));
 }
 
-int conn_new(struct http_server *s, int conn_fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base,
-	     struct err *err)
+int conn_new(struct http_conn **ret, struct http_server *s, int conn_fd, uint64_t tag, const struct sockaddr *peer,
+	     uint64_t acked_base, struct err *err)
 {
 	auto_fd fd = conn_fd;
 	struct http_conn *c = NEW(struct http_conn);
@@ -52,6 +52,7 @@ int conn_new(struct http_server *s, int conn_fd, uint64_t tag, const struct sock
 	list_push_back(&s->conns, &c->link);
 	s->stats.connections++;
 	s->stats.open_connections++;
+	*ret = c;
 	return 0;
 }
 
@@ -462,6 +463,12 @@ static void read_input(struct http_conn *c)
 		c->eof = true;
 	else if (errno != EAGAIN && errno != EINTR)
 		c->failed = true;
+}
+
+void conn_read(struct http_conn *c)
+{
+	read_input(c);
+	conn_advance(c);
 }
 
 static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)

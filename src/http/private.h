@@ -147,8 +147,9 @@ struct http_req {
 
 /* conn.c */
 /* Takes ownership of fd, on failure too. */
-MUST_CHECK int conn_new(struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base,
-			struct err *err);
+MUST_CHECK int conn_new(struct http_conn **ret, struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer,
+			uint64_t acked_base, struct err *err);
+void conn_read(struct http_conn *c); /* takes what has come already; may run the handler */
 void conn_advance(struct http_conn *c);
 void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */

@@ -12,6 +12,7 @@
 #include "base/time.h"
 #include "http/private.h"
 
+#define DEFER_ACCEPT_S 1 /* who says nothing for so long becomes a connection all the same */
 #define ACCEPT_BATCH 64 /* connections taken per event, so that a flood does not starve those already here */
 
 void http_limits_default(struct http_limits *ret)
@@ -111,14 +112,17 @@ static bool accept_one(struct http_listener *l)
 	struct sockaddr_storage peer = { 0 };
 	socklen_t len = sizeof(peer);
 	int fd = accept4(l->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	struct http_conn *c;
 
 	if (fd < 0) {
 		if (is_shortage(errno))
 			pause_accepting(l->server);
 		return errno == ECONNABORTED || errno == EINTR;
 	}
-	if (conn_new(l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0)
+	if (conn_new(&c, l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0)
 		pause_accepting(l->server);
+	else
+		conn_read(c); /* the request is there already: see http_server_listen() */
 	return true;
 }
 
@@ -127,7 +131,8 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 	struct http_listener *l = arg;
 	struct http_server *s = l->server;
 
-	for (int i = 0; i < ACCEPT_BATCH; i++)
+	/* A handler may have closed the listeners. */
+	for (int i = 0; i < ACCEPT_BATCH && !s->stopping; i++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
 	update_listeners(s);
@@ -137,10 +142,12 @@ int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
 {
 	auto_fd fd = listen_fd;
 	struct http_listener *l;
-	int r, on = 1;
+	int r, on = 1, defer_s = DEFER_ACCEPT_S;
 
-	/* Accepted sockets inherit it, which saves a system call for each. A unix socket refuses; that is fine. */
+	/* Accepted sockets inherit the first, which saves a system call for each; the second wakes us with the request and not
+	 * before it. A unix socket refuses both; that is fine. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
 	r = fd_set_nonblock(fd, true);
 	if (r < 0)
 		return err_sys_code(err, r, "make the listening socket non-blocking");
@@ -171,6 +178,7 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	struct sockaddr_storage peer = { 0 };
 	socklen_t len = sizeof(peer);
 	auto_fd fd = conn_fd;
+	struct http_conn *c;
 	int r, on = 1;
 
 	r = fd_set_nonblock(fd, true);
@@ -179,7 +187,7 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
-	return conn_new(s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
+	return conn_new(&c, s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
 }
 
 void server_conn_closed(struct http_server *s)
