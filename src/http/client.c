@@ -20,6 +20,8 @@
 #include "http/parse.h"
 
 #define READ_BYTES 65536
+#define SHORT_HEAD_BYTES 1024 /* a header section up to here needs no memory of its own */
+#define SHORT_HEAD_LINES 32
 #define SHORT_BODY_BYTES 4096 /* of a body, for which memory is made with that of the header section */
 
 enum client_state {
@@ -398,6 +400,8 @@ static void take_head(struct http_client *c, struct http_head *h)
 /* True = progress. */
 static bool use_head(struct http_client *c)
 {
+	struct http_header few[SHORT_HEAD_LINES];
+	char small[SHORT_HEAD_BYTES];
 	struct http_refusal why;
 	struct http_head head;
 	size_t end, len;
@@ -410,8 +414,11 @@ static bool use_head(struct http_client *c)
 		return false;
 	}
 	len = end - c->scan.start;
-	auto_free char *block = xmalloc(len + 1);
-	auto_free struct http_header *slots = xcalloc(c->scan.n_lines, sizeof(*slots));
+	bool fits = len < sizeof(small) && c->scan.n_lines <= ARRAY_LEN(few);
+	auto_free char *big = fits ? NULL : xmalloc(len + 1);
+	auto_free struct http_header *many = fits ? NULL : xcalloc(c->scan.n_lines, sizeof(*many));
+	char *block = fits ? small : big;
+	struct http_header *slots = fits ? few : many;
 	memcpy(block, c->rd + c->scan.start, len);
 	c->scan = (struct http_head_scan){ 0 };
 	c->rd += end;
