@@ -23,7 +23,9 @@
 #define TABLE "openreward"
 
 /* From linux/netfilter.h, which cannot be included beside the C library's netinet/in.h. */
-enum { FAMILY_INET = 1, HOOK_LOCAL_OUT = 3, VERDICT_ACCEPT = 1 };
+enum { FAMILY_INET = 1, HOOK_LOCAL_OUT = 3, VERDICT_ACCEPT = 1, NFPROTO_IPV4 = 2 };
+
+#define DESTINATION_V4 16 /* bytes into the header */
 
 /* -- device, addresses, routes ----------------------------------------------------------------------------------- */
 static void put_link_up(struct netlink_batch *b)
@@ -202,6 +204,25 @@ static void expr_to_local(struct netlink_batch *b)
 	expr_compare(b, NFT_CMP_EQ, &local, sizeof(local));
 }
 
+/* Goes on only for 127.0.0.0/8, which is local without a look at the routes: nearly all that passes here is. */
+static void expr_to_loopback(struct netlink_batch *b)
+{
+	const uint8_t ipv4 = NFPROTO_IPV4, net = 127;
+	struct expr e = expr_begin(b, "meta");
+
+	netlink_put_be32(b, NFTA_META_DREG, NFT_REG_1);
+	netlink_put_be32(b, NFTA_META_KEY, NFT_META_NFPROTO);
+	expr_end(b, e);
+	expr_compare(b, NFT_CMP_EQ, &ipv4, sizeof(ipv4));
+	e = expr_begin(b, "payload");
+	netlink_put_be32(b, NFTA_PAYLOAD_DREG, NFT_REG_1);
+	netlink_put_be32(b, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
+	netlink_put_be32(b, NFTA_PAYLOAD_OFFSET, DESTINATION_V4);
+	netlink_put_be32(b, NFTA_PAYLOAD_LEN, sizeof(net));
+	expr_end(b, e);
+	expr_compare(b, NFT_CMP_EQ, &net, sizeof(net));
+}
+
 static void expr_protocol(struct netlink_batch *b, uint8_t protocol)
 {
 	struct expr e = expr_begin(b, "meta");
@@ -255,16 +276,25 @@ static void expr_redirect(struct netlink_batch *b, uint16_t port)
 }
 
 /* Answers of the steering listeners go to a local address too, but belong to tracked, translated connections. */
+static void expr_untracked(struct netlink_batch *b)
+{
+	expr_port(b, 0, NFT_CMP_NEQ, STEER_TCP_PORT);
+	expr_port(b, 0, NFT_CMP_NEQ, STEER_DNS_PORT);
+	expr_end(b, expr_begin(b, "notrack"));
+}
+
 static void put_untracked(struct netlink_batch *b)
 {
 	put_chain(b, "raw", "filter", -300, "nf_tables: add the chain for untracked packets");
-	struct rule r =
-		rule_begin(b, "raw", "nf_tables: do not track local packets (CONFIG_NFT_CT, CONFIG_NFT_FIB_INET?)");
+	struct rule r = rule_begin(b, "raw", "nf_tables: do not track packets of the loopback (CONFIG_NFT_CT?)");
+	expr_to_loopback(b);
+	expr_untracked(b);
+	expr_accept(b);
+	rule_end(b, r);
+
+	r = rule_begin(b, "raw", "nf_tables: do not track local packets (CONFIG_NFT_FIB_INET?)");
 	expr_to_local(b);
-	expr_port(b, 0, NFT_CMP_NEQ, STEER_TCP_PORT);
-	expr_port(b, 0, NFT_CMP_NEQ, STEER_DNS_PORT);
-	struct expr e = expr_begin(b, "notrack");
-	expr_end(b, e);
+	expr_untracked(b);
 	rule_end(b, r);
 }
 
@@ -292,7 +322,12 @@ static void put_steering(struct netlink_batch *b)
 static void put_refusal(struct netlink_batch *b)
 {
 	put_chain(b, "rest", "filter", 0, "nf_tables: add the chain that refuses the rest");
-	struct rule r = rule_begin(b, "rest", "nf_tables: accept local packets");
+	struct rule r = rule_begin(b, "rest", "nf_tables: accept packets of the loopback");
+	expr_to_loopback(b);
+	expr_accept(b);
+	rule_end(b, r);
+
+	r = rule_begin(b, "rest", "nf_tables: accept local packets");
 	expr_to_local(b);
 	expr_accept(b);
 	rule_end(b, r);
