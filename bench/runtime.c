@@ -127,7 +127,7 @@ static int send_run(struct runtime *rt, const struct box *b, uint64_t id, char *
 	wire_put_str(&o, WIRE_T_USER, "");
 	wire_put_u64(&o, WIRE_T_TIMEOUT_MS, 60000);
 	wire_put_u64(&o, WIRE_T_MAX_BYTES, 1 << 20);
-	wire_put_u64(&o, WIRE_T_FLAGS, 0);
+	wire_put_u64(&o, WIRE_T_FLAGS, WIRE_RUN_QUIET);
 	return send_out(b->init, &o, err);
 }
 

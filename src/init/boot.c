@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/time.h"
+#include "init/command.h"
 #include "init/init.h"
 #include "init/seccomp.h"
 #include "init/user.h"
@@ -191,6 +192,7 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 	if (!in->holder)
 		STAGE("privileges", cut_privileges(in, err));
 	groups_open(in);
+	command_open();
 	STAGE("control", boot_control(in, err));
 	if (in->steer || in->holder)
 		STAGE("listen", net_open(in, err));

@@ -121,6 +121,7 @@ static int group_make(struct init *in, struct group **ret)
 
 	if (!g)
 		return -ENOMEM;
+	g->cpu_fd = -1;
 	g->number = ++in->groups.last;
 	group_name(name, g->number);
 	if (mkdirat(BOOT_FD_CGROUP, name, 0755) < 0)
@@ -139,9 +140,16 @@ static int group_make(struct init *in, struct group **ret)
 
 static uint64_t usage_us(const struct group *g)
 {
-	auto_fd fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+	auto_fd fd = g->cpu_fd < 0 ? openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC) : -1;
 
-	return keyed(fd, "usage_usec");
+	return keyed(g->cpu_fd < 0 ? fd : g->cpu_fd, "usage_usec");
+}
+
+static void group_free(struct group *g)
+{
+	fd_close(g->cpu_fd);
+	fd_close(g->fd);
+	free(g);
 }
 
 uint64_t groups_cpu_us(const struct init *in)
@@ -176,6 +184,8 @@ static int retire(struct init *in, struct group *g)
 
 	list_remove(&g->link);
 	if (!in->groups.spare && !g->killed) {
+		if (g->cpu_fd < 0)
+			g->cpu_fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
 		g->cpu_base_us = usage_us(g);
 		in->groups.spare = g;
 		return 0;
@@ -183,18 +193,19 @@ static int retire(struct init *in, struct group *g)
 	group_name(name, g->number);
 	if (unlinkat(BOOT_FD_CGROUP, name, AT_REMOVEDIR) < 0 && errno == EBUSY)
 		return -EBUSY;
-	fd_close(g->fd);
-	free(g);
+	group_free(g);
 	return 0;
+}
+
+bool group_put_empty(struct init *in, struct group *g)
+{
+	return g && !group_populated(g) && retire(in, g) == 0;
 }
 
 void group_put(struct init *in, struct group *g)
 {
-	if (!g)
-		return;
-	if (!group_populated(g) && retire(in, g) == 0)
-		return;
-	list_push_back(&in->groups.lingering, &g->link);
+	if (g && !group_put_empty(in, g))
+		list_push_back(&in->groups.lingering, &g->link);
 }
 
 int group_kill(struct group *g)

@@ -19,6 +19,7 @@ struct init;
 struct group {
 	struct list link;     /* in groups.lingering, or in none */
 	int fd;               /* the folder */
+	int cpu_fd;           /* its cpu.stat, from when it is first kept as the spare on; else -1 */
 	unsigned number;      /* "run-<number>" */
 	uint64_t cpu_base_us; /* usage when the current run began */
 	bool killed;          /* never used again: on some kernels (6.18 is one) a process that is cloned into a group which
@@ -55,6 +56,8 @@ uint64_t group_read_u64(int dir, const char *name, uint64_t fallback);
 MUST_CHECK int group_take(struct init *in, struct group **ret);
 /* Gives it back: reused, removed, or left to linger. NULL is fine. */
 void group_put(struct init *in, struct group *g);
+/* The same for one that nobody is in any more; false = it is not, or NULL, and stays the caller's. */
+bool group_put_empty(struct init *in, struct group *g);
 
 /* SIGKILL to every process in it, also those that fork while it happens. */
 MUST_CHECK int group_kill(struct group *g);

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -27,6 +28,11 @@ enum { EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 static const char *argv[FIELDS_MAX + 2];
 static const char *envp[FIELDS_MAX + 4];
 static char home[sizeof("HOME=") + USER_HOME_MAX];
+
+static struct {
+	int fd; /* of init's own oom_score_adj; -1 = commands get no other */
+	char text[16]; /* what it is */
+} own_score = { .fd = -1 };
 
 static NORETURN void give_up(int status, const char *what, const char *name, int code)
 {
@@ -92,19 +98,14 @@ static int set_descriptors(const struct command *c)
 	return syscall(SYS_close_range, first, ~0u, 0u) < 0 ? -errno : 0;
 }
 
-static void raise_oom_score(void)
-{
-	auto_fd fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	if (fd >= 0 && write(fd, OOM_SCORE, sizeof(OOM_SCORE) - 1) < 0)
-		return;
-}
-
 /* Before the user is set, as Docker does: a working directory that USER can't enter is no error. */
 static int enter_directory(const char *cwd)
 {
-	auto_fd fd = path_open(AT_FDCWD, cwd, O_PATH | O_DIRECTORY, 0);
+	auto_fd fd = -1;
 
+	if (str_eq(cwd, "/"))
+		return chdir("/") < 0 ? -errno : 0;
+	fd = path_open(AT_FDCWD, cwd, O_PATH | O_DIRECTORY, 0);
 	if (fd < 0)
 		return fd;
 	return fchdir(fd) < 0 ? -errno : 0;
@@ -182,7 +183,6 @@ static NORETURN void child(const struct command *c)
 	r = set_descriptors(c);
 	if (r < 0)
 		give_up(EXIT_CANNOT_RUN, "set descriptors for", argv[0], r);
-	raise_oom_score();
 	r = enter_directory(cwd);
 	if (r < 0)
 		give_up(EXIT_CANNOT_RUN, "enter the working directory", cwd, r);
@@ -206,16 +206,39 @@ static long clone_child(int cgroup)
 	return seccomp_clone3(&args, sizeof(args));
 }
 
+/* init's own score is the commands' for as long as it clones one: a child inherits it, and opening its own in /proc would be
+ * the dearest thing that it does. Meanwhile init is killed no sooner than they, who are larger. */
+static void set_oom_score(const char *score)
+{
+	if (own_score.fd >= 0 && pwrite(own_score.fd, score, strlen(score), 0) < 0)
+		own_score.fd = fd_close(own_score.fd); /* it stays what it is */
+}
+
+void command_open(void)
+{
+	ssize_t n;
+
+	own_score.fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	n = own_score.fd < 0 ? -1 : pread(own_score.fd, own_score.text, sizeof(own_score.text) - 1, 0);
+	/* Only ever raised: one that is higher already is the commands' too. */
+	if (n <= 0 || strtol(own_score.text, NULL, 10) >= strtol(OOM_SCORE, NULL, 10))
+		own_score.fd = fd_close(own_score.fd);
+}
+
 int command_start(pid_t *ret, const struct command *c, struct err *err)
 {
-	long pid = clone_child(c->cgroup);
+	long pid;
+	int r = 0;
 
+	set_oom_score(OOM_SCORE);
+	pid = clone_child(c->cgroup);
 	if (pid < 0 && c->cgroup >= 0 && (errno == EOPNOTSUPP || errno == EBUSY || errno == EINVAL))
 		pid = clone_child(-1);
 	if (pid < 0)
-		return err_sys(err, errno == EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
+		r = err_sys(err, errno == EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
 	if (pid == 0)
 		child(c);
+	set_oom_score(own_score.text);
 	*ret = (pid_t)pid;
-	return 0;
+	return r;
 }

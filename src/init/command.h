@@ -21,6 +21,9 @@ struct command {
 	int cgroup;                /* folder to be born in; -1 = init's own */
 };
 
+/* Once, before the first: opens what every start needs. */
+void command_open(void);
+
 /* Forks the child, which never returns here: it executes, or says why not on stderr and exits with 126 or 127 (126 also
  * when the working directory can't be entered). Descriptors stay the caller's. -EAGAIN: the sandbox's process limit. */
 MUST_CHECK int command_start(pid_t *ret, const struct command *c, struct err *err);

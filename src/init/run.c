@@ -20,6 +20,7 @@
 #define DYING_STEP_US 2000
 #define OVER_MAX_US 10000000     /* how long a main run's result waits for its acknowledgement */
 #define REAP_MAX 1024            /* processes before the loop gets a turn */
+#define TELL_AFTER_US 5000       /* a RUN_QUIET that is still going then is told of */
 
 void runs_init(struct runs *r)
 {
@@ -47,142 +48,6 @@ struct run *run_find(struct init *in, const struct wire_in *msg)
 }
 
 /* -- the end of a run ------------------------------------------------------------------------------------------ */
-
-static void put_result(struct wire_out *o, const struct run *run)
-{
-	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
-	wire_put_u64(o, WIRE_T_STATUS, (uint64_t)(unsigned)run->status);
-	wire_put_u64(o, WIRE_T_TIMED_OUT, run->timed_out);
-	wire_put_u64(o, WIRE_T_KILLED, run->killed);
-	wire_put_u64(o, WIRE_T_BYTES, run->out.kept);
-	wire_put_u64(o, WIRE_T_STORED, run->out.stored);
-	wire_put_u64(o, WIRE_T_FLAGS, run->flags);
-	wire_put_u64(o, WIRE_T_DROPPED, run->out.dropped);
-	wire_put_u64(o, WIRE_T_DURATION_US, run->end_us - run->start_us);
-	wire_put_u64(o, WIRE_T_CPU_US, run->cpu_us);
-	wire_put_u64(o, WIRE_T_PEAK_BYTES, (uint64_t)run->usage.ru_maxrss * 1024);
-	wire_put_u64(o, WIRE_T_OOM_KILLS, run->base.oom_kills);
-	wire_put_u64(o, WIRE_T_PIDS_HITS, run->base.pids_hits);
-	wire_put_u64(o, WIRE_T_LIMIT_HITS, run->base.limit_hits);
-	wire_put_u64(o, WIRE_T_DISK_FREE, run->disk_free);
-	if (run->out.spool < 0 && !(run->flags & WIRE_RUN_FETCH))
-		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.stored);
-}
-
-static void set_unsent(struct init *in, struct run *run, bool unsent)
-{
-	in->runs.n_unsent += (size_t)unsent - (size_t)run->unsent;
-	run->unsent = unsent;
-}
-
-/* What goes beside a DONE. The caller's; -1 = nothing. */
-static int result_fd(const struct run *run)
-{
-	return run->flags & WIRE_RUN_FETCH ? -1 : output_reopen(&run->out);
-}
-
-static bool send_done(struct init *in, struct run *run)
-{
-	struct wire_out *o = control_begin(WIRE_DONE, 0);
-	auto_fd spool = result_fd(run);
-
-	put_result(o, run);
-	if (control_event(in, o, &spool, spool >= 0) == -EAGAIN)
-		return false;
-	set_unsent(in, run, false);
-	return true;
-}
-
-/* -- for a daemon that takes over ------------------------------------------------------------------------------ */
-
-static bool list_one(struct init *in, struct run *run)
-{
-	struct wire_out *o = control_begin(WIRE_ITEM, in->runs.list_request);
-
-	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
-	wire_put_u64(o, WIRE_T_STATE, run->state == RUN_ENDED);
-	wire_put_u64(o, WIRE_T_AGE_MS, (time_now_us() - run->start_us) / 1000);
-	if (run->label_len)
-		wire_put(o, WIRE_T_LABEL, run->label, run->label_len);
-	if (control_event(in, o, NULL, 0) == -EAGAIN)
-		return false;
-	run->unlisted = false;
-	return true;
-}
-
-static bool list_some(struct init *in, struct list *l)
-{
-	list_foreach(l, struct run, link, run)
-		if (run->unlisted && !list_one(in, run))
-			return false;
-	return true;
-}
-
-/* False when the socket is full. */
-static bool list_all(struct init *in)
-{
-	struct wire_out *o;
-
-	if (!in->runs.list_request)
-		return true;
-	if (!list_some(in, &in->runs.alive) || !list_some(in, &in->runs.ended))
-		return false;
-	o = control_begin(WIRE_OK, in->runs.list_request);
-	wire_put_u64(o, WIRE_T_CONFIGURED, in->configured);
-	if (control_event(in, o, NULL, 0) == -EAGAIN)
-		return false;
-	in->runs.list_request = 0;
-	return true;
-}
-
-int runs_request(struct init *in, struct request *q, struct err *err)
-{
-	(void)err;
-	in->runs.list_request = q->msg->request;
-	list_foreach(&in->runs.alive, struct run, link, run)
-		run->unlisted = true;
-	list_foreach(&in->runs.ended, struct run, link, run) {
-		run->unlisted = true;
-		set_unsent(in, run, true); /* the one who had it may be dead */
-	}
-	runs_flush(in);
-	return 0;
-}
-
-bool runs_waiting(const struct init *in)
-{
-	return in->runs.n_unsent > 0 || in->runs.list_request;
-}
-
-static void set_more(struct init *in, struct run *run, bool more)
-{
-	in->runs.n_unsent += (size_t)more - (size_t)run->more;
-	run->more = more;
-}
-
-static bool send_more(struct init *in, struct run *run)
-{
-	struct wire_out *o = control_begin(WIRE_MORE, 0);
-
-	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
-	wire_put_u64(o, WIRE_T_STORED, run->out.stored);
-	if (control_event(in, o, NULL, 0) == -EAGAIN)
-		return false;
-	set_more(in, run, false);
-	return true;
-}
-
-void runs_flush(struct init *in)
-{
-	if (!list_all(in))
-		return;
-	list_foreach(&in->runs.alive, struct run, link, run)
-		if (run->more && !send_more(in, run))
-			return;
-	list_foreach(&in->runs.ended, struct run, link, run)
-		if (run->unsent && !send_done(in, run))
-			return;
-}
 
 static void measure(struct init *in, struct run *run)
 {
@@ -213,20 +78,18 @@ static void finish(struct init *in, struct run *run)
 	run->input = fd_close(run->input);
 	run->slave = fd_close(run->slave);
 	run->watched = false; /* its end says more */
-	set_more(in, run, false);
+	run_set_more(in, run, false);
 	run_watch(in, run);
 	measure(in, run);
 	run->state = RUN_ENDED;
 	list_remove(&run->link);
 	list_push_back(&in->runs.ended, &run->link);
-	set_unsent(in, run, true);
+	run_set_unsent(in, run, true);
 	runs_flush(in); /* in order: older ends that are still unsent go first */
 	if (run->main)
 		end_sandbox(in, run);
-	if (run->group && !group_populated(run->group)) {
-		group_put(in, run->group);
+	if (group_put_empty(in, run->group))
 		run->group = NULL;
-	}
 }
 
 static void ended(struct init *in, struct run *run, int status, const struct rusage *usage)
@@ -303,20 +166,31 @@ static void take_output(struct init *in, struct run *run, struct watch *w)
 	if (!run->watched || run->out.stored == before)
 		return;
 	run->watched = false;
-	set_more(in, run, true);
+	run_set_more(in, run, true);
 	runs_flush(in);
+}
+
+/* A pipe whose last writer is gone is mostly the first that is seen of a command's end: its result goes before the cleaning up. */
+static void reap_at_end(struct init *in, const struct run *run, uint32_t events)
+{
+	if (events & EPOLLHUP && run->state == RUN_ALIVE)
+		runs_reap(in);
 }
 
 static void on_output(struct init *in, struct watch *w, uint32_t events)
 {
-	(void)events;
-	take_output(in, container_of(w, struct run, out.pipe), w);
+	struct run *run = container_of(w, struct run, out.pipe);
+
+	reap_at_end(in, run, events);
+	take_output(in, run, w);
 }
 
 static void on_error_output(struct init *in, struct watch *w, uint32_t events)
 {
-	(void)events;
-	take_output(in, container_of(w, struct run, out.err_pipe), w);
+	struct run *run = container_of(w, struct run, out.err_pipe);
+
+	reap_at_end(in, run, events);
+	take_output(in, run, w);
 }
 
 /* -- requests -------------------------------------------------------------------------------------------------- */
@@ -356,7 +230,7 @@ static int spec_read(struct spec *s, struct request *q, struct err *err)
 	s->cmd.cwd = cwd ? cwd : "";
 	s->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
 	q->stage = "user";
-	r = user_lookup(&s->cmd.user, user ? user : "", err);
+	r = user_lookup(&s->cmd.user, USER_FOLDER, user ? user : "", err);
 	if (r < 0)
 		return r;
 	q->stage = "descriptors";
@@ -425,15 +299,6 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 	return 0;
 }
 
-static void started(struct init *in, const struct run *run, uint64_t request)
-{
-	struct wire_out *o = control_begin(WIRE_STARTED, request);
-
-	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
-	wire_put_u64(o, WIRE_T_PID, (uint64_t)run->pid);
-	control_reply(in, o, NULL, 0);
-}
-
 static int run_begin(struct init *in, struct request *q, const void *id, size_t id_len, struct err *err)
 {
 	AUTO(stream_ends_done) struct stream_ends ends = STREAM_ENDS_INIT;
@@ -455,7 +320,10 @@ static int run_begin(struct init *in, struct request *q, const void *id, size_t 
 	}
 	list_push_back(&in->runs.alive, &run->link);
 	in->runs.n++;
-	started(in, run, q->msg->request);
+	run->starting = q->msg->request;
+	run->tell_us = run->flags & WIRE_RUN_QUIET ? run->start_us + TELL_AFTER_US : 0;
+	if (!run->tell_us)
+		run_tell_started(in, run, run->starting);
 	return 0;
 }
 
@@ -463,14 +331,16 @@ int run_request(struct init *in, struct request *q, struct err *err)
 {
 	size_t len = 0;
 	const void *id = wire_get(q->msg, WIRE_T_RUN_ID, 0, &len);
-	const struct run *twin;
+	struct run *twin;
 
 	q->stage = "run";
 	if (!id || len == 0 || len > RUN_ID_MAX)
 		return err_set(err, -EINVAL, "RUN_ID has %zu bytes, expected 1 to %d", len, RUN_ID_MAX);
 	twin = run_find(in, q->msg);
 	if (twin) {
-		started(in, twin, q->msg->request);
+		if (twin->starting)
+			run_tell_started(in, twin, twin->starting);
+		run_tell_started(in, twin, q->msg->request);
 		return 0;
 	}
 	if (in->runs.over_us)
@@ -478,27 +348,6 @@ int run_request(struct init *in, struct request *q, struct err *err)
 	if (in->runs.n >= RUNS_MAX)
 		return err_set(err, -EAGAIN, "%zu runs are alive or unacknowledged", in->runs.n);
 	return run_begin(in, q, id, len, err);
-}
-
-int run_result(struct init *in, struct request *q, struct err *err)
-{
-	struct run *run = run_find(in, q->msg);
-	struct wire_out *o;
-	auto_fd spool = -1;
-
-	q->stage = "run";
-	if (!run)
-		return err_set(err, -ENOENT, "no such run: never started here, or acknowledged");
-	if (run->state != RUN_ENDED) {
-		control_ok(in, q->msg->request);
-		return 0;
-	}
-	o = control_begin(WIRE_DONE, q->msg->request);
-	put_result(o, run);
-	set_unsent(in, run, false);
-	spool = result_fd(run);
-	control_reply(in, o, &spool, spool >= 0);
-	return 0;
 }
 
 void run_ack(struct init *in, struct request *q)
@@ -509,7 +358,7 @@ void run_ack(struct init *in, struct request *q)
 		return;
 	if (run->main)
 		in->over = true;
-	set_unsent(in, run, false);
+	run_set_unsent(in, run, false);
 	in->runs.n--;
 	group_put(in, run->group);
 	run->group = NULL;
@@ -572,12 +421,16 @@ uint64_t runs_next_us(const struct init *in)
 		const struct run *run = container_of(l, const struct run, link);
 
 		next = MIN(next, run->state == RUN_DYING ? time_now_us() + DYING_STEP_US : run->deadline_us);
+		if (run->starting)
+			next = MIN(next, run->tell_us);
 	}
 	return next;
 }
 
 static void tick_one(struct init *in, struct run *run, uint64_t now_us)
 {
+	if (run->starting && now_us >= run->tell_us)
+		run_tell_started(in, run, run->starting);
 	if (run->state == RUN_DYING) {
 		if (now_us >= run->deadline_us || !group_populated(run->group))
 			finish(in, run);

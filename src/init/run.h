@@ -40,6 +40,8 @@ struct run {
 	struct group *group;  /* NULL = none, or empty already */
 	struct output out;
 	uint64_t start_us, end_us;
+	uint64_t starting;    /* the RUN that has no answer yet: STARTED at tell_us, or DONE before; 0 = it has */
+	uint64_t tell_us;
 	uint64_t deadline_us; /* UINT64_MAX = none. While DYING: when to stop waiting */
 	struct counters base; /* the sandbox's counters at the start; at the end the difference */
 	struct rusage usage;
@@ -72,6 +74,11 @@ void runs_init(struct runs *r);
 struct run *run_find(struct init *in, const struct wire_in *msg);
 /* Watches its pipes, or not, as flow control has it now. */
 void run_watch(struct init *in, struct run *run);
+
+/* report.c: what the daemon is told. */
+void run_tell_started(struct init *in, struct run *run, uint64_t request);
+void run_set_unsent(struct init *in, struct run *run, bool unsent); /* its DONE is owed to the daemon */
+void run_set_more(struct init *in, struct run *run, bool more);
 
 /* Request handlers (control.c calls them). A negative result becomes the FAILED answer. */
 MUST_CHECK int run_request(struct init *in, struct request *q, struct err *err);

@@ -63,7 +63,8 @@ static int open_output(int *ret_read, int *ret_write, struct err *err)
 {
 	int r = open_pipe(ret_read, ret_write, err);
 
-	return r < 0 ? r : fd_set_nonblock(*ret_read, true);
+	/* One call: nothing else is set on a pipe that was just made. */
+	return r == 0 && fcntl(*ret_read, F_SETFL, O_NONBLOCK) < 0 ? err_sys(err, "make a pipe non-blocking") : r;
 }
 
 static int open_pipes(struct stream_ends *e, struct command *c, uint64_t flags, struct err *err)

@@ -4,14 +4,21 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/str.h"
 #include "init/path.h"
+
+#define SETTLED_S 2 /* unchanged for so long: another change shows in the time of it */
 
 /* The content of a database; NULL = absent, or not a file that may be read. */
 static char *read_database(int etc, const char *name)
@@ -29,11 +36,74 @@ int user_resolve(struct user *ret, int etc, const char *spec, struct err *err)
 	return passwd_resolve(ret, passwd, group, spec, err);
 }
 
-int user_lookup(struct user *ret, const char *spec, struct err *err)
-{
-	auto_fd etc = path_open(AT_FDCWD, "/etc", O_PATH | O_DIRECTORY, 0);
+/* What tells one state of a file from another. */
+struct mark {
+	dev_t dev;
+	ino_t ino; /* 0 = there is none */
+	off_t size;
+	struct timespec changed;
+};
 
-	return user_resolve(ret, etc, spec, err);
+/* The last look-up, which holds as long as both files are what they were: commands come one after another, as one user. */
+static struct {
+	bool holds;
+	char etc[64], spec[128];
+	struct mark passwd, group;
+	struct user user;
+} last;
+
+static struct mark mark_of(const char *etc, const char *name)
+{
+	struct stat st;
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", etc, name);
+	if (stat(path, &st) < 0)
+		return (struct mark){ 0 };
+	return (struct mark){ st.st_dev, st.st_ino, st.st_size, st.st_ctim };
+}
+
+static bool same(const struct mark *a, const struct mark *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->changed.tv_sec == b->changed.tv_sec &&
+	       a->changed.tv_nsec == b->changed.tv_nsec;
+}
+
+/* A file that has just changed may change again without a later time: the kernel's clock for it ticks in milliseconds. */
+static bool has_settled(const struct mark *m)
+{
+	return m->ino && time(NULL) - m->changed.tv_sec >= SETTLED_S;
+}
+
+static void remember(const char *etc, const char *spec, const struct mark *passwd, const struct mark *group, const struct user *u)
+{
+	last.holds = has_settled(passwd) && has_settled(group) && strlen(etc) < sizeof(last.etc) && strlen(spec) < sizeof(last.spec);
+	if (!last.holds)
+		return;
+	snprintf(last.etc, sizeof(last.etc), "%s", etc);
+	snprintf(last.spec, sizeof(last.spec), "%s", spec);
+	last.passwd = *passwd;
+	last.group = *group;
+	last.user = *u;
+}
+
+int user_lookup(struct user *ret, const char *folder, const char *spec, struct err *err)
+{
+	/* Taken before the files are read: what changes meanwhile differs the next time. */
+	const struct mark passwd = mark_of(folder, "passwd"), group = mark_of(folder, "group");
+	auto_fd etc = -1;
+	int r;
+
+	if (last.holds && str_eq(last.spec, spec) && str_eq(last.etc, folder) && same(&last.passwd, &passwd) &&
+	    same(&last.group, &group)) {
+		*ret = last.user;
+		return 0;
+	}
+	etc = path_open(AT_FDCWD, folder, O_PATH | O_DIRECTORY, 0);
+	r = user_resolve(ret, etc, spec, err);
+	if (r == 0)
+		remember(folder, spec, &passwd, &group, ret);
+	return r;
 }
 
 /* The raw calls: a C library would try to tell threads that init does not have. */

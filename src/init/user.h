@@ -7,8 +7,10 @@
 
 /* spec as passwd_resolve() takes it. etc: a folder that holds passwd and group; a missing file counts as empty. */
 MUST_CHECK int user_resolve(struct user *ret, int etc, const char *spec, struct err *err);
-/* The same with this root's /etc. */
-MUST_CHECK int user_lookup(struct user *ret, const char *spec, struct err *err);
+/* The same with a folder's name, which is this root's /etc but in tests. Reads nothing while both files are what they were at
+ * the last call. */
+MUST_CHECK int user_lookup(struct user *ret, const char *folder, const char *spec, struct err *err);
+#define USER_FOLDER "/etc"
 
 /* For the file calls: init's file-system identity becomes the user's (and its file capabilities go, unless it is root)
  * until user_leave(). A failure to come back is fatal: init exits rather than act as somebody else. */

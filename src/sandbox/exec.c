@@ -261,7 +261,8 @@ void local_claim(struct engine_exec *base, engine_exec_fn *done, void *arg)
 
 /* -- starting ---------------------------------------------------------------------------------------------------------------- */
 
-static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+/* A run that was over at once: its DONE comes in place of STARTED. */
+static void on_started(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
 	struct exec *x = arg;
 
@@ -269,6 +270,8 @@ static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds UNUS
 		return; /* its end came first: the box is going */
 	if (err)
 		exec_over(x, NULL, err);
+	else if (in->type == WIRE_DONE)
+		execs_event(exec_box(x), in, fds, n_fds);
 	else
 		x->state = EXEC_RUNNING;
 }
@@ -315,7 +318,7 @@ static struct wire_out *encode(struct box *b, struct chan *c, const struct engin
 	wire_put_u64(o, WIRE_T_TIMEOUT_MS, spec->timeout_ms);
 	wire_put_u64(o, WIRE_T_MAX_BYTES, spec->max_bytes);
 	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD : 0u) |
-				      (spec->main ? WIRE_RUN_MAIN : 0u) | stream_flags(spec));
+				      (spec->main ? WIRE_RUN_MAIN : WIRE_RUN_QUIET) | stream_flags(spec));
 	wire_put_u64(o, WIRE_T_ROWS, spec->rows);
 	wire_put_u64(o, WIRE_T_COLS, spec->cols);
 	if (spec->label && spec->label_len <= WIRE_LABEL_MAX)

@@ -73,7 +73,7 @@ struct wire_head {
 	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
 			      none), MAX_BYTES (UINT64_MAX = all), FLAGS (enum wire_run_flag), LABEL? (kept for RUNS).   \
 			      fds: the script (RUN_SCRIPT), then the output target (RUN_OUTPUT_FD) -> STARTED */         \
-	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED */                                                           \
+	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED. RUN_QUIET: DONE in its place where that comes within 5 ms */    \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
 			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, LIMIT_HITS, OUTPUT (when it fits \
 			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames), FLAGS of the RUN. fds: the output's spool \
@@ -158,6 +158,7 @@ enum wire_run_flag {
 	WIRE_RUN_SEPARATE = 32, /* stdout and stderr by two pipes, the output in frames; not with TTY or OUTPUT_FD */
 	WIRE_RUN_TAIL = 64,     /* the last MAX_BYTES of the output are kept, instead of the first */
 	WIRE_RUN_FETCH = 128,   /* DONE comes without the output: READ gives it */
+	WIRE_RUN_QUIET = 256,   /* a run that ends within a moment is not STARTED: its DONE is the answer */
 };
 
 enum wire_open_mode {

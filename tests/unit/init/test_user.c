@@ -158,3 +158,52 @@ Test(user, thousands_of_groups_stop_at_the_maximum)
 	cr_assert_eq(resolve(etc, "app").n_groups, USER_GROUPS_MAX);
 	clean(etc);
 }
+
+/* -- remembered -------------------------------------------------------------------------------------------------- */
+
+static void write_file(const char *dir, const char *name, const char *text)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	FILE *f = fopen(path, "we");
+	cr_assert_not_null(f);
+	fputs(text, f);
+	cr_assert_eq(fclose(f), 0);
+}
+
+static uid_t uid_of(const char *dir, const char *spec)
+{
+	struct user u = { .uid = 99 };
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(user_lookup(&u, dir, spec, &err), 0, "%s", err.msg);
+	return u.uid;
+}
+
+/* Files of the same size, changed as fast as it goes and after they were left alone: nobody ever acts as who was there before. */
+Test(init_user, what_changed_is_seen)
+{
+	char dir[] = "/tmp/orw-user-XXXXXX", path[128], text[64];
+
+	cr_assert_not_null(mkdtemp(dir));
+	write_file(dir, "group", "");
+	for (unsigned i = 100; i < 300; i++) {
+		snprintf(text, sizeof(text), "a:x:%u:1::/:/bin/sh\n", i);
+		write_file(dir, "passwd", text);
+		cr_assert_eq(uid_of(dir, "a"), i);
+		if (i == 200)
+			sleep(3); /* from here on it is remembered */
+		cr_assert_eq(uid_of(dir, "a"), i);
+		cr_assert_eq(uid_of(dir, "7"), 7);
+		cr_assert_eq(uid_of(dir, "a"), i);
+	}
+	snprintf(path, sizeof(path), "%s/other", dir);
+	cr_assert_eq(rename((snprintf(text, sizeof(text), "%s/passwd", dir), text), path), 0);
+	struct user u;
+	cr_assert_eq(user_lookup(&u, dir, "a", NULL), -ENOENT, "the file is gone");
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/group", dir);
+	unlink(path);
+	rmdir(dir);
+}
