@@ -2,6 +2,9 @@
  * read as they come. See worker.h. Cases:
  *   create COMMAND     POST /create_sandbox of IMAGE, /run of the command, /delete_session. Parts: these three
  *   run COMMAND        POST /run in a sandbox that lives on
+ *   ping               POST /ping of the same
+ *   cold               POST /create_session with an instance of its own, /delete_session. Parts: these two
+ *   do write MB, do read MB   a file of so many MB into the same, in pieces of 4 MiB with the commit; out of it, with its hash
  *   call, call-new     POST /call through the gateway in the session of `do session`; -new: a connection for each
  *   do session NAME    opens a session of the environment OWNER/NAME
  *   do probe           a sandbox that runs /probe: its sid, its result, and it goes when a line comes
@@ -17,12 +20,13 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "worker.h"
 
-#define BODY_MAX (1u << 20)
+#define BODY_MAX (5u << 20)
 #define TIMEOUT_S 60
 
 struct client {
@@ -47,6 +51,8 @@ static int client_connect(struct client *c, struct err *err)
 	const struct timeval t = { .tv_sec = TIMEOUT_S };
 	int on = 1;
 
+	if (!c->address)
+		return err_set(err, -EINVAL, "%s has no address", c->host);
 	c->in_at = c->in_len = 0;
 	c->fd = socket(c->address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (c->fd < 0 || connect(c->fd, c->address->ai_addr, c->address->ai_addrlen) < 0)
@@ -149,25 +155,49 @@ static int read_answer(struct client *c, struct err *err)
 	return r;
 }
 
-static int ask(struct client *c, const char *path, const char *more, const char *body, struct err *err)
+/* A kept connection that nothing was asked on for long is closed by the server. */
+static void drop_if_closed(struct client *c)
 {
-	char request[4096];
-	int n = snprintf(request, sizeof(request),
-			 "POST %s HTTP/1.1\r\nHost: %s:%s\r\nX-API-Key: %s\r\n%sContent-Type: application/json\r\n"
-			 "Content-Length: %zu\r\n\r\n%s", path, c->host, c->port, c->key, more, strlen(body), body);
-	int r = c->fd < 0 ? client_connect(c, err) : 0;
+	char byte;
 
+	if (c->fd >= 0 && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+		client_disconnect(c);
+}
+
+static int ask_bytes(struct client *c, const char *path, const char *more, const char *type, const void *body, size_t len,
+		     struct err *err)
+{
+	char head[4096];
+	int n = snprintf(head, sizeof(head),
+			 "POST %s HTTP/1.1\r\nHost: %s:%s\r\nX-API-Key: %s\r\n%sContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", path, c->host,
+			 c->port, c->key, more, type, len);
+	struct iovec parts[] = { { head, (size_t)n }, { (void *)(uintptr_t)body, len } };
+	ssize_t sent;
+	int r;
+
+	drop_if_closed(c);
+	r = c->fd < 0 ? client_connect(c, err) : 0;
 	if (r < 0)
 		return r;
-	if ((size_t)n >= sizeof(request))
+	if ((size_t)n >= sizeof(head))
 		return err_set(err, -EMSGSIZE, "%s: the request is too long", path);
-	r = fd_write_all(c->fd, request, (size_t)n);
-	r = r < 0 ? err_sys_code(err, r, "%s: send", path) : read_answer(c, err);
+	sent = writev(c->fd, parts, ARRAY_LEN(parts));
+	if (sent >= 0 && (size_t)sent < (size_t)n + len)
+		r = fd_write_all(c->fd, (const char *)body + ((size_t)sent - (size_t)n), len - ((size_t)sent - (size_t)n));
+	if (sent < n || r < 0)
+		r = err_sys(err, "%s: send", path);
+	else
+		r = read_answer(c, err);
 	if (r == 0 && c->status != 200)
 		r = err_set(err, -EIO, "%s: %d %.300s", path, c->status, c->body);
 	if (r < 0)
 		client_disconnect(c);
 	return r;
+}
+
+static int ask(struct client *c, const char *path, const char *more, const char *body, struct err *err)
+{
+	return ask_bytes(c, path, more, "application/json", body, strlen(body), err);
 }
 
 /* -- event streams ---------------------------------------------------------------------------------------------------- */
@@ -273,6 +303,62 @@ static int run(struct client *c, const char *command, struct sample *s, struct e
 	return r;
 }
 
+static int living(struct client *c, char *ret_header, size_t cap, struct err *err)
+{
+	int r = c->living[0] ? 0 : box_make(c, c->living, sizeof(c->living), err);
+
+	snprintf(ret_header, cap, "X-Session-ID: %s\r\n", c->living);
+	return r;
+}
+
+static int ping(struct client *c, struct sample *s, struct err *err)
+{
+	char session[128];
+	int r = living(c, session, sizeof(session), err);
+
+	sample_begin(s);
+	if (r == 0)
+		r = ask(c, "/ping", session, "{}", err);
+	sample_part(s);
+	return r;
+}
+
+/* -- files ---------------------------------------------------------------------------------------------------------------- */
+#define FILE_PATH "/tmp/bench"
+
+static int write_file(struct client *c, unsigned long mb, struct err *err)
+{
+	char session[128], path[128];
+	size_t piece = (size_t)4 << 20;
+	auto_free char *data = malloc(piece);
+	int r = living(c, session, sizeof(session), err);
+
+	if (!data)
+		return err_set(err, -ENOMEM, "no memory for a piece");
+	memset(data, 'x', piece);
+	for (unsigned long at = 0; r == 0 && at < mb; at += 4) {
+		snprintf(path, sizeof(path), "/write_file?path=" FILE_PATH "&offset=%lu", at << 20);
+		r = ask_bytes(c, path, session, "application/octet-stream", data, piece, err);
+	}
+	snprintf(path, sizeof(path), "/write_file?path=" FILE_PATH "&commit=1&size=%lu", mb << 20);
+	return r == 0 ? ask(c, path, session, "", err) : r;
+}
+
+static int read_file(struct client *c, unsigned long mb, struct err *err)
+{
+	char session[128], path[128];
+	int r = living(c, session, sizeof(session), err);
+
+	for (unsigned long at = 0; r == 0 && at < mb; at += 4) {
+		snprintf(path, sizeof(path), "/read_file?path=" FILE_PATH "&offset=%lu&length=%u", at << 20, 4u << 20);
+		r = ask(c, path, session, "", err);
+		if (r == 0 && c->body_len != (size_t)4 << 20)
+			r = err_set(err, -EIO, "/read_file gave %zu bytes", c->body_len);
+	}
+	snprintf(path, sizeof(path), "/stat_file?path=" FILE_PATH "&sha256=1");
+	return r == 0 ? ask(c, path, session, "", err) : r;
+}
+
 /* -- the gateway ---------------------------------------------------------------------------------------------------------- */
 static void session_headers(const struct client *c, char *ret, size_t cap)
 {
@@ -292,6 +378,24 @@ static int open_session(struct client *c, const char *environment, struct err *e
 	snprintf(c->session, sizeof(c->session), "%s", c->task_id);
 	session_headers(c, headers, sizeof(headers));
 	return ask(c, "/create", headers, "{\"split\": \"train\", \"index\": 0}", err);
+}
+
+/* One with variables gets an instance of its own, which is started for it: what a sleeping environment's first session waits for. */
+static int cold(struct client *c, struct sample *s, struct err *err)
+{
+	char headers[256];
+	int r;
+
+	snprintf(headers, sizeof(headers), "X-Deployment: %s\r\n", c->environment);
+	sample_begin(s);
+	r = ask_events(c, "/create_session", headers, "{\"env\": {\"BENCH\": \"1\"}}", err);
+	sample_part(s);
+	if (r < 0)
+		return r;
+	snprintf(headers, sizeof(headers), "X-Session-ID: %s\r\n", c->task_id);
+	r = ask(c, "/delete_session", headers, "{}", err);
+	sample_part(s);
+	return r;
 }
 
 static int call(struct client *c, bool fresh, struct sample *s, struct err *err)
@@ -315,6 +419,10 @@ static int once(void *arg, char **args, struct sample *s, struct err *err)
 		return create(arg, args[1], s, err);
 	if (strcmp(args[0], "run") == 0 && args[1])
 		return run(arg, args[1], s, err);
+	if (strcmp(args[0], "ping") == 0)
+		return ping(arg, s, err);
+	if (strcmp(args[0], "cold") == 0)
+		return cold(arg, s, err);
 	if (strncmp(args[0], "call", 4) == 0)
 		return call(arg, strcmp(args[0], "call-new") == 0, s, err);
 	return err_set(err, -EINVAL, "http: unknown case \"%s\"", args[0]);
@@ -368,6 +476,10 @@ static int other(void *arg, char **args, struct err *err)
 		return open_session(arg, args[1], err);
 	if (strcmp(args[0], "probe") == 0)
 		return probe(arg, err);
+	if (strcmp(args[0], "write") == 0 && args[1])
+		return write_file(arg, strtoul(args[1], NULL, 10), err);
+	if (strcmp(args[0], "read") == 0 && args[1])
+		return read_file(arg, strtoul(args[1], NULL, 10), err);
 	if (strcmp(args[0], "repeat") == 0 && args[1])
 		return repeat(arg, (int)strtol(args[1], NULL, 10), err);
 	return err_set(err, -EINVAL, "http: do what?");
@@ -399,7 +511,7 @@ int main(int argc, char **argv)
 	c.key = argv[3];
 	c.image = argv[4];
 	r = getaddrinfo(c.host, c.port, &(struct addrinfo){ .ai_socktype = SOCK_STREAM }, &c.address);
-	if (r != 0) {
+	if (r != 0 || !c.address) {
 		printf("error %s: %s\n", c.host, gai_strerror(r));
 		return 1;
 	}

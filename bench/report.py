@@ -152,7 +152,14 @@ def sandbox_tables(rounds, cases, rates, idle):
     return parts + [goals_table(cases, rates, idle), f"Sandboxes: medians of {rounds} rounds."]
 
 
-def write(world, boxes, through, logged, load):
+def alone_table(rows):
+    t = Table("figure", "now", "goal", "reached")
+    for what, value, limit, unit in rows:
+        goal(t, what, value, limit, unit, "<=")
+    return "### Figures that stand alone\n\n" + t.text()
+
+
+def write(world, boxes, through, logged, alone, load):
     parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
     if load[0] > 1:
         parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
@@ -163,6 +170,8 @@ def write(world, boxes, through, logged, load):
     if boxes:
         parts.append("Verified to be a sandbox: " + ", ".join(f"{name} {n} times" for name, n in world.checked.items()) + ".")
         parts += sandbox_tables(*boxes)
+    if alone:
+        parts.append(alone_table(alone))
     failed = [f"- {c.label} ({c.group}): {c.failed}" for c in (boxes[1] + boxes[2] if boxes else []) if c.failed]
     failed += [f"- {what}: {why}" for what, why in world.skipped.items()]
     if failed:
