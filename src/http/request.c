@@ -92,10 +92,11 @@ static int take_authority(struct http_req *r, const char **ret_rest, struct http
 {
 	const char *t = r->head.target;
 	size_t scheme = !strncasecmp(t, "http://", 7) ? 7 : !strncasecmp(t, "https://", 8) ? 8 : 0;
-	size_t len = strcspn(t + scheme, "/?");
+	size_t len;
 
 	if (!scheme)
 		return refuse(why, "the request target is neither a path nor an http address");
+	len = strcspn(t + scheme, "/?");
 	if (!len || memchr(t + scheme, '@', len) || memchr(t + scheme, ',', len))
 		return refuse(why, "the request target has no valid host");
 	set_host(r, req_strndup(r, t + scheme, len));
