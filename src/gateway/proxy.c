@@ -166,6 +166,8 @@ static const char *gone_reason(const struct session *s)
 static void fail_now(struct proxy *p, const char *why)
 {
 	const char *gone = gone_reason(p->s);
+	/* An instance's end that the session was not told of yet: session_crashed() says the same. */
+	const char *outcome = gone && !strstr(gone, "outcome infra") && !p->s->end_reason ? " (outcome infra)" : "";
 	drop_upstream(p);
 	loop_timer_stop(&p->late);
 	list_remove(&p->session_node);
@@ -174,7 +176,7 @@ static void fail_now(struct proxy *p, const char *why)
 	if (http_reply_started(p->req))
 		http_req_abort(p->req);
 	else if (gone)
-		http_reply_error(p->req, 410, "session %s has ended: %s", p->s->id, gone);
+		http_reply_error(p->req, 410, "session %s has ended: %s%s", p->s->id, gone, outcome);
 	else
 		http_reply_error(p->req, 502, "the environment's server broke off: %s", why);
 }

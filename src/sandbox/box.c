@@ -403,7 +403,7 @@ static int send_make(struct box *b, struct err *err)
 
 	b->state = BOX_MAKING;
 	if (!c)
-		return err_set(err, -EAGAIN, "the spawner is away");
+		return err_set(err, -EAGAIN, "the spawner is away (outcome infra)");
 	b->asked_us = time_now_us();
 	o = chan_begin(c, WIRE_MAKE, true);
 	plan_encode(b->plan, o);

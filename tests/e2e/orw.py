@@ -37,11 +37,12 @@ class Platform:
         self.process: subprocess.Popen | None = None
         self.url = ""
         self.key = ""
+        self.listen = "127.0.0.1:0"
 
     def start(self, env: dict[str, str] | None = None) -> "Platform":
         """env: variables that this start has beside the test's own."""
         log = open(self.log_path, "wb")  # of this start only: an earlier one's address would be found first
-        argv = [OPENREWARD, "serve", "--listen", "127.0.0.1:0", "--data", self.data, "--config", self.config_path]
+        argv = [OPENREWARD, "serve", "--listen", self.listen, "--data", self.data, "--config", self.config_path]
         self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         log.close()
         deadline = time.monotonic() + START_TIMEOUT_S
