@@ -48,7 +48,7 @@ demo: all ## deploy two environments and run an agent's sessions (KEEP=1 leaves 
 bench: deps-bench all ## measure, side by side with other runtimes
 	@BUILD='$(BUILD)' bench/run
 
-soak: deps-test all ## mixed use by clients that vanish, for ten minutes (SECONDS=600)
+soak: deps-test all ## everything that can die does, under load, for ten minutes (SECONDS=600), and mixed use by clients that vanish
 	@SOAK_SECONDS='$(or $(SECONDS),600)' tools/run-tests --build $(BUILD) soak
 
 fuzz-build:

@@ -1,22 +1,35 @@
 """A simulated trainer: groups of sixteen rollouts of one task, hundreds at once, with pauses as a model makes them.
 
-    python trainer.py NAME AT_ONCE SECONDS SEED
+    python trainer.py NAME AT_ONCE SEED SANDBOX_SHARE
 
-A process of its own with the asynchronous SDK, so that it can be killed in the middle of everything. It prints a JSON line per
-rollout that ended: {"reward", "expected", "calls", "seconds"} or {"error"}; at SIGTERM it starts no more, waits for those
-under way, and prints {"over": true}."""
+A process of its own with the asynchronous SDK, so that it can be killed in the middle of everything. It prints {"ready": true}
+when it has loaded that, and begins when it has read until when (time.monotonic() in this machine). It prints a JSON line per
+rollout that ended: {"reward", "expected", "calls", "doubled", "seconds"} or {"error"}; at SIGTERM it starts no more, waits for
+those under way, and prints {"over": true}; at SIGUSR1 it breaks all of its connections."""
 import asyncio
+import contextlib
 import json
+import os
 import random
 import signal
+import socket
+import stat
 import sys
 import time
 
 from openreward import AsyncOpenReward, SandboxSettings
+from openreward.api.environments.client import ToolCallError
 
 GROUP = 16           # rollouts of one task
 PAUSE_S = 0.5        # of a model between two calls: the mean of an exponential distribution
-SANDBOX_SHARE = 0.1  # of the rollouts use a sandbox of their own, too
+VICTIM = "0.8125"    # how long commands sleep that may be killed: they are known by it
+ASK_PLATFORM = """
+for i in $(seq 40); do
+    python3 -c "import urllib.request as u; u.urlopen('http://openreward.internal/health', timeout=5)" 2>&- && exit 0
+    sleep 0.5
+done
+exit 9
+"""
 VANISH_SHARE = 0.05  # of the rollouts are given up without a word to the server
 CALLS_MAX = 6
 
@@ -41,6 +54,7 @@ class Rollout:
         self.task_index = number // GROUP % len(trainer.tasks)
         self.right = self.dice.random() < 0.6
         self.calls = 0
+        self.doubled = False
 
     async def think(self) -> None:
         await asyncio.sleep(min(self.dice.expovariate(1 / PAUSE_S), 10 * PAUSE_S))
@@ -63,15 +77,22 @@ class Rollout:
                 await self.echo(session)
 
     async def use_sandbox(self) -> None:
-        settings = SandboxSettings(environment=self.trainer.name, image="python:3.11-slim", machine_size="0.5:0.5")
+        settings = SandboxSettings(environment=self.trainer.name, image="python:3.11-slim", machine_size="0.5:0.5",
+                                   block_network=False)
         async with self.trainer.client.sandbox(settings) as sandbox:
             for k in range(self.dice.randrange(1, 4)):
                 await self.think()
-                # Each command leaves a line: a second one would show a run that was made twice.
-                answer = await sandbox.run(f"echo {self.number}.{k} >> /tmp/lines; cat /tmp/lines")
+                # Each command leaves a line: a second one would show a run that was made twice, one too few a run that gave
+                # its result to two.
+                victim = self.dice.random() < 0.3
+                command = f"echo {self.number}.{k} >> /tmp/lines; cat /tmp/lines" + (f"; exec sleep {VICTIM}" if victim else "")
+                answer = await sandbox.run(command)
                 wanted = "\n".join(f"{self.number}.{j}" for j in range(k + 1))
                 check(answer.output.strip() == wanted, f"run {k}: {answer.output!r}")
-                check(answer.return_code == 0, answer)
+                check(answer.return_code in ((0, 137) if victim else (0,)), answer)
+            if self.dice.random() < 0.2:
+                answer = await sandbox.run(ASK_PLATFORM, timeout=120)
+                check(answer.return_code == 0, f"the platform from inside: {answer}")
 
     async def play(self) -> float:
         task = self.trainer.tasks[self.task_index]
@@ -79,24 +100,32 @@ class Rollout:
             prompt = "".join(b.text for b in await session.get_prompt())
             check(f"{task.task_spec['id']}+{task.task_spec['id']}" in prompt, f"prompt of {task.task_spec}: {prompt}")
             await self.some_calls(session)
-            if self.dice.random() < SANDBOX_SHARE:
+            if self.dice.random() < self.trainer.sandbox_share:
                 await self.use_sandbox()
             await self.think()
             number = 2 * task.task_spec["id"]
-            result = await self.call(session, "answer", answer=str(number if self.right else number + 1))
+            try:
+                result = await self.call(session, "answer", answer=str(number if self.right else number + 1))
+            except ToolCallError as e:
+                # The server had run it, but the connection broke before its task_id: the SDK asked once more.
+                if not self.right or e.reason != "episode_finished":
+                    raise
+                self.doubled = True
+                return 1.0
             return result.reward
 
     async def run(self) -> dict:
         started = time.monotonic()
         reward = await self.play()
         expected = 1.0 if self.right else 0.0
-        return {"reward": reward, "expected": expected, "calls": self.calls, "seconds": round(time.monotonic() - started, 3)}
+        return {"reward": reward, "expected": expected, "calls": self.calls, "doubled": self.doubled,
+                "seconds": round(time.monotonic() - started, 3)}
 
 
 class Trainer:
-    def __init__(self, name: str, at_once: int, seconds: float, seed: str) -> None:
-        self.name, self.at_once, self.seed = name, at_once, seed
-        self.until = time.monotonic() + seconds
+    def __init__(self, name: str, at_once: int, seed: str, sandbox_share: float) -> None:
+        self.name, self.at_once, self.seed, self.sandbox_share = name, at_once, seed, sandbox_share
+        self.until = 0.0
         self.dice = random.Random(seed)
         self.next = 0
 
@@ -130,10 +159,30 @@ class Trainer:
             await asyncio.gather(*[self.lane() for _ in range(self.at_once)])
 
 
+def break_connections() -> None:
+    """As a network does: what had arrived can still be read, and nothing more comes."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # gone meanwhile, no socket, or not connected
+            break_connection(os.dup(int(fd)))
+
+
+def break_connection(fd: int) -> None:
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as s:
+                if s.family == socket.AF_INET:
+                    s.shutdown(socket.SHUT_WR)
+    finally:
+        os.close(fd)
+
+
 async def main() -> None:
-    name, at_once, seconds, seed = sys.argv[1:5]
-    trainer = Trainer(name, int(at_once), float(seconds), seed)
+    name, at_once, seed, share = sys.argv[1:5]
+    trainer = Trainer(name, int(at_once), seed, float(share))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, trainer.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, break_connections)
+    print(json.dumps({"ready": True}), flush=True)
+    trainer.until = float(sys.stdin.readline())
     await trainer.train()
     print(json.dumps({"over": True}), flush=True)
 
