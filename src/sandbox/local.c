@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/machine.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "sandbox/private.h"
 
 #define PIDS_MAX_DEFAULT 4096
+#define TELL_FULL_MS 60000 /* between two lines of the log that say how many wait */
 
 static void local_prepare_image(struct engine *e, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg)
 {
@@ -93,8 +95,14 @@ static void on_up(void *arg)
 
 static void on_full(void *arg)
 {
-	const struct local *e = arg;
+	struct local *e = arg;
+	uint64_t now = loop_now_ms(e->loop);
 
+	if (!e->told_full_ms || now - e->told_full_ms >= TELL_FULL_MS) {
+		e->told_full_ms = now;
+		log_info("sandbox", "%zu sandboxes and %zu instances wait for room: %s", room_waiting(&e->room, false),
+			 room_waiting(&e->room, true), room_why(&e->room));
+	}
 	if (e->base.full)
 		e->base.full(e->base.full_arg);
 }

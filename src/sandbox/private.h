@@ -20,6 +20,7 @@ struct local {
 	struct takeover *takeover; /* under way; NULL = none */
 	struct local_counts counts;
 	struct room room;
+	uint64_t told_full_ms; /* when the log was told that somebody waits; 0 = never */
 };
 
 enum box_state { BOX_WAITING, BOX_MAKING, BOX_CONFIGURING, BOX_READY, BOX_ENDING, BOX_GONE };

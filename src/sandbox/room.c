@@ -182,6 +182,11 @@ void room_leave(struct room *r, struct room_item *it)
 		loop_timer_start(&r->look, 0);
 }
 
+const char *room_why(const struct room *r)
+{
+	return r->why[r->waiting[0].len ? 0 : 1].why;
+}
+
 size_t room_waiting(const struct room *r, bool instances)
 {
 	return r->waiting[instances].len;

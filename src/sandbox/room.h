@@ -67,4 +67,6 @@ void room_take(struct room *r, struct room_item *it);
 /* Out of the queue, or out of the room; harmless on one that is neither. */
 void room_leave(struct room *r, struct room_item *it);
 static inline bool room_waits(const struct room_item *it) { return fair_has(&it->fair); }
+/* What the first who waits waits for, for people. */
+const char *room_why(const struct room *r);
 size_t room_waiting(const struct room *r, bool instances);

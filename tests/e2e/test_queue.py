@@ -1,14 +1,11 @@
 """More creates than there is room for: they wait in order, fair over keys; nobody is shed, nobody starves, nothing leaks."""
 import concurrent.futures
-import http.client
 import json
 import os
-import socket
-import threading
-import urllib.parse
 
 import pytest
 
+from creates import Create, burst, delete, metric, two_keys, waiting
 from orw import Census, cgroup_name, nothing_new, wait_until
 from tinyenv import TinySession, deploy_tiny
 from wire import events
@@ -28,7 +25,6 @@ admission:
 pools:
   max: 0
 """
-BODY = {"image": "python:3.11-slim", "machine_size": "0.1:0.1", "block_network": True}
 
 
 @pytest.fixture(scope="module")
@@ -58,112 +54,18 @@ def small(machine):
     return restart_with(machine, CONFIG.replace(f"max: {ROOM}", "max: 3").replace(f"max: {BURST}", "max: 4"))
 
 
-def second_key(platform):
-    """Another key than the one that it has from now on: a start without the file makes a new one beside the old one."""
-    first = platform.key
-    assert platform.stop() == 0
-    os.unlink(os.path.join(platform.data, "admin.key"))
-    platform.start()
-    return first
-
-
-class Create:
-    """One /create_sandbox by hand: its stream can be looked at while it waits, and dropped."""
-
-    def __init__(self, platform, key="", body=None, task_id=None):
-        self.platform, self.key = platform, key or platform.key
-        text = json.dumps({**BODY, **(body or {}), **({"task_id": task_id} if task_id else {})})
-        url = urllib.parse.urlsplit(platform.url)
-        self.socket = socket.create_connection((url.hostname, url.port), timeout=60)
-        self.socket.sendall((f"POST /create_sandbox HTTP/1.1\r\nHost: x\r\nX-API-Key: {self.key}\r\nConnection: close\r\n"
-                             f"Content-Length: {len(text)}\r\n\r\n{text}").encode())
-        self.answer = http.client.HTTPResponse(self.socket)
-        self.answer.begin()
-        self.lines = []
-
-    @property
-    def id(self):
-        while not any(line.startswith("data: ") for line in self.lines):
-            self.read_line()
-        return next(line for line in self.lines if line.startswith("data: "))[6:]
-
-    def read_line(self):
-        line = self.answer.readline()
-        assert line, f"the stream ended: {self.lines}"
-        self.lines.append(line.decode().strip())
-        return self.lines[-1]
-
-    def until(self, text):
-        while text not in self.read_line():
-            pass
-        return self.lines[-1]
-
-    def result(self):
-        """The id of a sandbox that is there."""
-        found = events(self.answer.read() if not self.lines else "\n".join(self.lines).encode() + b"\n" + self.answer.read())
-        assert found[-1][0] == "end", found
-        return json.loads(found[-1][1])["sid"]
-
-    def drop(self):
-        self.answer.close()
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-
-def delete(platform, sid):
-    assert platform.request("POST", "/delete_session", b"", {"X-Session-ID": sid})[0] == 200
-
-
-def metric(platform, name):
-    page = platform.request("GET", "/metrics")[2].decode()
-    return float(next(line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(name)))
-
-
-def waiting(platform, kind="sandbox"):
-    return metric(platform, f'openreward_room_waiting{{for="{kind}"}}')
-
-
 def test_a_burst_sheds_nobody(full):
     """Of five times as many as fit, each gets its turn as soon as another has ended."""
     before = Census(full.data)
-
-    def one(_):
-        delete(full, Create(full).result())
-
-    with concurrent.futures.ThreadPoolExecutor(BURST) as pool:
-        list(pool.map(one, range(BURST)))
-    assert metric(full, "openreward_sandboxes_failed_total") == 0
-    assert metric(full, "openreward_sandboxes_refused_total") == 0
-    assert metric(full, "openreward_sandboxes_created_total") >= BURST
+    burst(full, BURST)
     assert metric(full, "openreward_room_waited_total") > 0
     nothing_new(full, before)
 
 
 def test_a_small_key_is_done_long_before_a_big_one(full):
-    """270 creates of one key, then 30 of another: turn by turn, so the 30 are done when about as many of the others are."""
-    other, done, lock = second_key(full), [], threading.Lock()
-
-    def one(key):
-        sid = Create(full, key).result()
-        with lock:
-            done.append(key)
-        delete(full, sid)
-
-    holders = [Create(full).result() for _ in range(ROOM)]
-    with concurrent.futures.ThreadPoolExecutor(BURST) as pool:
-        calls = [pool.submit(one, full.key) for _ in range(BURST - 30)]
-        wait_until(lambda: waiting(full) == BURST - 30, what="the big key's queue")
-        calls += [pool.submit(one, other) for _ in range(30)]
-        wait_until(lambda: waiting(full) == BURST, what="the whole queue")
-        status, headers, data = full.request("POST", "/create_sandbox", json.dumps(BODY).encode())
-        assert status == 429 and int(headers["retry-after"]) > 0, (status, headers)
-        assert f"{BURST} creates wait" in json.loads(data)["detail"], data
-        for sid in holders:
-            delete(full, sid)
-        for call in calls:
-            call.result()
-    last = max(n for n, key in enumerate(done) if key == other)
-    assert last < 2 * 30 + ROOM + 30, f"the last of the small key was number {last + 1} of {len(done)}"
+    """Turn by turn: the 30 are done when about as many of the other's 270 are."""
+    last = two_keys(full, ROOM, BURST - 30, 30)
+    assert last < 2 * 30 + ROOM + 30, f"the last of the small key was number {last} of {BURST}"
 
 
 def test_who_waits_is_told_and_leaves_at_once(small):
@@ -248,8 +150,8 @@ def test_short_of_memory_on_the_host_is_infra(small):
         pytest.skip("no cgroup of memory to limit")
     limit = next(p for p in (f"{groups[0]}/memory.limit_in_bytes", f"{groups[0]}/memory.max") if os.path.exists(p))
     before = open(limit, encoding="ascii").read()
-    sid = Create(small, body={"machine_size": "1:1"}).result()
-    hog = {"cmd": "exec python3 -c 'b = bytearray(600 << 20); print(len(b))'", "timeout_s": 60}
+    sid = Create(small, body={"machine_size": "1:0.25"}).result()
+    hog = {"cmd": "exec python3 -c 'b = bytearray(200 << 20); print(len(b))'", "timeout_s": 60}
 
     def run():
         status, _, data = small.request("POST", "/run", json.dumps(hog).encode(), {"X-Session-ID": sid})
@@ -258,13 +160,13 @@ def test_short_of_memory_on_the_host_is_infra(small):
 
     try:
         with open(limit, "w", encoding="ascii") as f:
-            f.write(str(300 << 20))
+            f.write(str(160 << 20))
         result = run()
         assert result["outcome"] == "infra" and not result["trainable"] and result["return_code"] == 137, result
     finally:
         with open(limit, "w", encoding="ascii") as f:
             f.write("-1" if before.strip().isdigit() else before)
     assert run()["outcome"] == "exited"
-    hog["cmd"] = hog["cmd"].replace("600", "2000")
+    hog["cmd"] = hog["cmd"].replace("200", "400")
     assert run()["outcome"] == "oom"
     delete(small, sid)
