@@ -91,6 +91,22 @@ def test_who_waits_is_told_and_leaves_at_once(small):
     nothing_new(small, before)
 
 
+def test_who_waits_while_the_server_is_killed_waits_again(small):
+    """What is there is taken over and takes its room; a create that waited begins anew, under the id that its client has."""
+    holders = [Create(small).result() for _ in range(3)]
+    sid = Create(small).id
+    small.process.kill()
+    small.process.wait()
+    small.start()
+    again = Create(small, task_id=sid)
+    assert again.id == sid
+    assert "all 3 places are in use" in again.until("waiting for room: 1 of 1")
+    delete(small, holders.pop())
+    assert again.result() == sid
+    for one in (sid, *holders):
+        delete(small, one)
+
+
 def test_instances_wait_too_and_are_not_starved(small):
     """A full machine: a session's instance waits, its stream says so, and it goes in turns with sandboxes."""
     name = deploy_tiny(small, "waiter")
