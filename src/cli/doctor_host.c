@@ -30,6 +30,8 @@
 
 #define KERNEL_MAJOR 5
 #define KERNEL_MINOR 15
+#define VOLUMES_MAJOR 6 /* simple quotas of btrfs: spawner/disk.h */
+#define VOLUMES_MINOR 7
 #define DISK_MIN_GIB 5.0
 /* packaging/sysctl.d-openreward.conf sets more where there is a choice. */
 #define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
@@ -334,6 +336,20 @@ void doctor_account(struct doctor *d)
 			    d->user, d->user);
 }
 
+/* Whether the spawner can give sandboxes a file system of their own; else what is missing. Not tried: it takes a disk's room. */
+static const char *volumes_lack(void)
+{
+	struct utsname u;
+	unsigned major = 0, minor = 0;
+
+	if (uname(&u) < 0 || sscanf(u.release, "%u.%u", &major, &minor) != 2 || major < VOLUMES_MAJOR ||
+	    (major == VOLUMES_MAJOR && minor < VOLUMES_MINOR))
+		return "no kernel of 6.7 or newer";
+	if (!exists("/dev/loop-control"))
+		return "no loop devices (`modprobe loop`)";
+	return in_path("mkfs.btrfs") ? NULL : "no mkfs.btrfs (`apt-get install btrfs-progs`)";
+}
+
 /* Tried on the folder itself, with the number of a project that has no limit to lose. */
 static void check_quota(struct doctor *d, const char *path)
 {
@@ -344,8 +360,11 @@ static void check_quota(struct doctor *d, const char *path)
 		doctor_ok(d, "disk limits", "%s has project quota", path);
 	else if (geteuid() != 0)
 		doctor_skip(d, "disk limits", "only root can try it");
+	else if (!volumes_lack())
+		doctor_ok(d, "disk limits", "no project quota on %s: sandboxes get a file system of their own", path);
 	else
-		doctor_skip(d, "disk limits", "no project quota on %s: sandboxes.disk holds only with sandboxes.memory_upper", path);
+		doctor_skip(d, "disk limits", "neither project quota on %s nor a file system of their own, for there is %s: sandboxes.disk holds"
+			    " only with sandboxes.memory_upper", path, volumes_lack());
 }
 
 void doctor_disk(struct doctor *d)

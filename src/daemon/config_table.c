@@ -66,9 +66,15 @@ const struct config_key config_keys[] = {
 	{ "sandboxes.idle", CONFIG_DURATION, AT(sandbox_idle_ms), "2m", SECOND, DAY, "Silence that ends one." },
 	{ "sandboxes.lifetime", CONFIG_DURATION, AT(sandbox_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
 	{ "sandboxes.pids", CONFIG_COUNT, AT(sandbox_pids), "4096", 16, 4194304, "Processes and threads in one." },
-	{ "sandboxes.disk", CONFIG_SIZE, AT(sandbox_disk_bytes), "10GiB", 0, 1024 * 1024 * GIB,
-	  "What one may write, /tmp included; beyond it writing fails for lack of space. 0: any amount. On the disk this holds\n"
-	  "where DATA lies on a file system with project quota (ext4 and XFS mounted with prjquota; `openreward doctor` tells)." },
+	{ "sandboxes.disk", CONFIG_SIZE, AT(sandbox_disk_bytes), "10GiB", 0, UINT64_MAX / 2,
+	  "What one may write, /tmp included; beyond it writing fails for lack of space. 0: any amount. By project quota, where\n"
+	  "the file system of DATA has it (ext4 and XFS mounted with prjquota), else on a file system of their own (btrfs in a\n"
+	  "file; Linux 6.7, btrfs-progs); `openreward doctor` tells." },
+	{ "sandboxes.disk_total", CONFIG_SIZE, AT(sandbox_disk_total), "0", 0, UINT64_MAX / 2,
+	  "What all of them together may write to that file system of their own, which takes of the disk of DATA what is used.\n"
+	  "0: nine tenths of what is free when the spawner starts. Keep as much free." },
+	{ "sandboxes.files", CONFIG_COUNT, AT(sandbox_files), "1000000", 0, 1000000000,
+	  "Files and folders that one may make. 0: any number. On a file system of their own each one's `disk` bounds them." },
 	{ "sandboxes.memory_upper", CONFIG_BOOL, AT(sandbox_memory_upper), "false", ANY,
 	  "Keep what sandboxes write in memory, where it counts to each one's: made faster, the limit above always holds, and\n"
 	  "nothing large fits." },

@@ -84,7 +84,7 @@ static int open_engine(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs,
-				    .disk_bytes = c->sandbox_disk_bytes, .room = c->room, .data_dir = c->data,
+				    .disk_bytes = c->sandbox_disk_bytes, .disk_files = c->sandbox_files, .room = c->room, .data_dir = c->data,
 				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);

@@ -124,6 +124,8 @@ char **spawn_args(const struct launch *l, const struct config *c)
 	add_mounts(&a, c->sandbox_mounts);
 	if (l->host_dir)
 		add_pair(&a, "--mount", l->host_dir);
+	if (c->sandbox_disk_bytes)
+		add_number(&a, "--disk-total", c->sandbox_disk_total);
 	if (c->log_format == LOG_JSON)
 		add_pair(&a, "--egress-arg", "--log-json");
 	if (c->log_level == LOG_DEBUG)

@@ -19,6 +19,7 @@
 #define DYING_MAX_US 2000000     /* how long an answer waits for a killed tree */
 #define DYING_STEP_US 2000
 #define OVER_MAX_US 10000000     /* how long a main run's result waits for its acknowledgement */
+#define DISK_PROBE_BYTES (1u << 20) /* OUTCOME_DISK_FREE_BYTES of sandbox/outcome.h */
 #define REAP_MAX 1024            /* processes before the loop gets a turn */
 #define TELL_AFTER_US 5000       /* a RUN_QUIET that is still going then is told of */
 
@@ -49,6 +50,14 @@ struct run *run_find(struct init *in, const struct wire_in *msg)
 
 /* -- the end of a run ------------------------------------------------------------------------------------------ */
 
+/* There are quotas that statfs() does not tell of. The spool is on the sandbox's share of the disk. */
+static bool is_disk_full(void)
+{
+	auto_fd fd = openat(BOOT_FD_SPOOL, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+
+	return (fd < 0 || fallocate(fd, 0, 0, DISK_PROBE_BYTES) < 0) && (errno == EDQUOT || errno == ENOSPC);
+}
+
 static void measure(struct init *in, struct run *run)
 {
 	struct counters now = groups_counters(in);
@@ -62,6 +71,8 @@ static void measure(struct init *in, struct run *run)
 	run->cpu_us = MAX(waited_us, group_us);
 	if (statvfs("/", &fs) == 0)
 		run->disk_free = fs.f_files && !fs.f_favail ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (run->status != 0 && is_disk_full())
+		run->disk_free = 0;
 }
 
 /* The sandbox goes with its main run: nobody else lives on, and init waits only for the acknowledgement. */

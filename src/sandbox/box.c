@@ -331,7 +331,7 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 		.n_mounts = e->n_mounts, .hostname = b->hostname, .cpu_milli = spec->size.cpu_milli,
 		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
-		.disk_bytes = e->settings.disk_bytes, .memory_upper = e->settings.memory_upper && !spec->instance,
+		.disk_bytes = e->settings.disk_bytes, .disk_files = e->settings.disk_files, .memory_upper = e->settings.memory_upper && !spec->instance,
 		.bucket = {
 			.id = b->bucket[0], .dir = b->bucket[1], .target = b->bucket[2], .user = b->image->user,
 			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,

@@ -27,6 +27,7 @@ struct local_settings {
 	uint64_t pids_max;         /* processes and threads in a box; 0 = 4096 */
 	bool no_new_privs;
 	uint64_t disk_bytes;       /* of what a box writes; 0 = no limit: struct plan */
+	uint64_t disk_files;       /* that it makes; likewise */
 	bool memory_upper;
 	uint64_t pool_max;         /* sandboxes that may be prepared before they are asked for; 0 = none */
 	uint64_t pool_keep_ms;     /* how long after the last that was asked for */

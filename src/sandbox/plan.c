@@ -180,6 +180,7 @@ int plan_check(const struct plan *p, struct err *err)
 		{ "pids_max", p->pids_max, 8, PIDS_LIMIT }, /* fewer than 8 and not even a shell runs beside init */
 		{ "shm_bytes", p->shm_bytes, 4096, MEMORY_MAX },
 		{ "disk_bytes", p->disk_bytes, 1u << 20, UINT64_MAX / 2 },
+		{ "disk_files", p->disk_files, 64, UINT64_MAX / 2 },
 		{ "lease_ms", p->lease_ms, 1, TIME_MAX_MS },
 		{ "hard_ms", p->hard_ms, 1, TIME_MAX_MS },
 	};
@@ -223,6 +224,7 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 	wire_put_u64(o, WIRE_T_PIDS_MAX, p->pids_max);
 	wire_put_u64(o, WIRE_T_SHM_BYTES, p->shm_bytes);
 	wire_put_u64(o, WIRE_T_DISK_BYTES, p->disk_bytes);
+	wire_put_u64(o, WIRE_T_DISK_FILES, p->disk_files);
 	wire_put_u64(o, WIRE_T_MEMORY_UPPER, p->memory_upper);
 	wire_put_u64(o, WIRE_T_LEASE_MS, p->lease_ms);
 	wire_put_u64(o, WIRE_T_HARD_MS, p->hard_ms);
@@ -283,6 +285,7 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.pids_max = wire_get_u64(in, WIRE_T_PIDS_MAX, 0),
 		.shm_bytes = wire_get_u64(in, WIRE_T_SHM_BYTES, 0),
 		.disk_bytes = wire_get_u64(in, WIRE_T_DISK_BYTES, 0),
+		.disk_files = wire_get_u64(in, WIRE_T_DISK_FILES, 0),
 		.memory_upper = wire_get_u64(in, WIRE_T_MEMORY_UPPER, 0) != 0,
 		.lease_ms = wire_get_u64(in, WIRE_T_LEASE_MS, 0),
 		.hard_ms = wire_get_u64(in, WIRE_T_HARD_MS, 0),

@@ -57,8 +57,9 @@ struct plan {
 	uint64_t memory_bytes;                /* 0 = no limit; swap is off */
 	uint64_t pids_max;                    /* 0 = no limit */
 	uint64_t shm_bytes;                   /* size of /dev/shm; 0 = half the memory */
-	uint64_t disk_bytes;                  /* of what is written, /tmp included; 0 = no limit. On the disk it holds where
-						 the file system has project quota, in memory always */
+	uint64_t disk_bytes;                  /* of what is written, /tmp included; 0 = no limit. spawner/disk.h says how it holds
+						 on the disk; in memory it always does */
+	uint64_t disk_files;                  /* files and folders that are made; 0 = no limit */
 	bool memory_upper;                    /* what is written is kept in memory, and counts as the sandbox's */
 	uint64_t lease_ms;                    /* silence after which the spawner ends it; 0 = never */
 	uint64_t hard_ms;                     /* life after which it ends whatever happens; 0 = never */

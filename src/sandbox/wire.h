@@ -136,7 +136,7 @@ enum wire_type {
 	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)            \
 	X(MEMORY_UPPER, 95)                                                                                        \
 	/* of sidecars */                                                                                         \
-	X(BESIDE, 110)
+	X(BESIDE, 110) X(DISK_FILES, 111)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/rmtree.h"
 #include "base/time.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
@@ -42,7 +41,7 @@ static int remove_cgroup(const struct cgroups *c, const char *name)
 static int dig(const struct host *h, const struct grave *g)
 {
 	int a = remove_cgroup(&h->cg, g->name);
-	int b = g->tree ? rmtree(h->sandboxes_dir, g->name) : 0;
+	int b = g->tree ? disk_remove(&h->disk, h->sandboxes_dir, g->name) : 0;
 
 	return a < 0 ? a : b;
 }

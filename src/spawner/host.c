@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
-#include <linux/quota.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +18,7 @@
 
 #include "base/fd.h"
 #include "base/rmtree.h"
-#include "spawner/ids.h"
+#include "spawner/spawner.h"
 #include "spawner/sys.h"
 
 #define COPY_CHUNK 65536
@@ -106,14 +105,28 @@ static void spread_folders(int dir)
 	(void)ioctl(dir, FS_IOC_SETFLAGS, &flags);
 }
 
-static int make_layout(struct host *h, uid_t uid, gid_t gid, struct err *err)
+/* The folder is there twice where a file system of ours is mounted over it. */
+static int make_sandboxes(struct host *h, const struct options *o, struct err *err)
 {
-	int r = make_owned(h->data_dir, "run", 0750, uid, gid, err);
+	struct err why = ERR_INIT;
+	int r = make_owned(h->data_dir, "sandboxes", 0711, 0, 0, err);
+
+	if (r < 0)
+		return r;
+	disk_open(&h->disk, h->data_dir, h->data, o->disk_total, &why);
+	if (why.code)
+		spawner_log("what sandboxes write to the disk is not limited: neither project quota nor a file system of their own: %s", why.msg);
+	return make_owned(h->data_dir, "sandboxes", 0711, 0, 0, err);
+}
+
+static int make_layout(struct host *h, const struct options *o, struct err *err)
+{
+	int r = make_owned(h->data_dir, "run", 0750, o->uid, o->gid, err);
 
 	if (r == 0)
 		r = make_owned(h->data_dir, "images", 0711, 0, 0, err);
 	if (r == 0)
-		r = make_owned(h->data_dir, "sandboxes", 0711, 0, 0, err);
+		r = make_sandboxes(h, o, err);
 	if (r < 0)
 		return r;
 	h->sandboxes_dir = openat(h->data_dir, "sandboxes", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -123,45 +136,19 @@ static int make_layout(struct host *h, uid_t uid, gid_t gid, struct err *err)
 	return make_stage(h, err);
 }
 
-/* The folder becomes a project of its own, which what is made in it belongs to, and whose blocks are limited: a number that
- * no other sandbox of this host has. Where the file system or the kernel has no project quota there is no limit. */
-static int limit_disk(int dir, uid_t first, uint64_t bytes, struct err *err)
-{
-	const uint32_t project = first / IDS_PER_RANGE;
-	struct if_dqblk limit = { .dqb_bhardlimit = bytes / 1024, .dqb_bsoftlimit = bytes / 1024, .dqb_valid = QIF_BLIMITS };
-	struct fsxattr attr;
-
-	if (syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_SETQUOTA, PRJQUOTA), project, &limit) < 0)
-		return errno == ENOSYS || errno == ESRCH || errno == EINVAL || errno == EOPNOTSUPP || errno == ENOTTY ?
-		       0 : err_sys(err, "set the disk quota");
-	if (ioctl(dir, FS_IOC_FSGETXATTR, &attr) < 0)
-		return err_sys(err, "read the project");
-	attr.fsx_projid = project;
-	attr.fsx_xflags |= FS_XFLAG_PROJINHERIT;
-	return ioctl(dir, FS_IOC_FSSETXATTR, &attr) < 0 ? err_sys(err, "set the project") : 0;
-}
-
 int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err)
 {
 	static const struct {
 		const char *name;
 		mode_t mode;
 	} sub[] = { { "spool", 0700 }, { "upper", 0755 }, { "work", 0700 } };
+	const struct disk_share share = { .bytes = p->disk_bytes, .files = p->disk_files, .first = first };
 	const size_t n = p->memory_upper ? 1 : ARRAY_LEN(sub);
 	const char *id = p->id;
-	auto_fd dir = -1;
+	auto_fd dir = disk_make(&h->disk, h->sandboxes_dir, id, &share, err);
 
-	if (mkdirat(h->sandboxes_dir, id, 0711) < 0)
-		return err_sys(err, "mkdir %s", id);
-	dir = openat(h->sandboxes_dir, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
-		return err_sys(err, "open %s", id);
-	if (p->disk_bytes && !p->memory_upper) {
-		int r = limit_disk(dir, first, p->disk_bytes, err);
-
-		if (r < 0)
-			return r;
-	}
+		return dir;
 	for (size_t i = 0; i < n; i++)
 		/* umask is 022 and takes nothing of these modes. */
 		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)
@@ -220,16 +207,19 @@ static int make_dev(struct err *err)
 }
 
 /* -- the private mount namespace --------------------------------------------------------------------------------- */
+static int leave_mounts(struct err *err)
+{
+	if (unshare(CLONE_NEWNS) < 0)
+		return err_sys(err, "own mount namespace");
+	/* Slave: what the operator mounts later below images or a configured mount is still seen; nothing goes out. */
+	return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ? err_sys(err, "make mounts private") : 0;
+}
+
 static int own_mounts(struct host *h, struct err *err)
 {
 	char stage[HOST_PATH_MAX + 32];
 	int r;
 
-	if (unshare(CLONE_NEWNS) < 0)
-		return err_sys(err, "own mount namespace");
-	/* Slave: what the operator mounts later below images or a configured mount is still seen; nothing goes out. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		return err_sys(err, "make mounts private");
 	snprintf(stage, sizeof(stage), "%s/sandboxes/.stage", h->data);
 	if (chdir(stage) < 0)
 		return err_sys(err, "chdir %s", stage);
@@ -318,19 +308,21 @@ static bool may_renice(void)
 	return pid > 0 && status == 0;
 }
 
-int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err)
+int host_init(struct host *h, const struct options *o, struct err *err)
 {
 	int r;
 
 	*h = (struct host){
-		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = uid, .gid = gid,
+		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = o->uid, .gid = o->gid,
 	};
 	umask(022);
-	r = make_data(h, data, gid, err);
+	r = leave_mounts(err); /* first: a descriptor from before would not show what is mounted below it later */
 	if (r == 0)
-		r = make_layout(h, uid, gid, err);
+		r = make_data(h, o->data, o->gid, err);
 	if (r == 0)
-		r = load_init(h, init_path, err);
+		r = make_layout(h, o, err);
+	if (r == 0)
+		r = load_init(h, o->init, err);
 	if (r == 0)
 		r = own_mounts(h, err);
 	probe_proc(h);
@@ -356,5 +348,6 @@ void host_done(struct host *h)
 	cgroups_close(&h->cg, h->name);
 	h->init_fd = fd_close(h->init_fd);
 	h->sandboxes_dir = fd_close(h->sandboxes_dir);
+	disk_close(&h->disk, h->data);
 	h->data_dir = fd_close(h->data_dir);
 }

@@ -3,6 +3,7 @@
  *
  *   DATA/images            layers; only root writes here
  *   DATA/buckets/<id>      files of an environment; the daemon's: a name in it may be a link by the time it is opened
+ *   DATA/sandboxes         of the disk, or a file system of its own that is mounted here (disk.h)
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
@@ -19,6 +20,7 @@
 #include "base/err.h"
 #include "sandbox/plan.h"
 #include "spawner/cgroups.h"
+#include "spawner/disk.h"
 
 #define HOST_PATH_MAX 256
 #define HOST_MASKS_MAX 16
@@ -33,16 +35,19 @@ struct host {
 	int init_fd;              /* sealed memory copy of openreward-init: inside, /proc/1/exe leads to no host file */
 	bool may_renice;          /* what was made nicer can be made as before (CAP_SYS_NICE may be missing) */
 	struct cgroups cg;
+	struct disk disk;
 	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has; NULL-terminated */
 	const char *masked_dirs[HOST_MASKS_MAX];
 	const char *readonly[HOST_MASKS_MAX];
 	const char *const *mounts; /* the operator's: the only sources that a plan may name; NULL-terminated */
 };
 
-/* data: made if missing, as its folders are, with owner and mode as docs tell. init_path: the program to copy. */
-MUST_CHECK int host_init(struct host *h, const char *data, const char *init_path, uid_t uid, gid_t gid, struct err *err);
+struct options;
+/* o->data: made if missing, as its folders are, with owner and mode as docs tell; o->init: the program to copy. One line in the log
+ * says why sandboxes have no limit of disk, where they should have one. */
+MUST_CHECK int host_init(struct host *h, const struct options *o, struct err *err);
 void host_done(struct host *h);
 
 /* DATA/sandboxes/<id>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
- * in memory; else with the plan's limit of disk, if the file system has project quota. -EEXIST when it is there. */
+ * in memory; with the plan's limit of disk (disk.h). -EEXIST when it is there. */
 MUST_CHECK int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err);

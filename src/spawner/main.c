@@ -65,7 +65,7 @@ static int init_parts(struct spawner *sp, struct err *err)
 	sp->ev.unknown_child = boxes_read_reports;
 	sp->ev.unknown_arg = sp;
 	if (r == 0)
-		r = host_init(&sp->host, sp->opt.data, sp->opt.init, sp->opt.uid, sp->opt.gid, err);
+		r = host_init(&sp->host, &sp->opt, err);
 	if (r < 0)
 		return r;
 	sp->host.mounts = sp->opt.mounts;

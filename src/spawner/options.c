@@ -9,7 +9,7 @@
 
 enum {
 	OPT_DATA, OPT_UID, OPT_GID, OPT_LISTEN, OPT_LIBEXEC, OPT_MOUNT, OPT_EGRESS_ARG, OPT_JOB_ENV, OPT_READY_FD,
-	OPT_INIT, OPT_PROGRAM, OPT_KEEP,
+	OPT_INIT, OPT_PROGRAM, OPT_KEEP, OPT_DISK_TOTAL,
 };
 
 static const struct option known[] = {
@@ -25,6 +25,7 @@ static const struct option known[] = {
 	{ "init", required_argument, NULL, OPT_INIT },
 	{ "program", required_argument, NULL, OPT_PROGRAM },
 	{ "keep", no_argument, NULL, OPT_KEEP },
+	{ "disk-total", required_argument, NULL, OPT_DISK_TOTAL },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -84,6 +85,8 @@ static int take(struct options *o, int opt, const char *name, const char *value,
 	case OPT_KEEP:
 		o->keep = true;
 		return 0;
+	case OPT_DISK_TOTAL:
+		return number(name, value, UINT64_MAX / 2, &o->disk_total, err);
 	case OPT_LISTEN:
 		return add(o->listen, SPAWNER_LISTEN_MAX, name, value, err);
 	case OPT_MOUNT:
@@ -123,7 +126,7 @@ static int check(struct options *o, struct err *err)
 
 int options_parse(struct options *ret, int argc, char **argv, struct err *err)
 {
-	struct options o = { .uid = (uid_t)-1, .gid = (gid_t)-1, .ready_fd = -1 };
+	struct options o = { .uid = (uid_t)-1, .gid = (gid_t)-1, .ready_fd = -1, .disk_total = DISK_NO_LIMITS };
 	int opt, index = 0, r = 0;
 
 	opterr = 0;

@@ -117,7 +117,7 @@ static int mount_memory(struct start *s)
 	char options[96];
 
 	/* Half of the machine's memory would be the kernel's own idea. */
-	snprintf(options, sizeof(options), "mode=755,nr_inodes=0,size=%" PRIu64,
+	snprintf(options, sizeof(options), "mode=755,nr_inodes=%" PRIu64 ",size=%" PRIu64, s->plan->disk_files,
 		 s->plan->disk_bytes ? s->plan->disk_bytes : (uint64_t)1 << 40);
 	if (mount("tmpfs", "memory", "tmpfs", MS_NODEV, options) < 0)
 		return -errno;

@@ -25,6 +25,7 @@ struct options {
 	const char *init, *program; /* openreward-init and openreward; default: in libexec */
 	uid_t uid;
 	gid_t gid;
+	uint64_t disk_total;        /* of a file system for what sandboxes write: see disk_open() */
 	int ready_fd;               /* -1 = none; gets the line "ready" */
 	bool keep;                  /* a service of its own: outlives the orderly end of daemons too */
 	const char *listen[SPAWNER_LISTEN_MAX + 1]; /* all lists end with NULL */

@@ -62,7 +62,7 @@ def nothing_runs(platform):
     for group in groups(platform):
         with contextlib.suppress(OSError), open(group + "/cgroup.procs", encoding="ascii") as f:
             alive += f.read().split()
-    return not alive and platform.leaks() == "" and os.listdir(platform.data + "/sandboxes") == [".stage"]
+    return not alive and platform.leaks() == "" and os.listdir(platform.data + "/sandboxes") in ([], [".stage"])
 
 
 HEALTH = "python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health', timeout=5).status)\""

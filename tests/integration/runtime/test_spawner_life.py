@@ -538,3 +538,25 @@ def test_one_beside_another_ends_alone(spawner):
     owner.close()
     beside.close()
     assert settle(lambda: spawner.leaks() == "")
+
+# -- a file system of their own ---------------------------------------------------------------------------------------
+def test_volumes_of_their_own(own):
+    s = own(args=["--disk-total", str(4 << 30)])
+    if "is not limited" in s.stderr():
+        pytest.skip("nothing limits the disk on this machine")
+    b, c = s.make(disk_bytes=32 << 20), s.make(disk_bytes=32 << 20)
+    assert b.run("head -c 64M /dev/zero > /big")[0] != 0
+    assert 20 << 20 <= int(b.run("stat -c %s /big")[1]) <= 32 << 20
+    assert c.run("head -c 20M /dev/zero > /big && echo done")[1] == "done\n"
+    assert b.run("rm /big && echo x > /small && cat /small")[1] == "x\n"
+    # Nothing of it is seen outside, and a spawner that is killed leaves nothing mounted nor attached.
+    assert os.listdir(f"{s.data}/sandboxes") == []
+    assert s.leaks() == ""
+    s.end(b)
+    assert settle(lambda: s.leaks() == "" and len(os.listdir(f"/proc/{s.process.pid}/root{s.data}/sandboxes")) == 2)
+    loops = [d for d in os.listdir("/sys/block") if d.startswith("loop") and os.path.exists(f"/sys/block/{d}/loop/backing_file")
+             and s.data in open(f"/sys/block/{d}/loop/backing_file", encoding="utf-8").read()]
+    assert len(loops) == 1
+    s.kill()
+    c.close()
+    assert settle(lambda: not os.path.exists(f"/sys/block/{loops[0]}/loop/backing_file"))
