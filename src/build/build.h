@@ -31,6 +31,7 @@ struct build_spec {               /* strings are copied */
 	const char *owner, *name; /* of the environment: str_is_name each */
 	const char *dockerfile;   /* relative to subdir; NULL or "" = "Dockerfile" */
 	const char *subdir;       /* of the source, the build's context; NULL or "" = all of it */
+	const char *input;        /* JSON: build arguments and secrets (build/jobinput.c); NULL = none */
 };
 
 /* line: one line of the log without newline, valid during the call; also says when the build leaves the queue. */

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "build/job.h"
 #include "image/ref.h"
 
 #define TIME_LIMIT_MS (30 * 60 * 1000)
@@ -42,6 +43,7 @@ struct build {
 	struct builds *owner; /* NULL = builds_free was called: only free it */
 	enum state state;
 	char *deployment, *env, *image, *dockerfile, *subdir;
+	char *input; /* NULL = none; it may hold secrets */
 	build_line_fn *on_line;
 	build_done_fn *done;
 	void *arg;
@@ -92,6 +94,9 @@ static void build_free(void *arg)
 	free(x->image);
 	free(x->dockerfile);
 	free(x->subdir);
+	if (x->input)
+		explicit_bzero(x->input, strlen(x->input));
+	free(x->input);
 	free(x);
 }
 
@@ -247,7 +252,7 @@ static void clean(struct build *x)
 	const char *argv[] = { x->env, NULL };
 
 	x->state = CLEANING;
-	if (b->jobs->start(b->jobs, "clean", argv, NULL, clean_done, x, &x->job, NULL) < 0)
+	if (b->jobs->start(b->jobs, "clean", argv, -1, NULL, clean_done, x, &x->job, NULL) < 0)
 		finish_soon(x);
 }
 
@@ -269,7 +274,10 @@ static void job_done(void *arg, int status, const struct err *err)
 		err_set(&x->err, str_starts(why, "STEP ") || strstr(why, "the source") ? -EINVAL : -EIO, "%s", why);
 		add_last_lines(x);
 	}
-	finish_soon(x);
+	if (status == JOB_TO_CLEAN)
+		clean(x);
+	else
+		finish_soon(x);
 }
 
 static void job_line(void *arg, const char *line)
@@ -304,9 +312,11 @@ static void start_one(struct build *x)
 	struct builds *b = x->owner;
 	const char *argv[] = { x->deployment, x->env, x->dockerfile, x->subdir, NULL };
 
+	auto_fd input = -1;
 	x->state = RUNNING;
 	loop_timer_start(&x->limit, b->settings.time_limit_ms);
-	if (b->jobs->start(b->jobs, "build", argv, job_line, job_done, x, &x->job, &x->err) < 0)
+	int r = x->input ? fd_memfd(&input, "build", x->input, strlen(x->input), &x->err) : 0;
+	if (r < 0 || b->jobs->start(b->jobs, "build", argv, input, job_line, job_done, x, &x->job, &x->err) < 0)
 		finish_soon(x);
 	else
 		say(x, "build started");
@@ -395,6 +405,7 @@ int builds_start(struct builds *b, const struct build_spec *spec, build_line_fn 
 	x->image = STEAL(image);
 	x->dockerfile = xstrdup(str_empty(spec->dockerfile) ? "Dockerfile" : spec->dockerfile);
 	x->subdir = xstrdup(str_empty(spec->subdir) ? "." : spec->subdir);
+	x->input = spec->input ? xstrdup(spec->input) : NULL;
 	x->on_line = on_line;
 	x->done = done;
 	x->arg = arg;

@@ -17,7 +17,9 @@
 
 void build_conf_init(struct build_conf *c)
 {
-	*c = (struct build_conf){ .inherit_host = true, .memory_bytes = BUILD_CONF_MEMORY };
+	*c = (struct build_conf){ 
+		.inherit_host = true, .memory_bytes = BUILD_CONF_MEMORY, .disk_bytes = BUILD_CONF_DISK, .min_free_bytes = BUILD_CONF_MIN_FREE,
+	};
 }
 
 void build_conf_done(struct build_conf *c)
@@ -78,6 +80,8 @@ static int to_json(const struct build_conf *c, struct buf *out)
 	json_kv_strv(&w, "env", c->env);
 	json_kv_strv(&w, "mounts", c->mounts);
 	json_kv_i64(&w, "memory_bytes", (int64_t)c->memory_bytes);
+	json_kv_i64(&w, "disk_bytes", (int64_t)c->disk_bytes);
+	json_kv_i64(&w, "min_free_bytes", (int64_t)c->min_free_bytes);
 	json_key(&w, "aliases");
 	json_open_object(&w);
 	for (char **a = c->aliases; a && a[0] && a[1]; a += 2)
@@ -143,17 +147,26 @@ static int read_aliases(json_t *obj, char ***ret, struct err *err)
 	return 0;
 }
 
+static int read_bytes(json_t *obj, const char *key, uint64_t *ret, struct err *err)
+{
+	int64_t v = (int64_t)*ret;
+	int r = json_get_i64(obj, key, 0, INT64_MAX, &v, err);
+
+	*ret = (uint64_t)v;
+	return r;
+}
+
 static int from_json(struct build_conf *c, json_t *obj, struct err *err)
 {
-	int64_t memory = (int64_t)c->memory_bytes;
 	int r;
 
 	if ((r = json_get_bool(obj, "inherit_host", &c->inherit_host, err)) < 0 ||
 	    (r = read_list(obj, "env", &c->env, err)) < 0 || (r = read_list(obj, "mounts", &c->mounts, err)) < 0 ||
-	    (r = json_get_i64(obj, "memory_bytes", 0, INT64_MAX, &memory, err)) < 0 ||
+	    (r = read_bytes(obj, "memory_bytes", &c->memory_bytes, err)) < 0 ||
+	    (r = read_bytes(obj, "disk_bytes", &c->disk_bytes, err)) < 0 ||
+	    (r = read_bytes(obj, "min_free_bytes", &c->min_free_bytes, err)) < 0 ||
 	    (r = read_aliases(obj, &c->aliases, err)) < 0 || (r = read_list(obj, "host_env", &c->host_env, err)) < 0)
 		return r;
-	c->memory_bytes = (uint64_t)memory;
 	return check(c, err);
 }
 

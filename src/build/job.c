@@ -350,5 +350,5 @@ int job_main(int argc, char **argv)
 	if (run(k, data, argv + 2, &err) == 0)
 		return 0;
 	job_say("%s", err.msg[0] ? err.msg : "failed without a reason");
-	return 1;
+	return err.code == -EDQUOT ? JOB_TO_CLEAN : 1;
 }

@@ -2,17 +2,19 @@
  * a pid and mount namespace and a cgroup of its own; killing its process 1 ends all of it at any moment.
  *
  * Output: lines of progress on stdout, and what the tools print on both; on failure the last line is the reason, whole,
- * for people, and the exit status is 1. A job is one process, single-threaded, and aborts on out-of-memory.
+ * for people, and the exit status is 1, or JOB_TO_CLEAN when `clean` is to follow. A job is one process, single-threaded,
+ * and aborts on out-of-memory.
  *
  *   bootstrap NAME                                 a base image from Debian packages
  *   pull NAME                                      from its registry, into the store of bases
  *   import PATH NAME                               docker-archive, oci-archive or an OCI folder
  *   remove NAME                                    the record, then what only it used of its store
  *   prune                                          what no record uses; only while no sandbox runs
- *   build DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]    FILE relative to SUBDIR, "." = the top; source in
- * DATA/builds/DEPLOYMENT clean OWNER/NAME                               what a killed build left: containers, temporary
- * files, cgroups host-names                                     one per line: what builds may reach although it is
- * private host-conf DIR TARGET                           stages hostconf into DIR; prints the environment for TARGET
+ *   build DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]    FILE relative to SUBDIR, "." = the top; source in DATA/builds/DEPLOYMENT;
+ *                                                  arguments and secrets on standard input (jobinput.c)
+ *   clean OWNER/NAME                               what a killed build left: containers, temporary files, cgroups
+ *   host-names                                     one per line: what builds may reach although it is private
+ *   host-conf DIR TARGET                           stages hostconf into DIR; prints the environment for TARGET
  *   runtime-wrapper CONF ARGS...                   between buildah and runc; not for people
  *
  * Folders below DATA/images, all root's: bases/{store,run,lock}, env/OWNER/NAME/{store,run,runc,tmp,lock},
@@ -26,6 +28,7 @@
 #include "base/macros.h"
 #include "build/conf.h"
 
+#define JOB_TO_CLEAN 3     /* exit status: a tool was killed in the middle */
 #define JOB_STEERED_FD 3   /* where the spawner leaves the net namespace of a build */
 #define JOB_REASON_MAX 700 /* bytes of a tool's error that are passed on */
 
@@ -66,9 +69,11 @@ struct job_exec {
 	int cwd_fd;   /* 0 or less = "/" */
 	unsigned uid; /* 0 = stay root; else drop to it, without groups, privileges and new privileges */
 	unsigned long long file_max_bytes; /* RLIMIT_FSIZE; 0 = none */
+	int (*tick)(void *tick_arg, struct err *err); /* several times a second; when it fails the tool is killed */
+	void *tick_arg;
 };
 
-/* Runs to the end. Returns 0 with *ret_status as waitpid gives it; negative = it could not be started. */
+/* Runs to the end. Returns 0 with *ret_status as waitpid gives it; negative = it could not be started, or its tick failed. */
 MUST_CHECK int job_exec(struct job *j, const struct job_exec *x, int *ret_status, struct err *err);
 /* The same, where anything but exit 0 is a failure: -EIO with "WHAT: " (if any) and the tool's own last words, tidied.
  */

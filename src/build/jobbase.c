@@ -211,7 +211,9 @@ int job_remove(struct job *j, const char *ref, struct err *err)
 		return err_set(err, r, "image %s is not here", name);
 	if (r < 0)
 		return r;
-	r = refuse_shared(j, i, err);
+	/* In an environment's own store the tool itself keeps what other images need, under no name. */
+	if (str_eq(store, CSTORE_BASES))
+		r = refuse_shared(j, i, err);
 	if (r == 0)
 		r = remove_record(j, name, err);
 	if (r == 0)

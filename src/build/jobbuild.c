@@ -27,6 +27,7 @@ struct work {
 	char *dockerfile; /* our copy */
 	char *ignore;     /* our copy of .dockerignore (empty where the source has none) */
 	char **contexts;  /* arguments for aliases */
+	struct build_input input;
 	char *network, *runtime;
 	char *error; /* buildah's last "Error: ..." line */
 };
@@ -39,6 +40,7 @@ static void work_done(struct work *w)
 	free(w->dockerfile);
 	free(w->ignore);
 	image_strv_free(w->contexts);
+	build_input_done(&w->input);
 	free(w->network);
 	free(w->runtime);
 	free(w->error);
@@ -129,13 +131,14 @@ static int take_source(struct work *w, const char *deployment, const char *file,
 static void build_line(void *arg, const char *line)
 {
 	struct work *w = arg;
+	auto_free char *shown = build_input_mask(&w->input, line);
 
 	if (str_starts(line, "Error: ")) {
 		free(w->error);
-		w->error = xstrdup(line);
+		w->error = STEAL(shown);
 		return; /* comes last, as the reason */
 	}
-	job_say("%s", line);
+	job_say("%s", shown);
 }
 
 /* "...initializing source docker://NAME: WHY": a FROM whose name job_bring_bases could not expand. */
@@ -176,21 +179,32 @@ static int explain(struct work *w, int status, struct err *err)
 	return err_set(err, -EINVAL, "%s\" failed: %s", step, why);
 }
 
-struct args {
-	const char *list[160];
+struct args { /* of buildah; the strings are others' */
+	const char **list;
 	size_t n;
 };
 
-static void add(struct args *a, const char *s)
-{
-	if (a->n < ARRAY_LEN(a->list) - 1)
-		a->list[a->n++] = s;
-}
-
 static void add_all(struct args *a, char *const *list)
 {
-	for (; *list; list++)
-		add(a, *list);
+	size_t more = 0;
+
+	while (list && list[more])
+		more++;
+	a->list = xrealloc(a->list, (a->n + more + 1) * sizeof(*a->list));
+	for (size_t i = 0; i < more; i++)
+		a->list[a->n++] = list[i];
+	a->list[a->n] = NULL;
+}
+
+/* Runs it under the build's limits. */
+static int exec_buildah(struct work *w, const char *const *argv, int *ret_status, struct err *err)
+{
+	struct build_disk *disk = build_disk_new(w->j, &w->store);
+	struct job_exec x = { .argv = argv, .line = build_line, .arg = w, .tick = build_disk_check, .tick_arg = disk };
+	int r = job_exec(w->j, &x, ret_status, err);
+
+	build_disk_free(disk);
+	return r;
 }
 
 static int run_buildah(struct work *w, struct err *err)
@@ -198,10 +212,12 @@ static int run_buildah(struct work *w, struct err *err)
 	auto_free char *runc = xasprintf("root=%s/runc", w->store.dir),
 		       *policy = xasprintf("%s/policy.json", w->j->tmp);
 	auto_free char *memory = xasprintf("%llub", (unsigned long long)w->j->conf.memory_bytes);
+	const char *first[ENV_STORE_ARGS + 1] = { NULL };
 	struct args a = { .n = 0 };
 	int status = 0;
 
-	a.n = env_store_argv(&w->store, a.list);
+	(void)env_store_argv(&w->store, first);
+	add_all(&a, (char **)first);
 	add_all(&a, (char *[]){ "build", "--pull=missing", "--isolation", "oci", "--force-rm", "--layers", "--format",
 				"docker", NULL });
 	add_all(&a, (char *[]){ "--network", w->network, "--runtime", w->runtime, "--runtime-flag", runc, NULL });
@@ -209,8 +225,10 @@ static int run_buildah(struct work *w, struct err *err)
 	if (w->j->conf.memory_bytes)
 		add_all(&a, (char *[]){ "--memory", memory, NULL });
 	add_all(&a, w->contexts);
+	add_all(&a, w->input.options);
 	add_all(&a, (char *[]){ "--ignorefile", w->ignore, "-f", w->dockerfile, "-t", w->image, w->context, NULL });
-	int r = job_exec(w->j, &(struct job_exec){ .argv = a.list, .line = build_line, .arg = w }, &status, err);
+	int r = exec_buildah(w, a.list, &status, err);
+	free(a.list);
 	if (r < 0)
 		return r;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
@@ -233,7 +251,11 @@ static int finish(struct work *w, struct err *err)
 
 static int work_run(struct work *w, const char *deployment, const char *file, const char *subdir, struct err *err)
 {
-	int r = take_source(w, deployment, file, subdir, err);
+	int r = build_input_read(&w->input, err);
+	if (r == 0)
+		r = take_source(w, deployment, file, subdir, err);
+	if (r == 0)
+		r = build_input_stage(&w->input, w->j->tmp, err);
 	if (r == 0)
 		r = job_bring_bases(w->j, w->dockerfile, &w->contexts, err);
 	if (r == 0)

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -12,11 +14,13 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "build/hostconf.h"
 #include "build/job.h"
 #include "image/record.h"
 
 #define LINE_MAX_BYTES 4096
+#define TICK_MS 200
 
 /* -- the environment of tools ------------------------------------------------------------------------------------ */
 static const char *host_value(const struct job *j, const char *key, const char *fallback)
@@ -125,12 +129,34 @@ static void take_bytes(struct lines *l, const char *p, size_t n)
 	}
 }
 
-static void drain(int fd, const struct job_exec *x)
+/* Waits for output, and has the tick look meanwhile; a chatty tool must not keep it from that. */
+static int wait_output(int fd, const struct job_exec *x, uint64_t *next_ms, struct err *err)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int r = 0;
+
+	while (x->tick) {
+		uint64_t now = time_now_ms();
+		if (now >= *next_ms) {
+			r = x->tick(x->tick_arg, err);
+			*next_ms = time_now_ms() + TICK_MS;
+		}
+		if (r < 0 || poll(&p, 1, TICK_MS) > 0)
+			break;
+	}
+	return r;
+}
+
+static int drain(int fd, const struct job_exec *x, struct err *err)
 {
 	struct lines l = { .x = x, .len = 0 };
+	uint64_t next_ms = 0;
 	char chunk[8192];
 
 	for (;;) {
+		int r = wait_output(fd, x, &next_ms, err);
+		if (r < 0)
+			return r;
 		ssize_t n = read(fd, chunk, sizeof(chunk));
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -139,6 +165,7 @@ static void drain(int fd, const struct job_exec *x)
 		take_bytes(&l, chunk, (size_t)n);
 	}
 	flush_line(&l);
+	return 0;
 }
 
 int job_exec(struct job *j, const struct job_exec *x, int *ret_status, struct err *err)
@@ -155,13 +182,15 @@ int job_exec(struct job *j, const struct job_exec *x, int *ret_status, struct er
 		fd_close(p[0]);
 		return err_sys(err, "fork");
 	}
-	drain(p[0], x);
+	int r = drain(p[0], x, err);
+	if (r < 0)
+		kill(pid, SIGKILL); /* what it started dies with the job's pid namespace */
 	fd_close(p[0]);
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return err_sys(err, "wait for %s", x->argv[0]);
 	*ret_status = status;
-	return 0;
+	return r;
 }
 
 /* -- tools and their last words ----------------------------------------------------------------------------------- */

@@ -33,5 +33,23 @@ MUST_CHECK int job_run_setup(struct job *j, char **ret_network, char **ret_runti
  * *ret_args: "--build-context" arguments for the aliases; free with image_strv_free. */
 MUST_CHECK int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct err *err);
 
+/* What stands on the job's standard input: jobinput.c. */
+struct build_input {
+	char **args, **secrets; /* NAME, VALUE, NAME, VALUE, ...; NULL = none */
+	char **options;         /* of buildah, after build_input_stage() */
+};
+MUST_CHECK int build_input_read(struct build_input *ret, struct err *err);
+void build_input_done(struct build_input *in);
+/* Puts the secrets into a tmpfs below tmp and makes the options. */
+MUST_CHECK int build_input_stage(struct build_input *in, const char *tmp, struct err *err);
+/* A copy of the line in which no secret stands; the caller frees. */
+char *build_input_mask(const struct build_input *in, const char *line);
+
+/* What a build may write, and leave free: jobdisk.c. Borrows j and s. */
+struct build_disk *build_disk_new(const struct job *j, const struct env_store *s);
+void build_disk_free(struct build_disk *d);
+/* A tick of job_exec. -EDQUOT: beyond a limit. */
+MUST_CHECK int build_disk_check(void *disk, struct err *err);
+
 /* -ENOENT: the one message for a base image that is nowhere. */
 int job_no_base(const char *name, const char *why, struct err *err);

@@ -87,6 +87,10 @@ struct config {
 	/* builds */
 	uint64_t build_concurrency;
 	uint64_t build_timeout_ms;
+	uint64_t build_memory_bytes;   /* of a RUN step; 0 = no limit */
+	uint64_t build_disk_bytes;     /* what one build may write; 0 = no limit */
+	uint64_t build_min_free_bytes; /* a build ends before less is free; 0 = never */
+	uint64_t build_keep_images;    /* of an environment */
 	uint64_t build_log_bytes;
 	bool build_inherit_host;       /* give RUN steps the host's package client configuration */
 	char **build_env;              /* "K=V" */

@@ -158,6 +158,13 @@ const struct config_key config_keys[] = {
 	{ "builds.concurrency", CONFIG_COUNT, AT(build_concurrency), "1", 1, 64,
 	  "Builds at once; those of one environment always follow each other." },
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
+	{ "builds.memory", CONFIG_SIZE, AT(build_memory_bytes), "4GiB", 0, 1024 * GIB, "Of a RUN step; 0 = no limit." },
+	{ "builds.disk", CONFIG_SIZE, AT(build_disk_bytes), "20GiB", 0, 1024 * GIB,
+	  "What one build may write, layers and temporary files; beyond it the build is ended. 0 = no limit." },
+	{ "builds.min_free", CONFIG_SIZE, AT(build_min_free_bytes), "256MiB", 0, 1024 * GIB,
+	  "A build is ended before less is free where images lie. 0 = never." },
+	{ "builds.keep_images", CONFIG_COUNT, AT(build_keep_images), "5", 1, 10000,
+	  "Images of an environment that are kept for rollbacks, the newest first. An environment's own setting goes first." },
 	{ "builds.log", CONFIG_SIZE, AT(build_log_bytes), "16MiB", 64 * KIB, GIB, "Kept of one build's log." },
 	{ "builds.inherit_host", CONFIG_BOOL, AT(build_inherit_host), "true", ANY,
 	  "Give RUN steps the package client configuration of this host, and let them reach what it names. Nothing of it\n"

@@ -40,6 +40,9 @@ int spawn_write_build_conf(const struct config *c, struct err *err)
 	build_conf_init(&bc);
 	build_conf_set(&bc, c->build_inherit_host, (const char *const *)c->build_env, (const char *const *)c->build_mounts,
 		       c->image_aliases);
+	bc.memory_bytes = c->build_memory_bytes;
+	bc.disk_bytes = c->build_disk_bytes;
+	bc.min_free_bytes = c->build_min_free_bytes;
 	int r = build_conf_write(c->data, &bc, err);
 	build_conf_done(&bc);
 	return r;

@@ -96,6 +96,12 @@ static bool settle(void *arg, struct store_environment *record)
 	return true;
 }
 
+static bool keep(void *arg UNUSED, struct store_environment *record)
+{
+	env_keep(record->user);
+	return true;
+}
+
 void envs_taken_over(struct envs *e)
 {
 	struct map_iter it = { 0 };
@@ -110,4 +116,5 @@ void envs_taken_over(struct envs *e)
 	}
 	store_environments(e->store, settle, e);
 	store_environments(e->store, deploys_resume, e);
+	store_environments(e->store, keep, NULL);
 }

@@ -1,5 +1,6 @@
 /* env/deploy.c: the way of one deployment from its source to READY. The states are in env/env.h. */
 #include <errno.h>
+#include <string.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
@@ -63,6 +64,7 @@ void deploy_instance_healthy(struct deploy *p)
 	deploy_log(p, "ready: the server answers on port %d", ENV_INSTANCE_PORT);
 	deploy_over(p);
 	env_waits_serve(v);
+	env_keep(v);
 }
 
 void deploy_instance_ended(struct deploy *p, const char *reason)
@@ -155,14 +157,28 @@ int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, 
 	return 0;
 }
 
+/* What the build is told beside its source; malloc'ed, NULL = nothing. The texts of maps are JSON objects. */
+static char *build_input(const struct store_environment *r)
+{
+	const char *args = envset_text(r, ENVSET_BUILD_ARGS), *secrets = envset_text(r, ENVSET_BUILD_SECRETS);
+
+	if (!*args && !*secrets)
+		return NULL;
+	return xasprintf("{\"args\": %s, \"secrets\": %s}", *args ? args : "{}", *secrets ? secrets : "{}");
+}
+
 static int start_build(struct deploy *p, struct err *err)
 {
 	struct store_environment *r = p->env->record;
-	struct build_spec spec = { .deployment = p->d->id, .owner = r->ns->name, .name = r->name,
+	char *input = build_input(r);
+	struct build_spec spec = { .deployment = p->d->id, .owner = r->ns->name, .name = r->name, .input = input,
 				   .dockerfile = envset_text(r, ENVSET_DOCKERFILE) };
 	p->call = NEW(struct deploy_call);
 	p->call->deploy = p;
 	int result = builds_start(p->env->envs->builds, &spec, on_build_line, on_build_done, p->call, &p->build, err);
+	if (input)
+		explicit_bzero(input, strlen(input));
+	free(input);
 	if (result < 0) {
 		free(p->call);
 		p->call = NULL;
@@ -222,20 +238,14 @@ static void start_kept(struct env *v, struct store_deployment *d)
 	v->envs->engine->ops->prepare_image(v->envs->engine, d->image, NULL, on_kept_image, p->call);
 }
 
-/* When it last became READY; 0 = never. */
-static int64_t ready_ms(const struct store_deployment *d)
+static bool has_image(const struct env *v, const struct store_deployment *d)
 {
-	int64_t at_ms = 0;
-
-	list_foreach(&d->transitions, struct store_transition, of_deployment, t)
-		if (t->to == STORE_DEPLOYMENT_READY)
-			at_ms = t->at_ms;
-	return at_ms;
+	return *d->image && v->removing != d;
 }
 
-static bool is_kept(const struct store_deployment *d)
+static bool is_kept(const struct env *v, const struct store_deployment *d)
 {
-	return *d->image && store_deployment_may_move(d->state, STORE_DEPLOYMENT_DEPLOYING);
+	return has_image(v, d) && store_deployment_may_move(d->state, STORE_DEPLOYMENT_DEPLOYING);
 }
 
 /* The one that served before what serves now. */
@@ -244,7 +254,7 @@ static struct store_deployment *previous(struct env *v)
 	struct store_deployment *best = NULL;
 
 	list_foreach(&v->record->deployments, struct store_deployment, of_environment, d)
-		if (d != v->serving && is_kept(d) && ready_ms(d) > (best ? ready_ms(best) : 0))
+		if (d != v->serving && is_kept(v, d) && deployment_ready_ms(d) > (best ? deployment_ready_ms(best) : 0))
 			best = d;
 	return best;
 }
@@ -262,8 +272,9 @@ int envs_rollback(struct envs *e, struct store_environment *env, struct store_de
 	if (!store_deployment_may_move(to->state, STORE_DEPLOYMENT_DEPLOYING))
 		return err_set(err, -EALREADY, "the deployment is %s: expected one that is draining, stopped or failed",
 			       store_deployment_state_name(to->state));
-	if (!*to->image)
-		return err_set(err, -ENOENT, "the image of deployment %s is not kept", to->id);
+	if (!has_image(v, to))
+		return err_set(err, -ENOENT, "the image of deployment %s was removed: the newest %llu of an environment are kept (keep_images)",
+			       to->id, (unsigned long long)envset_number_or(env, ENVSET_KEEP_IMAGES, e->settings.keep_images));
 	store_set_str(&to->reason, "");
 	deployment_move(e, to, STORE_DEPLOYMENT_DEPLOYING, NULL);
 	start_kept(v, to);

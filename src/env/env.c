@@ -25,6 +25,7 @@ struct env *env_of(struct envs *e, struct store_environment *record)
 	fair_init(&v->places);
 	loop_timer_init(&v->backoff, e->loop, on_backoff, v);
 	loop_timer_init(&v->due, e->loop, env_on_due, v);
+	loop_timer_init(&v->keep, e->loop, env_on_keep, v);
 	record->user = v;
 	return v;
 }
@@ -108,7 +109,7 @@ void env_instance_healthy(struct instance *i)
 		env_waits_serve(v);
 }
 
-static bool of_deployment(const struct envs *e, const struct store_deployment *d)
+bool env_has_instance(const struct envs *e, const struct store_deployment *d)
 {
 	struct map_iter it = { 0 };
 	while (map_next(e->instances, &it))
@@ -122,9 +123,10 @@ static void drained(struct instance *i)
 {
 	struct envs *e = i->env->envs;
 	e->counts.draining--;
-	if (i->d->state != STORE_DEPLOYMENT_DRAINING || of_deployment(e, i->d))
+	if (i->d->state != STORE_DEPLOYMENT_DRAINING || env_has_instance(e, i->d))
 		return;
 	deployment_move(e, i->d, STORE_DEPLOYMENT_STOPPED, NULL);
+	env_keep(i->env);
 }
 
 /* The first crash is answered at once; a server that does it again and again waits longer each time. */
@@ -214,6 +216,7 @@ static bool free_environment(void *arg UNUSED, struct store_environment *record)
 	if (v) {
 		loop_timer_stop(&v->backoff);
 		loop_timer_stop(&v->due);
+		loop_timer_stop(&v->keep);
 	}
 	free(v);
 	record->user = NULL;

@@ -42,6 +42,8 @@ struct env_settings {
 	uint64_t health_interval_ms;      /* at most, between two probes; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
+	struct images *images;            /* where images of environments are removed; NULL = they never are */
+	uint64_t keep_images;             /* of an environment, unless that says otherwise; 0 = all */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
 	bool data_always;                 /* /orwd_data, although there are no files; unless the environment says otherwise */
 	bool data_read_only;              /* likewise */

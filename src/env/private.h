@@ -45,6 +45,8 @@ struct env {
 	uint64_t asked;                   /* instances to start when it is found */
 	struct list waits;                /* struct env_wait of ENV_VISIT and ENV_OWN, first come first served */
 	struct fair places;               /* struct env_wait of ENV_PLACE */
+	struct loop_timer keep;           /* see env_keep() */
+	struct store_deployment *removing; /* its image is on its way out; NULL = none is */
 	unsigned failed_starts;           /* in a row; sets the back-off, as crashes do */
 	unsigned crashes;                 /* of instances that did not live long, in a row */
 	struct loop_timer backoff;
@@ -128,6 +130,13 @@ void env_retire(struct env *v);                /* what served so far drains */
 void env_serve(struct env *v, struct store_deployment *d, struct instance *first); /* from now on, after env_retire() */
 void env_instance_waits(struct instance *i, const char *line); /* for room: line tells how long the queue is */
 void env_start_failed(struct env *v, const char *reason); /* unless others serve, who waits is told */
+
+bool env_has_instance(const struct envs *e, const struct store_deployment *d);
+
+/* keep.c */
+void env_on_keep(struct loop_timer *t, void *env);
+void env_keep(struct env *v); /* in the next turn of the loop removes images beyond the setting; called when there may be some */
+int64_t deployment_ready_ms(const struct store_deployment *d); /* when it last became READY; 0 = never */
 
 /* waits.c */
 void env_waits_progress(struct env *v, const char *line);

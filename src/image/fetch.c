@@ -136,7 +136,7 @@ static void fetch_join(struct images *s, const char *kind, const char *name, con
 		f->name = xstrdup(name);
 		list_init(&f->waiters);
 		list_push_back(&s->fetches, &f->in_images);
-		if (s->jobs->start(s->jobs, kind, argv, fetch_line, fetch_done, f, &f->job, &f->err) < 0)
+		if (s->jobs->start(s->jobs, kind, argv, -1, fetch_line, fetch_done, f, &f->job, &f->err) < 0)
 			loop_defer(s->loop, fetch_failed, f);
 	}
 	list_push_back(&f->waiters, &w->in_fetch);

@@ -104,12 +104,16 @@ static int load_new(struct images *s, const char *name, const char *path, const 
 	return 0;
 }
 
+static bool is_going(const struct images *s, const char *name);
+
 int images_load(struct images *s, const char *name, struct image **ret, struct err *err)
 {
 	auto_free char *path = image_record_path(s->data_dir, name);
 	struct cached *c = map_get(s->cache, name);
 	struct stat st;
 
+	if (is_going(s, name))
+		return err_set(err, -ENOENT, "image %s is being removed", name);
 	if (stat(path, &st) < 0) {
 		if (errno != ENOENT)
 			return err_sys(err, "look for image %s: %s", name, path);
@@ -180,7 +184,17 @@ struct removal {
 	void *arg;
 	struct err err; /* code 0 = success */
 	uint64_t job;
+	bool running;
 };
+
+/* From here on nobody may begin to use it. */
+static bool is_going(const struct images *s, const char *name)
+{
+	list_foreach((struct list *)&s->removals, struct removal, in_images, x)
+		if (x->running && str_eq(x->name, name))
+			return true;
+	return false;
+}
 
 static void removal_finish(void *arg)
 {
@@ -220,7 +234,8 @@ static int removal_start(struct removal *x)
 	if (cached_busy(c))
 		return err_set(&x->err, -EBUSY, "image %s is used by a sandbox or an instance", x->name);
 	argv[0] = x->name;
-	return s->jobs->start(s->jobs, "remove", argv, NULL, removal_done, x, &x->job, &x->err);
+	x->running = true;
+	return s->jobs->start(s->jobs, "remove", argv, -1, NULL, removal_done, x, &x->job, &x->err);
 }
 
 void images_remove(struct images *s, const char *ref, engine_done_fn *done, void *arg)

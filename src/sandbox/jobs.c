@@ -239,7 +239,7 @@ static void defer_failure(void *arg)
 	job_failed(j, &j->err);
 }
 
-static int job_start(struct image_jobs *js, const char *kind, const char *const *argv, engine_progress_fn *line,
+static int job_start(struct image_jobs *js, const char *kind, const char *const *argv, int input, engine_progress_fn *line,
 		     void (*done)(void *arg, int status, const struct err *err), void *arg, uint64_t *ret_job, struct err *err)
 {
 	struct link *k = container_of(js, struct link, jobs);
@@ -248,6 +248,8 @@ static int job_start(struct image_jobs *js, const char *kind, const char *const 
 
 	if (!k->chan)
 		return err_set(err, -EAGAIN, "the spawner is away");
+	if (input >= 0 && !(k->flags & WIRE_WELCOME_INPUT))
+		return err_set(err, -EOPNOTSUPP, "the spawner that runs is of an older version: build arguments and secrets need its restart");
 	j = NEW(struct job);
 	*j = (struct job){ .link = k, .number = ++k->next_job, .line = line, .done = done, .arg = arg, .pipe = -1 };
 	random_uuid(j->id);
@@ -259,7 +261,7 @@ static int job_start(struct image_jobs *js, const char *kind, const char *const 
 	wire_put_str(o, WIRE_T_JOB_KIND, kind);
 	for (size_t i = 0; argv && argv[i]; i++)
 		wire_put_str(o, WIRE_T_ARG, argv[i]);
-	if (chan_send(k->chan, o, NULL, 0, on_started, j, &j->err) < 0)
+	if (chan_send(k->chan, o, &input, input >= 0, on_started, j, &j->err) < 0)
 		loop_defer(k->loop, defer_failure, j);
 	else
 		list_push_back(&k->running, &j->node);

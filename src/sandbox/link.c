@@ -22,7 +22,7 @@ struct welcome { /* the answer to HELLO: descriptors are owned */
 	int fds[FD_PASS_MAX];
 	size_t n_fds;
 	char boot[40];
-	bool kept;
+	uint64_t flags;
 };
 
 struct shutdown {
@@ -109,7 +109,7 @@ static int check_welcome(const struct wire_in *in, struct welcome *w, struct err
 		return err_set(err, -EPROTO, "the spawner answered %s with %zu descriptors, expected WELCOME with the channel to egress",
 			       wire_type_name(in->type), w->n_fds);
 	snprintf(w->boot, sizeof(w->boot), "%s", boot ? boot : "");
-	w->kept = wire_get_u64(in, WIRE_T_FLAGS, 0) & WIRE_WELCOME_KEPT;
+	w->flags = wire_get_u64(in, WIRE_T_FLAGS, 0);
 	return 0;
 }
 
@@ -217,7 +217,7 @@ static int connect_now(struct link *k, bool first, struct err *err)
 	if (r < 0)
 		return r;
 	memcpy(k->boot, w.boot, sizeof(k->boot));
-	k->kept = w.kept;
+	k->flags = w.flags;
 	/* Later ones are the same sockets, or new ones that nobody was told of. */
 	return take_egress(k, first ? keep_listeners(k, &w) : fd_steal(&w.fds[w.n_fds - 1]), err);
 }
@@ -312,7 +312,7 @@ const char *link_boot(const struct link *k)
 
 bool link_is_kept(const struct link *k)
 {
-	return k->kept;
+	return k->flags & WIRE_WELCOME_KEPT;
 }
 
 struct chan *link_chan(struct link *k)

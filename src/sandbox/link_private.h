@@ -21,7 +21,7 @@ struct link {
 	struct list running;    /* struct job */
 	uint64_t next_job;
 	char boot[40];          /* of the last WELCOME */
-	bool kept;
+	uint64_t flags;         /* likewise: enum wire_welcome_flag */
 	bool ending;            /* a shutdown was asked for: a lost connection is its success */
 	struct shutdown *shutdown;
 };

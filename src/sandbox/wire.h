@@ -55,7 +55,7 @@ struct wire_head {
 	X(TAKE, 9)         /* ID -> MADE, of one that is starting as soon as it is ready: hands over an existing         \
 			      sandbox's control socket (a dup). Nobody else may read that any more. */                   \
 	X(RENEW, 10)       /* ID, LEASE_MS from now. Not answered. */                                                    \
-	X(JOB, 11)         /* ID, JOB_KIND, ARG... -> JOB_STARTED. fds: none */                                          \
+	X(JOB, 11)         /* ID, JOB_KIND, ARG... -> JOB_STARTED. fds: its standard input, or none */                  \
 	X(JOB_STARTED, 12) /* ID. fds: read end of the job's stdout and stderr */                                        \
 	X(JOB_DONE, 13)    /* event: ID, STATUS as waitpid gives it, REASON (timeout, cancelled) or none */             \
 	X(JOB_CANCEL, 14)  /* ID -> OK when nothing of it is left alive */                                               \
@@ -145,7 +145,8 @@ enum wire_tag {
 };
 
 enum wire_welcome_flag {
-	WIRE_WELCOME_KEPT = 1, /* this spawner is a service of its own: the end of a daemon is not its end */
+	WIRE_WELCOME_KEPT = 1,  /* this spawner is a service of its own: the end of a daemon is not its end */
+	WIRE_WELCOME_INPUT = 2, /* JOB may bring a standard input */
 };
 
 enum wire_run_flag {

@@ -164,7 +164,7 @@ static void welcome(struct conn *c, struct waiter to)
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)getpid());
 	wire_put_str(&o, WIRE_T_BOOT, sp->boot);
 	wire_put_u64(&o, WIRE_T_N_FDS, sp->n_listen);
-	wire_put_u64(&o, WIRE_T_FLAGS, sp->opt.keep ? WIRE_WELCOME_KEPT : 0u);
+	wire_put_u64(&o, WIRE_T_FLAGS, (sp->opt.keep ? WIRE_WELCOME_KEPT : 0u) | WIRE_WELCOME_INPUT);
 	conn_answer(sp, to, &o, fds, sp->n_listen + 1);
 }
 
@@ -179,7 +179,8 @@ static void tell_leaks(struct spawner *sp, struct waiter to)
 	conn_answer(sp, to, &o, NULL, 0);
 }
 
-static void dispatch(struct conn *c, const struct wire_in *in)
+/* input: a descriptor that came with it, or -1; borrowed. */
+static void dispatch(struct conn *c, const struct wire_in *in, int input)
 {
 	struct spawner *sp = c->sp;
 	struct waiter to = { c->number, in->request };
@@ -214,7 +215,7 @@ static void dispatch(struct conn *c, const struct wire_in *in)
 		pool_set(sp, in);
 		break;
 	case WIRE_JOB:
-		job_start(sp, in, to);
+		job_start(sp, in, input, to);
 		break;
 	case WIRE_JOB_CANCEL:
 		job_cancel(sp, in, to);
@@ -256,15 +257,16 @@ static void conn_read(struct conn *c)
 
 	if (r == -EAGAIN)
 		return;
-	for (size_t i = 0; i < n_fds; i++)
-		fd_close(fds[i]); /* no request brings any */
+	auto_fd input = n_fds ? fds[0] : -1; /* no request brings more */
+	for (size_t i = 1; i < n_fds; i++)
+		fd_close(fds[i]);
 	if (r < 0 || len == 0 || c->doomed) {
 		conn_close(c);
 		return;
 	}
 	r = wire_parse(&in, buf, len);
 	if (r == 0) {
-		dispatch(c, &in);
+		dispatch(c, &in, input);
 		return;
 	}
 	conn_fail(c->sp, (struct waiter){ c->number, 0 }, "understand the message", r, NULL,

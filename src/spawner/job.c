@@ -47,7 +47,7 @@ struct job {
 struct launch {
 	struct job *job;
 	const char *argv[ARGS_MAX + 6];
-	int output, status, net, holder_ready;
+	int input, output, status, net, holder_ready; /* input: borrowed, -1 = /dev/null */
 };
 
 static struct job *find(const struct spawner *sp, const char *id)
@@ -146,7 +146,7 @@ static NORETURN void run_command(const struct launch *l)
 	int net = l->net < 0 ? -1 : fcntl(l->net, F_DUPFD_CLOEXEC, 64);
 
 	setsid();
-	if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(l->output, 1) < 0 || dup2(l->output, 2) < 0)
+	if (null_fd < 0 || dup2(l->input >= 0 ? l->input : null_fd, 0) < 0 || dup2(l->output, 1) < 0 || dup2(l->output, 2) < 0)
 		_exit(126);
 	if (net >= 0 && dup2(net, JOB_NET_FD) < 0)
 		_exit(126);
@@ -378,9 +378,9 @@ static void job_failed(struct job *j, struct waiter to, int r, const char *text)
 	over_if_dead(j);
 }
 
-void job_start(struct spawner *sp, const struct wire_in *in, struct waiter to)
+void job_start(struct spawner *sp, const struct wire_in *in, int input, struct waiter to)
 {
-	struct launch l = { .output = -1, .status = -1, .net = -1, .holder_ready = -1 };
+	struct launch l = { .input = input, .output = -1, .status = -1, .net = -1, .holder_ready = -1 };
 	struct err err = ERR_INIT;
 	const char *id = NULL;
 	int r = read_request(&l, in, &id, &err);

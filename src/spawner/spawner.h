@@ -162,7 +162,7 @@ void pool_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- job.c ------------------------------------------------------------------------------------------------------- */
 /* Work as root with a fixed form: pull, build, bootstrap, import, remove. It ends with the connection that asked. */
-void job_start(struct spawner *sp, const struct wire_in *in, struct waiter to);
+void job_start(struct spawner *sp, const struct wire_in *in, int input, struct waiter to); /* input: borrowed, -1 = none */
 void job_cancel(struct spawner *sp, const struct wire_in *in, struct waiter to);
 void jobs_tick(struct spawner *sp, uint64_t now_ms);
 void jobs_close(struct spawner *sp, uint64_t conn); /* of one connection; 0 = all */

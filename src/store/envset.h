@@ -3,7 +3,7 @@
  * A row is all that a new setting needs: PATCH and GET .../settings, `openreward env` and the check of values follow from
  * it, and the module that obeys it reads it with envset_number() or envset_text(). Values live in the environment's
  * record and in the table environment_setting; one that is not set is in neither, so a changed default reaches every
- * environment that did not choose. What says where the source comes from (branch, subdirectory) is in struct store_origin
+ * environment that did not choose. Secrets are sealed there (store/seal.h) and plain in memory. What says where the source comes from (branch, subdirectory) is in struct store_origin
  * and is shown beside these by api/settings.c. Loop thread only. */
 #pragma once
 
@@ -36,6 +36,10 @@ enum envset_type {
 	  "Show /orwd_data although there are no files; from an instance's next start on")                                   \
 	X(DATA_WRITABLE, "orwd_data_writable", ENVTYPE_BOOL, "@instances.orwd_data_writable", 0, 0, "Let instances write to it") \
 	X(DOCKERFILE, "dockerfile", ENVTYPE_PATH, "Dockerfile", 0, 0, "Its path below the subdirectory")                      \
+	X(KEEP_IMAGES, "keep_images", ENVTYPE_COUNT, "@builds.keep_images", 1, 10000, "Images that are kept for rollbacks")      \
+	X(BUILD_ARGS, "build_args", ENVTYPE_MAP, "", 0, 0, "Build arguments (ARG); they are in the image's history")           \
+	X(BUILD_SECRETS, "build_secrets", ENVTYPE_SECRETS, "", 0, 0,                                                          \
+	  "Files for RUN --mount=type=secret,id=NAME; in no image, and masked in logs")                                      \
 	X(ENV, "env", ENVTYPE_MAP, "", 0, 0, "Variables of every instance; from its next start on")
 
 enum envset {
@@ -79,5 +83,6 @@ void envset_write_rows(struct json_writer *w);
 /* What was expected of a value, for people. buf of len bytes; returns buf. */
 const char *envset_expected(enum envset id, char *buf, size_t len);
 
-/* For the loader: puts a stored text; unknown names (of a newer version) and bad values are ignored. */
-void envset_attach(struct store_environment *e, const char *name, const char *text);
+/* For the loader: puts a stored text; unknown names (of a newer version) and bad values are ignored. Secrets that cannot be
+ * opened are an error that names the file of their key. */
+MUST_CHECK int envset_attach(struct store *s, struct store_environment *e, const char *name, const char *text, struct err *err);

@@ -12,6 +12,14 @@
 #define VALUE_BYTES_MAX (64u * 1024)
 #define PAIRS_MAX 256
 
+/* It may hold secrets. NULL is allowed. */
+static void text_free(char *text)
+{
+	if (text)
+		explicit_bzero(text, strlen(text));
+	free(text);
+}
+
 static int wrong(enum envset id, const char *value, struct err *err)
 {
 	char expected[256];
@@ -186,11 +194,19 @@ static void mirror(struct store_environment *e)
 	e->max_scale = envset_number(e, ENVSET_MAX_SCALE);
 }
 
-static void put(struct store *s, struct store_environment *e, enum envset id, char *text)
+struct change {
+	bool made;
+	char *text;   /* NULL = the default */
+	char *sealed; /* NULL = text is stored as it is */
+};
+
+/* Takes the text. */
+static void put(struct store *s, struct store_environment *e, enum envset id, struct change *c)
 {
+	char *text = STEAL(c->text);
 	struct store_op *op;
 
-	free(e->settings[id]);
+	text_free(e->settings[id]);
 	e->settings[id] = text;
 	if (text)
 		op = store_op_new(s, "INSERT INTO environment_setting (environment_id, name, value) VALUES (?, ?, ?)"
@@ -200,13 +216,34 @@ static void put(struct store *s, struct store_environment *e, enum envset id, ch
 	store_op_text(op, e->id);
 	store_op_text(op, envset_rows[id].name);
 	if (text)
-		store_op_text(op, text);
+		store_op_text(op, c->sealed ? c->sealed : text);
 }
 
-struct change {
-	bool made;
-	char *text;
-};
+static void changes_free(struct change *all)
+{
+	for (enum envset id = 0; id < ENVSET_N; id++) {
+		text_free(all[id].text);
+		free(all[id].sealed);
+	}
+}
+
+static char *owner_of_secrets(const struct store_environment *e, enum envset id)
+{
+	return xasprintf("%s %s", e->id, envset_rows[id].name);
+}
+
+static int seal_all(struct store *s, const struct store_environment *e, struct change *all, struct err *err)
+{
+	int r = 0;
+
+	for (enum envset id = 0; r == 0 && id < ENVSET_N; id++) {
+		if (!all[id].text || envset_rows[id].type != ENVTYPE_SECRETS)
+			continue;
+		auto_free char *owner = owner_of_secrets(e, id);
+		r = seal_text(&s->seal, owner, all[id].text, &all[id].sealed, err);
+	}
+	return r;
+}
 
 static int check_all(const struct store_environment *e, json_t *changes, struct change *all, struct err *err)
 {
@@ -250,8 +287,7 @@ int envset_check(const struct store_environment *e, json_t *changes, struct err 
 	struct change all[ENVSET_N] = { 0 };
 	int r = check(e, changes, all, err);
 
-	for (enum envset id = 0; id < ENVSET_N; id++)
-		free(all[id].text);
+	changes_free(all);
 	return r;
 }
 
@@ -260,12 +296,11 @@ int envset_change(struct store *s, struct store_environment *e, json_t *changes,
 	struct change all[ENVSET_N] = { 0 };
 	int r = check(e, changes, all, err);
 
-	for (enum envset id = 0; id < ENVSET_N; id++) {
-		if (r == 0 && all[id].made)
-			put(s, e, id, all[id].text);
-		else
-			free(all[id].text);
-	}
+	r = r < 0 ? r : seal_all(s, e, all, err);
+	for (enum envset id = 0; r == 0 && id < ENVSET_N; id++)
+		if (all[id].made)
+			put(s, e, id, &all[id]);
+	changes_free(all);
 	if (r < 0)
 		return r;
 	mirror(e);
@@ -273,14 +308,28 @@ int envset_change(struct store *s, struct store_environment *e, json_t *changes,
 	return 0;
 }
 
-void envset_attach(struct store_environment *e, const char *name, const char *text)
+static int attach_secrets(struct store *s, struct store_environment *e, enum envset id, const char *sealed, struct err *err)
+{
+	auto_free char *owner = owner_of_secrets(e, id);
+	char *text = NULL;
+	int r = seal_open(&s->seal, owner, sealed, &text, err);
+
+	if (r < 0)
+		return err_wrap(err, r, "%s/%s: %s", e->ns->name, e->name, envset_rows[id].name);
+	text_free(e->settings[id]);
+	e->settings[id] = text;
+	return 0;
+}
+
+int envset_attach(struct store *s, struct store_environment *e, const char *name, const char *text, struct err *err)
 {
 	enum envset id;
-	bool map;
 
 	if (find(name, &id, NULL) < 0)
-		return;
-	map = envset_rows[id].type == ENVTYPE_MAP || envset_rows[id].type == ENVTYPE_SECRETS;
-	if (map || fits(id, text))
+		return 0;
+	if (envset_rows[id].type == ENVTYPE_SECRETS)
+		return attach_secrets(s, e, id, text, err);
+	if (envset_rows[id].type == ENVTYPE_MAP || fits(id, text))
 		store_set_str(&e->settings[id], text);
+	return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "base/map.h"
 #include "store/record.h"
+#include "store/seal.h"
 #include "store/store.h"
 
 #define STORE_VALUES_MAX 16
@@ -60,6 +61,7 @@ struct store {
 	struct loop *loop;
 	sqlite3 *db;               /* used by the writer alone once the store is open */
 	char *path;
+	struct seal seal;          /* of secrets in environments' settings */
 	struct list namespaces;    /* struct store_namespace.all */
 	struct map *by_name, *by_id;      /* namespaces */
 	struct map *keys_by_hash;

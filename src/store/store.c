@@ -101,8 +101,7 @@ static int on_environment_setting(struct store *s, sqlite3_stmt *st, struct err 
 
 	if (!e)
 		return damaged(err, "setting of environment", text(st, 0));
-	envset_attach(e, text(st, 1), text(st, 2));
-	return 0;
+	return envset_attach(s, e, text(st, 1), text(st, 2), err);
 }
 
 static int on_transition(struct store *s, sqlite3_stmt *st, struct err *err)
@@ -199,6 +198,7 @@ static struct store *store_new(struct loop *l, const char *path)
 
 	s->loop = l;
 	s->path = xstrdup(path);
+	seal_init(&s->seal, path);
 	list_init(&s->namespaces);
 	list_init(&s->in_flight);
 	list_init(&s->delivered);
@@ -249,6 +249,7 @@ struct store *store_free(struct store *s)
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->idle);
 	free(s->path);
+	seal_done(&s->seal);
 	free(s);
 	return NULL;
 }

@@ -1,6 +1,7 @@
 """From a source to ready, and what may come in between: settings, cancels, failures."""
 import json
 import os
+import subprocess
 import tempfile
 import threading
 
@@ -243,3 +244,78 @@ def test_a_restart_in_the_middle_of_a_build(base_images):
         assert moves(platform, newest) == ["queued", "building", "queued", "building", "deploying", "ready"]
         assert "queued again: the server was restarted" in log_of(platform, newest)
         assert platform.leaks() == ""
+
+
+def test_build_arguments_secrets_and_the_images_that_are_kept(platform, slow, tmp_path):
+    secret = "opaque-e2e-secret-7391"
+    (tmp_path / "token").write_text(secret)
+    done = platform.cli("env", "set", slow.name, "build_secrets.TOKEN=x")
+    assert done.returncode == 1, "not deployed yet"
+    deploy_tiny(platform, slow.name, revision="1")
+    done = platform.cli("env", "set", slow.name, f"build_secrets.TOKEN=@{tmp_path}/token", "build_args.GREETING=hello you",
+                        "keep_images=2")
+    assert done.returncode == 0, done.stderr
+    shown = platform.cli("env", "show", slow.name).stdout
+    assert "TOKEN" in shown and "hello you" in shown and secret not in shown
+    thread = slow("ARG GREETING\nRUN --mount=type=secret,id=TOKEN echo $GREETING: $(cat /run/secrets/TOKEN) && sleep 2")
+    newest = None
+
+    def in_the_step():
+        nonlocal newest
+        newest = deployments(platform, slow.name)[0]
+        return "hello you: ***" in log_of(platform, newest)
+
+    wait_until(in_the_step, 60, "the step")
+    assert secret not in processes(), "in no command line"
+    thread.join(60)
+    assert thread.done.returncode == 0, thread.done.stdout + thread.done.stderr
+    for folder in ("builds", "images", "logs", "run"):
+        assert not grep(secret, os.path.join(platform.data, folder))
+    assert not any(grep(secret, os.path.join(platform.data, f)) for f in os.listdir(platform.data) if f.startswith("openreward.db"))
+    deploy_tiny(platform, slow.name, revision="3")
+    wait_until(lambda: deployments(platform, slow.name)[2]["image"] is None, 60, "the end of the oldest image")
+    third, second, first = deployments(platform, slow.name)
+    assert third["image"] and second["image"]
+    done = platform.cli("rollback", slow.name, first["id"])
+    assert done.returncode == 1 and "was removed: the newest 2" in done.stderr, done.stderr
+    done = platform.cli("rollback", slow.name)
+    assert done.returncode == 0 and second["id"] in done.stdout, done.stdout + done.stderr
+
+
+def processes():
+    """Every command line and every set of variables."""
+    text = b""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for file in ("cmdline", "environ"):
+            try:
+                with open(f"/proc/{pid}/{file}", "rb") as f:
+                    text += f.read()
+            except OSError:
+                continue
+    return text.decode(errors="replace")
+
+
+def grep(text, path):
+    found = subprocess.run(["grep", "-rlaF", "--", text, path], stdout=subprocess.PIPE, text=True, check=False)
+    return found.stdout.split()
+
+
+def test_a_build_that_writes_too_much(base_images):
+    """Ended with a reason, its storage given back, and the next one builds."""
+    config = "builds:\n  disk: 100MiB\n"
+    with base_images.platform(config) as p:
+        with tempfile.TemporaryDirectory() as folder:
+            tiny_folder(folder)
+            path = os.path.join(folder, "Dockerfile")
+            with open(path, encoding="utf-8") as f:
+                text = f.read()
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text.replace("CMD", "RUN head -c 160m /dev/zero > /many && sleep 600\nCMD"))
+            done = p.cli("deploy", folder, "--name", "local/many")
+            assert done.returncode == 1 and "more than the 100 MiB" in done.stderr, done.stderr
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+            done = p.cli("deploy", folder, "--name", "local/many")
+            assert done.returncode == 0, done.stderr
+        found = subprocess.run(["find", os.path.join(p.data, "images"), "-name", "many", "-size", "+1M"], stdout=subprocess.PIPE, check=True)
+        assert found.stdout == b""

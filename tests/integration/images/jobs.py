@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -40,13 +41,20 @@ class Data:
         return subprocess.Popen(self.command(kind, *args), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True, **kw)
 
-    def job(self, kind, *args, timeout=240, netns=None):
-        kw, command = {}, self.command(kind, *args)
+    def job(self, kind, *args, timeout=240, netns=None, told=None):
+        """told: what a build gets on its standard input."""
+        kw, command = {"stdin": subprocess.DEVNULL}, self.command(kind, *args)
+        if told is not None:
+            kw["stdin"] = tempfile.TemporaryFile()
+            kw["stdin"].write(json.dumps(told).encode())
+            kw["stdin"].seek(0)
         if netns is not None:  # descriptor 3 of this process is the test runner's
             command = ["bash", "-c", f'exec 3<&{netns} "$@"', "bash", *command]
             kw["pass_fds"] = (netns,)
         p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            timeout=timeout, check=False, **kw)
+        if told is not None:
+            kw["stdin"].close()
         return Result(p.returncode, p.stdout)
 
     def source(self, deployment, members):

@@ -316,3 +316,70 @@ def test_bad_arguments(data):
     assert data.job("build", "../x", "alice/hello").status == 1
     assert data.job("pull", "--help").status == 1
     assert data.job("nosuch").status == 2
+
+
+def test_arguments_and_secrets(data):
+    secret = "opaque-and-secret-0123456789"
+    text = (FROM + "ARG GREETING=none\n"
+            "RUN --mount=type=secret,id=TOKEN cat /run/secrets/TOKEN | rev > /reversed; echo leaks: $(cat /run/secrets/TOKEN)\n"
+            "RUN echo $GREETING > /greeting; ls /run/secrets || true; env\n")
+    told = {"args": {"GREETING": "hello 'you' \"there\""}, "secrets": {"TOKEN": secret, "OTHER": "x" * 60000}}
+    r = data.build("told", text, env="alice/told", told=told)
+    assert r.status == 0, r
+    assert secret not in r.out and "leaks: ***" in r.out
+    name = "localhost/env/alice/told:told"
+    found = {path: open_layer(data, name, path) for path in ("/reversed", "/greeting")}
+    assert found == {"/reversed": secret[::-1], "/greeting": "hello 'you' \"there\"\n"}, "the step had both"
+    assert subprocess.run(["grep", "-rl", secret, data.path], check=False, stdout=subprocess.PIPE).stdout == b"", "nowhere on disk"
+    assert secret not in data.config(name, "alice/told")
+
+
+def open_layer(data, name, path):
+    for layer in data.record(name)["layers"]:
+        file = os.path.join(data.images, layer) + path
+        if os.path.exists(file):
+            with open(file, encoding="utf-8") as f:
+                return f.read()
+    return None
+
+
+def test_disk_limits(data):
+    env = "alice/disk"
+    store = os.path.join(data.images, "env", env, "store/overlay")
+    assert data.build("before", FROM + "RUN head -c 40m /dev/zero > /forty\n", env=env).status == 0
+    layers = set(os.listdir(store))
+    data.conf(disk_bytes=64 << 20)
+    try:
+        r = data.build("within", FROM + "RUN head -c 40m /dev/zero > /forty\nRUN head -c 10m /dev/zero > /ten\n", env=env)
+        assert r.status == 0, r
+        r = data.build("beyond", FROM + "RUN head -c 100m /dev/zero > /many; sleep 300\n", env=env, timeout=60)
+        assert r.status == 3 and "more than the 64 MiB" in r.last and "builds.disk" in r.last, r
+        free = os.statvfs(data.images).f_bavail * os.statvfs(data.images).f_frsize
+        data.conf(min_free_bytes=2 * free)
+        r = data.build("full", FROM + "RUN sleep 300\n", env=env, timeout=60)
+        assert r.status == 3 and "builds.min_free" in r.last, r
+    finally:
+        data.conf()
+    assert data.job("clean", env).status == 0
+    big = [d for d in set(os.listdir(store)) - layers if os.path.exists(os.path.join(store, d, "diff/many"))]
+    assert not big, "what it wrote is gone"
+    assert data.build("after", FROM + "RUN true\n", env=env).status == 0
+
+
+def test_removing_an_image_leaves_the_layers_of_others(data):
+    env = "alice/keep-some"
+    first = FROM + "RUN echo shared > /shared\n"
+    assert data.build("one", first, env=env).status == 0
+    assert data.build("two", first + "RUN echo two > /two\n", env=env).status == 0
+    name = f"localhost/env/{env}:"
+    r = data.job("remove", name + "one")
+    assert r.status == 0, r
+    assert open_layer(data, name + "two", "/shared") == "shared\n"
+    assert open_layer(data, name + "two", "/two") == "two\n"
+    r = data.job("remove", name + "two")
+    assert r.status == 0, r
+    images = os.path.join(data.images, "env", env, "store/overlay-images/images.json")
+    with open(images, encoding="utf-8") as f:
+        assert "shared" not in f.read()
+    left = [d for d in os.listdir(os.path.join(data.images, "env", env, "store/overlay")) if len(d) == 64]
+    assert not left, "no layer is left over"

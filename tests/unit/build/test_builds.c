@@ -8,13 +8,14 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "build/build.h"
+#include "build/job.h"
 #include "image/record.h"
 #include "unit/image/tmpdir.h"
 
 typedef void job_done_fn(void *arg, int status, const struct err *err);
 
 struct fake_job {
-	char kind[16], deployment[64], env[64];
+	char kind[16], deployment[64], env[64], input[64];
 	engine_progress_fn *line;
 	job_done_fn *done;
 	void *arg;
@@ -24,7 +25,7 @@ static struct fake_job jobs[16];
 static unsigned n_jobs;
 static struct image_jobs fake;
 
-static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, engine_progress_fn *line,
+static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, int input, engine_progress_fn *line,
 		      job_done_fn *done, void *arg, uint64_t *ret_job, struct err *err)
 {
 	struct fake_job *f = &jobs[n_jobs];
@@ -35,6 +36,8 @@ static int fake_start(struct image_jobs *j, const char *kind, const char *const 
 	snprintf(f->kind, sizeof(f->kind), "%s", kind);
 	snprintf(f->deployment, sizeof(f->deployment), "%s", argv[0]);
 	snprintf(f->env, sizeof(f->env), "%s", argv[1] ? argv[1] : "");
+	if (input >= 0)
+		cr_assert_gt(read(input, f->input, sizeof(f->input) - 1), 0);
 	*ret_job = n_jobs++;
 	return 0;
 }
@@ -281,4 +284,42 @@ Test(builds, the_end_calls_nobody)
 	jobs[0].done(jobs[0].arg, 9, NULL);
 	run_for(5);
 	cr_assert_eq(a.calls + b.calls, 0);
+}
+
+Test(builds, arguments_and_secrets_go_by_standard_input)
+{
+	struct build_spec spec = { .deployment = "d1", .owner = "alice", .name = "hello", .input = "{\"args\": {}}" };
+	struct answer a = { 0 }, b = { 0 };
+	struct err err = ERR_INIT;
+	struct build *x = NULL;
+
+	put_source("d1");
+	cr_assert_eq(builds_start(builds, &spec, on_line, on_done, &a, &x, &err), 0, "%s", err.msg);
+	run_for(5);
+	cr_assert_str_eq(jobs[0].input, "{\"args\": {}}");
+	cr_assert_str_eq(jobs[0].deployment, "d1");
+	jobs[0].done(jobs[0].arg, 1, NULL);
+	start("d2", "hello", &b);
+	run_for(5);
+	cr_assert_str_eq(jobs[1].input, "", "nothing was given");
+}
+
+Test(builds, a_build_that_was_ended_by_its_limit_is_cleaned)
+{
+	struct answer a = { 0 };
+	struct err why = ERR_INIT;
+
+	err_set(&why, -EIO, "the build was ended: it wrote too much");
+	start("d1", "hello", &a);
+	run_for(5);
+	jobs[0].done(jobs[0].arg, JOB_TO_CLEAN, &why);
+	run_for(5);
+	cr_assert_str_eq(jobs[1].kind, "clean");
+	cr_assert_str_eq(jobs[1].deployment, "alice/hello");
+	cr_assert_eq(a.calls, 0, "not before it is clean");
+	jobs[1].done(jobs[1].arg, 0, NULL);
+	run_for(5);
+	cr_assert_eq(a.calls, 1);
+	cr_assert_null(a.image);
+	cr_assert_str_eq(a.err.msg, why.msg);
 }

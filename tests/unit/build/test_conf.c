@@ -67,8 +67,12 @@ Test(conf, what_is_written_is_read)
 	build_conf_init(&c);
 	build_conf_set(&c, false, (const char *const[]){ "A=b c", NULL }, (const char *const[]){ "/x:/y", "/z", NULL },
 		       aliases);
+	c.disk_bytes = 0;
+	c.min_free_bytes = 12345;
 	cr_assert_eq(build_conf_write(dir, &c, &err), 0, "%s", err.msg);
 	cr_assert_eq(build_conf_read(&d, dir, &err), 0, "%s", err.msg);
+	cr_assert_eq(d.disk_bytes, 0);
+	cr_assert_eq(d.min_free_bytes, 12345);
 	cr_assert_not(d.inherit_host);
 	cr_assert_str_eq(d.env[0], "A=b c");
 	cr_assert_str_eq(d.mounts[1], "/z");

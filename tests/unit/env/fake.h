@@ -395,7 +395,7 @@ static inline void fake_crash(struct fake_box *b, int code)
 /* -- builds -------------------------------------------------------------------------------------------------------- */
 
 struct fake_job {
-	char kind[16], deployment[64];
+	char kind[16], deployment[128];
 	engine_progress_fn *line;
 	void (*done)(void *arg, int status, const struct err *err);
 	void *arg;
@@ -404,7 +404,7 @@ struct fake_job {
 static struct fake_job jobs[32];
 static unsigned n_jobs;
 
-static int fake_job_start(struct image_jobs *j UNUSED, const char *kind, const char *const *argv, engine_progress_fn *line,
+static int fake_job_start(struct image_jobs *j UNUSED, const char *kind, const char *const *argv, int input UNUSED, engine_progress_fn *line,
 			  void (*done)(void *arg, int status, const struct err *err), void *arg, uint64_t *ret_job,
 			  struct err *err UNUSED)
 {
@@ -476,6 +476,7 @@ static inline void fake_begin_store(void)
 }
 
 static uint64_t fake_idle_ms; /* 0 = the default */
+static uint64_t fake_keep_images; /* 0 = all */
 
 /* Places of an instance, and how many of them there may be. */
 static inline void fake_scale(uint64_t concurrency, uint64_t max)
@@ -490,12 +491,13 @@ static inline void fake_begin_envs(uint64_t health_timeout_ms)
 	struct builds_settings bs = { .concurrency = 2 };
 	struct env_settings es = {
 		.data_dir = dir, .size = { 1000, 1 << 30 }, .health_timeout_ms = health_timeout_ms, .health_interval_ms = 5,
-		.instance_log_bytes = 1 << 20, .idle_ms = fake_idle_ms,
+		.instance_log_bytes = 1 << 20, .idle_ms = fake_idle_ms, .keep_images = fake_keep_images,
 	};
 
 	cr_assert_eq(http_server_new(&up_server, loop, NULL, up_handler, NULL, &err), 0);
 	cr_assert_eq(images_new(&images, loop, dir, NULL, &fake_jobs, &err), 0);
 	cr_assert_eq(builds_new(&builds, loop, dir, images, &fake_jobs, &bs, &err), 0);
+	es.images = images;
 	cr_assert_eq(envs_new(&envs, loop, &fake_engine, store, builds, &es, &err), 0);
 }
 

@@ -738,3 +738,61 @@ FAKE_TEST(env, a_follower_may_leave_inside_its_own_line)
 	cr_assert_str_eq(soon.text, "");
 	cr_assert_null(strstr(replaying.text, "two"));
 }
+
+/* -- images that are kept -------------------------------------------------------------------------------------------- */
+
+static struct fake_job *removal_of(const struct store_deployment *d)
+{
+	for (unsigned k = 0; k < n_jobs; k++)
+		if (!strcmp(jobs[k].kind, "remove") && strstr(jobs[k].deployment, d->id))
+			return &jobs[k];
+	return NULL;
+}
+
+FAKE_TEST(env, the_newest_images_are_kept)
+{
+	struct store_deployment *d[3], *to = NULL;
+	struct err err = ERR_INIT;
+
+	fake_keep_images = 2;
+	fake_begin_envs(1000);
+	for (size_t k = 0; k < 3; k++) {
+		d[k] = built();
+		if (k)
+			run_until(d[k - 1]->state == STORE_DEPLOYMENT_STOPPED);
+	}
+	run_until(removal_of(d[0]));
+	cr_assert_eq(envs_rollback(envs, environment, d[0], &to, &err), -ENOENT, "it is on its way out");
+	cr_assert(strstr(err.msg, "the newest 2"), "%s", err.msg);
+	cr_assert(*d[0]->image, "not before it is gone");
+	job_ends(removal_of(d[0]), 0, NULL);
+	run_until(!*d[0]->image);
+	run_for(20);
+	cr_assert(!removal_of(d[1]) && !removal_of(d[2]));
+	cr_assert_eq(envs_rollback(envs, environment, d[0], &to, &err), -ENOENT);
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
+	cr_assert_eq(to, d[1]);
+	run_until(d[1]->state == STORE_DEPLOYMENT_READY);
+}
+
+FAKE_TEST(env, an_image_in_use_is_kept_and_looked_at_again)
+{
+	struct store_deployment *first, *second;
+	struct got g;
+
+	fake_keep_images = 1;
+	fake_begin_envs(1000);
+	first = built();
+	acquire(&g);
+	run_until(g.calls);
+	second = built();
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING);
+	cr_assert(!removal_of(first), "a session is open");
+	instance_release(g.instance);
+	run_until(removal_of(first));
+	job_ends(removal_of(first), 1, "the tool failed");
+	run_for(20);
+	cr_assert(*first->image, "it is there still, and another try follows the next deployment");
+	cr_assert(!removal_of(second));
+}

@@ -23,7 +23,7 @@ static struct {
 	int refuse;
 } fake;
 
-static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, engine_progress_fn *line,
+static int fake_start(struct image_jobs *j, const char *kind, const char *const *argv, int input UNUSED, engine_progress_fn *line,
 		      job_done_fn *done, void *arg, uint64_t *ret_job, struct err *err)
 {
 	(void)j;
@@ -286,4 +286,21 @@ Test(images, the_end_cancels_and_calls_nobody)
 	cr_assert_eq(fake.cancelled, 1);
 	fake.done(fake.arg, 9, NULL);
 	cr_assert_eq(a.calls, 0);
+}
+
+Test(images, what_is_being_removed_is_not_here)
+{
+	struct image *i = NULL;
+	struct err err = ERR_INIT;
+	struct answer a = { 0 };
+
+	put_record("docker.io/library/x:1", "sha256:1");
+	images_remove(images, "x:1", on_done, &a);
+	cr_assert_eq(images_find(images, "x:1", &i, &err), -ENOENT, "its layers go any moment");
+	cr_assert(strstr(err.msg, "being removed"), "%s", err.msg);
+	err_set(&err, -EIO, "its job failed");
+	fake.done(fake.arg, 1, &err);
+	cr_assert_eq(a.calls, 1);
+	cr_assert_eq(images_find(images, "x:1", &i, &err), 0, "it is here again");
+	image_unref(i);
 }

@@ -545,7 +545,7 @@ Test(local, a_job_tells_its_lines_and_its_end)
 	uint64_t number = 0;
 
 	job_status = 99;
-	cr_assert_eq(jobs->start(jobs, "say", argv, on_line, on_job, NULL, &number, &err), 0);
+	cr_assert_eq(jobs->start(jobs, "say", argv, -1, on_line, on_job, NULL, &number, &err), 0);
 	cr_assert(turn(5000));
 	cr_assert_str_eq(lines, "pulling|done|");
 	cr_assert_eq(job_status, 0);
@@ -559,7 +559,7 @@ Test(local, a_failed_job_says_its_last_line)
 	struct image_jobs *jobs = link_jobs(spawner);
 	uint64_t number;
 
-	cr_assert_eq(jobs->start(jobs, "fail", argv, on_line, on_job, NULL, &number, &err), 0);
+	cr_assert_eq(jobs->start(jobs, "fail", argv, -1, on_line, on_job, NULL, &number, &err), 0);
 	cr_assert(turn(5000));
 	cr_assert_eq(job_status, 3);
 	cr_assert_str_eq(job_err.msg, "no such host");

@@ -50,6 +50,8 @@ static void tear_down(void)
 		snprintf(p, sizeof(p), "%s%s", path, suffixes[i]);
 		unlink(p);
 	}
+	snprintf(p, sizeof(p), "%s/secrets.key", dir);
+	unlink(p);
 	rmdir(dir);
 }
 
@@ -188,4 +190,50 @@ Test(envset, what_is_over_comes_back_by_a_rollback_alone)
 				cr_assert_not(store_deployment_may_move((enum store_deployment_state)from,
 									(enum store_deployment_state)to));
 	cr_assert_not(store_deployment_may_move(STORE_DEPLOYMENT_SUPERSEDED, STORE_DEPLOYMENT_DEPLOYING));
+}
+
+/* -- secrets ------------------------------------------------------------------------------------------------------- */
+
+static bool in_file(const char *file, const char *text)
+{
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 16u << 20);
+	return fd_read_file(file, &b, NULL) == 0 && memmem(b.data, b.len, text, strlen(text));
+}
+
+static void write_secret_name(void *arg, const char *name, const char *value)
+{
+	cr_assert_str_eq(value, "plain-and-secret");
+	snprintf(arg, 32, "%s", name);
+}
+
+Test(envset, secrets_are_sealed_in_the_database)
+{
+	char wal[128], name[32] = "";
+
+	snprintf(wal, sizeof(wal), "%s-wal", path);
+	cr_assert_eq(change("{\"build_secrets\": {\"TOKEN\": \"plain-and-secret\"}, \"build_args\": {\"A\": \"plain-and-open\"}}").code, 0);
+	open_again();
+	cr_assert(in_file(path, "plain-and-open") || in_file(wal, "plain-and-open"));
+	cr_assert(!in_file(path, "plain-and-secret") && !in_file(wal, "plain-and-secret"));
+	envset_each(e, ENVSET_BUILD_SECRETS, write_secret_name, name);
+	cr_assert_str_eq(name, "TOKEN");
+	cr_assert_eq(change("{\"build_secrets\": {\"TOKEN\": null}}").code, 0);
+	open_again();
+	cr_assert(!envset_is_set(e, ENVSET_BUILD_SECRETS));
+}
+
+Test(envset, secrets_without_their_key_are_an_error_that_says_so)
+{
+	struct err err = ERR_INIT;
+	char file[128];
+
+	cr_assert_eq(change("{\"build_secrets\": {\"TOKEN\": \"x\"}}").code, 0);
+	s = store_free(s);
+	snprintf(file, sizeof(file), "%s/secrets.key", dir);
+	unlink(file);
+	cr_assert_eq(store_open(&s, loop, path, &err), -ENOENT);
+	cr_assert(strstr(err.msg, "secrets.key") && strstr(err.msg, "n/x"), "%s", err.msg);
+	s = NULL;
 }
