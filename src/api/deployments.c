@@ -235,7 +235,7 @@ static void reply_list(struct http_req *req, const struct store_environment *e)
 }
 
 /* The environment by its id, for a key that may change it: deployments and logs are the owner's. */
-static struct store_environment *owned(struct api *api, struct http_req *req, struct store_environment *e, const char *what)
+struct store_environment *api_owned(struct api *api, struct http_req *req, struct store_environment *e, const char *what)
 {
 	const struct auth_caller *c = api_caller(api, req);
 	struct err err = ERR_INIT;
@@ -258,7 +258,7 @@ static void on_list_named(struct http_req *req, void *arg)
 	struct api *api = arg;
 	struct store_environment *e = store_environment_find(api->store, http_req_param(req, "owner"), http_req_param(req, "name"));
 
-	e = owned(api, req, e, "environment");
+	e = api_owned(api, req, e, "environment");
 	if (e)
 		reply_list(req, e);
 }
@@ -266,7 +266,7 @@ static void on_list_named(struct http_req *req, void *arg)
 static void on_list_by_id(struct http_req *req, void *arg)
 {
 	struct api *api = arg;
-	struct store_environment *e = owned(api, req, store_environment_by_id(api->store, http_req_param(req, "id")), "environment");
+	struct store_environment *e = api_owned(api, req, store_environment_by_id(api->store, http_req_param(req, "id")), "environment");
 
 	if (e)
 		reply_list(req, e);
@@ -274,9 +274,9 @@ static void on_list_by_id(struct http_req *req, void *arg)
 
 static struct store_deployment *deployment(struct api *api, struct http_req *req)
 {
-	struct store_deployment *d = store_deployment_by_id(api->store, http_req_param(req, "id"));
+	struct store_deployment *d = store_deployment_by_prefix(api->store, http_req_param(req, "id"));
 
-	return owned(api, req, d ? d->environment : NULL, "deployment") ? d : NULL;
+	return api_owned(api, req, d ? d->environment : NULL, "deployment") ? d : NULL;
 }
 
 static void reply_whole(struct http_req *req, const struct store_deployment *d)
@@ -326,7 +326,7 @@ static void on_rollback_body(struct http_req *req, const char *data, size_t len,
 	struct err err = ERR_INIT;
 	int r = len ? json_read_object(&body, data, len, &err) : 0;
 
-	e = owned(api, req, e, "environment");
+	e = api_owned(api, req, e, "environment");
 	if (!e)
 		return;
 	if (r == 0 && body)
@@ -378,8 +378,10 @@ static void on_runtime_logs(struct http_req *req, void *arg)
 		api_reply_err(req, &err);
 		return;
 	}
-	auto_free char *path = xasprintf("%s/logs/%s", api->data_dir, d->id);
-	logs_reply_entries(req, path, limit, store_deployment_state_name(d->state));
+	struct log_source *source = xcalloc(1, sizeof(*source));
+	memcpy(source->id, d->id, sizeof(source->id));
+	source->path = xasprintf("%s/logs/%s", api->data_dir, d->id);
+	logs_reply_entries(req, source, 1, &(struct log_query){ .limit = limit, .status = store_deployment_state_name(d->state) });
 }
 
 /* Following: the answer's last line is {"status", "reason"}. */

@@ -49,24 +49,31 @@ struct lines *lines_start(struct http_req *req, loop_fn *gone, void *arg)
 	return l;
 }
 
-void lines_line(struct lines *l, const char *text)
+void lines_object(struct lines *l, const struct buf *json)
 {
-	struct json_writer w;
-	auto_buf struct buf b = { 0 };
-
 	if (l->ended)
 		return;
 	if (http_reply_queued(l->req) > QUEUE_MAX) {
 		http_req_abort(l->req);
 		return;
 	}
+	/* Above high water the queue's maximum decides. */
+	(void)http_reply_write(l->req, json->data, json->len);
+	(void)http_reply_write(l->req, "\n", 1);
+}
+
+void lines_line(struct lines *l, const char *text)
+{
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
 	buf_init(&b, 1024 * 1024);
 	json_write_begin(&w, &b);
 	json_open_object(&w);
 	json_kv_str(&w, "line", text);
 	json_close(&w);
-	if (json_write_end(&w) == 0 && buf_puts(&b, "\n") == 0)
-		(void)http_reply_write(l->req, b.data, b.len); /* above high water the queue's maximum decides */
+	if (json_write_end(&w) == 0)
+		lines_object(l, &b);
 }
 
 void lines_end(struct lines *l, const struct buf *json)

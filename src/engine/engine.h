@@ -87,7 +87,7 @@ struct engine_exec_spec {
 	const char *const *env;  /* over the box's; may be NULL */
 	uint64_t timeout_ms;     /* 0 = none */
 	uint64_t max_bytes;      /* UINT64_MAX = everything */
-	int log_fd;              /* >= 0: output goes there, uncaptured; borrowed, dup'ed */
+	int log_fd;              /* >= 0: a log, opened to append: output goes there in lines of base/logline.h; borrowed, dup'ed */
 	bool separate;           /* stdout and stderr by two pipes, the output in frames (sandbox/wire.h, WIRE_FRAME_HEAD) */
 	bool keep_last;          /* the last max_bytes are kept, not the first; max_bytes is then 64 KiB at least */
 	bool input;              /* stdin is a pipe, for exec_input; else it is /dev/null */

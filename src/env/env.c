@@ -219,6 +219,7 @@ static bool free_environment(void *arg UNUSED, struct store_environment *record)
 		loop_timer_stop(&v->keep);
 	}
 	free(v);
+	env_logs_free(record);
 	record->user = NULL;
 	return true;
 }

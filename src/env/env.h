@@ -41,7 +41,7 @@ struct env_settings {
 	uint64_t health_timeout_ms;       /* from the start of an instance to its first healthy answer; 600,000 */
 	uint64_t health_interval_ms;      /* at most, between two probes; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
-	uint64_t instance_log_bytes;      /* a log is rotated once above this; 16 MiB */
+	uint64_t instance_log_bytes;      /* of one deployment: once above this, the older half goes; 16 MiB */
 	struct images *images;            /* where images of environments are removed; NULL = they never are */
 	uint64_t keep_images;             /* of an environment, unless that says otherwise; 0 = all */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
@@ -129,8 +129,10 @@ void instance_off_end(struct instance *i, const void *token);
 /* Idle upstream connections belong to the instance, so that they die with it: see gateway/upstream.h. */
 void **instance_user(struct instance *i, void (*free_user)(void *));
 
-/* Where the output of a deployment's instances lies: DATA/logs/<deployment>; a malloc'ed path. */
+/* Where the output of a deployment's instances lies: DATA/logs/<deployment>, lines of base/logline.h; a malloc'ed path. */
 char *env_log_path(const struct envs *e, const struct store_deployment *d);
+/* How many bytes were cut off in front since the start of the daemon, to keep it below its size. */
+uint64_t env_log_cut(const struct store_deployment *d);
 /* The deployment that serves new sessions; NULL = none is ready. */
 struct store_deployment *env_serving(struct envs *e, struct store_environment *env);
 

@@ -2,28 +2,11 @@
  * is asked again and again: a quick one soon, a slow one not without end, and each so often that the asking adds little to
  * the time that its start takes anyway. */
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
 #include "env/private.h"
 #include "store/envset.h"
-
-char *health_last_line(const struct instance *i)
-{
-	char tail[ENV_LOG_TAIL_BYTES + 1];
-	struct stat st;
-	if (fstat(i->log_fd, &st) < 0)
-		return xstrdup("");
-	off_t from = st.st_size > ENV_LOG_TAIL_BYTES ? st.st_size - ENV_LOG_TAIL_BYTES : 0;
-	ssize_t n = pread(i->log_fd, tail, ENV_LOG_TAIL_BYTES, from);
-	while (n > 0 && (tail[n - 1] == '\n' || tail[n - 1] == '\r' || tail[n - 1] == ' '))
-		n--;
-	tail[MAX(n, 0)] = '\0';
-	const char *line = strrchr(tail, '\n');
-	return xstrndup(line ? line + 1 : tail, 400);
-}
 
 void health_stop(struct instance *i)
 {
@@ -129,7 +112,7 @@ static uint64_t health_timeout_ms(const struct instance *i)
 static void on_deadline(struct loop_timer *t UNUSED, void *arg)
 {
 	struct instance *i = arg;
-	auto_free char *last = health_last_line(i);
+	auto_free char *last = env_log_last_line(i->log_fd);
 	auto_free char *reason = xasprintf("the server did not answer GET /health on port %d with 200 within %llu s; its last line: %s",
 					   ENV_INSTANCE_PORT, (unsigned long long)health_timeout_ms(i) / 1000,
 					   *last ? last : "(none)");

@@ -101,7 +101,7 @@ static void on_main_done(void *arg, struct engine_exec *x, const struct engine_e
 	i->main = NULL;
 	if (i->end_reason)
 		return;
-	auto_free char *last = health_last_line(i);
+	auto_free char *last = env_log_last_line(i->log_fd);
 	const char *colon = *last ? ": " : "";
 	if (err)
 		i->end_reason = xasprintf("the instance failed: %s", err->msg);
@@ -155,26 +155,12 @@ void instance_drain(struct instance *i)
 
 /* -- start ------------------------------------------------------------------------------------------------------- */
 
-/* Keeps the log below its size: the older half goes, in place, because the server holds the same open file. */
-static void trim_log(struct instance *i)
-{
-	struct stat st;
-	uint64_t max = i->env->envs->settings.instance_log_bytes;
-	if (!max || fstat(i->log_fd, &st) < 0 || (uint64_t)st.st_size <= max)
-		return;
-	size_t keep = max / 2;
-	auto_free char *p = xmalloc(keep);
-	ssize_t n = pread(i->log_fd, p, keep, st.st_size - (off_t)keep);
-	if (n > 0 && ftruncate(i->log_fd, 0) == 0)
-		(void)!write(i->log_fd, p, (size_t)n);
-}
-
 static void on_renew(struct loop_timer *t, void *arg)
 {
 	struct instance *i = arg;
 	if (i->box)
 		i->env->envs->engine->ops->renew(i->box);
-	trim_log(i);
+	env_log_trim(i->env->envs, i->d, i->log_fd);
 	loop_timer_start(t, ENV_RENEW_MS);
 }
 
@@ -304,11 +290,6 @@ static void create_box(struct instance *i)
 	vars_free(own.list);
 }
 
-char *env_log_path(const struct envs *e, const struct store_deployment *d)
-{
-	return xasprintf("%s/logs/%s", e->settings.data_dir, d->id);
-}
-
 char **vars_copy(const char *const *vars)
 {
 	size_t n = 0;
@@ -332,10 +313,9 @@ void vars_free(char **vars)
 /* id: NULL = a new one. */
 static int instance_new(struct instance **ret, struct env *v, struct store_deployment *d, const char *id, struct err *err)
 {
-	auto_free char *path = env_log_path(v->envs, d);
-	int log_fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	int log_fd = env_log_open(v->envs, d, err);
 	if (log_fd < 0)
-		return err_sys(err, "open the instance's log %s", path);
+		return log_fd;
 	struct instance *i = NEW(struct instance);
 	i->env = v;
 	i->d = d;

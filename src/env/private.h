@@ -175,6 +175,12 @@ void follow_line(struct deploy *p, const char *line);
 void follow_over(struct deploy *p);
 void deploy_log(struct deploy *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* log.c */
+MUST_CHECK int env_log_open(const struct envs *e, const struct store_deployment *d, struct err *err); /* the descriptor */
+void env_log_trim(const struct envs *e, struct store_deployment *d, int fd); /* keeps it below its size: the older half goes */
+char *env_log_last_line(int fd); /* its text, cut to what fits a message; malloc'ed, "" = none */
+void env_logs_free(struct store_environment *record);
+
 /* adopt.c */
 void instance_note(const struct instance *i, struct buf *ret); /* for whoever adopts it */
 
@@ -184,7 +190,6 @@ void health_start(struct instance *i); /* its server was started: env_instance_h
 void health_stop(struct instance *i);
 uint64_t health_pause_ms(uint64_t elapsed_ms, uint64_t max_ms); /* until the next probe, so long after the start */
 /* The last line of the instance's log that is not empty, cut to what fits a message; malloc'ed, "" = none. */
-char *health_last_line(const struct instance *i);
 
 /* instance.c */
 void instance_leave_starting(struct instance *i, enum instance_state to); /* every way out of it */

@@ -26,6 +26,7 @@ void output_init(struct output *o, uint64_t max_bytes, int spool_dir)
 
 void output_done(struct output *o)
 {
+	o->log = logfile_free(o->log);
 	free(o->mem);
 	o->mem = NULL;
 	o->mem_cap = 0;
@@ -155,6 +156,10 @@ static void add(struct output *o, int stream, char *frame, size_t len)
 
 	if (o->ended)
 		return;
+	if (o->log) {
+		logfile_add(o->log, frame + WIRE_FRAME_HEAD, len);
+		return;
+	}
 	want = len < room ? len : (size_t)room;
 	if (!o->full && want && (o->flags & OUTPUT_FRAMED)) {
 		got = keep_frame(o, stream, frame, want);
@@ -238,5 +243,6 @@ void output_end(struct output *o)
 	o->flow_at = UINT64_MAX;
 	drain(o, &o->pipe);
 	drain(o, &o->err_pipe);
+	o->log = logfile_free(o->log);
 	o->ended = true;
 }

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "init/logfile.h"
 #include "init/loop.h"
 
 enum output_flag { OUTPUT_FRAMED = 1, OUTPUT_TAIL = 2 };
@@ -32,6 +33,7 @@ struct output {
 	uint64_t first;        /* TAIL: offset of the oldest byte that is still there */
 	uint64_t mark;         /* TAIL: what `first` becomes next */
 	uint64_t mark_kept;    /* TAIL: bytes kept in front of mark */
+	struct logfile *log;   /* owned: where bytes go instead of being kept; NULL = they are kept */
 	uint64_t flow_at;      /* offset at which reading stops; UINT64_MAX = never */
 	char *mem;             /* malloc'ed, the stored bytes while spool is -1 */
 	size_t mem_cap;        /* bytes */

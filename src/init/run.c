@@ -210,6 +210,7 @@ struct spec {
 	struct command cmd;
 	struct stream_ends *ends;
 	uint64_t flags;
+	int log; /* borrowed; -1 = none */
 };
 
 /* Descriptors that came with the request. */
@@ -221,7 +222,9 @@ static int spec_fds(struct spec *s, const struct request *q, struct err *err)
 		return err_set(err, -EINVAL, "RUN came with %zu descriptors, its flags say %zu", q->n_fds, want);
 	if (s->flags & WIRE_RUN_SCRIPT)
 		s->cmd.script = q->fds[i++];
-	if (s->flags & WIRE_RUN_OUTPUT_FD) {
+	if ((s->flags & WIRE_RUN_LOG) && (s->flags & WIRE_RUN_OUTPUT_FD))
+		s->log = q->fds[i];
+	if ((s->flags & WIRE_RUN_OUTPUT_FD) && s->log < 0) {
 		s->cmd.output = s->cmd.error = q->fds[i];
 		return 0;
 	}
@@ -284,6 +287,16 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	return run;
 }
 
+static int open_log(struct run *run, int fd, struct err *err)
+{
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (own < 0)
+		return err_sys(err, "keep the log");
+	run->out.log = logfile_new(own, run->id, run->id_len);
+	return run->out.log ? 0 : err_set(err, -ENOMEM, "no memory for a log");
+}
+
 static int start(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
 {
 	int r;
@@ -295,6 +308,9 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 	s->cmd.cgroup = run->group ? run->group->fd : -1;
 	run->base = groups_counters(in);
 	q->stage = "output";
+	r = s->log >= 0 ? open_log(run, s->log, err) : 0;
+	if (r < 0)
+		return r;
 	if (s->ends->read_end >= 0)
 		r = watch_open(in, &run->out.pipe, fd_steal(&s->ends->read_end), EPOLLIN, on_output);
 	if (r == 0 && s->ends->read_err >= 0)
@@ -313,7 +329,7 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 static int run_begin(struct init *in, struct request *q, const void *id, size_t id_len, struct err *err)
 {
 	AUTO(stream_ends_done) struct stream_ends ends = STREAM_ENDS_INIT;
-	struct spec s = { .cmd = { .script = -1, .input = -1 }, .ends = &ends };
+	struct spec s = { .cmd = { .script = -1, .input = -1 }, .ends = &ends, .log = -1 };
 	struct run *run;
 	int r = spec_read(&s, q, err);
 

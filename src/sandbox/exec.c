@@ -317,7 +317,7 @@ static struct wire_out *encode(struct box *b, struct chan *c, const struct engin
 	wire_put_str(o, WIRE_T_USER, b->image->user ? b->image->user : "");
 	wire_put_u64(o, WIRE_T_TIMEOUT_MS, spec->timeout_ms);
 	wire_put_u64(o, WIRE_T_MAX_BYTES, spec->max_bytes);
-	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD : 0u) |
+	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD | WIRE_RUN_LOG : 0u) |
 				      (spec->main ? WIRE_RUN_MAIN : WIRE_RUN_QUIET) | stream_flags(spec));
 	wire_put_u64(o, WIRE_T_ROWS, spec->rows);
 	wire_put_u64(o, WIRE_T_COLS, spec->cols);

@@ -160,6 +160,7 @@ enum wire_run_flag {
 	WIRE_RUN_TAIL = 64,     /* the last MAX_BYTES of the output are kept, instead of the first */
 	WIRE_RUN_FETCH = 128,   /* DONE comes without the output: READ gives it */
 	WIRE_RUN_QUIET = 256,   /* a run that ends within a moment is not STARTED: its DONE is the answer */
+	WIRE_RUN_LOG = 512,     /* with OUTPUT_FD: it is a log, which init itself writes to (init/logfile.h) */
 };
 
 enum wire_open_mode {

@@ -10,6 +10,8 @@
 #include "base/str.h"
 #include "base/time.h"
 
+#define PREFIX_MIN 8 /* characters of an id, as command lines show it */
+
 void store_set_str(char **field, const char *value)
 {
 	char *copy = xstrdup(value ? value : "");
@@ -277,6 +279,22 @@ struct store_deployment *store_deployment_attach(struct store *s, struct store_e
 struct store_deployment *store_deployment_by_id(struct store *s, const char *id)
 {
 	return map_get(s->dep_by_id, id);
+}
+
+struct store_deployment *store_deployment_by_prefix(struct store *s, const char *prefix)
+{
+	struct store_deployment *found = map_get(s->dep_by_id, prefix);
+	struct map_iter it = { 0 };
+
+	if (found || strlen(prefix) < PREFIX_MIN)
+		return found;
+	while (map_next(s->dep_by_id, &it))
+		if (str_starts(it.key, prefix)) {
+			if (found)
+				return NULL;
+			found = it.value;
+		}
+	return found;
 }
 
 static void put_deployment(struct store *s, const struct store_deployment *d)

@@ -189,6 +189,8 @@ struct store_deployment {
 };
 
 struct store_deployment *store_deployment_by_id(struct store *s, const char *id); /* NULL = none */
+/* The same by the beginning of its id, of 8 characters at least; NULL = none, or several. */
+struct store_deployment *store_deployment_by_prefix(struct store *s, const char *prefix);
 /* A new one in state queued with the environment's size. id NULL = the store makes one; else a fresh UUID of the caller's
  * (who has made its folder already). */
 struct store_deployment *store_deployment_add(struct store *s, struct store_environment *e, const char *id,

@@ -2,12 +2,13 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 
 import pytest
 
-from orw import Census, nothing_new, wait_until
+from orw import OPENREWARD, Census, nothing_new, wait_until
 from tinyenv import TinySession, deploy_tiny, tiny_folder
 
 
@@ -319,3 +320,73 @@ def test_a_build_that_writes_too_much(base_images):
             assert done.returncode == 0, done.stderr
         found = subprocess.run(["find", os.path.join(p.data, "images"), "-name", "many", "-size", "+1M"], stdout=subprocess.PIPE, check=True)
         assert found.stdout == b""
+
+
+# -- logs of servers ---------------------------------------------------------------------------------------------------
+
+def test_logs_of_several_revisions_are_one_and_can_be_followed(platform, slow):
+    deploy_tiny(platform, slow.name, revision="1")
+    session = TinySession(platform, slow.name)
+    session.call("log", text="plain one")
+    session.call("log", text=json.dumps({"level": "warning", "event": "two", "timestamp": "2026-01-01T00:00:00Z"}))
+    first = deployments(platform, slow.name)[0]["id"]
+    following = subprocess.Popen([OPENREWARD, "logs", "-f", "-t", slow.name], env={**os.environ, **platform.env}, text=True, stdout=subprocess.PIPE)
+    seen = []
+    reader = threading.Thread(target=lambda: [seen.append(line) for line in following.stdout])
+    reader.start()
+    try:
+        wait_until(lambda: any("WARNING: two" in line for line in seen), 60, "what was written before")
+        deploy_tiny(platform, slow.name, revision="2")
+        second = deployments(platform, slow.name)[0]["id"]
+        session.call("log", text="three, of the old one")
+        TinySession(platform, slow.name).call("log", text="ERROR: four, of the new one")
+        wait_until(lambda: any("four, of the new one" in line for line in seen), 30, "the new revision's")
+    finally:
+        following.kill()
+        following.wait(30)
+        reader.join(30)
+        following.stdout.close()
+    assert [(line.split()[1], line.rstrip().split(" ", 3)[3]) for line in seen if "three" in line or "four" in line] == [
+        (first[:8], "three, of the old one"), (second[:8], "ERROR: ERROR: four, of the new one")]
+    status, found = call(platform, "GET", f"/v1/environments/{slow.name}/logs?limit=1000")
+    assert status == 200
+    texts = [e["message"] for e in found["entries"]]
+    assert [t for t in texts if t.startswith(("plain", "two", "three", "ERROR"))] == [
+        "plain one", "two", "three, of the old one", "ERROR: four, of the new one"]
+    by_text = {e["message"]: e for e in found["entries"]}
+    assert by_text["two"]["severity"] == "WARNING" and by_text["two"]["timestamp"] == "2026-01-01T00:00:00Z"
+    assert by_text["plain one"]["severity"] == "INFO" and by_text["plain one"]["timestamp"].startswith("20")
+    assert by_text["plain one"]["deployment"] == first and len(by_text["plain one"]["instance"]) == 8
+    assert by_text["plain one"]["instance"] != by_text["ERROR: four, of the new one"]["instance"]
+    shown = platform.cli("logs", slow.name, "--severity", "warning", "--limit", "2").stdout.splitlines()
+    assert shown == ["WARNING: two", "ERROR: ERROR: four, of the new one"]
+    shown = platform.cli("logs", slow.name, "--deployment", first[:8], "--json").stdout.splitlines()
+    assert json.loads(shown[-1])["message"] == "three, of the old one"
+    for query in ("severity=loud", "since=yesterday", "limit=x"):
+        status, found = call(platform, "GET", f"/v1/environments/{slow.name}/logs?{query}")
+        assert status == 400 and query.split("=")[0] in found["message"], found
+    assert call(platform, "GET", f"/v1/environments/{slow.name}/logs?deployment=00000000")[0] == 404
+
+
+def test_orwd_logs(platform, slow):
+    deploy_tiny(platform, slow.name)
+    session = TinySession(platform, slow.name)
+    for k in range(3):
+        session.call("log", text=json.dumps({"level": "error", "event": f"line {k}", "exception": "Traceback"}))
+
+    def orwd(*argv):
+        program = os.path.join(os.path.dirname(sys.executable), "orwd")
+        done = subprocess.run([program, *argv], env={**os.environ, **platform.env}, text=True, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    shown = orwd("logs", slow.name, "--limit", "2").splitlines()
+    assert [line.split("] ", 2)[1:] for line in shown if "line" in line] == [["[ERROR", "line 1"], ["[ERROR", "line 2"]]
+    assert "Traceback" in shown[-1]
+    short = deployments(platform, slow.name)[0]["id"][:8]
+    assert short in orwd("deployments", slow.name)
+    entries = json.loads(orwd("logs", slow.name, "--deployment-id", short, "--output", "json"))
+    assert entries[-1]["severity"] == "ERROR" and set(entries[-1]) == {"timestamp", "severity", "message"}
+    assert "STEP 1/" in orwd("logs", slow.name, "--build", "--deployment-id", short)
+    assert "STEP 1/" in platform.cli("logs", slow.name, "--build").stdout
+    assert "STEP 1/" in platform.cli("logs", slow.name, "--build", "-f").stdout
