@@ -71,6 +71,7 @@ void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/names
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
 void api_settings_routes(struct api *a, struct http_router *r);     /* .../settings */
+void api_removal_routes(struct api *a, struct http_router *r);      /* DELETE of an environment */
 void api_logs_routes(struct api *a, struct http_router *r);         /* .../logs */
 void api_deployments_routes(struct api *a, struct http_router *r);  /* .../deployments, /v1/github/... */
 void api_git_routes(struct api *a, struct http_router *r);          /* /git/... */
@@ -88,6 +89,8 @@ void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billi
 const struct auth_caller *api_caller(struct api *a, struct http_req *req);
 /* The caller with at least this role, or NULL after a 401 or 403 was answered. */
 const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, enum store_role role);
+/* Answers with the environments that the server of e lists; api->envs is set. */
+void variants_reply(struct api *api, struct http_req *req, struct store_environment *e);
 /* e for a key of its owner or an admin, or NULL after an answer: 404, 403; what: "environment", "deployment". e may be NULL. */
 struct store_environment *api_owned(struct api *api, struct http_req *req, struct store_environment *e, const char *what);
 /* Answers with the environment when its changes are on disk. */

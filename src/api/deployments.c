@@ -113,6 +113,8 @@ static int make_target(struct arrival *a, struct err *err)
 {
 	struct store *s = a->api->store;
 
+	if (a->e && a->e->removing)
+		return err_set(err, -ENOENT, "%s/%s was deleted meanwhile", a->owner, a->name);
 	if (a->e)
 		return 0;
 	a->e = store_environment_find(s, a->owner, a->name); /* another push may have made it meanwhile */

@@ -259,11 +259,17 @@ static void on_get(struct http_req *req, void *arg)
 	api_send(req, 200, &w, &b);
 }
 
-/* A server that is deployed from one folder has no variants but itself. */
 static void on_variants(struct http_req *req, void *arg)
 {
-	if (named(arg, req))
-		http_reply(req, 200, "application/json", "[]", 2);
+	struct api *a = arg;
+	struct store_environment *e = named(a, req);
+
+	if (!e)
+		return;
+	if (a->envs)
+		variants_reply(a, req, e);
+	else
+		http_reply_error(req, 503, "deployments are not ready yet");
 }
 
 /* Clients treat a 404 as "no such environment", so an environment that asks for none answers an empty list. */

@@ -333,7 +333,7 @@ static int not_there(const char *owner, const char *name, struct err *err)
 
 static bool sees(const struct auth_caller *c, const struct store_environment *e)
 {
-	return !e->is_private || (c && (c->ns == e->ns || c->role == STORE_ROLE_ADMIN));
+	return !e->removing && (!e->is_private || (c && (c->ns == e->ns || c->role == STORE_ROLE_ADMIN)));
 }
 
 int auth_may_see(const struct auth_caller *c, const struct store_environment *e, struct err *err)

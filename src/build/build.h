@@ -55,6 +55,8 @@ MUST_CHECK int builds_start(struct builds *b, const struct build_spec *spec, bui
 void build_cancel(struct build *x);
 /* 0 = running, n = builds before it in the queue plus one. */
 unsigned build_place(const struct build *x);
+/* Whether one of this environment is queued or running, or what it left is being cleared. */
+bool builds_has(const struct builds *b, const char *owner, const char *name);
 /* Builds queued and running, for metrics. */
 void builds_count(const struct builds *b, unsigned *ret_queued, unsigned *ret_running);
 

@@ -338,6 +338,16 @@ static bool env_is_busy(const struct builds *b, const char *env)
 	return false;
 }
 
+bool builds_has(const struct builds *b, const char *owner, const char *name)
+{
+	auto_free char *env = xasprintf("%s/%s", owner, name);
+
+	list_foreach(&b->all, struct build, in_builds, x)
+		if (str_eq(x->env, env))
+			return true;
+	return false;
+}
+
 static void start_next(struct builds *b)
 {
 	unsigned queued, running;

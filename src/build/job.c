@@ -236,6 +236,11 @@ static int run_clean(struct job *j, char **a, struct err *err)
 	return job_clean(j, a[0], err);
 }
 
+static int run_forget(struct job *j, char **a, struct err *err)
+{
+	return job_forget(j, a[0], err);
+}
+
 static int run_prune(struct job *j, char **a, struct err *err)
 {
 	(void)a;
@@ -281,6 +286,7 @@ static const struct kind {
 	{ "pull", 1, 1, run_pull, "NAME", 256 },
 	{ "import", 2, 2, run_import, "PATH NAME", 256 },
 	{ "remove", 1, 1, run_remove, "NAME", 0 },
+	{ "forget", 1, 1, run_forget, "OWNER/NAME", 0 },
 	{ "prune", 0, 0, run_prune, "", 0 },
 	{ "build", 2, 4, run_build, "DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]", 256 },
 	{ "clean", 1, 1, run_clean, "OWNER/NAME", 0 },

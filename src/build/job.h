@@ -9,6 +9,7 @@
  *   pull NAME                                      from its registry, into the store of bases
  *   import PATH NAME                               docker-archive, oci-archive or an OCI folder
  *   remove NAME                                    the record, then what only it used of its store
+ *   forget OWNER/NAME                              the store of an environment, unless an image of it has a record
  *   prune                                          what no record uses; only while no sandbox runs
  *   build DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]    FILE relative to SUBDIR, "." = the top; source in DATA/builds/DEPLOYMENT;
  *                                                  arguments and secrets on standard input (jobinput.c)
@@ -89,6 +90,7 @@ MUST_CHECK int job_pull(struct job *j, const char *name, struct err *err);
 MUST_CHECK int job_import(struct job *j, const char *path, const char *name, struct err *err);
 MUST_CHECK int job_remove(struct job *j, const char *name, struct err *err);
 MUST_CHECK int job_prune(struct job *j, struct err *err);
+MUST_CHECK int job_forget(struct job *j, const char *env, struct err *err);
 MUST_CHECK int job_build(struct job *j, const char *deployment, const char *env, const char *file, const char *subdir,
 			 struct err *err);
 MUST_CHECK int job_clean(struct job *j, const char *env, struct err *err);

@@ -9,7 +9,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "build/job.h"
+#include "build/jobpriv.h"
 #include "image/cstore.h"
 #include "image/record.h"
 #include "image/ref.h"
@@ -285,5 +285,23 @@ int job_prune(struct job *j, struct err *err)
 	if (r == 0 && access(bases, F_OK) == 0)
 		r = rmi(j, CSTORE_BASES, (const char *const[]){ "--prune", NULL }, err);
 	image_list_free(list, n);
+	return r;
+}
+
+/* What is left of it is what no record needs: cached steps, mostly. */
+int job_forget(struct job *j, const char *env, struct err *err)
+{
+	struct image **list = NULL;
+	size_t n = 0;
+	struct env_store s;
+	int r = env_store_open(&s, j, env, err);
+
+	if (r < 0)
+		return r;
+	r = image_record_list(j->data, &list, &n, err);
+	if (r == 0 && !store_in_use(list, n, s.rel))
+		r = job_rmtree(s.dir, err);
+	image_list_free(list, n);
+	env_store_close(&s);
 	return r;
 }

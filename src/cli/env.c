@@ -14,9 +14,11 @@ static const char usage[] =
 	"usage: openreward env ls [--data DIR]\n"
 	"       openreward env show NAME [--data DIR]\n"
 	"       openreward env set NAME KEY=VALUE... [--data DIR]\n"
-	"       openreward env rm NAME KEY... [--data DIR]\n"
-	"`show` lists every setting of the environment with its value, what it means and what may stand there; `rm`, and an\n"
-	"empty VALUE, give the default back. One member of a map: build_args.NAME=VALUE. A VALUE of @FILE is read from that\n"
+	"       openreward env unset NAME KEY... [--data DIR]\n"
+	"       openreward env rm NAME [--data DIR]\n"
+	"`show` lists every setting of the environment with its value, what it means and what may stand there; `unset`, and an\n"
+	"empty VALUE, give the default back. `rm` deletes the environment: its sessions end, and its builds, images, files,\n"
+	"repository and logs are gone when it returns. One member of a map: build_args.NAME=VALUE. A VALUE of @FILE is read from that\n"
 	"file, @- from standard input, so that a secret is in no command line; @@ begins one with an @.\n";
 
 #define VALUE_MAX (64u * 1024)
@@ -169,7 +171,7 @@ static int set(const struct cli_target *t, char **args, struct err *err)
 	return r < 0 ? r : send_change(t, args[0], change, err);
 }
 
-static int rm(const struct cli_target *t, char **args, struct err *err)
+static int unset(const struct cli_target *t, char **args, struct err *err)
 {
 	auto_json change = json_object();
 
@@ -178,12 +180,20 @@ static int rm(const struct cli_target *t, char **args, struct err *err)
 	return send_change(t, args[0], change, err);
 }
 
+static int rm(const struct cli_target *t, char **args, struct err *err)
+{
+	auto_free char *path = xasprintf("/v1/environments/%s", args[0]);
+	auto_json answer = NULL;
+
+	return cli_ask(t, "DELETE", path, NULL, &answer, err);
+}
+
 static const struct {
 	const char *name;
 	int min, max; /* arguments after it; the first is an environment */
 	int (*run)(const struct cli_target *t, char **args, struct err *err);
 } commands[] = {
-	{ "ls", 0, 0, ls }, { "show", 1, 1, show }, { "set", 2, 1000, set }, { "rm", 2, 1000, rm },
+	{ "ls", 0, 0, ls }, { "show", 1, 1, show }, { "set", 2, 1000, set }, { "unset", 2, 1000, unset }, { "rm", 1, 1, rm },
 };
 
 static int run(const char *data, size_t command, char **args)
@@ -214,5 +224,5 @@ int cli_env(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
 		if (str_eq(commands[i].name, word) && n >= commands[i].min && n <= commands[i].max)
 			return run(data, i, argv + optind + 1);
-	return cli_misuse(usage, "env: expected ls, show NAME, set NAME KEY=VALUE... or rm NAME KEY...");
+	return cli_misuse(usage, "env: expected ls, show NAME, set NAME KEY=VALUE... unset NAME KEY... or rm NAME");
 }

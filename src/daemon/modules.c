@@ -105,7 +105,7 @@ static int open_envs(struct daemon *d, struct err *err)
 	struct env_settings s = {
 		.data_dir = c->data, .buckets = d->buckets, .data_always = c->instance_data_always,
 		.data_read_only = !c->instance_data_writable, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
-		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms, .images = d->images,
+		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms, .images = d->images, .jobs = link_jobs(d->link),
 		.keep_images = c->build_keep_images,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};

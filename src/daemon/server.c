@@ -223,6 +223,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_github_routes(&d->api, d->router);
 	api_settings_routes(&d->api, d->router);
 	api_logs_routes(&d->api, d->router);
+	api_removal_routes(&d->api, d->router);
 	api_images_routes(&d->api, d->router);
 	api_bucket_routes(&d->api, d->router);
 	api_rollouts_routes(&d->api, d->router);

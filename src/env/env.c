@@ -22,6 +22,7 @@ struct env *env_of(struct envs *e, struct store_environment *record)
 	v->record = record;
 	list_init(&v->waits);
 	list_init(&v->instances);
+	list_init(&v->gone);
 	fair_init(&v->places);
 	loop_timer_init(&v->backoff, e->loop, on_backoff, v);
 	loop_timer_init(&v->due, e->loop, env_on_due, v);
@@ -201,6 +202,7 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	if (!e->settings.idle_ms)
 		e->settings.idle_ms = ENV_IDLE_MS;
 	e->instances = map_new();
+	list_init(&e->gone);
 	store_environments(store, reconcile_environment, e);
 	loop_timer_init(&e->tick, l, envs_tick, e);
 	loop_timer_start(&e->tick, ENV_TICK_MS);
@@ -231,6 +233,8 @@ struct envs *envs_free(struct envs *e)
 	loop_timer_stop(&e->tick);
 	e->engine->full = NULL;
 	store_environments(e->store, free_environment, NULL);
+	list_foreach(&e->gone, struct env, gone, v)
+		free_environment(NULL, v->record);
 	map_free(e->instances);
 	free(e);
 	return NULL;

@@ -42,6 +42,7 @@ struct env_settings {
 	uint64_t health_interval_ms;      /* at most, between two probes; 100 */
 	uint64_t idle_ms;                 /* without a session for so long, an instance ends; 600,000 */
 	uint64_t instance_log_bytes;      /* of one deployment: once above this, the older half goes; 16 MiB */
+	struct image_jobs *jobs;          /* what removes an environment's store; NULL = it stays */
 	struct images *images;            /* where images of environments are removed; NULL = they never are */
 	uint64_t keep_images;             /* of an environment, unless that says otherwise; 0 = all */
 	struct buckets *buckets;          /* files of environments; NULL = instances see none */
@@ -73,6 +74,10 @@ MUST_CHECK int envs_rollback(struct envs *e, struct store_environment *env, stru
 MUST_CHECK int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, struct err *err);
 /* Ends what an environment is doing and its instances; its open sessions get 410 with the reason. */
 void envs_stop(struct envs *e, struct store_environment *env, const char *reason);
+/* The same for good: from now on nobody sees the environment; every instance ends, draining ones and those of one session
+ * too, then its images go. done when nothing of it runs; the caller then removes its files and records. */
+typedef void env_removed_fn(void *arg);
+void envs_remove(struct envs *e, struct store_environment *env, const char *reason, env_removed_fn *done, void *arg);
 
 /* -- following a deployment ----------------------------------------------------------------------------------- */
 /* Lines are without newline. done runs once, after which nothing comes; state is READY, STOPPED, FAILED or SUPERSEDED. A

@@ -51,6 +51,7 @@ static void instance_maybe_free(struct instance *i)
 	free(i->end_reason);
 	vars_free(i->vars);
 	i->reported = false; /* not twice */
+	i->env->n_instances--;
 	loop_release(i->env->envs->loop, free_memory, i);
 }
 
@@ -330,6 +331,7 @@ static int instance_new(struct instance **ret, struct env *v, struct store_deplo
 	else
 		sid_make(i->id, &(struct sid_route){ .kind = SID_INSTANCE });
 	map_put(v->envs->instances, i->id, i);
+	v->n_instances++;
 	v->envs->counts.instances++;
 	v->envs->counts.starting++;
 	*ret = i;

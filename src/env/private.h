@@ -32,6 +32,7 @@ struct envs {
 	struct map *instances; /* by box id */
 	struct env_counts counts;
 	struct loop_timer tick;
+	struct list gone; /* struct env.gone: of removed environments, for instances that somebody holds still */
 };
 
 /* What is alive of one environment. Hangs at store_environment.user, made at first use, freed with the envs. */
@@ -45,6 +46,8 @@ struct env {
 	uint64_t asked;                   /* instances to start when it is found */
 	struct list waits;                /* struct env_wait of ENV_VISIT and ENV_OWN, first come first served */
 	struct fair places;               /* struct env_wait of ENV_PLACE */
+	struct list gone;
+	unsigned n_instances;             /* objects: those that ended and are used still, too */
 	struct loop_timer keep;           /* see env_keep() */
 	struct store_deployment *removing; /* its image is on its way out; NULL = none is */
 	unsigned failed_starts;           /* in a row; sets the back-off, as crashes do */
@@ -189,7 +192,6 @@ void health_init(struct instance *i);
 void health_start(struct instance *i); /* its server was started: env_instance_healthy() follows, or its end */
 void health_stop(struct instance *i);
 uint64_t health_pause_ms(uint64_t elapsed_ms, uint64_t max_ms); /* until the next probe, so long after the start */
-/* The last line of the instance's log that is not empty, cut to what fits a message; malloc'ed, "" = none. */
 
 /* instance.c */
 void instance_leave_starting(struct instance *i, enum instance_state to); /* every way out of it */

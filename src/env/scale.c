@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/time.h"
 #include "env/autoscaler.h"
 #include "env/private.h"
 #include "image/image.h"
@@ -207,10 +208,36 @@ static bool tick(void *arg UNUSED, struct store_environment *record)
 	return true;
 }
 
+/* When the instance's deployment began to drain, by its record: so it holds over a restart. */
+static bool is_overdue(const struct instance *i)
+{
+	uint64_t limit_ms = i->draining && i->state < INSTANCE_ENDING ? envset_number(i->env->record, ENVSET_DRAIN_TIMEOUT) : 0;
+	int64_t since_ms = INT64_MAX;
+
+	if (!limit_ms)
+		return false;
+	list_foreach(&i->d->transitions, struct store_transition, of_deployment, t)
+		if (t->to == STORE_DEPLOYMENT_DRAINING)
+			since_ms = t->at_ms;
+	return since_ms != INT64_MAX && time_wall_ms() - since_ms >= (int64_t)limit_ms;
+}
+
+static void end_overdue(struct envs *e)
+{
+	struct map_iter it = { 0 };
+
+	while (map_next(e->instances, &it)) {
+		struct instance *i = it.value;
+		if (is_overdue(i))
+			instance_dismiss(i, "a newer revision replaced this one, and its drain_timeout is over");
+	}
+}
+
 void envs_tick(struct loop_timer *t, void *envs)
 {
 	struct envs *e = envs;
 
+	end_overdue(e);
 	store_environments(e->store, tick, e);
 	loop_timer_start(t, ENV_TICK_MS);
 }

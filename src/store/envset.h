@@ -30,6 +30,8 @@ enum envset_type {
 	X(MIN_SCALE, "min_scale", ENVTYPE_COUNT, "0", 0, 1000, "Instances that run although nobody asks")                     \
 	X(MAX_SCALE, "max_scale", ENVTYPE_COUNT, "1", 1, 1000, "Instances at most")                                           \
 	X(IDLE_TIMEOUT, "idle_timeout", ENVTYPE_DURATION, "@instances.idle", 1000, 31536000000, "Without sessions for this long, one ends") \
+	X(DRAIN_TIMEOUT, "drain_timeout", ENVTYPE_DURATION, "0", 0, 31536000000,                                              \
+	  "After this long sessions of a replaced revision are ended; 0 = they end in their own time")                        \
 	X(HEALTH_TIMEOUT, "health_timeout", ENVTYPE_DURATION, "@instances.start_timeout", 1000, 86400000,                     \
 	  "From an instance's start to its first healthy answer")                                                            \
 	X(DATA_ALWAYS, "orwd_data_always", ENVTYPE_BOOL, "@instances.orwd_data_always", 0, 0,                                 \

@@ -208,6 +208,8 @@ static void put(struct store *s, struct store_environment *e, enum envset id, st
 
 	text_free(e->settings[id]);
 	e->settings[id] = text;
+	if (e->removed)
+		return;
 	if (text)
 		op = store_op_new(s, "INSERT INTO environment_setting (environment_id, name, value) VALUES (?, ?, ?)"
 				     " ON CONFLICT (environment_id, name) DO UPDATE SET value = excluded.value");

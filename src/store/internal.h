@@ -65,6 +65,7 @@ struct store {
 	struct list namespaces;    /* struct store_namespace.all */
 	struct map *by_name, *by_id;      /* namespaces */
 	struct map *keys_by_hash;
+	struct list removed;       /* struct store_environment.of_namespace: those of no namespace any more */
 	struct map *env_by_name, *env_by_id; /* "owner/name"; id */
 	struct map *dep_by_id;
 	struct map *settings;      /* key -> char * */

@@ -26,6 +26,9 @@ void store_origin_done(struct store_origin *o)
 void store_origin_save(struct store *s, struct store_environment *e)
 {
 	const struct store_origin *o = &e->origin;
+
+	if (e->removed)
+		return;
 	struct store_op *op = store_op_new(
 		s, "INSERT OR REPLACE INTO environment_origin (environment_id, branch, subdirectory, github_id, github_repo,"
 		   " arxiv_url, github_url, hf_url) VALUES (?, ?, ?, ?, ?, ?, ?, ?)");

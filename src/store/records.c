@@ -186,6 +186,8 @@ struct store_environment *store_environment_by_id(struct store *s, const char *i
 
 static void put_environment(struct store *s, const struct store_environment *e)
 {
+	if (e->removed)
+		return;
 	struct store_op *op = store_op_new(
 		s, "INSERT INTO environment (id, namespace_id, name, description, is_private, is_harbor, cpu_milli,"
 		   " memory_bytes, max_concurrency, max_scale, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -299,6 +301,8 @@ struct store_deployment *store_deployment_by_prefix(struct store *s, const char 
 
 static void put_deployment(struct store *s, const struct store_deployment *d)
 {
+	if (d->environment->removed)
+		return;
 	struct store_op *op = store_op_new(
 		s, "INSERT INTO deployment (id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli,"
 		   " memory_bytes, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -339,6 +343,31 @@ void store_deployment_save(struct store *s, struct store_deployment *d)
 {
 	d->updated_ms = time_wall_ms();
 	put_deployment(s, d);
+}
+
+/* -- removal --------------------------------------------------------------------------------------------------- */
+
+void store_environment_remove(struct store *s, struct store_environment *e)
+{
+	/* Children before parents. */
+	static const char *const statements[] = {
+		"DELETE FROM deployment_transitions WHERE deployment_id IN (SELECT id FROM deployment WHERE environment_id = ?)",
+		"DELETE FROM deployment WHERE environment_id = ?",
+		"DELETE FROM environment_setting WHERE environment_id = ?",
+		"DELETE FROM environment_origin WHERE environment_id = ?",
+		"DELETE FROM environment WHERE id = ?",
+	};
+	auto_free char *key = environment_key(e->ns->name, e->name);
+
+	for (size_t i = 0; i < ARRAY_LEN(statements); i++)
+		store_op_text(store_op_new(s, statements[i]), e->id);
+	list_foreach(&e->deployments, struct store_deployment, of_environment, d)
+		map_del(s->dep_by_id, d->id);
+	map_del(s->env_by_name, key);
+	map_del(s->env_by_id, e->id);
+	list_remove(&e->of_namespace);
+	list_push_back(&s->removed, &e->of_namespace);
+	e->removing = e->removed = true;
 }
 
 /* -- settings -------------------------------------------------------------------------------------------------- */
@@ -394,6 +423,9 @@ static void namespace_free(struct store_namespace *ns)
 void store_records_free(struct store *s)
 {
 	struct map_iter it = { 0 };
+
+	list_foreach(&s->removed, struct store_environment, of_namespace, e)
+		environment_free(e);
 
 	list_foreach(&s->namespaces, struct store_namespace, all, ns)
 		namespace_free(ns);

@@ -67,10 +67,13 @@ void store_transition_add(struct store *s, struct store_deployment *d, enum stor
 			  enum store_deployment_state to, const char *reason)
 {
 	struct store_transition *t = store_transition_attach(d, from, to, reason);
+
+	t->at_ms = time_wall_ms();
+	if (d->environment->removed)
+		return;
 	struct store_op *op = store_op_new(s, "INSERT INTO deployment_transitions (deployment_id, from_state, to_state, reason,"
 					      " at_ms) VALUES (?, ?, ?, ?, ?)");
 
-	t->at_ms = time_wall_ms();
 	store_op_text(op, d->id);
 	store_op_text(op, from == to ? "" : state_names[from]);
 	store_op_text(op, state_names[to]);

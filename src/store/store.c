@@ -202,6 +202,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	list_init(&s->namespaces);
 	list_init(&s->in_flight);
 	list_init(&s->delivered);
+	list_init(&s->removed);
 	s->by_name = map_new();
 	s->by_id = map_new();
 	s->keys_by_hash = map_new();

@@ -103,6 +103,8 @@ struct store_environment {
 	char *description;
 	bool is_private;             /* others see it as missing (404) */
 	bool is_harbor;
+	bool removing;               /* on its way out: nobody sees it, and its name is still taken */
+	bool removed;                /* its records are gone; nothing of it is written any more */
 	uint64_t cpu_milli;          /* size of an instance, thousandths of a CPU */
 	uint64_t memory_bytes;
 	uint64_t max_concurrency;    /* open sessions per instance */
@@ -129,6 +131,9 @@ void store_origin_save(struct store *s, struct store_environment *e); /* queues 
 /* Visits all, in order of creation, until fn returns false. */
 typedef bool store_environment_fn(void *arg, struct store_environment *e);
 void store_environments(struct store *s, store_environment_fn *fn, void *arg);
+/* Removes its records and those of its deployments; the name is free. The structs stay where they are, for whoever holds
+ * them: what is saved of them from now on goes nowhere. */
+void store_environment_remove(struct store *s, struct store_environment *e);
 
 /* -- deployments ----------------------------------------------------------------------------------------------- */
 /* The life of one revision of an environment; env/ makes every move (its essay says which function and when).

@@ -192,7 +192,7 @@ def test_settings_by_hand(platform, tiny, tmp_path):
     done = platform.cli("env", "set", tiny, "max_scale=none")
     assert done.returncode == 1 and 'max_scale: "none": expected a whole number from 1 to' in done.stderr
     assert platform.cli("env", "set", tiny, "nonsense").returncode == 1
-    assert platform.cli("env", "rm", tiny, "max_scale", "env").returncode == 0
+    assert platform.cli("env", "unset", tiny, "max_scale", "env").returncode == 0
     assert call(platform, "GET", f"/v1/environments/{tiny}/settings")[1]["set"] == []
     assert tiny in platform.cli("env", "ls").stdout
 
@@ -390,3 +390,66 @@ def test_orwd_logs(platform, slow):
     assert "STEP 1/" in orwd("logs", slow.name, "--build", "--deployment-id", short)
     assert "STEP 1/" in platform.cli("logs", slow.name, "--build").stdout
     assert "STEP 1/" in platform.cli("logs", slow.name, "--build", "-f").stdout
+
+
+# -- the end of a revision, and of an environment ------------------------------------------------------------------------
+
+def test_sessions_of_a_replaced_revision_end_after_drain_timeout(platform, slow):
+    deploy_tiny(platform, slow.name, revision="1")
+    assert platform.cli("env", "set", slow.name, "drain_timeout=1s").returncode == 0
+    session = TinySession(platform, slow.name)
+    old = deployments(platform, slow.name)[0]
+    deploy_tiny(platform, slow.name, revision="2")
+    wait_until(lambda: moves(platform, old)[-1] == "stopped", 30, "the end of the old one")
+    status, _, data = session.post("/tiny/call", {"name": "about", "input": {}})
+    assert status == 410 and b"drain_timeout is over" in data, (status, data)
+    assert TinySession(platform, slow.name).id
+
+
+def test_variants_are_what_the_server_lists(platform, slow):
+    assert call(platform, "GET", f"/v1/environments/{slow.name}/variants")[0] == 404
+    deploy_tiny(platform, slow.name, TINY_ENVIRONMENTS="tiny,second")
+    status, found = call(platform, "GET", f"/v1/environments/{slow.name}/variants")
+    assert status == 200 and [v["name"] for v in found] == ["tiny", "second"], found
+    assert len({v["id"] for v in found}) == 2
+    assert call(platform, "GET", f"/v1/environments/{slow.name}/variants")[1] == found, "the same ids"
+
+
+def test_a_deleted_environment_is_gone(platform, slow):
+    deploy_tiny(platform, slow.name, revision="1")
+    before = Census(platform.data)
+    name = slow.name + "-gone"
+    deploy_tiny(platform, name, revision="1")
+    draining, visitor = TinySession(platform, name), TinySession(platform, name, create=False)
+    deploy_tiny(platform, name, revision="2")
+    session = TinySession(platform, name)
+    ids = [d["id"] for d in deployments(platform, name)]
+    _, record = call(platform, "GET", f"/v1/environments/{name}")
+    os.makedirs(os.path.join(platform.data, "buckets", record["id"]), exist_ok=True)
+    done = platform.cli("env", "rm", name)
+    assert done.returncode == 0, done.stderr
+    for one in (session, draining, visitor):
+        status, _, data = one.post("/tiny/call", {"name": "about", "input": {}})
+        assert status == 410 and b"the environment was deleted" in data, (status, data)
+    assert call(platform, "GET", f"/v1/environments/{name}")[0] == 404
+    assert all(call(platform, "GET", f"/v1/deployments/{i}")[0] == 404 for i in ids)
+    nothing_new(platform, before)
+    left = subprocess.run(["find", platform.data, *("-path", f"*{name.split('/')[1]}*")], stdout=subprocess.PIPE, text=True, check=True)
+    assert left.stdout == "", "images, records, repository"
+    for i in [record["id"], *ids]:
+        left = subprocess.run(["find", platform.data, "-name", f"*{i}*"], stdout=subprocess.PIPE, text=True, check=True)
+        assert left.stdout == "", "files, builds, logs"
+    assert platform.cli("env", "rm", name).returncode == 1, "it is not there"
+    deploy_tiny(platform, name, revision="3")
+    assert deployments(platform, name)[0]["id"] not in ids and len(deployments(platform, name)) == 1
+    assert TinySession(platform, slow.name).id, "others live on"
+    assert platform.cli("env", "rm", name).returncode == 0
+
+
+def test_deleting_in_the_middle_of_a_build(platform, slow):
+    thread = slow("RUN echo in-the-step && sleep 600")
+    wait_until(lambda: any("in-the-step" in log_of(platform, d) for d in deployments(platform, slow.name)[:1]), 60, "the step")
+    assert platform.cli("env", "rm", slow.name).returncode == 0
+    thread.join(30)
+    assert thread.done.returncode == 1
+    assert call(platform, "GET", f"/v1/environments/{slow.name}")[0] == 404

@@ -1,4 +1,6 @@
 /* Deployments and instances, over a stand-in for the engine. */
+#include "json/json.h"
+#include "store/envset.h"
 #include "unit/env/fake.h"
 
 struct got { /* of one env_acquire */
@@ -795,4 +797,63 @@ FAKE_TEST(env, an_image_in_use_is_kept_and_looked_at_again)
 	run_for(20);
 	cr_assert(*first->image, "it is there still, and another try follows the next deployment");
 	cr_assert(!removal_of(second));
+}
+
+/* -- the end of a revision, and of an environment ---------------------------------------------------------------------- */
+
+FAKE_TEST(env, drain_timeout_ends_what_drains)
+{
+	auto_json change = json_pack("{s:s}", "drain_timeout", "1s");
+	struct store_deployment *first;
+	struct err err = ERR_INIT;
+	struct got g;
+
+	fake_begin_envs(1000);
+	first = built();
+	acquire(&g);
+	run_until(g.calls);
+	(void)built();
+	run_for(1100);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "without the setting it drains as long as it likes");
+	cr_assert_eq(envset_change(store, environment, change, &err), 0, "%s", err.msg);
+	run_until(first->state == STORE_DEPLOYMENT_STOPPED);
+	cr_assert(strstr(instance_end_reason(g.instance), "drain_timeout"), "%s", instance_end_reason(g.instance));
+	cr_assert_eq(counts().instances_crashed_total, 0);
+	instance_release(g.instance);
+}
+
+static void on_removed(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+FAKE_TEST(env, removing_ends_everything_first)
+{
+	struct store_deployment *first, *second;
+	struct got draining, serving;
+	unsigned removed = 0;
+
+	fake_begin_envs(1000);
+	first = built();
+	acquire(&draining);
+	run_until(draining.calls);
+	second = built();
+	acquire(&serving);
+	run_until(serving.calls);
+	envs_remove(envs, environment, "the environment was deleted", on_removed, &removed);
+	cr_assert(environment->removing);
+	run_until(counts().instances == 0);
+	run_for(50);
+	cr_assert_eq(removed, 0, "two sessions hold an instance");
+	cr_assert(strstr(instance_end_reason(draining.instance), "was deleted"));
+	instance_release(draining.instance);
+	instance_release(serving.instance);
+	run_until(removal_of(second));
+	job_ends(removal_of(second), 0, NULL);
+	run_until(removal_of(first));
+	cr_assert_eq(removed, 0);
+	job_ends(removal_of(first), 0, NULL);
+	run_until(removed);
+	cr_assert_eq(second->state, STORE_DEPLOYMENT_STOPPED);
+	store_environment_remove(store, environment);
 }

@@ -307,3 +307,40 @@ Test(store, deliveries_are_remembered_up_to_a_limit)
 	cr_assert(store_delivery_known(s, id));
 	store_free(s);
 }
+
+Test(store, a_removed_environment_is_gone_and_its_name_free)
+{
+	struct store *s = open_store();
+	struct store_namespace *ns;
+	struct store_environment *e, *other;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(store_namespace_add(s, "n", "user", &ns, &err), 0);
+	cr_assert_eq(store_environment_add(s, ns, "gone", &e, &err), 0);
+	cr_assert_eq(store_environment_add(s, ns, "stays", &other, &err), 0);
+	struct store_deployment *d = store_deployment_add(s, e, NULL, "folder");
+	store_set_str(&e->origin.branch, "dev");
+	store_origin_save(s, e);
+	cr_assert_eq(store_deployment_move(s, d, STORE_DEPLOYMENT_BUILDING, NULL, &err), 0);
+	store_environment_remove(s, e);
+	cr_assert_null(store_environment_find(s, "n", "gone"));
+	cr_assert_null(store_environment_by_id(s, e->id));
+	cr_assert_null(store_deployment_by_id(s, d->id));
+	/* Whoever holds it still may say so, and harms nobody whose change is in the same transaction. */
+	cr_assert_eq(store_deployment_move(s, d, STORE_DEPLOYMENT_FAILED, NULL, &err), 0);
+	store_deployment_save(s, d);
+	store_environment_save(s, e);
+	store_origin_save(s, e);
+	store_set_str(&other->description, "here");
+	store_environment_save(s, other);
+	struct sync_result res = sync_store(s);
+	cr_assert_eq(res.code, 0, "%s", res.msg);
+	cr_assert_eq(store_environment_add(s, ns, "gone", &e, &err), 0, "%s", err.msg);
+	s = store_free(s);
+	s = open_store();
+	e = store_environment_find(s, "n", "gone");
+	cr_assert(e && list_empty(&e->deployments));
+	cr_assert_str_eq(e->origin.branch, STORE_BRANCH_DEFAULT);
+	cr_assert_str_eq(store_environment_find(s, "n", "stays")->description, "here");
+	store_free(s);
+}
