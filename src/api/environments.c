@@ -266,7 +266,9 @@ static void on_variants(struct http_req *req, void *arg)
 
 	if (!e)
 		return;
-	if (a->envs)
+	if (list_empty(&e->deployments))
+		http_reply(req, 200, "application/json", "[]", 2); /* nobody to ask */
+	else if (a->envs)
 		variants_reply(a, req, e);
 	else
 		http_reply_error(req, 503, "deployments are not ready yet");
