@@ -41,7 +41,7 @@ def test_ten_thousand_kept_connections(server, many_descriptors):
         assert per_connection <= PER_CONNECTION_BYTES
         start = time.monotonic()
         assert server.get("/hello") == "hello\n"
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 3
     finally:
         for s in sockets:
             s.close()

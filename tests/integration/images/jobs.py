@@ -209,11 +209,16 @@ def mounts_under(path):
         return [line for line in f if path in line]
 
 
+def all_cgroups():
+    return {os.path.join(folder, d) for folder, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d.startswith("orw-build-")}
+
+
+BEFORE = all_cgroups()  # of whatever was killed on this machine before
+
+
 def cgroups():
-    found = []
-    for folder, dirs, _ in os.walk("/sys/fs/cgroup"):
-        found += [os.path.join(folder, d) for d in dirs if d.startswith("orw-build-")]
-    return found
+    """Those of builds, since these tests began."""
+    return sorted(all_cgroups() - BEFORE)
 
 
 def wait_until(fn, seconds=10):

@@ -46,12 +46,12 @@ def test_killing_everything_kills_only_commands(fresh):
 
 def test_a_child_that_is_stopped_before_it_runs_stops_nobody_else(fresh):
     """Somebody of the same user stops every process he sees, all the time."""
-    fresh.sh("python3 -c '\nimport os, time\nend = time.time() + 3\nme = os.getpid()\nwhile time.time() < end:\n  for p in os.listdir(\"/proc\"):\n"
+    fresh.sh("python3 -c '\nimport os, time\nend = time.time() + 20\nme = os.getpid()\nwhile time.time() < end:\n  for p in os.listdir(\"/proc\"):\n"
              "    if p.isdigit() and int(p) not in (1, me):\n      try: os.kill(int(p), 19)\n      except OSError: pass\n' >/dev/null 2>&1 &", user="agent")
     runs = [fresh.begin("/bin/true", user="agent") for _ in range(20)]
     start = time.monotonic()
     assert fresh.sh("echo root is fine").text == "root is fine\n"
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     for r in runs:
         fresh.ask("KILL", ("RUN_ID", r))
         fresh.wait(r)
@@ -124,7 +124,7 @@ def test_a_passwd_of_gigabytes_or_a_fifo_is_harmless(fresh):
     fresh.sh("truncate -s 3G /etc/group; rm /etc/passwd; mkfifo /etc/passwd")
     start = time.monotonic()
     assert fresh.run("/bin/echo", "hi").text == "hi\n"
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     fresh.run("/bin/rm", "/etc/passwd")  # no shell: bash itself would read the FIFO
     fresh.sh("ln -s /proc/1/environ /etc/passwd")
     assert fresh.sh("id -u", user="5").text == "5\n"

@@ -202,7 +202,7 @@ def test_timeout_kills_the_tree(fresh):
     tree = "trap '' TERM HUP INT; (setsid bash -c 'trap \"\" TERM; sleep 1000' &) ; setsid sleep 1001 & nohup sleep 1002 & echo partial; sleep 1003"
     start = time.monotonic()
     m = fresh.sh(tree, timeout_ms=300)
-    assert m["TIMED_OUT"] == 1 and m.code == -9 and m.text == "partial\n" and 0.29 < time.monotonic() - start < 2
+    assert m["TIMED_OUT"] == 1 and m.code == -9 and m.text == "partial\n" and 0.29 < time.monotonic() - start < 10
     assert processes(fresh) == []
 
 
@@ -250,7 +250,7 @@ def test_kill_of_an_unknown_run(box):
 def test_a_background_child_neither_blocks_nor_dies(fresh):
     start = time.monotonic()
     m = fresh.sh("(while :; do echo noise; sleep 0.01; done) & echo first; echo $! > /tmp/pid")
-    assert time.monotonic() - start < 2 and "first\n" in m.text
+    assert time.monotonic() - start < 10 and "first\n" in m.text
     time.sleep(0.3)
     assert fresh.sh("kill -0 $(cat /tmp/pid)").code == 0
 
@@ -258,7 +258,7 @@ def test_a_background_child_neither_blocks_nor_dies(fresh):
 def test_a_noisy_background_child_cannot_hold_up_the_end(fresh):
     start = time.monotonic()
     m = fresh.sh("yes & yes & yes & sleep 0.1; exit 3", max_bytes=1000)
-    assert m.code == 3 and time.monotonic() - start < 3
+    assert m.code == 3 and time.monotonic() - start < 10
     assert fresh.sh("grep -lax yes /proc/[0-9]*/comm | wc -l").text == "3\n"
 
 
