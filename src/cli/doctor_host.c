@@ -356,7 +356,7 @@ static void check_quota(struct doctor *d, const char *path)
 	struct if_dqblk now;
 	auto_fd fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd >= 0 && syscall(SYS_quotactl_fd, fd, QCMD(Q_GETQUOTA, PRJQUOTA), 0, &now) == 0)
+	if (fd >= 0 && syscall(SYS_quotactl_fd, fd, QCMD((unsigned int)Q_GETQUOTA, PRJQUOTA), 0, &now) == 0)
 		doctor_ok(d, "disk limits", "%s has project quota", path);
 	else if (geteuid() != 0)
 		doctor_skip(d, "disk limits", "only root can try it");
