@@ -250,22 +250,33 @@ static int run_all(sqlite3 *db, struct store_batch *b)
 	return SQLITE_OK;
 }
 
+int store_db_begin(struct store *s)
+{
+	return sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+}
+
+int store_db_end(struct store *s, int code, struct err *err)
+{
+	if (code == SQLITE_OK)
+		code = sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
+	if (code == SQLITE_OK)
+		return code;
+	err->code = store_db_error(s->db, s->path, "writing", err);
+	if (!sqlite3_get_autocommit(s->db))
+		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+	return code;
+}
+
 void store_db_write(struct store *s, struct store_batch *b)
 {
 	b->err = (struct err)ERR_INIT;
 	b->retry = false;
 	if (list_empty(&b->ops))
 		return;
-	int code = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+	int code = store_db_begin(s);
 	if (code == SQLITE_OK)
 		code = run_all(s->db, b);
-	if (code == SQLITE_OK)
-		code = sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
-	if (code == SQLITE_OK)
-		return;
-	b->err.code = store_db_error(s->db, s->path, "writing", &b->err);
+	code = store_db_end(s, code, &b->err) & 0xff;
 	/* A change that breaks a rule of the schema would break it again; everything else may pass. */
-	b->retry = (code & 0xff) != SQLITE_CONSTRAINT && (code & 0xff) != SQLITE_MISMATCH && (code & 0xff) != SQLITE_ERROR;
-	if (!sqlite3_get_autocommit(s->db))
-		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+	b->retry = code != SQLITE_OK && code != SQLITE_CONSTRAINT && code != SQLITE_MISMATCH && code != SQLITE_ERROR;
 }

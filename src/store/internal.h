@@ -83,6 +83,10 @@ struct store {
 /* db.c: the database file */
 MUST_CHECK int store_db_open(sqlite3 **ret, const char *path, struct err *err);
 MUST_CHECK int store_db_error(sqlite3 *db, const char *path, const char *what, struct err *err);
+/* A transaction of the writer. Both return SQLite's code; that of the beginning, or of what was done in it, goes into the end:
+ * it commits what is SQLITE_OK, and else, or where that fails, rolls back and says why. */
+MUST_CHECK int store_db_begin(struct store *s);
+int store_db_end(struct store *s, int code, struct err *err);
 void store_db_write(struct store *s, struct store_batch *b); /* one transaction; fills b->err and b->retry */
 
 /* queue.c: the batch being collected */

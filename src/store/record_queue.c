@@ -57,21 +57,6 @@ static void writing(struct store *s, int by)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Ends a transaction that was begun when code is that of what was done in it. */
-static int commit(struct store *s, int code)
-{
-	if (code == SQLITE_OK)
-		code = sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
-	return code;
-}
-
-static void fail(struct store *s, struct err *err)
-{
-	err->code = store_db_error(s->db, s->path, "writing", err);
-	if (!sqlite3_get_autocommit(s->db))
-		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
-}
-
 static void free_owned(struct list *batches)
 {
 	list_foreach(batches, struct record_batch, all, b)
@@ -83,12 +68,11 @@ static void on_write(void *arg)
 {
 	struct record_group *g = arg;
 	struct store *s = g->store; /* alive: store_free waits for n_writing */
-	int code = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+	int code = store_db_begin(s);
 
 	if (code == SQLITE_OK)
-		code = commit(s, store_record_apply(s, &g->batches));
-	if (code != SQLITE_OK)
-		fail(s, &g->err);
+		code = store_record_apply(s, &g->batches);
+	store_db_end(s, code, &g->err);
 	free_owned(&g->batches);
 	writing(s, -1);
 }
@@ -149,12 +133,11 @@ static void on_trim(void *arg)
 {
 	struct record_trim *t = arg;
 	struct store *s = t->store;
-	int code = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+	int code = store_db_begin(s);
 
 	if (code == SQLITE_OK)
-		code = commit(s, store_record_trim_piece(s, &t->limits, &t->more));
-	if (code != SQLITE_OK)
-		fail(s, &t->err);
+		code = store_record_trim_piece(s, &t->limits, &t->more);
+	store_db_end(s, code, &t->err);
 	writing(s, -1);
 }
 
