@@ -89,6 +89,8 @@ void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billi
 const struct auth_caller *api_caller(struct api *a, struct http_req *req);
 /* The caller with at least this role, or NULL after a 401 or 403 was answered. */
 const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, enum store_role role);
+/* The environment of a path with {owner} and {name}, for a key that may change it, or NULL after an answer: 401, 403, 404. */
+struct store_environment *api_changeable(struct api *a, struct http_req *req);
 /* Answers with the environments that the server of e lists; api->envs is set. */
 void variants_reply(struct api *api, struct http_req *req, struct store_environment *e);
 /* e for a key of its owner or an admin, or NULL after an answer: 404, 403; what: "environment", "deployment". e may be NULL. */

@@ -37,6 +37,21 @@ const struct auth_caller *api_caller_with(struct api *a, struct http_req *req, e
 	return c;
 }
 
+struct store_environment *api_changeable(struct api *a, struct http_req *req)
+{
+	const struct auth_caller *c = api_caller(a, req);
+	struct store_environment *e;
+	struct err err;
+
+	if (!c)
+		return NULL;
+	if (auth_find_environment(a->auth, c, http_req_param(req, "owner"), http_req_param(req, "name"), &e, &err) == 0 &&
+	    auth_may_change(c, e, &err) == 0)
+		return e;
+	api_reply_err(req, &err);
+	return NULL;
+}
+
 static int number(struct http_req *req, const char *name, uint64_t fallback, uint64_t *ret, struct err *err)
 {
 	const char *text = http_req_query(req, name);

@@ -130,24 +130,9 @@ static int change(struct api *a, struct store_environment *e, json_t *body, stru
 	return 0;
 }
 
-static struct store_environment *changeable(struct api *a, struct http_req *req)
-{
-	const struct auth_caller *c = api_caller(a, req);
-	struct store_environment *e;
-	struct err err;
-
-	if (!c)
-		return NULL;
-	if (auth_find_environment(a->auth, c, http_req_param(req, "owner"), http_req_param(req, "name"), &e, &err) == 0 &&
-	    auth_may_change(c, e, &err) == 0)
-		return e;
-	api_reply_err(req, &err);
-	return NULL;
-}
-
 static void on_details_body(struct http_req *req, const char *data, size_t len, void *arg)
 {
-	struct store_environment *e = changeable(arg, req);
+	struct store_environment *e = api_changeable(arg, req);
 	auto_json body = NULL;
 	struct err err;
 
@@ -161,7 +146,7 @@ static void on_details_body(struct http_req *req, const char *data, size_t len, 
 
 static void on_details(struct http_req *req, void *arg)
 {
-	if (changeable(arg, req)) /* before the body is asked for */
+	if (api_changeable(arg, req)) /* before the body is asked for */
 		http_req_body(req, BODY_MAX, on_details_body, arg);
 }
 

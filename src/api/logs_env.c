@@ -151,9 +151,12 @@ static void read_more(struct follower *f, struct tail *t)
 	uint64_t cut = env_log_cut(t->d);
 	struct log_source s = { .end = 0 };
 	struct log_query q = f->asked.q;
+	struct stat st;
 	char *p;
 
 	t->at = MAX(t->at, cut);
+	if (fstat(t->fd, &st) < 0 || (uint64_t)st.st_size + cut <= t->at)
+		return; /* the commonest: nothing new */
 	buf_init(&s.text, FOLLOW_CHUNK + 1);
 	if (buf_reserve(&s.text, FOLLOW_CHUNK, &p) < 0)
 		return;

@@ -238,16 +238,21 @@ static void answer_waiters(struct brun *run)
 	}
 }
 
-void brun_on_done(void *arg, struct engine_exec *x UNUSED, const struct engine_exec_result *res, const struct err *err)
+void brun_over(struct brun *run, const struct engine_exec_result *res, const struct err *err)
 {
-	struct brun *run = arg;
-
 	run->over = true;
 	run->ended_ms = time_wall_ms();
 	if (res)
 		run->res = *res;
 	if (err)
 		run->error = xstrdup(err->msg);
+}
+
+void brun_on_done(void *arg, struct engine_exec *x UNUSED, const struct engine_exec_result *res, const struct err *err)
+{
+	struct brun *run = arg;
+
+	brun_over(run, res, err);
 	feed_end(run);
 	answer_waiters(run);
 	readers_more(run);

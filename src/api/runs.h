@@ -53,6 +53,8 @@ struct brun *brun_new(struct sandbox *b, const char *id, const char *cmd);
 void brun_free(struct brun *run); /* what is still alive of it is left to itself */
 void brun_reply(struct http_req *req, int status, const struct brun *run);
 void runs_reply_empty(struct http_req *req);
+/* Keeps how the run ended: res, or err where nobody knows its result. */
+void brun_over(struct brun *run, const struct engine_exec_result *res, const struct err *err);
 /* The engine's: arg is the run. */
 void brun_on_done(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err);
 void brun_on_more(void *arg);

@@ -1,5 +1,6 @@
 /* GET and PATCH /v1/environments/{owner}/{name}/settings: the table is store/envset.h; branch and subdirectory, which say
- * where the source comes from, are handed to api/details.h. */
+ * where the source comes from, are handed to api/details.h. They are for who may change them: variables may say more of the
+ * owner than a stranger should know. */
 #include "api/api.h"
 #include "api/details.h"
 #include "api/errors.h"
@@ -8,22 +9,6 @@
 #include "store/envset.h"
 
 #define BODY_MAX (2u * 1024 * 1024)
-
-/* Settings are the owner's: variables may say more of it than a stranger should know. */
-static struct store_environment *own(struct api *a, struct http_req *req)
-{
-	const struct auth_caller *c = api_caller(a, req);
-	struct store_environment *e;
-	struct err err;
-
-	if (!c)
-		return NULL;
-	if (auth_find_environment(a->auth, c, http_req_param(req, "owner"), http_req_param(req, "name"), &e, &err) == 0 &&
-	    auth_may_change(c, e, &err) == 0)
-		return e;
-	api_reply_err(req, &err);
-	return NULL;
-}
 
 /* -- where the source comes from --------------------------------------------------------------------------------- */
 
@@ -107,7 +92,7 @@ static void reply(struct http_req *req, const struct store_environment *e)
 
 static void on_get(struct http_req *req, void *arg)
 {
-	const struct store_environment *e = own(arg, req);
+	const struct store_environment *e = api_changeable(arg, req);
 
 	if (e)
 		reply(req, e);
@@ -141,7 +126,7 @@ static void on_gone(struct http_req *req UNUSED, bool complete UNUSED, void *arg
 static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
 {
 	struct api *a = arg;
-	struct store_environment *e = own(a, req);
+	struct store_environment *e = api_changeable(a, req);
 	auto_json body = NULL;
 	struct err err;
 
@@ -159,7 +144,7 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 
 static void on_patch(struct http_req *req, void *arg)
 {
-	if (own(arg, req)) /* before the body is asked for */
+	if (api_changeable(arg, req)) /* before the body is asked for */
 		http_req_body(req, BODY_MAX, on_body, arg);
 }
 

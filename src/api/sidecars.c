@@ -237,12 +237,7 @@ void sidecar_on_done(void *arg, struct engine_exec *x, const struct engine_exec_
 	struct sidecar *c = arg;
 	struct brun *run = c->run && c->run->exec == x ? c->run : c->previous;
 
-	run->over = true;
-	run->ended_ms = time_wall_ms();
-	if (res)
-		run->res = *res;
-	if (err)
-		run->error = xstrdup(err->msg);
+	brun_over(run, res, err);
 	readers_more(run);
 	if (run == c->run)
 		sidecar_start_later(c);

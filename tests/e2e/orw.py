@@ -17,6 +17,16 @@ OPENREWARD = os.path.join(BUILD, "openreward")
 START_TIMEOUT_S = 20
 
 
+# For the tests of queues: as much room as they say, whatever machine runs them.
+ROOM_BY_NUMBER = """
+admission:
+  cpu_factor: 0
+  memory_factor: 0
+  memory_pressure: 0
+  io_pressure: 0
+"""
+
+
 class Platform:
     """One `openreward serve` with its spawner and everything below it. stop() ends all of it."""
 

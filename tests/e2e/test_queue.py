@@ -6,7 +6,7 @@ import os
 import pytest
 
 from creates import Create, burst, delete, metric, two_keys, waiting
-from orw import Census, cgroup_name, nothing_new, wait_until
+from orw import ROOM_BY_NUMBER, Census, cgroup_name, nothing_new, wait_until
 from tinyenv import TinySession, deploy_tiny
 from wire import events
 
@@ -17,14 +17,9 @@ sandboxes:
   max: {ROOM}
 queue:
   max: {BURST}
-admission:
-  cpu_factor: 0
-  memory_factor: 0
-  memory_pressure: 0
-  io_pressure: 0
 pools:
   max: 0
-"""
+""" + ROOM_BY_NUMBER
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import resource
 import pytest
 
 from creates import burst, metric, two_keys
-from orw import Census, nothing_new, running
+from orw import ROOM_BY_NUMBER, Census, nothing_new, running
 
 ROOM, BURST = 200, 1000
 CONFIG = f"""
@@ -12,12 +12,7 @@ sandboxes:
   max: {ROOM}
 queue:
   max: {BURST}
-admission:
-  cpu_factor: 0
-  memory_factor: 0
-  memory_pressure: 0
-  io_pressure: 0
-"""
+""" + ROOM_BY_NUMBER
 
 
 @pytest.fixture(scope="module")
