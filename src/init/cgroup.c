@@ -218,6 +218,17 @@ int group_kill(struct group *g)
 	return write(fd, "1", 1) == 1 ? 0 : -errno;
 }
 
+bool groups_dying(const struct init *in)
+{
+	for (const struct list *l = in->groups.lingering.next; l != &in->groups.lingering; l = l->next) {
+		const struct group *g = container_of(l, const struct group, link);
+
+		if (g->killed && group_populated(g))
+			return true;
+	}
+	return false;
+}
+
 int group_signal(const struct group *g, int sig)
 {
 	auto_fd fd = openat(g->fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);

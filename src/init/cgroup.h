@@ -61,6 +61,7 @@ bool group_put_empty(struct init *in, struct group *g);
 
 /* SIGKILL to every process in it, also those that fork while it happens. */
 MUST_CHECK int group_kill(struct group *g);
+bool groups_dying(const struct init *in); /* processes of a killed one that was put back are still there */
 /* Another signal to each process found in it; processes forked meanwhile may miss it. */
 MUST_CHECK int group_signal(const struct group *g, int sig);
 bool group_populated(const struct group *g);

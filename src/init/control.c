@@ -15,11 +15,18 @@
 #include "init/stream.h"
 
 #define RETRY_US 20000 /* after the kernel refused for lack of memory, or of room for passed descriptors */
+#define AGAIN_US 10000 /* between two tries of a request that was put off */
+#define AGAIN_MAX_US 5000000 /* for how long it is put off */
 #define BIG_MESSAGE (16 * 1024) /* buffers that grew beyond this are given back to the kernel */
 
 static _Alignas(4096) char in_buf[WIRE_MAX];
 static _Alignas(4096) char out_buf[WIRE_MAX];
 static struct wire_out out;
+
+/* The request in in_buf. Outlives receive() only while it is put off. */
+static struct wire_in held;
+static struct request at_hand;
+static size_t held_len;
 
 static void give_back(char *buf, size_t used)
 {
@@ -36,7 +43,7 @@ static bool is_transient(int r)
 static void update_events(struct init *in)
 {
 	struct control *c = &in->control;
-	uint32_t events = c->pending ? 0 : EPOLLIN;
+	uint32_t events = c->pending || c->again_us ? 0 : EPOLLIN;
 
 	if (!c->retry_us && (c->pending || runs_waiting(in)))
 		events |= EPOLLOUT;
@@ -187,15 +194,43 @@ static int handle(struct init *in, struct request *q, struct err *err)
 	}
 }
 
+static void forget_request(struct init *in)
+{
+	for (size_t i = 0; i < at_hand.n_fds; i++)
+		fd_close(at_hand.fds[i]);
+	at_hand.n_fds = 0;
+	in->control.again_us = 0;
+	give_back(in_buf, held_len);
+}
+
+static void handle_request(struct init *in)
+{
+	struct err err = ERR_INIT;
+	uint64_t now_us;
+	int r;
+
+	at_hand.stage = "request";
+	at_hand.again = false;
+	r = handle(in, &at_hand, &err);
+	now_us = r < 0 && at_hand.again ? time_now_us() : UINT64_MAX;
+	if (now_us < at_hand.give_up_us) {
+		in->control.again_us = now_us + AGAIN_US;
+		return;
+	}
+	if (r < 0)
+		control_failed(in, held.request, at_hand.stage, r, &err);
+	forget_request(in);
+}
+
 static void receive(struct init *in)
 {
-	struct wire_in msg = { 0 };
-	struct request q = { .msg = &msg, .stage = "request" };
-	struct err err = ERR_INIT;
-	size_t len = 0;
-	int r = fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &len, q.fds, FD_PASS_MAX, &q.n_fds);
+	int r;
 
-	if ((r == 0 && len == 0) || r == -ECONNRESET) {
+	held_len = 0;
+	held = (struct wire_in){ 0 };
+	at_hand = (struct request){ .msg = &held };
+	r = fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &held_len, at_hand.fds, FD_PASS_MAX, &at_hand.n_fds);
+	if ((r == 0 && held_len == 0) || r == -ECONNRESET) {
 		/* Every holder of the other end is gone, the spawner among them: nobody is left who could take over, or end
 		 * this sandbox. */
 		drop_pending(&in->control);
@@ -204,15 +239,13 @@ static void receive(struct init *in)
 		return;
 	}
 	if (r == 0)
-		r = wire_parse(&msg, in_buf, len);
-	if (r == 0) {
-		r = handle(in, &q, &err);
-		if (r < 0)
-			control_failed(in, msg.request, q.stage, r, &err);
+		r = wire_parse(&held, in_buf, held_len);
+	if (r < 0) {
+		forget_request(in);
+		return;
 	}
-	for (size_t i = 0; i < q.n_fds; i++)
-		fd_close(q.fds[i]);
-	give_back(in_buf, len);
+	at_hand.give_up_us = time_now_us() + AGAIN_MAX_US;
+	handle_request(in);
 }
 
 static void flush(struct init *in)
@@ -234,8 +267,10 @@ static void flush(struct init *in)
 
 static void on_control(struct init *in, struct watch *w, uint32_t events)
 {
+	if (events & (EPOLLHUP | EPOLLERR) && in->control.again_us)
+		forget_request(in);
 	/* Reading first: it is what finds out that the socket is dead. */
-	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !in->control.pending)
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !in->control.pending && !in->control.again_us)
 		receive(in);
 	else if (events & (EPOLLHUP | EPOLLERR))
 		drop_pending(&in->control);
@@ -255,13 +290,20 @@ int control_open(struct init *in)
 
 uint64_t control_next_us(const struct init *in)
 {
-	return in->control.retry_us ? in->control.retry_us : UINT64_MAX;
+	const struct control *c = &in->control;
+
+	return MIN(c->retry_us ? c->retry_us : UINT64_MAX, c->again_us ? c->again_us : UINT64_MAX);
 }
 
 void control_tick(struct init *in, uint64_t now_us)
 {
 	struct control *c = &in->control;
 
+	if (c->again_us && now_us >= c->again_us) {
+		c->again_us = 0;
+		handle_request(in);
+		update_events(in);
+	}
 	if (!c->retry_us || now_us < c->retry_us)
 		return;
 	c->retry_us = 0;

@@ -6,6 +6,7 @@
  * gone, too: the end. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ struct control {
 	int pending_fds[FD_PASS_MAX];
 	size_t n_pending_fds;     /* dups owned here */
 	uint64_t retry_us;        /* 0 = none; set when the kernel refuses for another reason than a full socket */
+	uint64_t again_us;        /* when the request that waits is tried again; 0 = none waits */
 };
 
 /* A request being handled. Its strings point into the receive buffer and die with the call. */
@@ -28,7 +30,10 @@ struct request {
 	const struct wire_in *msg;
 	int fds[FD_PASS_MAX]; /* closed after the handler; -1 = stolen */
 	size_t n_fds;
-	const char *stage; /* what a failure is called in the answer; the handler moves it on */
+	const char *stage;    /* what a failure is called in the answer; the handler moves it on */
+	uint64_t give_up_us;  /* the last time that it is put off */
+	bool again;           /* set by a handler that fails: to be tried again soon, unless it is too late. Nothing else is
+				 read meanwhile: the order of requests stays */
 };
 
 /* Starts watching BOOT_FD_CONTROL. */

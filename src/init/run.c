@@ -297,6 +297,18 @@ static int open_log(struct run *run, int fd, struct err *err)
 	return run->out.log ? 0 : err_set(err, -ENOMEM, "no memory for a log");
 }
 
+/* The dead count as processes until they are reaped, and a tree of thousands needs its time. */
+static bool is_room_coming(const struct init *in)
+{
+	for (const struct list *l = in->runs.alive.next; l != &in->runs.alive; l = l->next) {
+		const struct run *run = container_of(l, const struct run, link);
+
+		if (run->killed || run->timed_out)
+			return true;
+	}
+	return groups_dying(in);
+}
+
 static int start(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
 {
 	int r;
@@ -319,6 +331,7 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 		return err_sys_code(err, r, "watch the output");
 	q->stage = "clone";
 	r = command_start(&run->pid, &s->cmd, err);
+	q->again = r == -EAGAIN && is_room_coming(in);
 	if (r < 0)
 		return r;
 	run->input = fd_steal(&s->ends->input);

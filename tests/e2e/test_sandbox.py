@@ -161,6 +161,14 @@ def test_fork_bomb_is_held(client):
         assert neighbour.run("echo fine", timeout=60).output == "fine"
 
 
+def test_a_killed_fork_bomb_makes_room(client):
+    """The thousands that are dying count as processes for a while: the next command waits for them."""
+    with client.sandbox(settings(machine_size="0.5:1")) as s:
+        for _ in range(3):
+            assert s.run("f() { f | f & }; f; sleep 100", timeout=2).return_code == 124
+            assert s.run("echo alive", timeout=30).output.strip() == "alive"
+
+
 def test_processes_are_limited(sandbox):
     program = ("import os, time\nn = 0\ntry:\n    while n < 6000:\n        if os.fork() == 0:\n            time.sleep(20)\n"
                "            os._exit(0)\n        n += 1\nexcept OSError:\n    pass\nprint(n)")
