@@ -228,10 +228,14 @@ static bool free_environment(void *arg UNUSED, struct store_environment *record)
 
 struct envs *envs_free(struct envs *e)
 {
+	struct map_iter it = { 0 };
+
 	if (!e)
 		return NULL;
 	loop_timer_stop(&e->tick);
 	e->engine->full = NULL;
+	while (map_next(e->instances, &it))
+		instance_forget(it.value);
 	store_environments(e->store, free_environment, NULL);
 	list_foreach(&e->gone, struct env, gone, v)
 		free_environment(NULL, v->record);

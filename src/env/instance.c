@@ -55,6 +55,17 @@ static void instance_maybe_free(struct instance *i)
 	loop_release(i->env->envs->loop, free_memory, i);
 }
 
+void instance_forget(struct instance *i)
+{
+	health_stop(i);
+	loop_timer_stop(&i->renew);
+	if (i->main)
+		i->env->envs->engine->ops->exec_release(STEAL(i->main));
+	i->state = INSTANCE_ENDED;
+	i->reported = true;
+	instance_maybe_free(i);
+}
+
 /* Every way out of STARTING. */
 void instance_leave_starting(struct instance *i, enum instance_state to)
 {

@@ -204,4 +204,5 @@ MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store
 MUST_CHECK int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box, bool healthy);
 void instance_end(struct instance *i, const char *reason); /* asynchronous; env_instance_ended() follows */
 void instance_dismiss(struct instance *i, const char *reason); /* the same, of one that is not wanted any more: no crash */
+void instance_forget(struct instance *i);                  /* envs_free(): it lives on for the next daemon, and is nothing here */
 void instance_drain(struct instance *i);                   /* ends when its last use is given back */

@@ -150,7 +150,8 @@ ssize_t send(int fd, const void *p, size_t n, int flags)
 def slow_answers(library):
     """Variables for a daemon that sleeps behind every write to a client that ends an answer."""
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, "-xc", "-"], input=SLOW_ANSWERS.encode(), check=True, timeout=60)
-    return {"LD_PRELOAD": library}
+    # A sanitizer wants to be loaded first, unless told that it need not.
+    return {"LD_PRELOAD": library, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
 
 
 def test_equal_commands_in_parallel_stay_apart(own):
