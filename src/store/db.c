@@ -154,19 +154,27 @@ static int migrate_one(sqlite3 *db, const char *path, size_t from, struct err *e
 	return r;
 }
 
-static int migrate(sqlite3 *db, const char *path, struct err *err)
+int store_schema_version(void)
 {
-	int64_t version = 0;
-	int r = user_version(db, path, &version, err);
+	return (int)ARRAY_LEN(migrations);
+}
 
-	if (r < 0)
+/* Before anything is written to it. */
+static int check_version(sqlite3 *db, const char *path, int64_t *ret, struct err *err)
+{
+	int r = user_version(db, path, ret, err);
+
+	if (r < 0 || (*ret >= 0 && *ret <= store_schema_version()))
 		return r;
-	if (version < 0 || version > (int64_t)ARRAY_LEN(migrations))
-		return err_set(err, -EPROTONOSUPPORT,
-			       "the database %s has version %lld, this program knows versions up to %zu: use a newer one",
-			       path, (long long)version, ARRAY_LEN(migrations));
+	return err_set(err, -EPROTONOSUPPORT,
+		       "the database %s has version %lld, this program (openreward %s) knows versions up to %d: use a newer program",
+		       path, (long long)*ret, OPENREWARD_VERSION, store_schema_version());
+}
+
+static int migrate(sqlite3 *db, const char *path, int64_t version, struct err *err)
+{
 	for (size_t i = (size_t)version; i < ARRAY_LEN(migrations); i++) {
-		r = migrate_one(db, path, i, err);
+		int r = migrate_one(db, path, i, err);
 		if (r < 0)
 			return err_wrap(err, r, "migrating to version %zu", i + 1);
 	}
@@ -181,7 +189,6 @@ static int configure(sqlite3 *db, const char *path, struct err *err)
 		"PRAGMA journal_size_limit = 4194304",
 	};
 
-	sqlite3_busy_timeout(db, 2000);
 	for (size_t i = 0; i < ARRAY_LEN(pragmas); i++) {
 		int r = exec(db, path, pragmas[i], err);
 		if (r < 0)
@@ -194,6 +201,7 @@ int store_db_open(sqlite3 **ret, const char *path, struct err *err)
 {
 	sqlite3 *db = NULL;
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX;
+	int64_t version = 0;
 	int r;
 
 	if (sqlite3_open_v2(path, &db, flags, NULL) != SQLITE_OK) {
@@ -201,9 +209,12 @@ int store_db_open(sqlite3 **ret, const char *path, struct err *err)
 		sqlite3_close(db);
 		return r;
 	}
-	r = configure(db, path, err);
+	sqlite3_busy_timeout(db, 2000);
+	r = check_version(db, path, &version, err);
 	if (r == 0)
-		r = migrate(db, path, err);
+		r = configure(db, path, err);
+	if (r == 0)
+		r = migrate(db, path, version, err);
 	if (r < 0) {
 		sqlite3_close(db);
 		return r;

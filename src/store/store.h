@@ -25,8 +25,9 @@
 struct store;
 
 /* Opens or makes the database, migrates it, loads it. Errors name the path and the reason: not writable, disk full,
- * not a database, or made by a newer version of the program (-EPROTONOSUPPORT). */
+ * not a database, or made by a newer version of the program (-EPROTONOSUPPORT, with both versions; it is not touched). */
 MUST_CHECK int store_open(struct store **ret, struct loop *l, const char *path, struct err *err);
+int store_schema_version(void); /* of the databases that this program makes, from 1 */
 /* Waits until everything queued is written, then closes. NULL is allowed; returns NULL. */
 struct store *store_free(struct store *s);
 DEFINE_FREEP(store, store_free)
