@@ -8,7 +8,7 @@ ninja = ninja -C $(1) -j $(JOBS)
 run_tests = T='$(T)' tools/run-tests
 
 .DEFAULT_GOAL := all
-.PHONY: all deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
+.PHONY: all install deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
 
 all: deps ## build the programs into build/ (installs the packages they need first)
 	@tools/configure $(BUILD)
@@ -41,6 +41,9 @@ tsan: deps-test ## the stress programs (loop and workers) under ThreadSanitizer
 	@tools/configure build-tsan -Db_sanitize=thread -Db_lundef=false -Doptimization=1
 	@$(call ninja,build-tsan)
 	@$(run_tests) --build build-tsan stress
+
+install: all ## programs, services, manual pages and completion into /usr/local (DESTDIR=)
+	@meson install -C $(BUILD) --no-rebuild --quiet
 
 demo: all ## deploy two environments and run an agent's sessions (KEEP=1 leaves the platform running)
 	@BUILD='$(BUILD)' KEEP='$(KEEP)' tools/demo

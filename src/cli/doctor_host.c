@@ -33,7 +33,7 @@
 #define VOLUMES_MAJOR 6 /* simple quotas of btrfs: spawner/disk.h */
 #define VOLUMES_MINOR 7
 #define DISK_MIN_GIB 5.0
-/* packaging/sysctl.d-openreward.conf sets more where there is a choice. */
+/* packaging/sysctl.conf sets more where there is a choice. */
 #define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
 #define CONNTRACK_WANTED 65536
 

@@ -7,12 +7,24 @@
 #include "base/str.h"
 #include "build/job.h"
 #include "cli/cli.h"
+#include "sandbox/wire.h"
+
+static const char version_usage[] = "usage: openreward version [--wire]\n"
+				    "Prints the version; with --wire that of the protocol between the programs, and the oldest one that\n"
+				    "this program still speaks.\n";
 
 static int version(int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
-	printf("openreward %s\n", OPENREWARD_VERSION);
+	if (argc > 2)
+		return cli_misuse(version_usage, "version takes no argument \"%s\"", argv[2]);
+	if (argc < 2)
+		printf("openreward %s\n", OPENREWARD_VERSION);
+	else if (str_eq(argv[1], "--wire"))
+		printf("%d %d\n", WIRE_VERSION, WIRE_VERSION_MIN);
+	else if (str_eq(argv[1], "--help"))
+		fputs(version_usage, stdout);
+	else
+		return cli_misuse(version_usage, "version takes no argument \"%s\"", argv[1]);
 	return 0;
 }
 
