@@ -67,6 +67,7 @@ struct api {
 
 /* One per file of this folder. */
 void api_system_routes(struct api *a, struct http_router *r);       /* /health /version /metrics /v1/leaks */
+void api_openapi_routes(struct api *a, struct http_router *r);      /* /openapi.json */
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */

@@ -215,6 +215,7 @@ static int open_api(struct daemon *d, struct err *err)
 	signer_init(&d->api.bucket.signer, d->store);
 	sandboxes_set_buckets(d->sandboxes, &d->api.bucket);
 	api_system_routes(&d->api, d->router);
+	api_openapi_routes(&d->api, d->router);
 	api_namespaces_routes(&d->api, d->router);
 	api_environments_routes(&d->api, d->router);
 	api_details_routes(&d->api, d->router);
