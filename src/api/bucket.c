@@ -92,9 +92,7 @@ static struct call *call_new(struct api *a, struct http_req *req, struct store_e
 /* The address that the client itself used, so that it can reach it again. */
 static char *base_url(struct http_req *req)
 {
-	const char *scheme = http_req_header(req, "X-Forwarded-Proto"), *host = http_req_header(req, "Host");
-
-	return xasprintf("%s://%s", scheme && str_ieq(scheme, "https") ? "https" : "http", host ? host : "localhost");
+	return xasprintf("%s://%s", http_req_scheme(req), http_req_host(req));
 }
 
 static int put_escaped(struct buf *b, const char *key, const char *value)

@@ -168,7 +168,7 @@ static void on_auth_status(struct http_req *req, void *arg)
 
 static void on_url(struct http_req *req, void *arg)
 {
-	auto_free char *url = xasprintf("http://%s/settings/github", http_req_header(req, "Host") ? http_req_header(req, "Host") : "");
+	auto_free char *url = xasprintf("%s://%s/settings/github", http_req_scheme(req), http_req_host(req));
 
 	if (api_caller(arg, req))
 		reply_pair(req, 200, "url", url);

@@ -11,13 +11,14 @@
 #include "daemon/server.h"
 
 static const char usage[] =
-	"usage: openreward serve [--config FILE] [--listen HOST:PORT] [--data DIR] [--print-config]\n"
+	"usage: openreward serve [--config FILE] [--listen HOST:PORT] [--data DIR] [--insecure] [--print-config]\n"
 	"Runs the server; start it as root, it goes on as an ordinary user. Without --config every setting has its default\n"
 	"(`openreward serve --print-config` shows them all); --listen (127.0.0.1:8080) and --data (/var/lib/openreward) go\n"
-	"before the file. Ready is the line `listening on http://HOST:PORT`. SIGTERM ends it and everything that it runs.\n";
+	"before the file; --insecure allows other addresses than this machine's own. Ready is the line `listening on\n"
+	"http://HOST:PORT`. SIGTERM ends it and everything that it runs.\n";
 
 static const char spawner_usage[] =
-	"usage: openreward spawner [--config FILE] [--listen HOST:PORT] [--data DIR] [--print-config]\n"
+	"usage: openreward spawner [--config FILE] [--listen HOST:PORT] [--data DIR] [--insecure] [--print-config]\n"
 	"Runs, as root, the part of the server that makes and holds sandboxes, as a service of its own: a server that is stopped or\n"
 	"restarted then leaves everything running, and the next one takes it over. With the settings that `serve` gets. SIGTERM\n"
 	"ends it and everything that it holds.\n";
@@ -26,7 +27,7 @@ static const char spawner_usage[] =
 
 struct options {
 	const char *config, *listen, *data;
-	bool print;
+	bool insecure, print;
 };
 
 static int apply(struct config *c, const struct options *o, struct err *err)
@@ -37,6 +38,8 @@ static int apply(struct config *c, const struct options *o, struct err *err)
 		r = config_set(c, "listen", o->listen, err);
 	if (r == 0 && o->data)
 		r = config_set(c, "data", o->data, err);
+	if (r == 0 && o->insecure)
+		r = config_set(c, "insecure", "true", err);
 	return r < 0 ? r : config_check(c, err);
 }
 
@@ -77,7 +80,7 @@ static int run_verb(int argc, char **argv, const char *help, int (*run)(const st
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' }, { "listen", required_argument, NULL, 'l' },
-		{ "data", required_argument, NULL, 'd' }, { "print-config", no_argument, NULL, 'p' },
+		{ "data", required_argument, NULL, 'd' }, { "insecure", no_argument, NULL, 'i' }, { "print-config", no_argument, NULL, 'p' },
 		{ "help", no_argument, NULL, 'h' }, { 0 },
 	};
 	AUTO(config_freep) struct config *c = config_new();
@@ -89,6 +92,7 @@ static int run_verb(int argc, char **argv, const char *help, int (*run)(const st
 		case 'c': opt.config = optarg; break;
 		case 'l': opt.listen = optarg; break;
 		case 'd': opt.data = optarg; break;
+		case 'i': opt.insecure = true; break;
 		case 'p': opt.print = true; break;
 		case 'h': fputs(help, stdout); return 0;
 		default: return 2;

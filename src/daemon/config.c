@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "daemon/config_table.h"
+#include "http/origin.h"
 
 #define CONFIG_FILE_MAX (1024 * 1024)
 
@@ -218,10 +219,29 @@ int config_set(struct config *c, const char *key, const char *value, struct err 
 	return config_put(c, k, value, err);
 }
 
-int config_check(struct config *c, struct err *err)
+static int check_addresses(const struct config *c, struct err *err)
 {
+	int r = 0;
+
 	if (!c->listen[0])
 		return err_set(err, -EINVAL, "listen: an empty list: expected at least one HOST:PORT");
+	for (char *const *p = c->listen; r == 0 && *p; p++)
+		r = config_refuse_open(c, *p, err);
+	for (char *const *p = c->proxies; r == 0 && *p; p++) {
+		struct http_range range;
+		r = http_range_parse(&range, *p, err);
+		if (r < 0)
+			return err_wrap(err, r, "proxies");
+	}
+	return r;
+}
+
+int config_check(struct config *c, struct err *err)
+{
+	int r = check_addresses(c, err);
+
+	if (r < 0)
+		return r;
 	if (str_empty(c->user) || str_eq(c->user, "root"))
 		return err_set(err, -EINVAL, "user: \"%s\": expected an ordinary user's name", c->user);
 	if (str_empty(c->data) || str_eq(c->data, "/"))

@@ -20,6 +20,8 @@ struct config {
 	/* the daemon */
 	char *data;             /* DATA; absolute */
 	char **listen;          /* HOST:PORT, at least one; port 0 = any */
+	bool insecure;          /* other addresses than this machine's own may be listened on in plain */
+	char **proxies;         /* http_server_trust() */
 	char *user;             /* whom the daemon and egress run as */
 	char *libexec;          /* folder of the other programs; "" = beside this one, else ../libexec/openreward */
 	enum log_level log_level;
@@ -43,7 +45,6 @@ struct config {
 	uint64_t sandbox_disk_total;   /* of the file system that they get where there is no quota; 0 = by what is free */
 	uint64_t sandbox_files;        /* that one may make */
 	uint64_t sandbox_disk_bytes;   /* struct plan; 0 = no limit */
-	bool sandbox_memory_upper;
 	uint64_t pool_max, pool_keep_ms, pool_bytes; /* sandboxes prepared before they are asked for: struct local_settings */
 	uint64_t sandbox_pids;         /* processes and threads in one */
 	uint64_t sandbox_result_ms;    /* a result that was read is kept this long */
@@ -54,6 +55,7 @@ struct config {
 	uint64_t sidecars;             /* beside one sandbox */
 	char *sidecar_size;            /* as sandbox_size */
 	uint64_t sidecar_log_bytes;    /* kept of what one wrote */
+	bool sandbox_memory_upper;
 	bool sandbox_no_new_privs;
 	bool sandbox_inherit_host;     /* give them the host's package client configuration */
 	char **sandbox_env;            /* "K=V" */
@@ -127,5 +129,9 @@ MUST_CHECK int config_load(struct config *c, const char *path, struct err *err);
 MUST_CHECK int config_set(struct config *c, const char *key, const char *value, struct err *err);
 /* The rules between keys, and paths made absolute; after the last change. */
 MUST_CHECK int config_check(struct config *c, struct err *err);
+/* -EINVAL, with what to do, for an address (HOST:PORT) that others can reach and `insecure` does not allow. config_check()
+ * asks it of every address as it is written; who has the sockets asks again, with what they are bound to. */
+MUST_CHECK int config_refuse_open(const struct config *c, const char *address, struct err *err);
+bool config_listen_is_loopback(const char *address); /* HOST:PORT; a name other than localhost is not */
 /* Every key with its value as YAML, in the order of the example; for tests and `serve --print-config`. */
 MUST_CHECK int config_print(const struct config *c, struct buf *ret);

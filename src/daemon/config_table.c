@@ -18,6 +18,11 @@
 const struct config_key config_keys[] = {
 	{ "listen", CONFIG_LISTEN, AT(listen), "127.0.0.1:8080", ANY,
 	  "Where the server listens: HOST:PORT, or a list of them. Port 0 takes any free one; DATA/run/address says which." },
+	{ "insecure", CONFIG_BOOL, AT(insecure), "false", ANY,
+	  "Listen on other addresses than this machine's own although whoever is on the way can read what passes." },
+	{ "proxies", CONFIG_LIST, AT(proxies), NULL, ANY,
+	  "Reverse proxies in front of the server: addresses and ranges (10.1.0.0/16). What they say of a client's address, scheme\n"
+	  "and host (X-Forwarded-For, -Proto, -Host, Forwarded) is believed, and nobody else's word." },
 	{ "data", CONFIG_PATH, AT(data), "/var/lib/openreward", ANY,
 	  "The data directory (DATA): database, images, builds, logs. One daemon at a time may hold it." },
 	{ "user", CONFIG_STR, AT(user), "openreward", ANY,

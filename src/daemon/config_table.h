@@ -45,3 +45,8 @@ bool config_is_list(enum config_type t);
 bool config_is_map(enum config_type t);
 void config_clear(struct config *c, const struct config_key *k);
 MUST_CHECK int config_add(struct config *c, const struct config_key *k, const char *name, const char *value, struct err *err);
+
+/* For rules of single values: names key, value and what was expected. Returns -EINVAL. */
+int config_wrong(const struct config_key *k, const char *value, struct err *err, const char *expected);
+/* -- config_listen.c -- */
+MUST_CHECK int config_check_listen(const struct config_key *k, const char *value, struct err *err);

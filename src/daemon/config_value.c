@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-static int wrong(const struct config_key *k, const char *value, struct err *err, const char *expected)
+int config_wrong(const struct config_key *k, const char *value, struct err *err, const char *expected)
 {
 	return err_set(err, -EINVAL, "%s: \"%.200s\": expected %s", k->name, value, expected);
 }
@@ -31,7 +31,7 @@ static int put_u64(struct config *c, const struct config_key *k, const char *val
 		expected = "a whole number";
 	}
 	if (r < 0)
-		return wrong(k, value, err, expected);
+		return config_wrong(k, value, err, expected);
 	if (v < k->min || v > k->max) {
 		const char *unit = k->type == CONFIG_DURATION ? " ms" : k->type == CONFIG_SIZE ? " bytes" : "";
 		return err_set(err, -EINVAL, "%s: \"%s\": expected %llu to %llu%s", k->name, value,
@@ -47,7 +47,7 @@ static int put_bool(struct config *c, const struct config_key *k, const char *va
 	bool *place = (bool *)((char *)c + k->offset);
 
 	if (!str_eq(value, "true") && !str_eq(value, "false"))
-		return wrong(k, value, err, "true or false");
+		return config_wrong(k, value, err, "true or false");
 	*place = str_eq(value, "true");
 	return 0;
 }
@@ -62,13 +62,13 @@ static int put_level(struct config *c, const struct config_key *k, const char *v
 		c->log_level = (enum log_level)i;
 		return 0;
 	}
-	return wrong(k, value, err, "debug, info, warn or error");
+	return config_wrong(k, value, err, "debug, info, warn or error");
 }
 
 static int put_format(struct config *c, const struct config_key *k, const char *value, struct err *err)
 {
 	if (!str_eq(value, "text") && !str_eq(value, "json"))
-		return wrong(k, value, err, "text or json");
+		return config_wrong(k, value, err, "text or json");
 	c->log_format = str_eq(value, "json") ? LOG_JSON : LOG_TEXT;
 	return 0;
 }
@@ -81,7 +81,7 @@ static int put_str(struct config *c, const struct config_key *k, const char *val
 	if (k->type == CONFIG_MACHINE) {
 		uint64_t cpu_milli, memory_bytes;
 		if (str_to_machine(value, &cpu_milli, &memory_bytes) < 0)
-			return wrong(k, value, err, "CPU:GIB, as in 1:2 or 0.5:1");
+			return config_wrong(k, value, err, "CPU:GIB, as in 1:2 or 0.5:1");
 	}
 	if (k->type == CONFIG_PATH && *value && *value != '/') {
 		char cwd[PATH_MAX];
@@ -123,11 +123,11 @@ int config_put(struct config *c, const struct config_key *k, const char *value, 
 		config_clear(c, k);
 		return config_add(c, k, NULL, value, err);
 	case CONFIG_LIST:
-	case CONFIG_MOUNTS: return wrong(k, value, err, "a list");
+	case CONFIG_MOUNTS: return config_wrong(k, value, err, "a list");
 	case CONFIG_ENV:
-	case CONFIG_ALIASES: return wrong(k, value, err, "a mapping of names to values");
+	case CONFIG_ALIASES: return config_wrong(k, value, err, "a mapping of names to values");
 	}
-	return wrong(k, value, err, "nothing: this key has no type");
+	return config_wrong(k, value, err, "nothing: this key has no type");
 }
 
 /* -- lists and mappings ---------------------------------------------------------------------------------------- */
@@ -178,25 +178,12 @@ static void alias_add(struct config *c, const char *from, const char *to)
 	c->image_aliases[n + 1] = (struct image_alias){ 0 };
 }
 
-/* HOST:PORT, [V6]:PORT, :PORT */
-static int check_listen(const struct config_key *k, const char *value, struct err *err)
-{
-	const char *colon = strrchr(value, ':');
-	uint64_t port;
-
-	if (!colon || str_to_u64(colon + 1, &port) < 0 || port > 65535)
-		return wrong(k, value, err, "HOST:PORT, as in 127.0.0.1:8080");
-	if (memchr(value, ':', (size_t)(colon - value)) && !(value[0] == '[' && colon[-1] == ']'))
-		return wrong(k, value, err, "HOST:PORT, with brackets around an IPv6 address, as in [::1]:8080");
-	return 0;
-}
-
 static int check_mount(const struct config_key *k, const char *value, struct err *err)
 {
 	const char *colon = strchr(value, ':');
 
 	if (value[0] != '/' || (colon && (colon[1] != '/' || strchr(colon + 1, ':'))))
-		return wrong(k, value, err, "SOURCE or SOURCE:TARGET, both absolute paths");
+		return config_wrong(k, value, err, "SOURCE or SOURCE:TARGET, both absolute paths");
 	return 0;
 }
 
@@ -206,7 +193,7 @@ static int check_env_name(const struct config_key *k, const char *name, struct e
 
 	if (*name && strchr(first, *name) && name[strspn(name, "0123456789" "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")] == '\0')
 		return 0;
-	return wrong(k, name, err, "names of variables: letters, digits and '_', not beginning with a digit");
+	return config_wrong(k, name, err, "names of variables: letters, digits and '_', not beginning with a digit");
 }
 
 int config_add(struct config *c, const struct config_key *k, const char *name, const char *value, struct err *err)
@@ -215,13 +202,13 @@ int config_add(struct config *c, const struct config_key *k, const char *name, c
 	int r = 0;
 
 	if (k->type == CONFIG_LISTEN)
-		r = check_listen(k, value, err);
+		r = config_check_listen(k, value, err);
 	else if (k->type == CONFIG_MOUNTS)
 		r = check_mount(k, value, err);
 	else if (k->type == CONFIG_ENV)
 		r = check_env_name(k, name, err);
 	else if (str_empty(value))
-		r = wrong(k, value, err, "something: an element may not be empty");
+		r = config_wrong(k, value, err, "something: an element may not be empty");
 	if (r < 0)
 		return r;
 	if (k->type == CONFIG_ALIASES)

@@ -167,7 +167,8 @@ static int open_store(struct daemon *d, struct err *err)
 static int open_http(struct daemon *d, struct err *err)
 {
 	d->router = http_router_new();
-	return http_server_new(&d->http, d->loop, &d->config->http, http_router_dispatch, d->router, err);
+	int r = http_server_new(&d->http, d->loop, &d->config->http, http_router_dispatch, d->router, err);
+	return r < 0 ? r : http_server_trust(d->http, (const char *const *)d->config->proxies, err);
 }
 
 static bool is_ready(void *arg)
@@ -259,16 +260,29 @@ static int address_of(int fd, char *ret, size_t size, struct err *err)
 	return 0;
 }
 
+/* The spawner may be older than the configuration, and a name may be any address: what counts is what a socket is bound to. */
+static int listen_one(struct daemon *d, int listen_fd, struct err *err)
+{
+	auto_fd fd = listen_fd;
+	char address[sizeof(d->address)];
+	int r = address_of(fd, address, sizeof(address), err);
+
+	r = r < 0 ? r : config_refuse_open(d->config, address, err);
+	r = r < 0 ? r : http_server_listen(d->http, fd_steal(&fd), err);
+	if (r == 0 && !*d->address)
+		memcpy(d->address, address, sizeof(address));
+	return r;
+}
+
 static int listen_all(struct daemon *d, struct err *err)
 {
 	int fds[LINK_LISTENERS_MAX];
 	size_t n = link_take_listeners(d->link, fds, ARRAY_LEN(fds));
-	int r = n ? address_of(fds[0], d->address, sizeof(d->address), err) :
-		    err_set(err, -EPROTO, "the spawner holds no listening socket");
+	int r = n ? 0 : err_set(err, -EPROTO, "the spawner holds no listening socket");
 
 	for (size_t i = 0; i < n; i++) {
 		if (r == 0)
-			r = http_server_listen(d->http, fds[i], err);
+			r = listen_one(d, fds[i], err);
 		else
 			fd_close(fds[i]);
 	}

@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 
 #include "base/list.h"
+#include "http/origin.h"
 #include "http/parse.h"
 #include "http/server.h"
 
@@ -48,6 +49,8 @@ struct http_server {
 	bool dead;              /* freed by run_dirty() */
 	struct loop_timer accept_timer;
 	struct http_stats stats;
+	struct http_range *trusted; /* proxies */
+	size_t n_trusted;
 	uint64_t date_s;        /* of date[] */
 	char date[32];          /* "Sun, 06 Nov 1994 08:49:37 GMT" */
 	char *scratch;          /* HTTP_READ_BYTES */
@@ -78,6 +81,7 @@ struct http_conn {
 	bool failed;        /* a write failed: breaks at the next advance */
 	bool want_linger;   /* when CLOSING is over */
 	bool is_unix;
+	bool adopted;       /* handed over by somebody: what its address says is another network's */
 	struct http_head_scan scan;
 	struct buf in;      /* bytes received and not yet used; no memory while empty */
 	struct buf out;     /* bytes not yet given to the kernel; no memory while empty */
@@ -112,6 +116,7 @@ struct http_req {
 	struct http_conn *conn;
 	struct http_head head;
 	struct arena_block *arena; /* newest block first; the request lives in the last one */
+	struct http_origin *origin; /* http_req_peer() and its like; NULL = not looked for yet */
 	char *path;
 	const char *query;
 	const struct http_param *params;

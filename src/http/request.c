@@ -1,7 +1,5 @@
 /* http/request.c: a request: its memory, its parts, its body. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -256,23 +254,6 @@ uint64_t http_req_tag(const struct http_req *r)
 struct loop *http_req_loop(const struct http_req *r)
 {
 	return r->conn->server->loop;
-}
-
-const char *http_req_peer(const struct http_req *r)
-{
-	const struct http_conn *c = r->conn;
-	char ip[INET6_ADDRSTRLEN], *text;
-
-	if (c->is_unix)
-		return "unix";
-	text = http_req_alloc((struct http_req *)r, sizeof(ip) + 10);
-	if (c->peer.any.sa_family == AF_INET && inet_ntop(AF_INET, &c->peer.in4.sin_addr, ip, sizeof(ip)))
-		snprintf(text, sizeof(ip) + 10, "%s:%u", ip, ntohs(c->peer.in4.sin_port));
-	else if (c->peer.any.sa_family == AF_INET6 && inet_ntop(AF_INET6, &c->peer.in6.sin6_addr, ip, sizeof(ip)))
-		snprintf(text, sizeof(ip) + 10, "[%s]:%u", ip, ntohs(c->peer.in6.sin6_port));
-	else
-		return "unknown";
-	return text;
 }
 
 /* Decodes into the request's memory; NULL for a bad escape. */

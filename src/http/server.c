@@ -37,6 +37,7 @@ static void server_destroy(void *arg)
 	struct http_server *s = arg;
 
 	free(s->scratch);
+	free(s->trusted);
 	free(s);
 }
 
@@ -187,7 +188,26 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
-	return conn_new(&c, s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
+	r = conn_new(&c, s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
+	if (r == 0)
+		c->adopted = true;
+	return r;
+}
+
+int http_server_trust(struct http_server *s, const char *const *proxies, struct err *err)
+{
+	size_t n = 0;
+
+	while (proxies[n])
+		n++;
+	free(s->trusted);
+	s->trusted = xcalloc(n + 1, sizeof(*s->trusted));
+	for (s->n_trusted = 0; s->n_trusted < n; s->n_trusted++) {
+		int r = http_range_parse(&s->trusted[s->n_trusted], proxies[s->n_trusted], err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 void server_conn_closed(struct http_server *s)

@@ -54,6 +54,9 @@ MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct e
 /* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
  * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets. */
 MUST_CHECK int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err);
+/* Whose word about the client of a request is believed (http/origin.h): addresses and ranges, ending in NULL. Before the first
+ * connection. -EINVAL names the one that is neither. */
+MUST_CHECK int http_server_trust(struct http_server *s, const char *const *proxies, struct err *err);
 /* Idle connections close, open exchanges go on, and so do new connections that send their first request within a second. */
 void http_server_stop_accepting(struct http_server *s);
 const struct http_stats *http_server_stats(const struct http_server *s);
@@ -77,7 +80,13 @@ const char *http_req_query(struct http_req *r, const char *name);
 const char *http_req_param(const struct http_req *r, const char *name);
 int64_t http_req_content_length(const struct http_req *r); /* -1 = chunked; 0 = no body */
 uint64_t http_req_tag(const struct http_req *r);
-const char *http_req_peer(const struct http_req *r); /* "127.0.0.1:4711" or "unix" */
+/* Who asks, for logs and the audit: "127.0.0.1:4711", "[::1]:4711", "unix", "sandbox"; what a trusted proxy names has no port
+ * ("203.0.113.9"). Lives as long as the request. */
+const char *http_req_peer(struct http_req *r);
+/* Of a connection of this machine that no trusted proxy passed on for somebody elsewhere; false for sandboxes. */
+bool http_req_is_local(struct http_req *r);
+const char *http_req_scheme(struct http_req *r); /* "http" or "https", as the client used it; of trusted proxies, as they say */
+const char *http_req_host(struct http_req *r);   /* the authority that the client used; "localhost" where it named none */
 /* Memory that lives as long as the request. Never NULL. */
 void *http_req_alloc(struct http_req *r, size_t size);
 struct loop *http_req_loop(const struct http_req *r);

@@ -74,6 +74,43 @@ def test_port_already_taken(tmp_path):
             p.remove()
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", ":0"])
+def test_an_address_for_others_needs_words(tmp_path, address):
+    """In plain HTTP only this machine may listen in; nothing was started or made when it is refused."""
+    done = serve("--listen", address, "--data", str(tmp_path / "data"))
+    assert done.returncode == 1 and address in done.stderr and "insecure" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_address_for_others_with_words():
+    p = Platform("insecure: true\n")
+    p.listen = "0.0.0.0:0"
+    try:
+        p.start()
+        p.url = p.url.replace("0.0.0.0", "127.0.0.1")
+        assert p.request("GET", "/health")[0] == 200
+    finally:
+        p.stop()
+        p.remove()
+
+
+def test_who_is_a_proxy_is_said_by_the_operator():
+    """The upload addresses that are handed out begin as the client's own did, in the words of a trusted proxy alone."""
+    told = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "openreward.test", "X-Forwarded-For": "203.0.113.9"}
+    for config, begin in (("proxies: [127.0.0.1]\n", "https://openreward.test/"), ("proxies: [192.0.2.1]\n", None)):
+        p = Platform(config)
+        try:
+            p.start()
+            status, _, answer = p.request("POST", "/v1/environments", b'{"name": "files", "namespace": "local"}')
+            assert status in (200, 201), answer
+            body = json.dumps({"environmentId": json.loads(answer)["id"], "files": [{"fileName": "a", "contentType": "text/plain"}]})
+            status, _, answer = p.request("POST", "/v1/files/upload-urls", body.encode(), headers=told)
+            assert status == 200 and json.loads(answer)["urls"][0]["uploadUrl"].startswith(begin or p.url + "/"), answer
+        finally:
+            p.stop()
+            p.remove()
+
+
 def test_serve_without_root():
     """A copy, because the tree may lie where that user cannot go."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/macros.h"
 #include "base/str.h"
 #include "daemon/config.h"
 
@@ -150,7 +151,9 @@ Test(config, rules_between_keys)
 	static const struct {
 		const char *text, *says;
 	} cases[] = { { "listen: []\n", "listen" }, { "user: root\n", "user" }, { "data: /\n", "data" },
-		      { "sessions: {ping_interval: 8m}\n", "ping_interval" } };
+		      { "sessions: {ping_interval: 8m}\n", "ping_interval" },
+		      { "proxies: [10.0.0.0/8, proxy.test]\n", "proxy.test" },
+		      { "proxies: [10.0.0.1/8]\n", "10.0.0.1/8" } };
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct config *c = parse(cases[i].text);
@@ -159,6 +162,42 @@ Test(config, rules_between_keys)
 		cr_assert_not_null(strstr(err.msg, cases[i].says), "%s", err.msg);
 		config_free(c);
 	}
+}
+
+/* Without TLS nobody else may hear; the refusal says which address and what to do. */
+Test(config, plain_addresses_are_this_machines_own)
+{
+	static const char *const own[] = { "127.0.0.1:0", "127.9.9.9:80", "[::1]:80", "localhost:80", "[::ffff:127.0.0.1]:80" };
+	static const char *const open[] = { "0.0.0.0:80", ":80", "[::]:80", "192.168.0.5:80", "[fe80::1]:80", "build.test:80",
+					    "128.0.0.1:80", "127.0.0.1.test:80" };
+
+	for (size_t i = 0; i < ARRAY_LEN(own); i++) {
+		struct config *c = config_new();
+		struct err err = ERR_INIT;
+		cr_assert_eq(config_set(c, "listen", own[i], &err), 0, "%s", err.msg);
+		cr_expect_eq(config_check(c, &err), 0, "%s: %s", own[i], err.msg);
+		config_free(c);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(open); i++) {
+		struct config *c = config_new();
+		struct err err = ERR_INIT;
+		cr_assert_eq(config_set(c, "listen", open[i], &err), 0, "%s", err.msg);
+		cr_expect_eq(config_check(c, &err), -EINVAL, "%s", open[i]);
+		cr_expect(strstr(err.msg, open[i]) && strstr(err.msg, "insecure: true") && strstr(err.msg, "TLS"), "%s", err.msg);
+		cr_assert_eq(config_set(c, "insecure", "true", &err), 0);
+		cr_expect_eq(config_check(c, &err), 0, "%s: %s", open[i], err.msg);
+		config_free(c);
+	}
+}
+
+Test(config, one_open_address_among_others_is_found)
+{
+	struct config *c = parse("listen: [\"127.0.0.1:0\", \"0.0.0.0:9\"]\n");
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(config_check(c, &err), -EINVAL);
+	cr_expect(strstr(err.msg, "0.0.0.0:9"), "%s", err.msg);
+	config_free(c);
 }
 
 Test(config, flags)
