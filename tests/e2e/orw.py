@@ -14,7 +14,9 @@ import urllib.request
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 BUILD = os.environ.get("OPENREWARD_BUILD_DIR", os.path.join(ROOT, "build"))
 OPENREWARD = os.path.join(BUILD, "openreward")
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
+IDS_TIMEOUT_S = 180
+NO_IDS = "blocks of user ids are taken"
 
 
 # For the tests of queues: as much room as they say, whatever machine runs them.
@@ -50,7 +52,18 @@ class Platform:
         self.listen = "127.0.0.1:0"
 
     def start(self, env: dict[str, str] | None = None) -> "Platform":
-        """env: variables that this start has beside the test's own."""
+        """env: variables that this start has beside the test's own. Waits where other platforms of this host have all that
+        there is of user ids: they are tests, too, and end."""
+        deadline = time.monotonic() + IDS_TIMEOUT_S
+        while True:
+            try:
+                return self.start_once(env)
+            except RuntimeError as e:
+                if NO_IDS not in str(e) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def start_once(self, env: dict[str, str] | None) -> "Platform":
         log = open(self.log_path, "wb")  # of this start only: an earlier one's address would be found first
         argv = [OPENREWARD, "serve", "--listen", self.listen, "--data", self.data, "--config", self.config_path]
         self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})

@@ -3,6 +3,7 @@ import concurrent.futures
 import http.client
 import json
 import re
+import time
 
 import pytest
 
@@ -161,3 +162,22 @@ def test_a_crash_is_410_with_its_last_line(platform):
     assert status == 410 and b"code 3" in body and b"out of ideas" in body, (status, body)
     with TinySession(platform, name) as again:
         assert again.call("echo", text="x") == "x"
+
+
+def test_one_that_crashes_again_and_again_waits_longer_each_time(platform):
+    """The first crash is answered at once, the next ones after 0.5, 1 and 2 s: never earlier, however idle the machine is."""
+    name = deploy_tiny(platform, "relapse", TINY_EXIT_AFTER_S="0.5")
+    seen = []
+
+    def crashes():
+        return metric(platform, "openreward_instances_crashed_total")
+
+    before = crashes()
+    change(platform, name, min_scale=1)
+    for n in range(1, 6):
+        wait_until(lambda count=n: crashes() >= before + count, timeout_s=60, what=f"crash {n}")
+        seen.append(time.monotonic())
+    change(platform, name, min_scale=0)
+    assert [later - earlier >= wait for earlier, later, wait in zip(seen[1:], seen[2:], (0.5, 1, 2))] == [True] * 3, seen
+    with TinySession(platform, name, create=False) as s:  # it still serves whoever asks
+        assert s.get("/tiny/splits")[0] == 200
