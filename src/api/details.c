@@ -86,6 +86,8 @@ static int check(json_t *body, struct err *err)
 		r = err_set(err, -EINVAL, "new_is_harbor: true: this server does not support Harbor environments yet");
 	r = r < 0 ? r : json_get_bool(body, "new_is_private", &private, err);
 	r = r < 0 ? r : json_get_str(body, "new_name", &text, err);
+	if (r == 0 && !str_empty(text))
+		r = store_check_name("new_name", text, err);
 	r = r < 0 ? r : json_get_str(body, "new_description", &text, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(urls); i++)
 		r = check_url(body, urls[i], err);
@@ -97,7 +99,7 @@ static int rename_to(struct api *a, struct store_environment *e, const char *nam
 {
 	if (str_empty(name) || str_eq(name, e->name))
 		return 0;
-	if (!str_is_name(name, STORE_NAME_MAX) || store_environment_find(a->store, e->ns->name, name))
+	if (store_environment_find(a->store, e->ns->name, name))
 		return store_environment_rename(a->store, e, name, err);
 	int r = a->git ? git_rename(a->git, e->ns->name, e->name, name, err) : 0;
 	return r < 0 ? r : store_environment_rename(a->store, e, name, err);

@@ -46,7 +46,7 @@ static struct store_environment *changeable(struct api *a, struct http_req *req,
 
 	if (!c)
 		return NULL;
-	int r = e ? auth_may_change(c, e, &err) : err_set(&err, -ENOENT, "there is no such environment");
+	int r = e ? auth_may_change(c, e, &err) : err_set(&err, -ENOENT, "Deployment not found. There is no such environment");
 	if (r == 0)
 		return e;
 	api_reply_err(req, &err);
@@ -288,9 +288,13 @@ static json_t *value_of(enum envset id, json_t *v)
 /* The error in the words of the one who asked. */
 static int refused(int r, struct err *err)
 {
-	for (size_t i = 0; i < ARRAY_LEN(scale_names); i++)
-		if (str_starts(err->msg, envset_rows[scale_names[i].id].name))
-			return err_wrap(err, r, "settings.%s", scale_names[i].theirs);
+	for (size_t i = 0; i < ARRAY_LEN(scale_names); i++) {
+		const char *ours = envset_rows[scale_names[i].id].name;
+		if (!str_starts(err->msg, ours))
+			continue;
+		auto_free char *rest = xstrdup(err->msg + strlen(ours));
+		return err_set(err, r, "settings.%s%s", scale_names[i].theirs, rest);
+	}
 	return r;
 }
 
@@ -535,7 +539,9 @@ static void on_task_builds(struct http_req *req, void *arg)
 	struct store_deployment *d = store_deployment_by_id(a->store, http_req_param(req, "id"));
 	static const char none[] = "{\"taskBuilds\":[]}";
 
-	if (changeable(a, req, d ? d->environment : NULL))
+	if (!d && api_caller(a, req))
+		http_reply_error(req, 404, "there is no such deployment");
+	else if (d && changeable(a, req, d->environment))
 		http_reply(req, 200, "application/json", none, sizeof(none) - 1);
 }
 

@@ -106,7 +106,7 @@ struct env_request {
 };
 /* Gives a counted use of an instance that is healthy, and with ENV_PLACE and ENV_OWN a place in it; what is missing is
  * started, at most max_scale of them. Who waits for a place waits in order, fair over keys, without a deadline.
- * -ENOENT: never deployed; other errors say why none can be started. */
+ * -ENOENT: never deployed; -EBUSY: its max_scale is 0; other errors say why none can be started. */
 struct env_wait *env_acquire(struct envs *e, struct store_environment *env, const struct env_request *rq);
 void env_acquire_cancel(struct env_wait *w); /* before done */
 void env_acquire_unvisit(struct env_wait *w); /* before done: the use of rq.visited is given back */

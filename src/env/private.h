@@ -145,6 +145,7 @@ int64_t deployment_ready_ms(const struct store_deployment *d); /* when it last b
 void env_waits_progress(struct env *v, const char *line);
 void env_own_progress(struct instance *i, const char *line);
 void env_waits_fail(struct env *v, const struct err *err);
+void env_waits_check(struct env *v); /* tells them where there can be no instance any more: max_scale 0 */
 void env_waits_serve(struct env *v); /* gives what there is to who waits, and has the rest decided: env_rescale() */
 void env_own_healthy(struct instance *i);
 void env_own_ended(struct instance *i);

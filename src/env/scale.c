@@ -187,6 +187,7 @@ void env_on_due(struct loop_timer *t UNUSED, void *arg)
 {
 	struct env *v = arg;
 
+	env_waits_check(v);
 	if (v->serving)
 		decide(v);
 }

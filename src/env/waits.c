@@ -235,6 +235,21 @@ void env_waits_serve(struct env *v)
 	env_rescale(v);
 }
 
+/* max_scale 0 is its owner's word that nothing runs: waiting would be for nothing. */
+static int check_scale(const struct env *v, struct err *err)
+{
+	if (v->record->max_scale)
+		return 0;
+	return err_set(err, -EBUSY, "%s/%s is paused: its max_scale is 0", v->record->ns->name, v->record->name);
+}
+
+void env_waits_check(struct env *v)
+{
+	struct err err = ERR_INIT;
+	if (check_scale(v, &err) < 0)
+		env_waits_fail(v, &err);
+}
+
 static void wait_enqueue(struct env_wait *w)
 {
 	struct env *v = w->env;
@@ -245,6 +260,8 @@ static void wait_enqueue(struct env_wait *w)
 		list_push_back(&v->waits, &w->node);
 	if (!v->serving && !v->pending) {
 		err_set(&err, -ENOENT, "%s/%s has no deployment that is ready", v->record->ns->name, v->record->name);
+		wait_over(w, NULL, &err);
+	} else if (check_scale(v, &err) < 0) {
 		wait_over(w, NULL, &err);
 	}
 	env_waits_serve(v);

@@ -28,7 +28,7 @@ enum envset_type {
 	X(SIZE, "size", ENVTYPE_MACHINE, "@instances.size", 0, 0, "Machine of an instance, CPU:GIB; from the next deployment on") \
 	X(CONCURRENCY, "concurrency", ENVTYPE_COUNT, "1000", 1, 1000000, "Open sessions per instance")                        \
 	X(MIN_SCALE, "min_scale", ENVTYPE_COUNT, "0", 0, 1000, "Instances that run although nobody asks")                     \
-	X(MAX_SCALE, "max_scale", ENVTYPE_COUNT, "1", 1, 1000, "Instances at most")                                           \
+	X(MAX_SCALE, "max_scale", ENVTYPE_COUNT, "1", 0, 1000, "Instances at most; 0 = none: new sessions are refused")       \
 	X(IDLE_TIMEOUT, "idle_timeout", ENVTYPE_DURATION, "@instances.idle", 1000, 31536000000, "Without sessions for this long, one ends") \
 	X(DRAIN_TIMEOUT, "drain_timeout", ENVTYPE_DURATION, "0", 0, 31536000000,                                              \
 	  "After this long sessions of a replaced revision are ended; 0 = they end in their own time")                        \

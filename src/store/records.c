@@ -31,7 +31,7 @@ const char *store_role_name(enum store_role r)
 	return role_names[r];
 }
 
-static int check_name(const char *what, const char *name, struct err *err)
+int store_check_name(const char *what, const char *name, struct err *err)
 {
 	if (str_is_name(name, STORE_NAME_MAX))
 		return 0;
@@ -77,7 +77,7 @@ struct store_namespace *store_namespace_by_id(struct store *s, const char *id)
 
 int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret, struct err *err)
 {
-	int r = check_name("namespace", name, err);
+	int r = store_check_name("namespace", name, err);
 
 	if (r < 0)
 		return r;
@@ -213,7 +213,7 @@ static void put_environment(struct store *s, const struct store_environment *e)
 int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
 			  struct err *err)
 {
-	int r = check_name("name", name, err);
+	int r = store_check_name("name", name, err);
 
 	if (r < 0)
 		return r;
@@ -236,7 +236,7 @@ void store_environment_save(struct store *s, struct store_environment *e)
 
 int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err)
 {
-	int r = check_name("name", name, err);
+	int r = store_check_name("name", name, err);
 
 	if (r < 0 || str_eq(e->name, name))
 		return r;

@@ -121,6 +121,8 @@ struct store_environment {
 /* NULL = none. name may not hold a slash. */
 struct store_environment *store_environment_find(struct store *s, const char *owner, const char *name);
 struct store_environment *store_environment_by_id(struct store *s, const char *id);
+/* -EINVAL, naming the field, for what can be no name of a namespace or an environment; NULL too. */
+MUST_CHECK int store_check_name(const char *field, const char *name, struct err *err);
 /* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST. */
 MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
 				     struct store_environment **ret, struct err *err);

@@ -119,7 +119,7 @@ def test_update_link_and_unlink(server, github, linked, name):
     assert "is not linked" in orwd(server, "unlink", f"local/{name}")
 
 
-@pytest.mark.parametrize("settings", [{"cpuMemory": "huge"}, {"maxScale": 0}, {"concurrency": "x"}, {"minScale": -1}])
+@pytest.mark.parametrize("settings", [{"cpuMemory": "huge"}, {"maxScale": -1}, {"concurrency": "x"}, {"minScale": -1}])
 def test_wrong_settings_change_nothing(server, linked, name, settings):
     env = json.loads(orwd(server, "get", f"local/{name}", "-o", "json"))
     status, answer = call(server, "PUT", f"/v1/github/environments/{env['id']}", {"settings": settings, "subdirectory": "x"})

@@ -92,6 +92,33 @@ FAKE_TEST(scale, listings_never_start_a_second_one)
 		leave(&g[k], false);
 }
 
+FAKE_TEST(scale, max_scale_0_is_a_pause)
+{
+	struct got waiting, late, found;
+
+	fake_scale(1, 1);
+	want(&found, ENV_PLACE, "a");
+	run_until(found.calls);
+	want(&waiting, ENV_PLACE, "a");
+	fake_scale(1, 0);
+	run_until(waiting.calls); /* who waits is told, */
+	cr_assert_null(waiting.instance);
+	cr_assert(strstr(waiting.err.msg, "max_scale is 0"), "%s", waiting.err.msg);
+	for (int what = ENV_VISIT; what <= ENV_OWN; what++) { /* who comes is refused, */
+		want(&late, (enum env_want)what, "a");
+		run_until(late.calls);
+		cr_assert_null(late.instance);
+		cr_assert_eq(late.err.code, -EBUSY);
+	}
+	leave(&found, true); /* and who is there stays as long as it likes */
+	run_until(counts().instances == 0);
+	fake_scale(1, 1);
+	want(&late, ENV_PLACE, "a");
+	run_until(late.calls);
+	cr_assert_not_null(late.instance);
+	leave(&late, true);
+}
+
 FAKE_TEST(scale, twenty_sessions_get_five_and_then_none)
 {
 	struct got g[20];
