@@ -102,7 +102,7 @@ Test(envset, a_bad_value_names_setting_value_and_expectation_and_changes_nothing
 		const char *json, *says[3];
 	} cases[] = {
 		{ "{\"max_scale\": 9, \"concurrency\": \"many\"}", { "concurrency", "many", "whole number from 1 to" } },
-		{ "{\"max_scale\": 0}", { "max_scale", "\"0\"", "from 1" } },
+		{ "{\"max_scale\": 1001}", { "max_scale", "\"1001\"", "from 0 to 1000" } },
 		{ "{\"max_scale\": [1]}", { "max_scale", "[1]", "whole number" } },
 		{ "{\"idle_timeout\": \"10\"}", { "idle_timeout", "\"10\"", "duration" } },
 		{ "{\"size\": \"huge\"}", { "size", "huge", "CPU:GIB" } },
