@@ -106,33 +106,51 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 	return 0;
 }
 
-/* The password of "Basic BASE64(USER:PASSWORD)"; whatever is none is a key that is not valid. */
-static const char *basic_password(struct http_req *req, const char *base64)
+/* What `Authorization: SCHEME REST` has after SCHEME and blanks; NULL = no such header, or of another scheme. */
+static const char *after_scheme(const struct http_req *req, const char *scheme)
+{
+	const char *value = http_req_header(req, "Authorization");
+	size_t len = strlen(scheme);
+
+	if (!value || strncasecmp(value, scheme, len) != 0 || value[len] != ' ')
+		return NULL;
+	return value + len + strspn(value + len, " ");
+}
+
+/* Of "BASE64(USER:PASSWORD)", as long as the request; "" of what is none: a key that is not valid, a user that is not said. */
+static const char *basic_part(struct http_req *req, const char *base64, bool user)
 {
 	auto_buf struct buf b = { 0 };
 
 	buf_init(&b, 4096);
 	int r = str_base64_decode(&b, base64, strlen(base64));
 	const char *colon = r < 0 ? NULL : memchr(b.data, ':', b.len);
-	const char *password = colon ? colon + 1 : "";
-	char *copy = http_req_alloc(req, strlen(password) + 1);
-	memcpy(copy, password, strlen(password) + 1);
+	const char *part = !colon ? "" : user ? b.data : colon + 1;
+	size_t len = !colon ? 0 : user ? (size_t)(colon - b.data) : strlen(part);
+	char *copy = http_req_alloc(req, len + 1);
+	memcpy(copy, part, len);
+	copy[len] = '\0';
 	explicit_bzero(b.data, b.len);
 	return copy;
+}
+
+const char *auth_basic_user(struct http_req *req)
+{
+	const char *basic = after_scheme(req, "Basic");
+
+	return basic ? basic_part(req, basic, true) : NULL;
 }
 
 static const char *key_of(struct http_req *req)
 {
 	const char *key = http_req_header(req, "X-API-Key");
-	const char *bearer = http_req_header(req, "Authorization");
+	const char *bearer = after_scheme(req, "Bearer"), *basic = after_scheme(req, "Basic");
 
 	if (!str_empty(key))
 		return key;
-	if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
-		return bearer + 7 + strspn(bearer + 7, " ");
-	if (bearer && strncasecmp(bearer, "Basic ", 6) == 0)
-		return basic_password(req, bearer + 6 + strspn(bearer + 6, " "));
-	return NULL;
+	if (bearer)
+		return bearer;
+	return basic ? basic_part(req, basic, false) : NULL;
 }
 
 int auth_request_optional(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)

@@ -29,6 +29,8 @@ struct auth_caller {
  * it (any user name). -EKEYREJECTED (401) when there is none or it is not
  * valid; the message does not say which keys exist and never repeats the key. */
 MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
+/* The user name of `Authorization: Basic`, which no key depends on; alive as long as the request. NULL or "": none. */
+const char *auth_basic_user(struct http_req *req);
 /* For what may be asked without a key (public environments): *ret = NULL when the request names no key; a key that is
  * named must be valid. */
 MUST_CHECK int auth_request_optional(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);

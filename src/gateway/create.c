@@ -134,11 +134,19 @@ static bool is_full(struct gateway *g, struct http_req *req)
 	return true;
 }
 
-/* X-Deployment: "owner/name", or a bare name of the caller's own namespace. */
+/* "owner/name", or a bare name of the caller's own namespace. Clients that know one server's address only and no header (ORS)
+ * have it in the address, where it becomes Basic's user name: http://NAMESPACE%2FNAME:KEY@HOST. */
+static const char *deployment_of(struct http_req *req)
+{
+	const char *value = http_req_header(req, "X-Deployment");
+
+	return str_empty(value) ? auth_basic_user(req) : value;
+}
+
 static struct store_environment *environment_of(struct gateway *g, struct http_req *req, const struct auth_caller *caller)
 {
 	struct store_environment *env = NULL;
-	const char *value = http_req_header(req, "X-Deployment");
+	const char *value = deployment_of(req);
 	if (str_empty(value)) {
 		http_reply_error(req, 400, "X-Deployment: missing: expected NAMESPACE/NAME of an environment");
 		return NULL;
