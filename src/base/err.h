@@ -7,7 +7,7 @@
  *
  * Codes with a meaning of their own at the API (api/errors.c maps them):
  *   -EINVAL 400  -EKEYREJECTED 401  -EPERM 403  -ENOENT 404  -EEXIST, -EBUSY 409  -EIDRM 410  -EMSGSIZE 413
- *   -ERANGE 416  -EUSERS 429  -EAGAIN 503; everything else is 500. */
+ *   -ERANGE 416  -EUSERS 429  -EAGAIN 503  -ENOSPC 507; everything else is 500. */
 #pragma once
 
 #include "base/macros.h"

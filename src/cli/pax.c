@@ -13,17 +13,10 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/tar.h"
 
-#define BLOCK 512
 #define COPY_BYTES (256 * 1024)
-#define OCTAL_MAX 077777777777ull /* what 11 octal digits hold */
 #define DEPTH_MAX 200             /* of folders; one descriptor each */
-
-struct ustar { /* POSIX.1-1988 */
-	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], checksum[8], type, link[100];
-	char magic[6], version[2], user[32], group[32], major[8], minor[8], prefix[155], pad[12];
-};
-_Static_assert(sizeof(struct ustar) == BLOCK, "a tar header is one block");
 
 struct pax {
 	int out;
@@ -42,95 +35,20 @@ static int put(struct pax *p, const void *data, size_t len)
 
 static int pad(struct pax *p, uint64_t size)
 {
-	static const char zeros[BLOCK];
+	static const char zeros[TAR_BLOCK];
 
-	return put(p, zeros, (BLOCK - size % BLOCK) % BLOCK);
+	return put(p, zeros, tar_padding(size));
 }
 
-/* Digits and a NUL; what does not fit is the caller's error. */
-static void octal(char *field, size_t size, uint64_t v)
+static int put_header(struct pax *p, const char *name, enum tar_type type, const struct stat *st, const char *link, uint64_t size)
 {
-	field[size - 1] = '\0';
-	for (size_t i = size - 1; i > 0; v >>= 3)
-		field[--i] = (char)('0' + (v & 7));
-}
-
-static void seal(struct ustar *h)
-{
-	const unsigned char *bytes = (const unsigned char *)h;
-	unsigned sum = 0;
-
-	memset(h->checksum, ' ', sizeof(h->checksum));
-	for (size_t i = 0; i < BLOCK; i++)
-		sum += bytes[i];
-	octal(h->checksum, sizeof(h->checksum) - 1, sum);
-	h->checksum[7] = ' ';
-}
-
-static void header(struct ustar *h, const char *name, char type, mode_t mode, uint64_t size, int64_t mtime)
-{
-	memset(h, 0, sizeof(*h));
-	memcpy(h->name, name, MIN(strlen(name), sizeof(h->name)));
-	octal(h->mode, sizeof(h->mode), mode & 07777);
-	octal(h->uid, sizeof(h->uid), 0);
-	octal(h->gid, sizeof(h->gid), 0);
-	octal(h->size, sizeof(h->size), size <= OCTAL_MAX ? size : 0);
-	octal(h->mtime, sizeof(h->mtime), mtime > 0 ? (uint64_t)mtime : 0);
-	h->type = type;
-	memcpy(h->magic, "ustar", 6);
-	memcpy(h->version, "00", 2);
-}
-
-/* "LENGTH KEY=VALUE\n", where LENGTH counts its own digits. */
-static int record(struct buf *b, const char *key, const char *value)
-{
-	size_t rest = strlen(key) + strlen(value) + 3, len = rest;
-
-	for (size_t digits = 1; digits < 20; digits++) {
-		len = rest + digits;
-		if ((size_t)snprintf(NULL, 0, "%zu", len) == digits)
-			break;
-	}
-	return buf_printf(b, "%zu %s=%s\n", len, key, value);
-}
-
-/* What the old header has no room for, in an extended one before it. */
-static int put_extended(struct pax *p, const char *name, const char *link, uint64_t size)
-{
+	const struct tar_member m = { .name = name, .type = type, .mode = type == TAR_LINK ? 0777 : st->st_mode, .size = size,
+				      .mtime_s = st->st_mtim.tv_sec, .link = link };
 	auto_buf struct buf b = { 0 };
-	struct ustar h;
-	char digits[24];
-	int r = 0;
 
 	buf_init(&b, BUF_UNLIMITED);
-	if (strlen(name) > sizeof(h.name))
-		r = record(&b, "path", name);
-	if (r == 0 && link && strlen(link) > sizeof(h.link))
-		r = record(&b, "linkpath", link);
-	snprintf(digits, sizeof(digits), "%llu", (unsigned long long)size);
-	if (r == 0 && size > OCTAL_MAX)
-		r = record(&b, "size", digits);
-	if (r < 0 || b.len == 0)
-		return r;
-	header(&h, "PaxHeaders/x", 'x', 0644, b.len, 0);
-	seal(&h);
-	r = put(p, &h, BLOCK);
-	r = r < 0 ? r : put(p, b.data, b.len);
-	return r < 0 ? r : pad(p, b.len);
-}
-
-static int put_header(struct pax *p, const char *name, char type, const struct stat *st, const char *link, uint64_t size)
-{
-	struct ustar h;
-	int r = put_extended(p, name, link, size);
-
-	if (r < 0)
-		return r;
-	header(&h, name, type, type == '2' ? 0777 : st->st_mode, size, st->st_mtim.tv_sec);
-	if (link)
-		memcpy(h.link, link, MIN(strlen(link), sizeof(h.link)));
-	seal(&h);
-	return put(p, &h, BLOCK);
+	int r = tar_header(&b, &m);
+	return r < 0 ? r : put(p, b.data, b.len);
 }
 
 static int put_content(struct pax *p, int fd, const char *path, uint64_t size)
@@ -162,7 +80,7 @@ static int put_file(struct pax *p, int dir, const char *name, const char *path)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_sys(p->err, "opening %s", path);
 	uint64_t size = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
-	int r = put_header(p, path, '0', &st, NULL, size);
+	int r = put_header(p, path, TAR_FILE, &st, NULL, size);
 	r = r < 0 ? r : put_content(p, fd, path, size);
 	p->totals->files++;
 	p->totals->bytes += size;
@@ -178,7 +96,7 @@ static int put_link(struct pax *p, int dir, const char *name, const char *path, 
 		return err_sys(p->err, "reading the link %s", path);
 	target[n] = '\0';
 	p->totals->files++;
-	return put_header(p, path, '2', st, target, 0);
+	return put_header(p, path, TAR_LINK, st, target, 0);
 }
 
 /* -- the walk -------------------------------------------------------------------------------------------------- */
@@ -238,7 +156,7 @@ static int put_folder(struct pax *p, int dir, const char *name, const char *path
 	if (fd < 0)
 		return err_sys(p->err, "opening %s", path);
 	if (!ignored)
-		r = put_header(p, with_slash, '5', st, NULL, 0);
+		r = put_header(p, with_slash, TAR_FOLDER, st, NULL, 0);
 	return r < 0 ? r : walk(p, fd, path, depth + 1);
 }
 
@@ -279,13 +197,15 @@ static int walk(struct pax *p, int dir, const char *path, unsigned depth)
 
 int pax_write(int out_fd, int dir_fd, const struct ignore *g, struct pax_totals *ret, struct err *err)
 {
-	static const char end[2 * BLOCK];
 	auto_free char *copy = xmalloc(COPY_BYTES);
+	auto_buf struct buf end = { 0 };
 	struct pax_totals totals = { 0 };
 	struct pax p = { .out = out_fd, .ignore = g, .totals = &totals, .copy = copy, .err = err };
-	int r = walk(&p, dir_fd, "", 0);
 
-	r = r < 0 ? r : put(&p, end, sizeof(end));
+	buf_init(&end, BUF_UNLIMITED);
+	int r = walk(&p, dir_fd, "", 0);
+	r = r < 0 ? r : tar_end(&end);
+	r = r < 0 ? r : put(&p, end.data, end.len);
 	if (r == 0)
 		*ret = totals;
 	return r;
