@@ -1,6 +1,7 @@
 /* env/deploy.c: the way of one deployment from its source to READY. The states are in env/env.h. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
@@ -243,6 +244,14 @@ static bool has_image(const struct env *v, const struct store_deployment *d)
 	return *d->image && v->removing != d;
 }
 
+/* Whether it can be built again. */
+static bool has_source(const struct env *v, const struct store_deployment *d)
+{
+	auto_free char *path = xasprintf("%s/builds/%s/source.tar", v->envs->settings.data_dir, d->id);
+
+	return v->removing != d && store_deployment_may_move(d->state, STORE_DEPLOYMENT_QUEUED) && access(path, R_OK) == 0;
+}
+
 static bool is_kept(const struct env *v, const struct store_deployment *d)
 {
 	return has_image(v, d) && store_deployment_may_move(d->state, STORE_DEPLOYMENT_DEPLOYING);
@@ -272,6 +281,12 @@ int envs_rollback(struct envs *e, struct store_environment *env, struct store_de
 	if (!store_deployment_may_move(to->state, STORE_DEPLOYMENT_DEPLOYING))
 		return err_set(err, -EALREADY, "the deployment is %s: expected one that is draining, stopped or failed",
 			       store_deployment_state_name(to->state));
+	if (!has_image(v, to) && has_source(v, to)) {
+		store_set_str(&to->reason, "");
+		deployment_move(e, to, STORE_DEPLOYMENT_QUEUED, NULL);
+		*ret = to;
+		return envs_deploy(e, to, err);
+	}
 	if (!has_image(v, to))
 		return err_set(err, -ENOENT, "the image of deployment %s was removed: the newest %llu of an environment are kept (keep_images)",
 			       to->id, (unsigned long long)envset_number_or(env, ENVSET_KEEP_IMAGES, e->settings.keep_images));

@@ -8,7 +8,7 @@
  * A deployment's states and the moves between them are one table, STORE_DEPLOYMENT_MOVES in store/store.h, and every move
  * goes through deployment_move(), which records it. What holds in each, and who leads into it:
  *
- *   QUEUED      waits for its turn; its source tar is whole, or on its way.                   store_deployment_add()
+ *   QUEUED      waits for its turn; its source tar is whole, or on its way.    store_deployment_add(), envs_rollback()
  *   BUILDING    buildah runs; the log grows.                                                   on_build_line()
  *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built(), envs_rollback()
  *   READY       new sessions go to it. Its instances may sleep (none runs) and start again.    deploy_instance_healthy()
@@ -65,8 +65,9 @@ MUST_CHECK int envs_deploy(struct envs *e, struct store_deployment *d, struct er
 /* Ends d (QUEUED) whose source never came: FAILED or SUPERSEDED, with the reason, which is also its log. */
 void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason);
 /* Lets another revision serve again: d, or with NULL the one that served before. It is the same deployment, which goes from
- * DRAINING, STOPPED or FAILED to DEPLOYING with the image it has; what serves goes on until it is READY. -ENOENT: there is
- * none, or its image is gone; -EALREADY: it serves, or is on its way. */
+ * DRAINING, STOPPED or FAILED to DEPLOYING with the image it has; what serves goes on until it is READY. One that is named and
+ * whose image is gone, but not its source, becomes QUEUED and is built again. -ENOENT: there is none, or both are gone;
+ * -EALREADY: it serves, or is on its way. */
 MUST_CHECK int envs_rollback(struct envs *e, struct store_environment *env, struct store_deployment *d,
 			     struct store_deployment **ret, struct err *err);
 /* Ends the deployment d before it is READY: it is STOPPED with the reason, at once; its build's processes, mounts and files

@@ -137,6 +137,16 @@ int store_key_add(struct store *s, struct store_namespace *ns, const char *label
 	return 0;
 }
 
+void store_counts(const struct store *s, uint64_t *ret_namespaces, uint64_t *ret_keys)
+{
+	*ret_namespaces = *ret_keys = 0;
+	list_foreach(&s->namespaces, struct store_namespace, all, ns) {
+		++*ret_namespaces;
+		list_foreach(&ns->keys, struct store_key, of_namespace, k)
+			*ret_keys += !k->revoked_ms;
+	}
+}
+
 void store_key_save(struct store *s, const struct store_key *k)
 {
 	struct store_op *op = store_op_new(s, "UPDATE api_key SET label = ?, role = ?, revoked_ms = ? WHERE id = ?");

@@ -32,6 +32,12 @@ int store_schema_version(void); /* of the databases that this program makes, fro
 struct store *store_free(struct store *s);
 DEFINE_FREEP(store, store_free)
 
+/* A copy of the database at path, which may be in use, as it was committed when the call began; to must not be there, and is of
+ * no use after a failure. Blocking; any thread or process. fn (NULL = nobody asks) hears of the pages copied, and ends it with a
+ * negative errno. -ENOSPC tells how much room it needs. */
+typedef int store_copying_fn(void *arg, uint64_t done, uint64_t total, struct err *err);
+MUST_CHECK int store_snapshot(const char *path, const char *to, store_copying_fn *fn, void *arg, struct err *err);
+
 /* Runs done when every change made so far is on disk; err = the first write that failed since the last sync that
  * reported one (NULL = all well). Always asynchronous. done may be NULL. */
 typedef void store_done_fn(void *arg, const struct err *err);
@@ -84,6 +90,9 @@ MUST_CHECK int store_key_add(struct store *s, struct store_namespace *ns, const 
 			     const unsigned char hash[STORE_HASH_LEN], struct store_key **ret, struct err *err);
 void store_key_save(struct store *s, const struct store_key *k);
 struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
+
+/* How many namespaces there are, and keys that are valid. */
+void store_counts(const struct store *s, uint64_t *ret_namespaces, uint64_t *ret_keys);
 
 /* -- environments ---------------------------------------------------------------------------------------------- */
 #define STORE_BRANCH_DEFAULT "main"
@@ -160,16 +169,20 @@ enum store_deployment_state {
 	X(BUILDING, STOPPED, "it was cancelled")                                                                        \
 	X(BUILDING, SUPERSEDED, "a newer one came")                                                                     \
 	X(BUILDING, FAILED, "it could not be built")                                                                    \
+	X(DEPLOYING, QUEUED, "it was restored from a backup")                                                          \
 	X(DEPLOYING, READY, "its server answers")                                                                       \
 	X(DEPLOYING, STOPPED, "it was cancelled")                                                                       \
 	X(DEPLOYING, SUPERSEDED, "a newer one came")                                                                    \
 	X(DEPLOYING, FAILED, "its server did not get healthy")                                                          \
+	X(READY, QUEUED, "it was restored from a backup")                                                              \
 	X(READY, DRAINING, "another one is ready; sessions are open")                                                   \
 	X(READY, STOPPED, "another one is ready, or the environment was stopped")                                       \
 	X(DRAINING, STOPPED, "its last session ended")                                                                  \
 	X(DRAINING, DEPLOYING, "a rollback to it")                                                                      \
 	X(STOPPED, DEPLOYING, "a rollback to it")                                                                       \
-	X(FAILED, DEPLOYING, "a rollback to it")
+	X(STOPPED, QUEUED, "a rollback to it: its image is gone, its source is kept")                                   \
+	X(FAILED, DEPLOYING, "a rollback to it")                                                                        \
+	X(FAILED, QUEUED, "a rollback to it: its image is gone, its source is kept")
 const char *store_deployment_state_name(enum store_deployment_state s);
 bool store_deployment_state_final(enum store_deployment_state s);
 bool store_deployment_may_move(enum store_deployment_state from, enum store_deployment_state to);

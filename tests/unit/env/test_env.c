@@ -635,6 +635,32 @@ FAKE_TEST(env, a_rollback_is_the_same_deployment_again)
 	run_until(second->state == STORE_DEPLOYMENT_READY);
 }
 
+/* As after a restore from a backup, and after a build that failed. */
+FAKE_TEST(env, a_rollback_without_an_image_builds_the_kept_source)
+{
+	struct store_deployment *to = NULL, *first = NULL, *second;
+	struct err err = ERR_INIT;
+	unsigned job;
+
+	fake_begin_envs(1000);
+	first = deploy();
+	run_until(n_jobs == 1);
+	job_ends(&jobs[0], 1, "STEP 1: no such image");
+	run_until(first->state == STORE_DEPLOYMENT_FAILED);
+	second = built();
+	job = n_jobs;
+	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT, "it never served: only by its name");
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "%s", err.msg);
+	cr_assert_eq(to, first);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_QUEUED);
+	cr_assert_str_eq(first->reason, "");
+	cr_assert_eq(env_serving(envs, environment), second, "until the other is ready");
+	run_until(n_jobs == job + 1);
+	job_succeeds(&jobs[job]);
+	run_until(first->state == STORE_DEPLOYMENT_READY);
+	cr_assert_eq(env_serving(envs, environment), first);
+}
+
 FAKE_TEST(env, a_rollback_that_fails_leaves_what_serves)
 {
 	struct store_deployment *to = NULL, *first, *second;

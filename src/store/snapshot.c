@@ -1,0 +1,82 @@
+/* A copy of a database that is in use. One read transaction holds the view still while others go on writing (WAL), so the copy
+ * is what was committed when it began. */
+#include <errno.h>
+#include <libgen.h>
+#include <sys/statvfs.h>
+
+#include "base/mem.h"
+#include "store/internal.h"
+
+#define STEP_PAGES 256
+#define BUSY_MS 10000
+
+static void closep(sqlite3 **db)
+{
+	sqlite3_close(*db);
+}
+
+static int open_at(sqlite3 **ret, const char *path, int flags, const char *sql, struct err *err)
+{
+	if (sqlite3_open_v2(path, ret, flags, NULL) != SQLITE_OK)
+		return store_db_error(*ret, path, "opening", err);
+	sqlite3_busy_timeout(*ret, BUSY_MS);
+	return sqlite3_exec(*ret, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : store_db_error(*ret, path, "opening", err);
+}
+
+static int64_t number(sqlite3 *db, const char *sql)
+{
+	sqlite3_stmt *st = NULL;
+	int64_t n = 0;
+
+	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW)
+		n = sqlite3_column_int64(st, 0);
+	sqlite3_finalize(st);
+	return n;
+}
+
+static int check_room(sqlite3 *db, const char *to, struct err *err)
+{
+	uint64_t need = (uint64_t)(number(db, "PRAGMA page_count") * number(db, "PRAGMA page_size"));
+	auto_free char *folder = xstrdup(to);
+	struct statvfs fs;
+
+	if (statvfs(dirname(folder), &fs) < 0)
+		return err_sys(err, "%s", to);
+	uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (need <= have)
+		return 0;
+	return err_set(err, -ENOSPC, "a backup needs room for a copy of the database, %llu MiB, and %llu MiB are free",
+		       (unsigned long long)(need >> 20) + 1, (unsigned long long)(have >> 20));
+}
+
+static int copy(sqlite3 *from, sqlite3 *to, const char *path, store_copying_fn *fn, void *arg, struct err *err)
+{
+	sqlite3_backup *b = sqlite3_backup_init(to, "main", from, "main");
+	int code = SQLITE_OK, r = 0;
+
+	if (!b)
+		return store_db_error(to, path, "copying the database to", err);
+	while (r == 0 && code == SQLITE_OK) {
+		code = sqlite3_backup_step(b, STEP_PAGES);
+		uint64_t total = (uint64_t)sqlite3_backup_pagecount(b);
+		if (fn)
+			r = fn(arg, total - (uint64_t)sqlite3_backup_remaining(b), total, err);
+	}
+	int finished = sqlite3_backup_finish(b); /* tells the connection what failed */
+	if (r == 0 && (code != SQLITE_DONE || finished != SQLITE_OK))
+		r = store_db_error(to, path, "copying the database to", err);
+	return r;
+}
+
+int store_snapshot(const char *path, const char *to, store_copying_fn *fn, void *arg, struct err *err)
+{
+	AUTO(closep) sqlite3 *from = NULL;
+	AUTO(closep) sqlite3 *copied = NULL;
+	int r = open_at(&from, path, SQLITE_OPEN_READWRITE, "BEGIN; SELECT count(*) FROM sqlite_schema", err);
+
+	r = r < 0 ? r : check_room(from, to, err);
+	/* Nobody reads it before it is whole, and after a failure it is removed: no journal, no waiting for the disk. */
+	r = r < 0 ? r : open_at(&copied, to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+				"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF", err);
+	return r < 0 ? r : copy(from, copied, to, fn, arg, err);
+}
