@@ -82,8 +82,14 @@ void api_bucket_routes(struct api *a, struct http_router *r);       /* /v1/files
 void api_rollouts_routes(struct api *a, struct http_router *r);     /* POST /v1/rollouts */
 void api_records_routes(struct api *a, struct http_router *r);      /* GET /v1/runs..., /v1/rollouts/{id} */
 void api_export_routes(struct api *a, struct http_router *r);       /* /v1/runs/{id}/export */
+void api_backup_routes(struct api *a, struct http_router *r);       /* /v1/backup */
 void api_difficulty_routes(struct api *a, struct http_router *r);   /* .../task-difficulty */
 void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billing/api-usage */
+
+/* The child that writes a backup: its verb, and how it ends where it has written nothing. */
+#define API_BACKUP_VERB "backup-stream"
+#define API_BACKUP_FULL 3
+#define API_BACKUP_BUSY 4
 
 /* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
 /* The caller, or NULL after a 401 was answered. */

@@ -22,7 +22,7 @@ int api_status_of(int code)
 	static const struct row rows[] = {
 		{ -EINVAL, 400 }, { -EKEYREJECTED, 401 }, { -EPERM, 403 }, { -ENOENT, 404 }, { -EEXIST, 409 }, { -EBUSY, 409 },
 		{ -EALREADY, 409 },
-		{ -EIDRM, 410 }, { -EMSGSIZE, 413 }, { -ERANGE, 416 }, { -EUSERS, 429 }, { -EAGAIN, 503 },
+		{ -EIDRM, 410 }, { -EMSGSIZE, 413 }, { -ERANGE, 416 }, { -EUSERS, 429 }, { -EAGAIN, 503 }, { -ENOSPC, 507 },
 	};
 	int status = look_up(rows, ARRAY_LEN(rows), code);
 

@@ -26,6 +26,9 @@ int cli_rollback(int argc, char **argv);
 int cli_runs(int argc, char **argv);
 int cli_rollouts(int argc, char **argv);
 int cli_export(int argc, char **argv);
+int cli_backup(int argc, char **argv);
+int cli_restore(int argc, char **argv);
+int cli_dump(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* "openreward: MESSAGE" on standard error; returns 1. */
@@ -49,6 +52,7 @@ MUST_CHECK bool cli_data_only(int argc, char **argv, const char *usage, const ch
 
 /* -- HTTP ------------------------------------------------------------------------------------------------------- */
 typedef void cli_line_fn(void *arg, const char *line, size_t len);
+typedef void cli_data_fn(void *arg, const char *p, size_t len);
 typedef ssize_t cli_read_fn(void *arg, char *p, size_t cap); /* 0 = the end, negative = give up */
 
 struct cli_request {
@@ -59,7 +63,8 @@ struct cli_request {
 	cli_read_fn *read;           /* a chunked body */
 	const char *session_id;      /* X-Session-ID; NULL = none */
 	cli_line_fn *line;           /* each line of a good answer as it comes, without its end; NULL = collect */
-	void *arg;                   /* of read and line */
+	cli_data_fn *data;           /* the same in pieces, whatever is in them; NULL = by lines, or collected */
+	void *arg;                   /* of read, line and data */
 	const volatile int *stop;    /* becomes true (a signal): the request is given up with -EINTR; may be NULL */
 	int status;                  /* out */
 	struct buf answer;           /* out: what was collected; cli_request_done frees it */

@@ -56,6 +56,10 @@ static size_t on_data(char *p, size_t size, size_t n, void *arg)
 	struct exchange *x = arg;
 	size_t len = size * n;
 	bool good = status_of(x->curl) / 100 == 2;
+	if (x->rq->data && good) {
+		x->rq->data(x->rq->arg, p, len);
+		return len;
+	}
 	int r = x->rq->line && good ? feed_lines(x, p, len) : buf_append(&x->rq->answer, p, len);
 
 	return r < 0 ? 0 : len;

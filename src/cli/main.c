@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/api.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "build/job.h"
@@ -48,10 +49,13 @@ static const struct {
 	{ "runs", cli_runs, "list what agents did, by run" },
 	{ "rollouts", cli_rollouts, "list the rollouts of a run, or show the messages of one" },
 	{ "export", cli_export, "write all messages of a run as JSON lines" },
+	{ "backup", cli_backup, "write all that the server must keep to one file" },
+	{ "restore", cli_restore, "make a data directory of a backup" },
 	{ "doctor", cli_doctor, "check this machine, or look for leaks" },
 	{ "version", version, "print the version" },
 	{ "help", help, "print this" },
 	{ "job", job_main, NULL },
+	{ API_BACKUP_VERB, cli_dump, NULL },
 };
 
 static int help(int argc, char **argv)

@@ -22,7 +22,7 @@
 
 /* -- user and programs ----------------------------------------------------------------------------------------- */
 
-static int find_user(struct launch *l, const struct config *c, struct err *err)
+int launch_user(const struct config *c, uid_t *ret_uid, gid_t *ret_gid, struct err *err)
 {
 	errno = 0;
 	const struct passwd *pw = getpwnam(c->user);
@@ -34,8 +34,8 @@ static int find_user(struct launch *l, const struct config *c, struct err *err)
 			       " `make install` do), or name another one with the key `user`", c->user, c->user);
 	if (pw->pw_uid == 0)
 		return err_set(err, -EINVAL, "user: \"%s\": expected an ordinary user, this one is root", c->user);
-	l->uid = pw->pw_uid;
-	l->gid = pw->pw_gid;
+	*ret_uid = pw->pw_uid;
+	*ret_gid = pw->pw_gid;
 	return 0;
 }
 
@@ -260,7 +260,7 @@ int launch(struct launch *ret, const struct config *c, struct err *err)
 	if (geteuid() != 0) {
 		r = not_root(&l, c, err);
 	} else {
-		r = find_user(&l, c, err);
+		r = launch_user(c, &l.uid, &l.gid, err);
 		r = r < 0 ? r : find_self(&l, err);
 		r = r < 0 ? r : find_libexec(&l, c, err);
 		r = r < 0 ? r : prepare_data(&l, c, err);
@@ -284,7 +284,7 @@ int launch_spawner(const struct config *c, struct err *err)
 
 	raise_files();
 	l.spawner_socket = xasprintf("%s/run/spawner.sock", c->data);
-	r = geteuid() == 0 ? find_user(&l, c, err) : err_set(err, -EPERM, "`openreward spawner` needs root");
+	r = geteuid() == 0 ? launch_user(c, &l.uid, &l.gid, err) : err_set(err, -EPERM, "`openreward spawner` needs root");
 	r = r < 0 ? r : find_self(&l, err);
 	r = r < 0 ? r : find_libexec(&l, c, err);
 	r = r < 0 ? r : launch_folders(c->data, l.uid, l.gid, err);

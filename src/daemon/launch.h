@@ -35,6 +35,8 @@ MUST_CHECK int launch_spawner(const struct config *c, struct err *err);
 void launch_done(struct launch *l); /* gives the lock back */
 
 /* -- the steps, for the tests ----------------------------------------------------------------------------------- */
+/* The user that the daemon is to run as; -ENOENT tells how to make it. */
+MUST_CHECK int launch_user(const struct config *c, uid_t *ret_uid, gid_t *ret_gid, struct err *err);
 /* -EBUSY names the holder's pid. */
 MUST_CHECK int launch_lock(int *ret_fd, const char *data_dir, struct err *err);
 /* -EACCES names the first folder on the way to path that uid/gid may not enter. Needs root. */

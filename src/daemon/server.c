@@ -231,6 +231,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_rollouts_routes(&d->api, d->router);
 	api_records_routes(&d->api, d->router);
 	api_export_routes(&d->api, d->router);
+	api_backup_routes(&d->api, d->router);
 	api_difficulty_routes(&d->api, d->router);
 	api_billing_routes(&d->api, d->router);
 	modules_routes(d);
