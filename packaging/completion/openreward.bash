@@ -47,7 +47,7 @@ _openreward() {
 	elif [ "$previous" = --data ] || { [ "$verb" = deploy ] && [[ $cur != -* ]]; }; then
 		mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 		return
-	elif [[ $previous == --config || $previous == --output ]]; then
+	elif [[ $previous == --config || $previous == --output || ($verb =~ ^(backup|restore)$ && $cur != -*) ]]; then
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 	elif [[ $cur == -* ]]; then

@@ -51,8 +51,12 @@ static void reply_failure(struct dump *d)
 	said[strcspn(said, "\n")] = '\0';
 	const char *text = str_starts(said, "openreward: ") ? said + strlen("openreward: ") : said;
 	int status = WIFEXITED(d->status) ? WEXITSTATUS(d->status) : 0;
-	err_set(&err, status == API_BACKUP_FULL ? -ENOSPC : status == API_BACKUP_BUSY ? -EBUSY : -EIO, "%s",
-		*text ? text : "the backup ended without a reason");
+	if (status == API_BACKUP_FULL)
+		err_set(&err, -ENOSPC, "%s", text);
+	else if (status == API_BACKUP_BUSY)
+		err_set(&err, -EBUSY, "%s", text);
+	else
+		err_set(&err, -EIO, "%s", *text ? text : "the backup ended without a reason");
 	api_reply_err(d->req, &err);
 }
 
