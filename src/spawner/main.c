@@ -61,6 +61,7 @@ static void settle(void)
 static int init_parts(struct spawner *sp, struct err *err)
 {
 	int r = events_init(&sp->ev, err);
+	bool locked;
 
 	sp->ev.unknown_child = boxes_read_reports;
 	sp->ev.unknown_arg = sp;
@@ -70,6 +71,7 @@ static int init_parts(struct spawner *sp, struct err *err)
 		return r;
 	sp->host.mounts = sp->opt.mounts;
 	r = take_lock(sp, err);
+	locked = r == 0;
 	if (r == 0)
 		r = ids_init(&sp->ids, LOCK_DIR, sp->host.hash, err);
 	/* Not from the first range: an earlier life's last processes may still be dying in its ranges. */
@@ -78,7 +80,10 @@ static int init_parts(struct spawner *sp, struct err *err)
 		r = conns_init(sp, err);
 	if (r == 0)
 		r = clean_reconcile(sp, err);
-	return r < 0 ? r : egress_init(sp, err);
+	r = r < 0 ? r : egress_init(sp, err);
+	if (r < 0 && locked)
+		host_done(&sp->host); /* nobody else's: what was made for this start goes with it */
+	return r;
 }
 
 static int start(struct spawner *sp, struct err *err)

@@ -100,7 +100,7 @@ for name, pid, sign in (('child', child, '+'), ('process 1', 1, '')):
     attempt(f'{sign}see the program of {name}', lambda: os.readlink(f'/proc/{pid}/exe'))
     attempt(f'{sign}take a descriptor of {name}', lambda: os.close(call(438, os.pidfd_open(pid), 0, 0)))
     attempt(f'{sign}seize {name}', lambda: call(101, 0x4206, pid, 0, 0))
-    attempt(f'{sign}set the nice value of {name}', lambda: os.setpriority(os.PRIO_PROCESS, pid, 5))
+    attempt(f'{sign}set the nice value of {name}', lambda: os.setpriority(os.PRIO_PROCESS, pid, 19))
     attempt(f'{sign}move {name} to one processor', lambda: os.sched_setaffinity(pid, [0]))
 os.kill(child, 9)
 child = 0

@@ -61,6 +61,24 @@ def test_second_daemon_on_the_same_data(platform):
     assert done.returncode != 0 and platform.data in done.stderr and "in use" in done.stderr
 
 
+NO_IDS = """mount -t tmpfs none /run/openreward
+for i in 0 1 2 3 4 5 6; do eval "exec 2$i>/run/openreward/ids-$i.lock"; flock -n 2$i; done
+exec "$@" """
+
+
+def test_a_start_that_fails_leaves_nothing():
+    """All blocks of user ids are taken, in a /run of its own: found after control groups and mounts were made."""
+    os.makedirs("/run/openreward", exist_ok=True)
+    p = Platform()
+    try:
+        argv = ["unshare", "--mount", "bash", "-c", NO_IDS, "bash", OPENREWARD, "serve", "--listen", "127.0.0.1:0", "--data", p.data]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "all 7 blocks of user ids are taken" in done.stderr, done.stdout + done.stderr
+        nothing_new(p)
+    finally:
+        p.remove()
+
+
 def test_port_already_taken(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

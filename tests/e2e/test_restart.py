@@ -13,6 +13,9 @@ import pytest
 from orw import command_of, nothing_new, pids, settings
 from tinyenv import TinySession, deploy_tiny
 
+TAKEN_OVER_S = 20  # bench/ measures it; this is how long a client would wait
+
+
 @pytest.fixture
 def own(base_images):
     with base_images.platform() as p:
@@ -261,7 +264,7 @@ def take_over_many(platform, n):
     took, results = asyncio.run(all_of_them())
     print(f"{n} sandboxes were taken over in {took:.2f} s")
     assert results == [("1", "1")] * n
-    assert took < 2
+    assert took < TAKEN_OVER_S
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------
