@@ -69,6 +69,8 @@ struct api {
 void api_system_routes(struct api *a, struct http_router *r);       /* /health /version /metrics /v1/leaks */
 void api_openapi_routes(struct api *a, struct http_router *r);      /* /openapi.json */
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
+void api_keys_routes(struct api *a, struct http_router *r);         /* /v1/keys... */
+void api_orgs_routes(struct api *a, struct http_router *r);         /* /v1/users..., /v1/orgs... */
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
 void api_settings_routes(struct api *a, struct http_router *r);     /* .../settings */
@@ -106,6 +108,9 @@ struct store_environment *api_owned(struct api *api, struct http_req *req, struc
 void api_environment_saved(struct api *a, struct http_req *req, struct store_environment *e, int status);
 /* Ends the writer and answers with what it wrote into b. */
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b);
+/* Answers with what the writer wrote into b when every change made so far is on disk. Takes what b holds. */
+void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b);
+void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms); /* 0 writes null */
 /* "limit" and "offset" of the query. limit is cut to max. -EINVAL names the parameter. */
 MUST_CHECK int api_page(struct http_req *req, uint64_t default_limit, uint64_t max_limit, uint64_t *ret_limit,
 			uint64_t *ret_offset, struct err *err);

@@ -1,9 +1,12 @@
 /* What the handlers of the control plane share. */
 #include <errno.h>
+#include <string.h>
 
 #include "api/api.h"
 #include "api/errors.h"
+#include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b)
 {
@@ -12,6 +15,59 @@ void api_send(struct http_req *req, int status, struct json_writer *w, const str
 	else
 		http_reply_error(req, 500, "the answer is too large");
 }
+
+void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms)
+{
+	char text[TIME_ISO_LEN];
+
+	json_kv_str(w, key, wall_ms ? time_iso(wall_ms, text) : NULL);
+}
+
+/* -- when it is on disk ------------------------------------------------------------------------------------------ */
+
+struct saved { /* lives until the store has it */
+	struct http_req *req; /* NULL = the client is gone */
+	int status;
+	struct buf body;
+};
+
+static void on_saved(void *arg, const struct err *err)
+{
+	auto_free struct saved *s = arg;
+
+	if (s->req) {
+		http_req_on_close(s->req, NULL, NULL);
+		if (err)
+			api_reply_err(s->req, err);
+		else
+			http_reply_json(s->req, s->status, &s->body);
+	}
+	if (s->body.data)
+		explicit_bzero(s->body.data, s->body.len); /* a key may be in it */
+	buf_done(&s->body);
+}
+
+static void on_saved_gone(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	struct saved *s = arg;
+
+	s->req = NULL;
+}
+
+void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b)
+{
+	if (json_write_end(w) < 0) {
+		http_reply_error(req, 500, "the answer is too large");
+		return;
+	}
+	struct saved *s = NEW(struct saved);
+	*s = (struct saved){ .req = req, .status = status, .body = *b };
+	*b = (struct buf){ 0 };
+	http_req_on_close(req, on_saved_gone, s);
+	store_sync(a->store, on_saved, s);
+}
+
+/* -- who asks ---------------------------------------------------------------------------------------------------- */
 
 const struct auth_caller *api_caller(struct api *a, struct http_req *req)
 {

@@ -95,14 +95,12 @@ static int find_target(struct arrival *a, struct err *err)
 		a->e = e;
 		return auth_may_change(a->caller, e, err);
 	}
-	int r = auth_need_role(a->caller, STORE_ROLE_MEMBER, err);
+	const struct store_namespace *ns = store_namespace_find(a->api->store, a->owner);
+	if (!ns)
+		return err_set(err, -ENOENT, "there is no namespace \"%.100s\"", a->owner);
+	int r = auth_may_change_namespace(a->caller, ns, err);
 	if (r < 0)
 		return r;
-	if (!store_namespace_find(a->api->store, a->owner))
-		return err_set(err, -ENOENT, "there is no namespace \"%.100s\"", a->owner);
-	if (!str_eq(a->owner, a->caller->namespace_name) && a->caller->role != STORE_ROLE_ADMIN)
-		return err_set(err, -EPERM, "the namespace \"%.100s\" is not this key's, which is \"%s\"", a->owner,
-			       a->caller->namespace_name);
 	if (!str_is_name(a->name, STORE_NAME_MAX))
 		return err_set(err, -EINVAL, "name: \"%.100s\": expected letters, digits, '.', '_' and '-', first a letter or digit",
 			       a->name);
@@ -247,7 +245,7 @@ struct store_environment *api_owned(struct api *api, struct http_req *req, struc
 		return NULL;
 	if (!e || auth_may_see(c, e, &err) < 0)
 		r = err_set(&err, -ENOENT, "there is no such %s", what);
-	else if (c->role != STORE_ROLE_ADMIN && c->ns != e->ns)
+	else if (auth_role_in(c, e->ns) == AUTH_NOBODY)
 		r = err_set(&err, -EPERM, "this %s belongs to another namespace than this key", what);
 	if (r == 0)
 		return e;
@@ -304,12 +302,14 @@ static void on_cancel(struct http_req *req, void *arg)
 {
 	struct api *api = arg;
 	struct store_deployment *d = deployment(api, req);
-	const struct auth_caller *c = d ? api_caller_with(api, req, STORE_ROLE_MEMBER) : NULL;
+	const struct auth_caller *c = d ? api_caller(api, req) : NULL;
 	struct err err = ERR_INIT;
 
 	if (!c)
 		return;
-	if (!api->envs)
+	if (auth_may_change(c, d->environment, &err) < 0)
+		api_reply_err(req, &err);
+	else if (!api->envs)
 		http_reply_error(req, 503, "deployments are not ready yet");
 	else if (envs_cancel(api->envs, d, "cancelled", &err) < 0)
 		api_reply_err(req, &err);
@@ -329,8 +329,10 @@ static void on_rollback_body(struct http_req *req, const char *data, size_t len,
 	int r = len ? json_read_object(&body, data, len, &err) : 0;
 
 	e = api_owned(api, req, e, "environment");
-	if (!e)
+	const struct auth_caller *c = e ? api_caller(api, req) : NULL;
+	if (!c)
 		return;
+	r = r < 0 ? r : auth_may_change(c, e, &err);
 	if (r == 0 && body)
 		r = json_get_str(body, "deployment_id", &id, &err);
 	if (r == 0 && id && !(d = store_deployment_by_id(api->store, id)))
@@ -346,7 +348,7 @@ static void on_rollback(struct http_req *req, void *arg)
 {
 	struct api *api = arg;
 
-	if (!api_caller_with(api, req, STORE_ROLE_MEMBER))
+	if (!api_caller(api, req))
 		return;
 	if (!api->envs)
 		http_reply_error(req, 503, "deployments are not ready yet");

@@ -106,7 +106,7 @@ static int find_environment(struct asked *d, struct api *a, struct http_req *req
 	if (r < 0)
 		return r;
 	memcpy(d->environment_id, e->id, sizeof(d->environment_id));
-	d->everybody = c->role == STORE_ROLE_ADMIN || c->ns == e->ns;
+	d->everybody = auth_role_in(c, e->ns) != AUTH_NOBODY;
 	return 0;
 }
 

@@ -110,11 +110,11 @@ static int find_namespace(struct api *a, const struct auth_caller *c, const char
 {
 	struct store_namespace *ns = str_empty(name) ? c->ns : store_namespace_find(a->store, name);
 
-	if (!ns || (ns != c->ns && c->role != STORE_ROLE_ADMIN))
+	if (!ns || auth_role_in(c, ns) == AUTH_NOBODY)
 		return err_set(err, -EPERM, "namespace: \"%.100s\": expected one that this key belongs to: \"%s\"", name,
 			       c->namespace_name);
 	*ret = ns;
-	return 0;
+	return auth_may_change_namespace(c, ns, err);
 }
 
 static int create(struct api *a, const struct auth_caller *c, json_t *body, struct store_environment **ret, struct err *err)
@@ -155,7 +155,7 @@ void api_environment_saved(struct api *a, struct http_req *req, struct store_env
 static void on_create_body(struct http_req *req, const char *data, size_t len, void *arg)
 {
 	struct api *a = arg;
-	const struct auth_caller *caller = api_caller_with(a, req, STORE_ROLE_MEMBER);
+	const struct auth_caller *caller = api_caller(a, req);
 	struct store_environment *e;
 	auto_json body = NULL;
 	struct err err;
@@ -171,7 +171,7 @@ static void on_create_body(struct http_req *req, const char *data, size_t len, v
 
 static void on_create(struct http_req *req, void *arg)
 {
-	if (api_caller_with(arg, req, STORE_ROLE_MEMBER)) /* before the body is asked for */
+	if (api_caller(arg, req)) /* before the body is asked for */
 		http_req_body(req, BODY_MAX, on_create_body, arg);
 }
 

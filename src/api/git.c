@@ -200,11 +200,11 @@ static void reply_unknown(struct http_req *req, const struct err *err)
 static int check_new(struct api *a, const struct auth_caller *c, const char *owner, const char *name, bool writes,
 		     struct err *err)
 {
-	bool own = store_namespace_find(a->store, owner) && (str_eq(owner, c->namespace_name) || c->role == STORE_ROLE_ADMIN);
+	const struct store_namespace *ns = store_namespace_find(a->store, owner);
 
-	if (!own || !writes)
+	if (!ns || !writes || auth_role_in(c, ns) == AUTH_NOBODY)
 		return err_set(err, -ENOENT, "there is no environment \"%.100s/%.100s\" that this key may see", owner, name);
-	return auth_need_role(c, STORE_ROLE_MEMBER, err);
+	return auth_may_change_namespace(c, ns, err);
 }
 
 static int check(struct api *a, const struct auth_caller *c, const char *owner, const char *name, bool writes, struct err *err)

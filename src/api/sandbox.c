@@ -396,6 +396,10 @@ bool sandboxes_remove(void *sandboxes, struct http_req *req, const char *sid)
 	caller = caller_of_mine(s, req, sid, &mine);
 	if (!caller)
 		return mine;
+	if (auth_need_role(caller, STORE_ROLE_MEMBER, &err) < 0) {
+		api_reply_err(req, &err);
+		return true;
+	}
 	b = map_get(s->live, sid);
 	if (!b || !may_see(caller, b->namespace_id)) {
 		if (sandbox_find(s, caller, sid, &err) || err.code == -EIDRM)

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "base/str.h"
+#include "base/time.h"
 
 struct auth {
 	struct store *store;
@@ -81,6 +82,20 @@ static bool looks_like_key(const char *key)
 	return strlen(key) == AUTH_KEY_LEN - 1 && str_starts(key, AUTH_KEY_PREFIX);
 }
 
+static bool is_over(const struct store_key *k)
+{
+	return k->revoked_ms || (k->expires_ms && k->expires_ms <= time_wall_ms());
+}
+
+/* What a key has where it acts; AUTH_NOBODY: its user is no member there any more. */
+static int role_of(const struct store_key *k)
+{
+	if (!k->user || k->user == k->ns)
+		return k->role;
+	const struct store_member *m = store_member_find(k->ns, k->user);
+	return m ? (int)MIN(k->role, m->role) : AUTH_NOBODY;
+}
+
 int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct err *err)
 {
 	unsigned char hash[STORE_HASH_LEN];
@@ -89,19 +104,22 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 		return err_set(err, -EKEYREJECTED, "the API key is not valid");
 	hash_key(a, key, hash);
 	const struct session_key *of_session = map_get_bytes(a->session_keys, hash, sizeof(hash));
+	struct store_key *k = of_session ? of_session->caller.key : store_key_by_hash(a->store, hash);
+	int role = k ? role_of(k) : AUTH_NOBODY;
+	if (k ? is_over(k) || role == AUTH_NOBODY : !of_session)
+		return err_set(err, -EKEYREJECTED, "the API key is not valid");
 	if (of_session) {
 		*ret = of_session->caller;
 		return 0;
 	}
-	const struct store_key *k = store_key_by_hash(a->store, hash);
-	if (!k || k->revoked_ms)
-		return err_set(err, -EKEYREJECTED, "the API key is not valid");
 	*ret = (struct auth_caller){
 		.namespace_id = k->ns->id,
 		.namespace_name = k->ns->name,
 		.key_id = k->id,
-		.role = k->role,
+		.role = (enum store_role)role,
 		.ns = k->ns,
+		.user = k->user,
+		.key = k,
 	};
 	return 0;
 }
@@ -165,10 +183,24 @@ int auth_request_optional(struct auth *a, struct http_req *req, const struct aut
 	int r = auth_key(a, key, &caller, err);
 	if (r < 0)
 		return r;
-	struct auth_caller *copy = http_req_alloc(req, sizeof(*copy));
+	struct auth_caller *copy = http_req_caller(req);
+	if (!copy) {
+		copy = http_req_alloc(req, sizeof(*copy));
+		http_req_set_caller(req, copy);
+		if (caller.key)
+			store_key_used(a->store, caller.key);
+	}
 	*copy = caller;
+	if (caller.role == STORE_ROLE_READER && !auth_reads_only(http_req_method(req), http_req_path(req)))
+		return err_set(err, -EPERM, "this key is read-only, and %s %.200s is a change: it needs a member's", http_req_method(req),
+			       http_req_path(req));
 	*ret = copy;
 	return 0;
+}
+
+void auth_refuse(struct http_req *req, const struct err *err)
+{
+	http_reply_error(req, err->code == -EPERM ? 403 : 401, "%s", err->msg);
 }
 
 int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)
@@ -204,6 +236,14 @@ static void key_text(const unsigned char bytes[32], char ret[AUTH_KEY_LEN])
 int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role role, const char *label,
 		  char ret[AUTH_KEY_LEN], struct err *err)
 {
+	struct store_key_spec spec = { .ns = ns, .role = role, .label = label };
+
+	return auth_key_make_as(a, &spec, ret, NULL, err);
+}
+
+int auth_key_make_as(struct auth *a, const struct store_key_spec *spec, char ret[AUTH_KEY_LEN], struct store_key **ret_key,
+		     struct err *err)
+{
 	unsigned char bytes[32], hash[STORE_HASH_LEN];
 	char text[AUTH_KEY_LEN];
 	struct store_key *k;
@@ -211,9 +251,12 @@ int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role ro
 	random_bytes(bytes, sizeof(bytes));
 	key_text(bytes, text);
 	hash_key(a, text, hash);
-	int r = store_key_add(a->store, ns, label, role, hash, &k, err);
-	if (r == 0)
+	int r = store_key_add(a->store, spec, hash, &k, err);
+	if (r == 0) {
 		memcpy(ret, text, sizeof(text));
+		if (ret_key)
+			*ret_key = k;
+	}
 	explicit_bzero(bytes, sizeof(bytes));
 	explicit_bzero(text, sizeof(text));
 	return r;
@@ -229,6 +272,7 @@ static struct session_key *session_key_add(struct auth *a, const struct auth_cal
 	k->caller = *caller;
 	k->caller.session_id = k->session_id;
 	k->caller.role = MIN(caller->role, STORE_ROLE_MEMBER);
+	k->caller.user = NULL; /* nor in the organisations of whoever opened it */
 	map_put_bytes(a->session_keys, k->hash, sizeof(k->hash), k);
 	return k;
 }
@@ -335,12 +379,34 @@ int auth_first_start(struct auth *a, const char *path, char ret_text[AUTH_KEY_LE
 
 /* -- permission ------------------------------------------------------------------------------------------------ */
 
+int auth_role_in(const struct auth_caller *c, const struct store_namespace *ns)
+{
+	if (!c)
+		return AUTH_NOBODY;
+	if (c->ns == ns || c->role == STORE_ROLE_ADMIN)
+		return c->role;
+	const struct store_member *m = c->user ? store_member_find(ns, c->user) : NULL;
+	return m ? (int)MIN(c->key->role, m->role) : AUTH_NOBODY;
+}
+
 int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err)
 {
 	if (c->role >= role)
 		return 0;
 	return err_set(err, -EPERM, "this key's role is %s, the request needs %s", store_role_name(c->role),
 		       store_role_name(role));
+}
+
+int auth_may_change_namespace(const struct auth_caller *c, const struct store_namespace *ns, struct err *err)
+{
+	int role = auth_role_in(c, ns);
+
+	if (role >= STORE_ROLE_MEMBER)
+		return 0;
+	if (role == AUTH_NOBODY)
+		return err_set(err, -EPERM, "the namespace \"%s\" is not this key's, which is \"%s\"", ns->name, c->namespace_name);
+	return err_set(err, -EPERM, "this key's role in %s is %s, the request needs %s", ns->name,
+		       store_role_name((enum store_role)role), store_role_name(STORE_ROLE_MEMBER));
 }
 
 static int not_there(const char *owner, const char *name, struct err *err)
@@ -351,7 +417,7 @@ static int not_there(const char *owner, const char *name, struct err *err)
 
 static bool sees(const struct auth_caller *c, const struct store_environment *e)
 {
-	return !e->removing && (!e->is_private || (c && (c->ns == e->ns || c->role == STORE_ROLE_ADMIN)));
+	return !e->removing && (!e->is_private || auth_role_in(c, e->ns) >= STORE_ROLE_READER);
 }
 
 int auth_may_see(const struct auth_caller *c, const struct store_environment *e, struct err *err)
@@ -365,12 +431,10 @@ int auth_may_change(const struct auth_caller *c, const struct store_environment 
 		return not_there(e->ns->name, e->name, err);
 	if (!c)
 		return err_set(err, -EKEYREJECTED, "no API key: send one in the header X-API-Key or as a Bearer token");
-	if (c->role == STORE_ROLE_ADMIN)
-		return 0;
-	if (c->ns != e->ns)
+	if (auth_role_in(c, e->ns) == AUTH_NOBODY)
 		return err_set(err, -EPERM, "the environment \"%s/%s\" belongs to another namespace than this key", e->ns->name,
 			       e->name);
-	return auth_need_role(c, STORE_ROLE_MEMBER, err);
+	return auth_may_change_namespace(c, e->ns, err);
 }
 
 int auth_find_environment(struct auth *a, const struct auth_caller *c, const char *owner, const char *name,

@@ -16,18 +16,21 @@ MUST_CHECK int auth_new(struct auth **ret, struct store *store, struct err *err)
 struct auth *auth_free(struct auth *a); /* NULL is allowed; returns NULL */
 DEFINE_FREEP(auth, auth_free)
 
-/* The one who sent a request. Lives as long as the request; ns and key belong to the store. */
+/* The one who sent a request. Lives as long as the request; ns and key belong to the store. role is what it has in ns. */
 struct auth_caller {
 	const char *namespace_id, *namespace_name;
 	const char *key_id;
 	enum store_role role;
 	struct store_namespace *ns;
 	const char *session_id; /* the key is the own one of this session; NULL = an ordinary key */
+	struct store_namespace *user; /* who it is, whose organisations it may act in; NULL = a key of a namespace or session */
+	struct store_key *key;        /* the ordinary key, also behind a session's; NULL = a session's of a former daemon */
 };
 
 /* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`, or the password of `Authorization: Basic`, as git sends
  * it (any user name). -EKEYREJECTED (401) when there is none or it is not
- * valid; the message does not say which keys exist and never repeats the key. */
+ * valid, expired or revoked; the message does not say which keys exist and never repeats the key. -EPERM (403): its role is
+ * reader, and this request does more than read, whatever it is about. */
 MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
 /* The user name of `Authorization: Basic`, which no key depends on; alive as long as the request. NULL or "": none. */
 const char *auth_basic_user(struct http_req *req);
@@ -37,6 +40,27 @@ MUST_CHECK int auth_request_optional(struct auth *a, struct http_req *req, const
 /* The text of a key, when it does not come with a request ("api_key" of X-Secrets). ret->* belong to the store. */
 MUST_CHECK int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct err *err);
 
+/* Answers with what auth_request() said: 401, 403 or 429. */
+void auth_refuse(struct http_req *req, const struct err *err);
+
+/* What c has in ns: its role where it acts for ns, admin for admins, what its user is where that is a member, cut to the
+ * key's own role. AUTH_NOBODY: a stranger, as is everybody where c is NULL. */
+#define AUTH_NOBODY (-1)
+int auth_role_in(const struct auth_caller *c, const struct store_namespace *ns);
+/* A method and path that a reader may send: everything that changes nothing. Sessions may be opened, looked at and ended:
+ * tasks are listed through them; the gateway sees to it that a reader has its own only. */
+bool auth_reads_only(const char *method, const char *path);
+/* Environments, keys, ... of ns: member at least, where ns may be known. -EPERM. */
+MUST_CHECK int auth_may_change_namespace(const struct auth_caller *c, const struct store_namespace *ns, struct err *err);
+/* Its keys and members: an owner of ns, or an admin, not by a session's key. -ENOENT to strangers, in the words of what is
+ * missing, else -EPERM. */
+MUST_CHECK int auth_may_manage(const struct auth_caller *c, const struct store_namespace *ns, struct err *err);
+MUST_CHECK int auth_may_know(const struct auth_caller *c, const struct store_namespace *ns, struct err *err); /* -ENOENT */
+/* A key that was made: a user's own keys, and for who may manage where it acts. Errors as for auth_may_manage(). */
+MUST_CHECK int auth_may_manage_key(const struct auth_caller *c, const struct store_key *k, struct err *err);
+/* Fills in what spec leaves open (role NULL = the usual one; expires_ms 0 = as long as the caller's own) and checks that the
+ * caller may make it: no key does more, or lives longer, than the one that made it. -EINVAL, -EPERM, -ENOENT. */
+MUST_CHECK int auth_may_make_key(const struct auth_caller *c, struct store_key_spec *spec, const char *role, struct err *err);
 /* -EPERM (403) with what was needed. */
 MUST_CHECK int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err);
 
@@ -49,7 +73,9 @@ MUST_CHECK int auth_may_change(const struct auth_caller *c, const struct store_e
 MUST_CHECK int auth_find_environment(struct auth *a, const struct auth_caller *c, const char *owner, const char *name,
 				     struct store_environment **ret, struct err *err);
 
-/* Makes a key; its text is given once, here. The record is queued: store_sync() before telling anybody. */
+/* Makes a key; its text is given once, here. The record is queued: store_sync() before telling anybody. ret_key may be NULL. */
+MUST_CHECK int auth_key_make_as(struct auth *a, const struct store_key_spec *spec, char ret[AUTH_KEY_LEN],
+				struct store_key **ret_key, struct err *err);
 MUST_CHECK int auth_key_make(struct auth *a, struct store_namespace *ns, enum store_role role, const char *label,
 			     char ret[AUTH_KEY_LEN], struct err *err);
 /* The first start: a namespace `local` and an admin key in path (mode 0600), written aside and renamed. A later start

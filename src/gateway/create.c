@@ -193,6 +193,10 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 	struct store_environment *env = environment_of(c->g, req, c->caller);
 	if (!env)
 		return;
+	if (overrides && c->caller->role == STORE_ROLE_READER) {
+		http_reply_error(req, 403, "env: this key is read-only, and may start no instance of its own");
+		return;
+	}
 	if (overrides_read(&vars, overrides, c->caller, env, &err) < 0) {
 		http_reply_error(req, 400, "%s", err.msg);
 		return;
@@ -215,7 +219,7 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 	struct session *s = session_find(c->g, sid);
 	const struct ended *e = map_get(c->g->ended, sid);
 	bool awaits_vars = s && s->awaits_vars;
-	if (s && str_eq(s->namespace_id, c->caller->ns->id) && s->state <= SESSION_READY) {
+	if (s && session_is_of(s, c->caller) && s->state <= SESSION_READY) {
 		if (awaits_vars && take_vars(s, c, overrides, &err) < 0) {
 			http_reply_error(req, 400, "%s", err.msg);
 			return;
@@ -230,7 +234,7 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 		return;
 	}
 	struct sse *stream = sse_start(req);
-	if (s && str_eq(s->namespace_id, c->caller->ns->id))
+	if (s && session_is_of(s, c->caller))
 		sse_error(stream, s->end_reason);
 	else if (e && str_eq(e->namespace_id, c->caller->ns->id))
 		sse_error(stream, e->reason);
@@ -267,7 +271,7 @@ void create_session_handler(struct http_req *req, void *gateway)
 	struct err err = ERR_INIT;
 	*c = (struct create){ .g = gateway, .req = req };
 	if (auth_request(c->g->auth, req, &c->caller, &err) < 0)
-		http_reply_error(req, 401, "%s", err.msg);
+		auth_refuse(req, &err);
 	else
 		http_req_body(req, CREATE_BODY_MAX, on_body, c);
 }

@@ -59,12 +59,12 @@ static struct session *session_to_remove(struct gateway *g, struct http_req *req
 	const struct auth_caller *caller = NULL;
 	struct err err = ERR_INIT;
 	if (auth_request(g->auth, req, &caller, &err) < 0) {
-		http_reply_error(req, 401, "%s", err.msg);
+		auth_refuse(req, &err);
 		return NULL;
 	}
 	struct session *s = session_find(g, id);
 	const struct ended *e = map_get(g->ended, id);
-	if (s && str_eq(s->namespace_id, caller->ns->id))
+	if (s && session_is_of(s, caller))
 		return s;
 	if (e && str_eq(e->namespace_id, caller->ns->id))
 		reply_sid(req, id);

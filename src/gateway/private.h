@@ -103,6 +103,8 @@ struct ended *ended_add(struct gateway *g, const char *id, const char *namespace
 struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */
 /* The caller's own session by X-Session-ID, or an answered request and NULL: 400, 401, 404, 410. */
 struct session *session_of_request(struct gateway *g, struct http_req *req, const struct auth_caller **ret_caller);
+/* Of the caller's namespace; for a reader: of its own key. */
+bool session_is_of(const struct session *s, const struct auth_caller *c);
 void session_hold(struct session *s);    /* a request begins */
 void session_unhold(struct session *s);  /* and ends: both renew the lease */
 void session_touch(struct session *s);

@@ -314,6 +314,11 @@ void reply_sid(struct http_req *req, const char *sid)
 		http_reply_json(req, 200, &b);
 }
 
+bool session_is_of(const struct session *s, const struct auth_caller *c)
+{
+	return str_eq(s->namespace_id, c->ns->id) && (c->role > STORE_ROLE_READER || str_eq(s->key_id, c->key_id));
+}
+
 /* One that is over: 410 with why, to its own namespace only. */
 static void reply_not_here(struct gateway *g, struct http_req *req, const char *id, const struct auth_caller *c)
 {
@@ -329,7 +334,7 @@ struct session *session_of_request(struct gateway *g, struct http_req *req, cons
 	struct err err = ERR_INIT;
 	const char *id = http_req_header(req, "X-Session-ID");
 	if (auth_request(g->auth, req, ret_caller, &err) < 0) {
-		http_reply_error(req, 401, "%s", err.msg);
+		auth_refuse(req, &err);
 		return NULL;
 	}
 	if (str_empty(id)) {
@@ -337,7 +342,7 @@ struct session *session_of_request(struct gateway *g, struct http_req *req, cons
 		return NULL;
 	}
 	struct session *s = session_find(g, id);
-	if (!s || !str_eq(s->namespace_id, (*ret_caller)->ns->id)) {
+	if (!s || !session_is_of(s, *ret_caller)) {
 		reply_not_here(g, req, id, *ret_caller);
 		return NULL;
 	}

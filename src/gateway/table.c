@@ -151,18 +151,18 @@ static void recall(struct gateway *g, uint32_t slot, struct session_record *r)
 	slots_publish(&r->state, SESSION_CLOSED + 1u);
 }
 
-static const char *key_of(const struct store_namespace *ns, const char *id)
+static const char *key_of(struct gateway *g, const char *id)
 {
-	list_foreach((struct list *)&ns->keys, struct store_key, of_namespace, k)
-		if (str_eq(k->id, id))
-			return k->id;
-	return "";
+	const struct store_key *k = store_key_by_id(g->store, id);
+
+	return k ? k->id : "";
 }
 
 static void restore_key(struct session *s, struct store_namespace *ns, const struct session_record *r)
 {
 	struct auth_caller caller = {
 		.namespace_id = ns->id, .namespace_name = ns->name, .key_id = s->key_id, .role = (enum store_role)r->role, .ns = ns,
+		.key = store_key_by_id(s->g->store, s->key_id),
 	};
 
 	if (r->flags & FLAG_KEY && r->role <= STORE_ROLE_MEMBER)
@@ -219,7 +219,7 @@ static void adopt(struct gateway *g, uint32_t slot, const struct session_record 
 		slots_give(g->records, slot);
 		return;
 	}
-	s = session_restore(g, copy.id, slot, ns->id, key_of(ns, copy.key_id), env);
+	s = session_restore(g, copy.id, slot, ns->id, key_of(g, copy.key_id), env);
 	restore_fields(s, &copy);
 	restore_key(s, ns, &copy);
 	g->counts.adopted_total++;

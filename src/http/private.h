@@ -121,6 +121,7 @@ struct http_req {
 	const char *query;
 	const struct http_param *params;
 	size_t n_params;
+	void *caller;      /* http_req_set_caller() */
 
 	struct http_body body;
 	enum body_mode body_mode;

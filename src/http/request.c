@@ -256,6 +256,16 @@ struct loop *http_req_loop(const struct http_req *r)
 	return r->conn->server->loop;
 }
 
+void http_req_set_caller(struct http_req *r, void *caller)
+{
+	r->caller = caller;
+}
+
+void *http_req_caller(const struct http_req *r)
+{
+	return r->caller;
+}
+
 /* Decodes into the request's memory; NULL for a bad escape. */
 static const char *decode(struct http_req *r, const char *s, size_t len)
 {

@@ -87,6 +87,9 @@ const char *http_req_peer(struct http_req *r);
 bool http_req_is_local(struct http_req *r);
 const char *http_req_scheme(struct http_req *r); /* "http" or "https", as the client used it; of trusted proxies, as they say */
 const char *http_req_host(struct http_req *r);   /* the authority that the client used; "localhost" where it named none */
+/* Who sends it: free for auth/, NULL at first. Lives as long as the request. */
+void http_req_set_caller(struct http_req *r, void *caller);
+void *http_req_caller(const struct http_req *r);
 /* Memory that lives as long as the request. Never NULL. */
 void *http_req_alloc(struct http_req *r, size_t size);
 struct loop *http_req_loop(const struct http_req *r);

@@ -80,6 +80,13 @@ static const char *const migrations[] = {
 	"  environment_id TEXT NOT NULL, split TEXT NOT NULL, variant TEXT NOT NULL, task_index INTEGER NOT NULL,"
 	"  version INTEGER NOT NULL, PRIMARY KEY (environment_id, split, variant, task_index)) STRICT, WITHOUT ROWID;"
 	"CREATE INDEX task_change_by_version ON task_change (environment_id, version);",
+
+	"ALTER TABLE api_key ADD COLUMN user_id TEXT REFERENCES namespace(id);"
+	"ALTER TABLE api_key ADD COLUMN expires_ms INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE api_key ADD COLUMN last_used_ms INTEGER NOT NULL DEFAULT 0;"
+	"CREATE TABLE member ("
+	"  org_id TEXT NOT NULL REFERENCES namespace(id), user_id TEXT NOT NULL REFERENCES namespace(id), role TEXT NOT NULL,"
+	"  created_ms INTEGER NOT NULL, UNIQUE (org_id, user_id)) STRICT;",
 };
 
 static int errno_of(int code)

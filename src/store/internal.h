@@ -64,7 +64,9 @@ struct store {
 	struct seal seal;          /* of secrets in environments' settings */
 	struct list namespaces;    /* struct store_namespace.all */
 	struct map *by_name, *by_id;      /* namespaces */
-	struct map *keys_by_hash;
+	struct map *keys_by_hash, *keys_by_id;
+	struct list keys_used;     /* struct store_key.used: their last use is not on disk yet */
+	struct loop_timer use_timer;
 	struct list removed;       /* struct store_environment.of_namespace: those of no namespace any more */
 	struct map *env_by_name, *env_by_id; /* "owner/name"; id */
 	struct map *dep_by_id;
@@ -101,11 +103,19 @@ MUST_CHECK int store_load(struct store *s, struct err *err);
 
 /* records.c: used by the loader, too; they put nothing into the database */
 struct store_namespace *store_namespace_attach(struct store *s, const char *id, const char *name, const char *type);
+void store_copy_id(char ret[STORE_ID_LEN], const char *id); /* NULL = a new one */
 struct store_key *store_key_attach(struct store *s, struct store_namespace *ns, const char *id, const unsigned char *hash);
 struct store_environment *store_environment_attach(struct store *s, struct store_namespace *ns, const char *id,
 						   const char *name);
 struct store_deployment *store_deployment_attach(struct store *s, struct store_environment *e, const char *id);
 void store_records_free(struct store *s);
+
+/* keys.c, likewise */
+MUST_CHECK int store_role_of(const char *name); /* -1 = none has this name */
+struct store_member *store_member_attach(struct store_namespace *org, struct store_namespace *user, enum store_role role);
+void store_keys_init(struct store *s);
+void store_keys_finish(struct store *s); /* queues the uses that are not on disk yet */
+void store_keys_free(struct store_namespace *ns); /* its keys, and its members where it is an organisation */
 
 /* origin.c, likewise */
 void store_origin_init(struct store_origin *o); /* the defaults */

@@ -20,27 +20,23 @@ void store_set_str(char **field, const char *value)
 	*field = copy;
 }
 
-static const char *const role_names[] = {
-#define X(name, text) [STORE_ROLE_##name] = text,
-	STORE_ROLES(X)
-#undef X
-};
-
-const char *store_role_name(enum store_role r)
-{
-	return role_names[r];
-}
-
 int store_check_name(const char *what, const char *name, struct err *err)
 {
 	if (str_is_name(name, STORE_NAME_MAX))
 		return 0;
 	return err_set(err, -EINVAL,
-		       "%s: \"%.120s\": expected 1 to %d letters, digits, '.', '_' and '-', the first a letter or digit", what,
+		       "%s: \"%.120s\": expected 1 to %d ASCII letters, digits, '.', '_' and '-', the first a letter or digit", what,
 		       name ? name : "", STORE_NAME_MAX);
 }
 
-static void copy_id(char ret[STORE_ID_LEN], const char *id)
+static int taken(const char *what, const char *name, const char *by, struct err *err)
+{
+	if (str_eq(name, by))
+		return err_set(err, -EEXIST, "the %s \"%s\" exists", what, name);
+	return err_set(err, -EEXIST, "the %s \"%s\" exists, and \"%s\" differs from it by case only", what, by, name);
+}
+
+void store_copy_id(char ret[STORE_ID_LEN], const char *id)
 {
 	if (id)
 		snprintf(ret, STORE_ID_LEN, "%s", id);
@@ -54,10 +50,12 @@ struct store_namespace *store_namespace_attach(struct store *s, const char *id, 
 {
 	struct store_namespace *ns = NEW(struct store_namespace);
 
-	copy_id(ns->id, id);
+	store_copy_id(ns->id, id);
 	ns->name = xstrdup(name);
 	ns->type = xstrdup(type);
 	list_init(&ns->keys);
+	list_init(&ns->members);
+	list_init(&ns->memberships);
 	list_init(&ns->environments);
 	list_push_back(&s->namespaces, &ns->all);
 	map_put(s->by_name, ns->name, ns);
@@ -75,14 +73,22 @@ struct store_namespace *store_namespace_by_id(struct store *s, const char *id)
 	return map_get(s->by_id, id);
 }
 
+void store_namespaces(struct store *s, store_namespace_fn *fn, void *arg)
+{
+	list_foreach(&s->namespaces, struct store_namespace, all, ns)
+		if (!fn(arg, ns))
+			return;
+}
+
 int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret, struct err *err)
 {
 	int r = store_check_name("namespace", name, err);
 
 	if (r < 0)
 		return r;
-	if (map_get(s->by_name, name))
-		return err_set(err, -EEXIST, "the namespace \"%s\" exists", name);
+	list_foreach(&s->namespaces, struct store_namespace, all, other)
+		if (str_ieq(other->name, name))
+			return taken("namespace", name, other->name, err);
 	struct store_namespace *ns = store_namespace_attach(s, NULL, name, type);
 	ns->created_ms = time_wall_ms();
 
@@ -93,68 +99,6 @@ int store_namespace_add(struct store *s, const char *name, const char *type, str
 	store_op_i64(op, ns->created_ms);
 	*ret = ns;
 	return 0;
-}
-
-/* -- keys ------------------------------------------------------------------------------------------------------ */
-
-struct store_key *store_key_attach(struct store *s, struct store_namespace *ns, const char *id, const unsigned char *hash)
-{
-	struct store_key *k = NEW(struct store_key);
-
-	copy_id(k->id, id);
-	k->ns = ns;
-	memcpy(k->hash, hash, sizeof(k->hash));
-	store_set_str(&k->label, "");
-	list_push_back(&ns->keys, &k->of_namespace);
-	map_put_bytes(s->keys_by_hash, k->hash, sizeof(k->hash), k);
-	return k;
-}
-
-struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN])
-{
-	return map_get_bytes(s->keys_by_hash, hash, STORE_HASH_LEN);
-}
-
-int store_key_add(struct store *s, struct store_namespace *ns, const char *label, enum store_role role,
-		  const unsigned char hash[STORE_HASH_LEN], struct store_key **ret, struct err *err)
-{
-	if (store_key_by_hash(s, hash))
-		return err_set(err, -EEXIST, "this key exists");
-	struct store_key *k = store_key_attach(s, ns, NULL, hash);
-	store_set_str(&k->label, label);
-	k->role = role;
-	k->created_ms = time_wall_ms();
-
-	struct store_op *op = store_op_new(s, "INSERT INTO api_key (id, namespace_id, label, role, hash, created_ms, revoked_ms)"
-					      " VALUES (?, ?, ?, ?, ?, ?, 0)");
-	store_op_text(op, k->id);
-	store_op_text(op, ns->id);
-	store_op_text(op, k->label);
-	store_op_text(op, store_role_name(role));
-	store_op_blob(op, k->hash, sizeof(k->hash));
-	store_op_i64(op, k->created_ms);
-	*ret = k;
-	return 0;
-}
-
-void store_counts(const struct store *s, uint64_t *ret_namespaces, uint64_t *ret_keys)
-{
-	*ret_namespaces = *ret_keys = 0;
-	list_foreach(&s->namespaces, struct store_namespace, all, ns) {
-		++*ret_namespaces;
-		list_foreach(&ns->keys, struct store_key, of_namespace, k)
-			*ret_keys += !k->revoked_ms;
-	}
-}
-
-void store_key_save(struct store *s, const struct store_key *k)
-{
-	struct store_op *op = store_op_new(s, "UPDATE api_key SET label = ?, role = ?, revoked_ms = ? WHERE id = ?");
-
-	store_op_text(op, k->label);
-	store_op_text(op, store_role_name(k->role));
-	store_op_i64(op, k->revoked_ms);
-	store_op_text(op, k->id);
 }
 
 /* -- environments ---------------------------------------------------------------------------------------------- */
@@ -170,7 +114,7 @@ struct store_environment *store_environment_attach(struct store *s, struct store
 	struct store_environment *e = NEW(struct store_environment);
 	auto_free char *key = environment_key(ns->name, name);
 
-	copy_id(e->id, id);
+	store_copy_id(e->id, id);
 	e->ns = ns;
 	e->name = xstrdup(name);
 	store_set_str(&e->description, "");
@@ -220,15 +164,27 @@ static void put_environment(struct store *s, const struct store_environment *e)
 	store_op_i64(op, e->updated_ms);
 }
 
+/* Two names of one namespace that differ by case only would be one on a file system that folds it, and in people's ears. */
+static int check_free(const struct store_namespace *ns, const struct store_environment *self, const char *name, struct err *err)
+{
+	list_foreach((struct list *)&ns->environments, struct store_environment, of_namespace, other) {
+		if (other == self || !str_ieq(other->name, name))
+			continue;
+		auto_free char *full = environment_key(ns->name, name);
+		auto_free char *by = environment_key(ns->name, other->name);
+		return taken("environment", full, by, err);
+	}
+	return 0;
+}
+
 int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
 			  struct err *err)
 {
 	int r = store_check_name("name", name, err);
 
+	r = r < 0 ? r : check_free(ns, NULL, name, err);
 	if (r < 0)
 		return r;
-	if (store_environment_find(s, ns->name, name))
-		return err_set(err, -EEXIST, "the environment \"%s/%s\" exists", ns->name, name);
 	struct store_environment *e = store_environment_attach(s, ns, NULL, name);
 	e->max_concurrency = 1000;
 	e->max_scale = 1;
@@ -250,8 +206,9 @@ int store_environment_rename(struct store *s, struct store_environment *e, const
 
 	if (r < 0 || str_eq(e->name, name))
 		return r;
-	if (store_environment_find(s, e->ns->name, name))
-		return err_set(err, -EEXIST, "the environment \"%s/%s\" exists", e->ns->name, name);
+	r = check_free(e->ns, e, name, err);
+	if (r < 0)
+		return r;
 	auto_free char *old = environment_key(e->ns->name, e->name);
 	auto_free char *new = environment_key(e->ns->name, name);
 	map_del(s->env_by_name, old);
@@ -275,7 +232,7 @@ struct store_deployment *store_deployment_attach(struct store *s, struct store_e
 {
 	struct store_deployment *d = NEW(struct store_deployment);
 
-	copy_id(d->id, id);
+	store_copy_id(d->id, id);
 	d->environment = e;
 	store_set_str(&d->image, "");
 	store_set_str(&d->source, "");
@@ -419,10 +376,7 @@ static void environment_free(struct store_environment *e)
 
 static void namespace_free(struct store_namespace *ns)
 {
-	list_foreach(&ns->keys, struct store_key, of_namespace, k) {
-		free(k->label);
-		free(k);
-	}
+	store_keys_free(ns);
 	list_foreach(&ns->environments, struct store_environment, of_namespace, e)
 		environment_free(e);
 	free(ns->name);

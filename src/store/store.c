@@ -30,20 +30,10 @@ static int on_namespace(struct store *s, sqlite3_stmt *st, struct err *err)
 	return 0;
 }
 
-static int role_of(const char *name)
-{
-#define X(value, t)              \
-	if (strcmp(name, t) == 0) \
-		return STORE_ROLE_##value;
-	STORE_ROLES(X)
-#undef X
-	return -1;
-}
-
 static int on_key(struct store *s, sqlite3_stmt *st, struct err *err)
 {
 	struct store_namespace *ns = store_namespace_by_id(s, text(st, 1));
-	int role = role_of(text(st, 3));
+	int role = store_role_of(text(st, 3));
 
 	if (!ns || role < 0 || sqlite3_column_bytes(st, 4) != STORE_HASH_LEN)
 		return damaged(err, "key", text(st, 0));
@@ -52,6 +42,22 @@ static int on_key(struct store *s, sqlite3_stmt *st, struct err *err)
 	k->role = (enum store_role)role;
 	k->created_ms = sqlite3_column_int64(st, 5);
 	k->revoked_ms = sqlite3_column_int64(st, 6);
+	k->user = store_namespace_by_id(s, text(st, 7));
+	k->expires_ms = sqlite3_column_int64(st, 8);
+	k->last_used_ms = sqlite3_column_int64(st, 9);
+	if (*text(st, 7) && !k->user)
+		return damaged(err, "key", k->id);
+	return 0;
+}
+
+static int on_member(struct store *s, sqlite3_stmt *st, struct err *err)
+{
+	struct store_namespace *org = store_namespace_by_id(s, text(st, 0)), *user = store_namespace_by_id(s, text(st, 1));
+	int role = store_role_of(text(st, 2));
+
+	if (!org || !user || role < 0)
+		return damaged(err, "member of", text(st, 0));
+	store_member_attach(org, user, (enum store_role)role)->created_ms = sqlite3_column_int64(st, 3);
 	return 0;
 }
 
@@ -169,7 +175,9 @@ static const struct {
 	row_fn *fn;
 } tables[] = {
 	{ "SELECT id, name, type, created_ms FROM namespace ORDER BY rowid", on_namespace },
-	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms FROM api_key ORDER BY rowid", on_key },
+	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms, user_id, expires_ms, last_used_ms"
+	  " FROM api_key ORDER BY rowid", on_key },
+	{ "SELECT org_id, user_id, role, created_ms FROM member ORDER BY rowid", on_member },
 	{ "SELECT id, namespace_id, name, description, is_private, is_harbor, cpu_milli, memory_bytes, max_concurrency,"
 	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },
 	{ "SELECT id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli, memory_bytes, created_ms,"
@@ -205,7 +213,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	list_init(&s->removed);
 	s->by_name = map_new();
 	s->by_id = map_new();
-	s->keys_by_hash = map_new();
+	store_keys_init(s);
 	s->env_by_name = map_new();
 	s->env_by_id = map_new();
 	s->dep_by_id = map_new();
@@ -234,6 +242,7 @@ struct store *store_free(struct store *s)
 {
 	if (!s)
 		return NULL;
+	store_keys_finish(s);
 	store_queue_finish(s);
 	store_record_finish(s);
 	store_records_free(s);
@@ -241,6 +250,7 @@ struct store *store_free(struct store *s)
 	map_free(s->by_name);
 	map_free(s->by_id);
 	map_free(s->keys_by_hash);
+	map_free(s->keys_by_id);
 	map_free(s->env_by_name);
 	map_free(s->env_by_id);
 	map_free(s->dep_by_id);

@@ -54,42 +54,87 @@ struct store_namespace {
 	char *name;
 	char *type;               /* "user" or "org" */
 	int64_t created_ms;       /* wall clock, since 1970 */
-	struct list keys;         /* struct store_key.of_namespace */
+	struct list keys;         /* struct store_key.of_namespace: those that act for it, revoked ones too, oldest first */
+	struct list members;      /* of an organisation: struct store_member.of_org */
+	struct list memberships;  /* of a user: struct store_member.of_user */
 	struct list environments; /* struct store_environment.of_namespace, in order of creation */
 	struct list all;          /* private */
 };
 
 struct store_namespace *store_namespace_find(struct store *s, const char *name); /* NULL = none */
 struct store_namespace *store_namespace_by_id(struct store *s, const char *id);
-/* -EINVAL for a name against the rules, -EEXIST. */
+/* -EINVAL for a name against the rules, -EEXIST also for one that differs from another by case only. */
 MUST_CHECK int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret,
 				   struct err *err);
+bool store_namespace_is_user(const struct store_namespace *ns);
+/* Visits all, in order of creation, until fn returns false. */
+typedef bool store_namespace_fn(void *arg, struct store_namespace *ns);
+void store_namespaces(struct store *s, store_namespace_fn *fn, void *arg);
 
-/* -- keys ------------------------------------------------------------------------------------------------------ */
-/* What a key may do: read what it sees; that, and use and change what its namespace owns; everything on this server. */
-#define STORE_ROLES(X) X(READER, "reader") X(MEMBER, "member") X(ADMIN, "admin")
+/* -- roles ----------------------------------------------------------------------------------------------------- */
+/* What a key may do in its namespace, and a user in an organisation: read what it sees; that, and use and change what the
+ * namespace owns; that, and change its keys and members; everything on this server. Each has what those before it have. */
+#define STORE_ROLES(X) X(READER, "reader") X(MEMBER, "member") X(OWNER, "owner") X(ADMIN, "admin")
 enum store_role {
 #define X(name, text) STORE_ROLE_##name,
 	STORE_ROLES(X)
 #undef X
 };
 const char *store_role_name(enum store_role r);
+/* -EINVAL names the field, and what may stand there up to max. */
+MUST_CHECK int store_role_read(const char *field, const char *name, enum store_role max, enum store_role *ret, struct err *err);
+
+/* -- members --------------------------------------------------------------------------------------------------- */
+struct store_member {
+	struct store_namespace *org, *user;
+	enum store_role role; /* reader, member or owner */
+	int64_t created_ms;
+	struct list of_org, of_user; /* private */
+};
+
+struct store_member *store_member_find(const struct store_namespace *org, const struct store_namespace *user); /* NULL = none */
+/* Makes user a member, or gives the member another role. */
+struct store_member *store_member_put(struct store *s, struct store_namespace *org, struct store_namespace *user,
+				      enum store_role role);
+void store_member_remove(struct store *s, struct store_member *m); /* frees it */
+bool store_member_is_last_owner(const struct store_member *m);
+
+/* -- keys ------------------------------------------------------------------------------------------------------ */
+enum store_key_use { STORE_USE_SESSIONS, STORE_USE_SANDBOXES, STORE_USES };
 
 struct store_key {
 	char id[STORE_ID_LEN];
-	struct store_namespace *ns;
+	struct store_namespace *ns;        /* it acts for this one */
+	struct store_namespace *user;      /* whose it is; NULL = the namespace's own */
 	char *label;                       /* for people; may be "" */
-	enum store_role role;
+	enum store_role role;              /* at most: as a key of a user for an organisation it has what the member has */
 	unsigned char hash[STORE_HASH_LEN]; /* SHA-256 of the key's whole text; the text itself is nowhere */
 	int64_t created_ms;
 	int64_t revoked_ms;                /* 0 = valid */
-	struct list of_namespace;          /* private */
+	int64_t expires_ms;                /* 0 = never */
+	int64_t last_used_ms;              /* 0 = never; on disk within a minute */
+	struct list of_namespace, used;    /* private */
+	size_t n_open[STORE_USES];         /* free for auth/: what is open of it, */
+	double tokens;                     /* and requests it may send at once, */
+	uint64_t tokens_ms;                /* at this time of the loop's clock; 0 = as many as it may ever */
 };
 
-MUST_CHECK int store_key_add(struct store *s, struct store_namespace *ns, const char *label, enum store_role role,
-			     const unsigned char hash[STORE_HASH_LEN], struct store_key **ret, struct err *err);
+struct store_key_spec {
+	struct store_namespace *ns, *user; /* user may be NULL */
+	const char *label;
+	enum store_role role;
+	int64_t expires_ms;
+};
+
+MUST_CHECK int store_key_add(struct store *s, const struct store_key_spec *spec, const unsigned char hash[STORE_HASH_LEN],
+			     struct store_key **ret, struct err *err);
 void store_key_save(struct store *s, const struct store_key *k);
 struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
+struct store_key *store_key_by_id(struct store *s, const char *id);
+/* The same by the beginning of its id, of 8 characters at least; NULL = none, or several. */
+struct store_key *store_key_by_prefix(struct store *s, const char *prefix);
+/* It was used now. Costs no write: all keys used within a minute go to disk together. */
+void store_key_used(struct store *s, struct store_key *k);
 
 /* How many namespaces there are, and keys that are valid. */
 void store_counts(const struct store *s, uint64_t *ret_namespaces, uint64_t *ret_keys);

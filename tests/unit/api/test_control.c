@@ -99,6 +99,8 @@ static void serve(int listener, int out)
 	make_keys(api.store, api.auth, out);
 	api_system_routes(&api, router);
 	api_namespaces_routes(&api, router);
+	api_keys_routes(&api, router);
+	api_orgs_routes(&api, router);
 	api_environments_routes(&api, router);
 	api_deployments_routes(&api, router);
 	api_details_routes(&api, router);

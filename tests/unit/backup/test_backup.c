@@ -94,7 +94,7 @@ static void fill_store(struct store *s)
 	struct err err = ERR_INIT;
 
 	cr_assert_eq(store_namespace_add(s, "local", "org", &ns, &err), 0);
-	cr_assert_eq(store_key_add(s, ns, "mine", STORE_ROLE_ADMIN, hash, &k, &err), 0);
+	cr_assert_eq(store_key_add(s, &(struct store_key_spec){ .ns = ns, .label = "mine", .role = STORE_ROLE_ADMIN }, hash, &k, &err), 0);
 	cr_assert_eq(store_environment_add(s, ns, "served", &e, &err), 0);
 	deployment(s, e, 0, STORE_DEPLOYMENT_STOPPED, true);
 	deployment(s, e, 1, STORE_DEPLOYMENT_DRAINING, true);

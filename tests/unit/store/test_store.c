@@ -95,7 +95,7 @@ Test(store, everything_is_there_after_a_new_start)
 	struct err err;
 	char env_id[STORE_ID_LEN], dep_id[STORE_ID_LEN];
 
-	cr_assert_eq(store_key_add(s, e->ns, "mine", STORE_ROLE_MEMBER, hash, &k, &err), 0);
+	cr_assert_eq(store_key_add(s, &(struct store_key_spec){ .ns = e->ns, .label = "mine", .role = STORE_ROLE_MEMBER }, hash, &k, &err), 0);
 	e->is_private = true;
 	e->memory_bytes = 1ull << 33;
 	store_set_str(&e->description, "it's \"quoted\"; DROP TABLE environment");
