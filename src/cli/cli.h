@@ -29,6 +29,9 @@ int cli_export(int argc, char **argv);
 int cli_backup(int argc, char **argv);
 int cli_restore(int argc, char **argv);
 int cli_dump(int argc, char **argv);
+int cli_key(int argc, char **argv);
+int cli_user(int argc, char **argv);
+int cli_org(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* "openreward: MESSAGE" on standard error; returns 1. */
@@ -80,6 +83,19 @@ MUST_CHECK int cli_ask(const struct cli_target *t, const char *method, const cha
 		       struct err *err);
 /* "NAME" becomes "NAMESPACE/NAME" with the key's own; the caller frees. -EINVAL: neither form. */
 MUST_CHECK int cli_full_name(const struct cli_target *t, const char *name, char **ret, struct err *err);
+
+/* -- lists ------------------------------------------------------------------------------------------------------ */
+struct cli_column {
+	const char *title, *key; /* "CREATED", "created_at"; a list of objects shows their "name" and "role" */
+};
+/* rows as a table with aligned columns, or with json as one object a line. What servers and strangers wrote is made harmless
+ * for a terminal. */
+void cli_print_rows(json_t *rows, const struct cli_column *columns, size_t n, bool json, bool with_titles);
+/* Every page of what path lists under key, by offset. path may have a query. */
+MUST_CHECK int cli_list(const struct cli_target *t, const char *path, const char *key, const struct cli_column *columns, size_t n,
+			bool json, struct err *err);
+/* One part of a path or query, percent-encoded, behind what stands there already; the caller frees. */
+char *cli_path(const char *before, const char *part);
 
 /* -- streams of events ------------------------------------------------------------------------------------------ */
 /* Reads what json lines (application/x-ndjson) tell: prints each "line", keeps the last object. */
