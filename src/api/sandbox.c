@@ -159,7 +159,7 @@ static void make_id(struct sandbox *b, const char *id)
 		sid_make(b->id, &route);
 }
 
-struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner)
+struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner, struct store_key *key)
 {
 	struct sandbox *b = NEW(struct sandbox);
 
@@ -168,6 +168,8 @@ struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *nam
 	make_id(b, id);
 	b->namespace_id = xstrdup(namespace_id);
 	b->owner = xstrdup(owner);
+	b->key = key;
+	auth_count(key, STORE_USE_SANDBOXES, 1);
 	b->tasks = tasks_new(s->loop, s->settings.result_ms, s->settings.repeat_ms, s->task_records);
 	b->uploads = map_new();
 	b->created_ms = time_wall_ms();
@@ -284,6 +286,7 @@ static void dispose(struct sandbox *b, const char *why)
 	struct sandboxes *s = b->s;
 
 	map_del(s->live, b->id);
+	auth_count(b->key, STORE_USE_SANDBOXES, -1);
 	list_remove(&b->node);
 	b->state = SANDBOX_ENDING;
 	b->box = NULL;

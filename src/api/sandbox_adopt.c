@@ -100,6 +100,8 @@ void sandbox_note(const struct sandbox *b, struct buf *ret)
 	json_kv_str(&w, "namespace", b->namespace_id);
 	if (b->owner)
 		json_kv_str(&w, "owner", b->owner);
+	if (b->key)
+		json_kv_str(&w, "key", b->key->id);
 	if (b->image)
 		json_kv_str(&w, "image", b->image);
 	json_kv_i64(&w, "cpu_milli", (int64_t)b->size.cpu_milli);
@@ -156,14 +158,14 @@ static void read_looks(struct sandbox *b, json_t *note)
 
 static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t *note)
 {
-	const char *namespace_id = NULL, *owner = NULL;
+	const char *namespace_id = NULL, *owner = NULL, *key = json_string_value(json_object_get(note, "key"));
 	struct sandbox *b;
 	uint32_t slot;
 
 	if (json_get_str(note, "namespace", &namespace_id, NULL) < 0 || json_get_str(note, "owner", &owner, NULL) < 0 || !namespace_id)
 		return NULL;
 	slot = take_back(s, box->id);
-	b = sandbox_new(s, box->id, namespace_id, owner);
+	b = sandbox_new(s, box->id, namespace_id, owner, auth_key_by_id(s->auth, key));
 	read_looks(b, note);
 	if (slot != SLOTS_NONE) {
 		slots_give(s->records, b->slot);

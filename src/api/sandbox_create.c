@@ -311,12 +311,13 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 		return r;
 	r = find_bucket(s, caller, &spec, bucket, err);
 	r = r < 0 ? r : check_room(s, err);
+	r = r < 0 ? r : auth_may_open(s->auth, caller, STORE_USE_SANDBOXES, err);
 	if (r < 0) {
 		spec_done(&spec);
 		return r;
 	}
 	c = NEW(struct creation);
-	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id);
+	c->b = sandbox_new(s, id, caller->namespace_id, caller->session_id, caller->key);
 	sidecars_add(c->b, &spec);
 	c->spec = spec;
 	c->key = xstrdup(caller->key_id);

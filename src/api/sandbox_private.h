@@ -46,6 +46,7 @@ struct sandbox {
 	bool adopted;              /* from a former daemon: uploads may be open that we do not know of */
 	char *namespace_id;
 	char *owner;               /* session that it ends with, NULL = none */
+	struct store_key *key;     /* whose limit it counts for; NULL = not known */
 	struct creation *creation; /* until it is READY or gone */
 	struct engine_box *box;    /* NULL while CREATING */
 	char *image;               /* as it was asked for; NULL = not known */
@@ -84,7 +85,7 @@ enum { SANDBOX_RECORD_LIVE = 1, SANDBOX_RECORD_ENDED = 2 };
 
 /* sandbox.c */
 /* id: NULL = a new one. */
-struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner);
+struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner, struct store_key *key);
 struct ended_sandbox *sandbox_ended_add(struct sandboxes *s, const char *id, const char *namespace_id, const char *reason);
 void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */

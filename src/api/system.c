@@ -58,16 +58,34 @@ static void on_version(struct http_req *req, void *arg)
 
 /* -- /metrics -------------------------------------------------------------------------------------------------- */
 
-/* Figures only, no names of environments or keys: scrapers come without a key. */
+/* Scrapers of this machine come without a key; from elsewhere it is an operator's to look. */
+static int may_scrape(struct api *a, struct http_req *req, struct err *err)
+{
+	const struct auth_caller *c = NULL;
+
+	if (http_req_is_local(req))
+		return 0;
+	int r = auth_request_optional(a->auth, req, &c, err);
+	if (r == 0 && !c)
+		r = err_set(err, -EKEYREJECTED, "no API key: from another machine /metrics needs an operator's");
+	return r < 0 ? r : auth_need_role(c, STORE_ROLE_ADMIN, err);
+}
+
+/* Figures only, no names of environments or keys. */
 static void on_metrics(struct http_req *req, void *arg)
 {
 	struct api *a = arg;
 	auto_buf struct buf b = { 0 };
+	struct err err;
 
 	buf_init(&b, PAGE_MAX);
 	/* Whoever sits in a sandbox needs no figures of its neighbours. */
 	if (http_req_tag(req)) {
 		http_reply_error(req, 403, "/metrics: not for programs in a sandbox");
+		return;
+	}
+	if (may_scrape(a, req, &err) < 0) {
+		api_reply_err(req, &err);
 		return;
 	}
 	if (!a->metrics || api_metrics_page(a->metrics, &b) < 0) {

@@ -14,12 +14,15 @@
 #include "base/str.h"
 #include "base/time.h"
 
+#define RETRY_AFTER_S "2"
+
 struct auth {
 	struct store *store;
 	struct map *session_keys;    /* struct session_key by the hash of its text */
 	struct map *keys_of_session; /* the same by session id */
 	EVP_MD *sha256;              /* fetched once, with its context: each request's key is hashed */
 	EVP_MD_CTX *digest;
+	struct auth_limits limits;
 };
 
 struct session_key {
@@ -64,6 +67,35 @@ struct auth *auth_free(struct auth *a)
 	EVP_MD_free(a->sha256);
 	free(a);
 	return NULL;
+}
+
+/* -- limits ---------------------------------------------------------------------------------------------------- */
+
+void auth_set_limits(struct auth *a, const struct auth_limits *limits)
+{
+	a->limits = *limits;
+}
+
+int auth_may_open(struct auth *a, const struct auth_caller *c, enum store_key_use use, struct err *err)
+{
+	static const char *const names[] = { [STORE_USE_SESSIONS] = "sessions", [STORE_USE_SANDBOXES] = "sandboxes" };
+	uint64_t limit = a->limits.open[use];
+
+	if (!limit || !c->key || c->key->n_open[use] < limit)
+		return 0;
+	return err_set(err, -EUSERS, "%zu %s of this key are open, and keys.%s is %llu: try again later", c->key->n_open[use], names[use],
+		       names[use], (unsigned long long)limit);
+}
+
+void auth_count(struct store_key *key, enum store_key_use use, int by)
+{
+	if (key)
+		key->n_open[use] += (size_t)by;
+}
+
+struct store_key *auth_key_by_id(struct auth *a, const char *id)
+{
+	return id ? store_key_by_id(a->store, id) : NULL;
 }
 
 /* -- keys ------------------------------------------------------------------------------------------------------ */
@@ -171,6 +203,50 @@ static const char *key_of(struct http_req *req)
 	return basic ? basic_part(req, basic, false) : NULL;
 }
 
+/* A bucket of tokens that is filled with `rate` of them a second. */
+static int take_token(struct auth *a, struct store_key *k, struct err *err)
+{
+	uint64_t now = time_now_ms();
+	double full = 2.0 * (double)a->limits.rate;
+
+	if (!k->tokens_ms)
+		k->tokens = full;
+	else
+		k->tokens = MIN(full, k->tokens + (double)(now - k->tokens_ms) * (double)a->limits.rate / 1000);
+	k->tokens_ms = now;
+	if (k->tokens < 1)
+		return err_set(err, -EUSERS, "this key has sent more than %llu requests a second, which is keys.rate: try again later",
+			       (unsigned long long)a->limits.rate);
+	k->tokens -= 1;
+	return 0;
+}
+
+/* What keeps alive and what ends is never refused: that would cost more than it spares. */
+static bool is_free(const struct http_req *req)
+{
+	const char *path = http_req_path(req);
+
+	return str_eq(path, "/ping") || str_eq(path, "/delete") || str_eq(path, "/delete_session");
+}
+
+/* Once for each request: a handler that reads a body asks twice. */
+static int on_first_sight(struct auth *a, struct http_req *req, const struct auth_caller *c, struct err *err)
+{
+	if (!c->key)
+		return 0;
+	if (!c->session_id)
+		store_key_used(a->store, c->key);
+	return a->limits.rate && !c->session_id && !is_free(req) ? take_token(a, c->key, err) : 0;
+}
+
+static int check_read_only(struct http_req *req, const struct auth_caller *c, struct err *err)
+{
+	if (c->role != STORE_ROLE_READER || auth_reads_only(http_req_method(req), http_req_path(req)))
+		return 0;
+	return err_set(err, -EPERM, "this key is read-only, and %s %.200s is a change: it needs a member's", http_req_method(req),
+		       http_req_path(req));
+}
+
 int auth_request_optional(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)
 {
 	const char *key = key_of(req);
@@ -187,20 +263,20 @@ int auth_request_optional(struct auth *a, struct http_req *req, const struct aut
 	if (!copy) {
 		copy = http_req_alloc(req, sizeof(*copy));
 		http_req_set_caller(req, copy);
-		if (caller.key)
-			store_key_used(a->store, caller.key);
+		r = on_first_sight(a, req, &caller, err);
 	}
 	*copy = caller;
-	if (caller.role == STORE_ROLE_READER && !auth_reads_only(http_req_method(req), http_req_path(req)))
-		return err_set(err, -EPERM, "this key is read-only, and %s %.200s is a change: it needs a member's", http_req_method(req),
-			       http_req_path(req));
-	*ret = copy;
-	return 0;
+	r = r < 0 ? r : check_read_only(req, &caller, err);
+	if (r == 0)
+		*ret = copy;
+	return r;
 }
 
 void auth_refuse(struct http_req *req, const struct err *err)
 {
-	http_reply_error(req, err->code == -EPERM ? 403 : 401, "%s", err->msg);
+	if (err->code == -EUSERS)
+		http_reply_header(req, "Retry-After", RETRY_AFTER_S);
+	http_reply_error(req, err->code == -EPERM ? 403 : err->code == -EUSERS ? 429 : 401, "%s", err->msg);
 }
 
 int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err)

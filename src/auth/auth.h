@@ -12,7 +12,14 @@
 
 struct auth;
 
+/* Of each key, those of the sessions that it opened included; 0 = no limit. */
+struct auth_limits {
+	uint64_t open[STORE_USES]; /* sessions, sandboxes */
+	uint64_t rate;             /* requests a second; twice as many may come at once after a pause. Pings and deletes are free */
+};
+
 MUST_CHECK int auth_new(struct auth **ret, struct store *store, struct err *err);
+void auth_set_limits(struct auth *a, const struct auth_limits *limits); /* copied; without it there are none */
 struct auth *auth_free(struct auth *a); /* NULL is allowed; returns NULL */
 DEFINE_FREEP(auth, auth_free)
 
@@ -30,7 +37,7 @@ struct auth_caller {
 /* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`, or the password of `Authorization: Basic`, as git sends
  * it (any user name). -EKEYREJECTED (401) when there is none or it is not
  * valid, expired or revoked; the message does not say which keys exist and never repeats the key. -EPERM (403): its role is
- * reader, and this request does more than read, whatever it is about. */
+ * reader, and this request does more than read, whatever it is about. -EUSERS (429): it has sent too many requests. */
 MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
 /* The user name of `Authorization: Basic`, which no key depends on; alive as long as the request. NULL or "": none. */
 const char *auth_basic_user(struct http_req *req);
@@ -42,6 +49,12 @@ MUST_CHECK int auth_key(struct auth *a, const char *key, struct auth_caller *ret
 
 /* Answers with what auth_request() said: 401, 403 or 429. */
 void auth_refuse(struct http_req *req, const struct err *err);
+
+/* One more session or sandbox of c's key. -EUSERS (429) at its limit. */
+MUST_CHECK int auth_may_open(struct auth *a, const struct auth_caller *c, enum store_key_use use, struct err *err);
+/* What is open is counted by whoever holds it, from auth_count(key, use, 1) to auth_count(key, use, -1). key may be NULL. */
+void auth_count(struct store_key *key, enum store_key_use use, int by);
+struct store_key *auth_key_by_id(struct auth *a, const char *id); /* NULL = none; id may be NULL */
 
 /* What c has in ns: its role where it acts for ns, admin for admins, what its user is where that is a member, cut to the
  * key's own role. AUTH_NOBODY: a stranger, as is everybody where c is NULL. */

@@ -38,6 +38,9 @@ struct config {
 	uint64_t session_ping_ms;      /* pings are passed on at most this often */
 	uint64_t session_ended_ms;     /* an ended one is remembered (410) this long */
 
+	/* keys: struct auth_limits */
+	uint64_t key_sessions, key_sandboxes, key_rate; /* of each key; 0 = no limit */
+
 	/* sandboxes */
 	char *sandbox_size;            /* "CPU:GIB" when a request names none */
 	uint64_t sandbox_idle_ms;      /* silence that ends one */

@@ -65,6 +65,12 @@ const struct config_key config_keys[] = {
 	{ "sessions.remember_ended", CONFIG_DURATION, AT(session_ended_ms), "1h", SECOND, DAY,
 	  "An ended one is answered with 410 and the reason for this long, then with 404." },
 
+	{ "keys.sessions", CONFIG_COUNT, AT(key_sessions), "0", 0, 1000000, "Sessions that one key may have open; more are answered with 429. 0 = no limit." },
+	{ "keys.sandboxes", CONFIG_COUNT, AT(key_sandboxes), "0", 0, 1000000,
+	  "Sandboxes likewise, those that its sessions' environments open included." },
+	{ "keys.rate", CONFIG_COUNT, AT(key_rate), "0", 0, 1000000,
+	  "Requests a second of one key, and twice as many after a pause; pings and deletes are not counted. 0 = no limit." },
+
 	{ "sandboxes.max", CONFIG_COUNT, AT(room.sums.boxes), "0", 0, 1000000,
 	  "Open at once, instances of environments included. 0: as many as there is room for." },
 	{ "sandboxes.size", CONFIG_MACHINE, AT(sandbox_size), "1:1", ANY, "CPU:GIB when a request names no machine_size." },
@@ -208,6 +214,7 @@ static const struct {
 	{ "http", "Limits of the HTTP server." },
 	{ "restart", "A planned restart of the server; sandboxes and sessions live on." },
 	{ "sessions", "Conversations of agents with environments." },
+	{ "keys", "Limits of each API key: docs/control.md." },
 	{ "sandboxes", "Temporary containers." },
 	{ "pools", "What is prepared before it is asked for." },
 	{ "instances", "Running servers of environments." },

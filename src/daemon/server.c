@@ -149,6 +149,16 @@ static void on_watch(struct loop_timer *t, void *arg)
 
 /* -- the start --------------------------------------------------------------------------------------------------- */
 
+static void set_limits(struct daemon *d)
+{
+	const struct config *c = d->config;
+	const struct auth_limits limits = {
+		.open = { [STORE_USE_SESSIONS] = c->key_sessions, [STORE_USE_SANDBOXES] = c->key_sandboxes }, .rate = c->key_rate,
+	};
+
+	auth_set_limits(d->auth, &limits);
+}
+
 static int open_store(struct daemon *d, struct err *err)
 {
 	auto_free char *db = xasprintf("%s/openreward.db", d->config->data);
@@ -158,6 +168,8 @@ static int open_store(struct daemon *d, struct err *err)
 	umask(0077); /* for the database and its journals; other files say their own mode */
 	int r = store_open(&d->store, d->loop, db, err);
 	r = r < 0 ? r : auth_new(&d->auth, d->store, err);
+	if (r == 0)
+		set_limits(d);
 	r = r < 0 ? r : auth_first_start(d->auth, key_path, key, err);
 	explicit_bzero(key, sizeof(key));
 	umask(0027);

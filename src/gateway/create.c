@@ -190,6 +190,10 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 	char **vars = NULL;
 	if (is_full(c->g, req))
 		return;
+	if (auth_may_open(c->g->auth, c->caller, STORE_USE_SESSIONS, &err) < 0) {
+		auth_refuse(req, &err);
+		return;
+	}
 	struct store_environment *env = environment_of(c->g, req, c->caller);
 	if (!env)
 		return;

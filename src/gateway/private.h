@@ -41,6 +41,7 @@ struct session {
 	enum session_state state;
 	const char *namespace_id;           /* of the key that opened it: the store's, as env is */
 	const char *key_id;
+	struct store_key *opener;           /* the same; NULL = it is known no more */
 	struct store_environment *env;
 	struct env_wait *wait;              /* OPENING */
 	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */

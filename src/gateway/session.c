@@ -131,6 +131,8 @@ struct session *session_restore(struct gateway *g, const char *id, uint32_t slot
 	s->env = env;
 	s->namespace_id = namespace_id;
 	s->key_id = key_id;
+	s->opener = auth_key_by_id(g->auth, key_id);
+	auth_count(s->opener, STORE_USE_SESSIONS, 1);
 	s->opened_ms = loop_now_ms(g->loop);
 	s->refs = 1;
 	list_init(&s->create_queue);
@@ -225,6 +227,7 @@ static void session_close(void *arg)
 	s->state = SESSION_CLOSED;
 	table_ended(s, ended_add(g, s->id, s->namespace_id, s->end_reason));
 	map_del(g->sessions, s->id);
+	auth_count(s->opener, STORE_USE_SESSIONS, -1);
 	list_remove(&s->age_node);
 	list_remove(&s->use_node);
 	answer_removals(s);

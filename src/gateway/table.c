@@ -162,7 +162,7 @@ static void restore_key(struct session *s, struct store_namespace *ns, const str
 {
 	struct auth_caller caller = {
 		.namespace_id = ns->id, .namespace_name = ns->name, .key_id = s->key_id, .role = (enum store_role)r->role, .ns = ns,
-		.key = store_key_by_id(s->g->store, s->key_id),
+		.key = s->opener,
 	};
 
 	if (r->flags & FLAG_KEY && r->role <= STORE_ROLE_MEMBER)

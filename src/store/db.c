@@ -86,7 +86,13 @@ static const char *const migrations[] = {
 	"ALTER TABLE api_key ADD COLUMN last_used_ms INTEGER NOT NULL DEFAULT 0;"
 	"CREATE TABLE member ("
 	"  org_id TEXT NOT NULL REFERENCES namespace(id), user_id TEXT NOT NULL REFERENCES namespace(id), role TEXT NOT NULL,"
-	"  created_ms INTEGER NOT NULL, UNIQUE (org_id, user_id)) STRICT;",
+	"  created_ms INTEGER NOT NULL, UNIQUE (org_id, user_id)) STRICT;"
+	"CREATE TABLE audit ("
+	"  id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, actor_id TEXT NOT NULL, actor TEXT NOT NULL,"
+	"  key_id TEXT NOT NULL, session_id TEXT NOT NULL, namespace_id TEXT NOT NULL, namespace TEXT NOT NULL, action TEXT NOT NULL,"
+	"  target TEXT NOT NULL, peer TEXT NOT NULL, status INTEGER) STRICT;"
+	"CREATE INDEX audit_of_namespace ON audit (namespace_id, id);"
+	"CREATE INDEX audit_of_actor ON audit (actor_id, id);",
 };
 
 static int errno_of(int code)
