@@ -43,12 +43,15 @@ int cli_misuse(const char *usage, const char *fmt, ...) PRINTF_LIKE(2, 3);
 struct cli_target {
 	char *url; /* without a slash at the end */
 	char *key; /* "" = none */
+	char *pin; /* of the server's public key, in curl's notation, which is then looked at in place of certificates; NULL = none */
 };
 
 /* data (--data DIR; NULL = not given): DATA/run/address and DATA/admin.key. Else OPENREWARD_API_URL or OPENREWARD_URL
  * and OPENREWARD_API_KEY, where set. Else the default data directory. -ENOENT says that no server runs there. */
 MUST_CHECK int cli_target_find(struct cli_target *ret, const char *data, struct err *err);
 void cli_target_done(struct cli_target *t);
+/* Tells a CURL handle whom to believe at this address: see cli_http(). */
+void cli_trust(void *curl, const struct cli_target *t);
 /* The options of a verb that has --data and --help alone; optind is then at the first argument. True: the verb is over,
  * with *ret_status. *ret_data is untouched where the option is not given. */
 MUST_CHECK bool cli_data_only(int argc, char **argv, const char *usage, const char **ret_data, int *ret_status);
@@ -73,7 +76,8 @@ struct cli_request {
 	struct buf answer;           /* out: what was collected; cli_request_done frees it */
 };
 
-/* 0 = a 2xx answer. Else a message for people: what the server said, or "no server answers at URL". Codes: -ECONNREFUSED
+/* An https address is believed by the system's CA certificates, or by those in the file that OPENREWARD_CA, else SSL_CERT_FILE, names.
+ * 0 = a 2xx answer. Else a message for people: what the server said, or "no server answers at URL". Codes: -ECONNREFUSED
  * nobody there, -EINTR stopped, -ENOENT 404, -EPROTO any other refusal, -EPIPE broke in the middle. */
 MUST_CHECK int cli_http(const struct cli_target *t, struct cli_request *rq, struct err *err);
 void cli_request_done(struct cli_request *rq);

@@ -133,6 +133,7 @@ static void set_options(struct exchange *x, const struct cli_target *t, const ch
 		header(x, "X-API-Key", t->key);
 	if (x->rq->session_id)
 		header(x, "X-Session-ID", x->rq->session_id);
+	cli_trust(c, t);
 	set_body(x);
 	curl_easy_setopt(c, CURLOPT_HTTPHEADER, x->headers);
 }
@@ -147,6 +148,10 @@ static int transport_error(struct exchange *x, CURLcode code, const struct cli_t
 		if (x->silent)
 			return err_set(err, -EPIPE, "%s: silent for %d s", t->url, SILENCE_MS / 1000);
 		return err_set(err, -EINTR, "stopped");
+	case CURLE_PEER_FAILED_VERIFICATION:
+	case CURLE_SSL_CACERT_BADFILE:
+		return err_set(err, -EPIPE, "%s: %s: OPENREWARD_CA can name a file with the certificate that is to be believed", t->url,
+			       *x->error ? x->error : curl_easy_strerror(code));
 	default: return err_set(err, -EPIPE, "%s: %s", t->url, *x->error ? x->error : curl_easy_strerror(code));
 	}
 }

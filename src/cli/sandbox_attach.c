@@ -296,6 +296,7 @@ static CURL *handle(struct stream *s, curl_write_callback fn)
 	curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, fn);
 	curl_easy_setopt(c, CURLOPT_WRITEDATA, s);
 	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	cli_trust(c, s->a->target);
 	curl_easy_setopt(c, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, 10L);

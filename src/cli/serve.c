@@ -14,8 +14,8 @@ static const char usage[] =
 	"usage: openreward serve [--config FILE] [--listen HOST:PORT] [--data DIR] [--insecure] [--print-config]\n"
 	"Runs the server; start it as root, it goes on as an ordinary user. Without --config every setting has its default\n"
 	"(`openreward serve --print-config` shows them all); --listen (127.0.0.1:8080) and --data (/var/lib/openreward) go\n"
-	"before the file; --insecure allows other addresses than this machine's own. Ready is the line `listening on\n"
-	"http://HOST:PORT`. SIGTERM ends it and everything that it runs.\n";
+	"before the file; --insecure allows plain HTTP on other addresses than this machine's own. Ready is the line `listening\n"
+	"on http://HOST:PORT`. SIGTERM ends it and everything that it runs; SIGHUP reads certificate and key anew.\n";
 
 static const char spawner_usage[] =
 	"usage: openreward spawner [--config FILE] [--listen HOST:PORT] [--data DIR] [--insecure] [--print-config]\n"

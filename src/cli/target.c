@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include <curl/curl.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -12,8 +13,8 @@
 
 #define DATA_DEFAULT "/var/lib/openreward"
 
-/* The first line of a small file; NULL = not there. */
-static int first_line(const char *data, const char *name, char **ret, struct err *err)
+/* The first line of a small file, and the second where ret_second is not NULL: "" when there is none. */
+static int first_lines(const char *data, const char *name, char **ret, char **ret_second, struct err *err)
 {
 	auto_free char *path = xasprintf("%s/%s", data, name);
 	auto_buf struct buf b = { 0 };
@@ -22,35 +23,44 @@ static int first_line(const char *data, const char *name, char **ret, struct err
 	int r = fd_read_file(path, &b, err);
 	if (r < 0)
 		return r;
-	*ret = xstrndup(b.data, strcspn(b.data, "\r\n"));
+	size_t len = strcspn(b.data, "\r\n");
+	const char *rest = b.data + len + strspn(b.data + len, "\r\n");
+	*ret = xstrndup(b.data, len);
+	if (ret_second)
+		*ret_second = xstrndup(rest, strcspn(rest, "\r\n"));
 	return 0;
 }
 
 /* A server that listens everywhere is reached on loopback. */
 static char *url_of(const char *address)
 {
-	if (str_starts(address, "0.0.0.0:"))
-		return xasprintf("http://127.0.0.1:%s", address + strlen("0.0.0.0:"));
-	if (str_starts(address, "[::]:"))
-		return xasprintf("http://[::1]:%s", address + strlen("[::]:"));
-	return xasprintf("http://%s", address);
+	bool tls = str_starts(address, "https://");
+	const char *scheme = tls ? "https" : "http", *at = tls ? address + strlen("https://") : address;
+
+	if (str_starts(at, "0.0.0.0:"))
+		return xasprintf("%s://127.0.0.1:%s", scheme, at + strlen("0.0.0.0:"));
+	if (str_starts(at, "[::]:"))
+		return xasprintf("%s://[::1]:%s", scheme, at + strlen("[::]:"));
+	return xasprintf("%s://%s", scheme, at);
 }
 
 static int from_data(struct cli_target *ret, const char *data, struct err *err)
 {
 	auto_free char *address = NULL;
 	auto_free char *key = NULL;
-	int r = first_line(data, "run/address", &address, err);
+	auto_free char *pin = NULL;
+	int r = first_lines(data, "run/address", &address, &pin, err);
 
 	if (r == -ENOENT)
 		return err_set(err, -ENOENT, "no server runs on %s: start it with `openreward serve --data %s`", data, data);
 	if (r == -EACCES)
 		return err_set(err, r, "%s may not be read by this user: use root, or OPENREWARD_URL and OPENREWARD_API_KEY", data);
-	r = r < 0 ? r : first_line(data, "admin.key", &key, err);
+	r = r < 0 ? r : first_lines(data, "admin.key", &key, NULL, err);
 	if (r < 0)
 		return r;
 	ret->url = url_of(address);
 	ret->key = STEAL(key);
+	ret->pin = str_empty(pin) ? NULL : STEAL(pin);
 	return 0;
 }
 
@@ -59,6 +69,7 @@ int cli_target_find(struct cli_target *ret, const char *data, struct err *err)
 	const char *url = getenv("OPENREWARD_API_URL");
 	const char *key = getenv("OPENREWARD_API_KEY");
 
+	ret->pin = NULL;
 	if (str_empty(url))
 		url = getenv("OPENREWARD_URL");
 	if (data)
@@ -75,10 +86,34 @@ int cli_target_find(struct cli_target *ret, const char *data, struct err *err)
 	return 0;
 }
 
+static const char *ca_file(void)
+{
+	const char *file = getenv("OPENREWARD_CA");
+
+	return str_empty(file) ? getenv("SSL_CERT_FILE") : file;
+}
+
+/* The data directory says which key the server has, whatever its certificate names: that it may be believed is a matter of who
+ * may write there. */
+void cli_trust(void *curl, const struct cli_target *t)
+{
+	const char *file = ca_file();
+	CURL *c = curl;
+
+	if (t->pin) {
+		curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, 0L);
+		curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, 0L);
+		curl_easy_setopt(c, CURLOPT_PINNEDPUBLICKEY, t->pin);
+	} else if (!str_empty(file)) {
+		curl_easy_setopt(c, CURLOPT_CAINFO, file);
+	}
+}
+
 void cli_target_done(struct cli_target *t)
 {
 	free(t->url);
 	free(t->key);
+	free(t->pin);
 	*t = (struct cli_target){ 0 };
 }
 
