@@ -108,6 +108,12 @@ static void collect_http(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_http_received_bytes_total", NULL, "Bytes read from clients.", (double)s->bytes_in);
 	api_metrics_counter(o, "openreward_http_sent_bytes_total", NULL, "Bytes written to clients.", (double)s->bytes_out);
 	api_metrics_gauge(o, "openreward_http_connections_open", NULL, "Connections open now.", (double)s->open_connections);
+	api_metrics_counter(o, "openreward_tls_handshakes_total", NULL, "TLS handshakes that were completed.", (double)s->handshakes);
+	api_metrics_counter(o, "openreward_tls_handshakes_failed_total", NULL, "Those that failed, plain HTTP included.",
+			    (double)s->failed_handshakes);
+	api_metrics_counter(o, "openreward_tls_handshakes_dropped_total", NULL, "Those that were ended for others (tls.handshakes).",
+			    (double)s->dropped_handshakes);
+	api_metrics_gauge(o, "openreward_tls_handshakes_open", NULL, "Those under way.", (double)s->open_handshakes);
 }
 
 static double resident_bytes(void)

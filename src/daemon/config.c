@@ -221,12 +221,11 @@ int config_set(struct config *c, const char *key, const char *value, struct err 
 
 static int check_addresses(const struct config *c, struct err *err)
 {
-	int r = 0;
-
 	if (!c->listen[0])
 		return err_set(err, -EINVAL, "listen: an empty list: expected at least one HOST:PORT");
+	int r = config_check_tls(c, err);
 	for (char *const *p = c->listen; r == 0 && *p; p++)
-		r = config_refuse_open(c, *p, err);
+		r = config_listen_is_tls(c, *p) ? 0 : config_refuse_open(c, config_listen_address(*p), err);
 	for (char *const *p = c->proxies; r == 0 && *p; p++) {
 		struct http_range range;
 		r = http_range_parse(&range, *p, err);

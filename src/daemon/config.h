@@ -19,7 +19,8 @@
 struct config {
 	/* the daemon */
 	char *data;             /* DATA; absolute */
-	char **listen;          /* HOST:PORT, at least one; port 0 = any */
+	char **listen;          /* [http://|https://]HOST:PORT, at least one; port 0 = any */
+	char *tls_certificate, *tls_key; /* paths; both or neither "" */
 	bool insecure;          /* other addresses than this machine's own may be listened on in plain */
 	char **proxies;         /* http_server_trust() */
 	char *user;             /* whom the daemon and egress run as */
@@ -132,9 +133,12 @@ MUST_CHECK int config_load(struct config *c, const char *path, struct err *err);
 MUST_CHECK int config_set(struct config *c, const char *key, const char *value, struct err *err);
 /* The rules between keys, and paths made absolute; after the last change. */
 MUST_CHECK int config_check(struct config *c, struct err *err);
-/* -EINVAL, with what to do, for an address (HOST:PORT) that others can reach and `insecure` does not allow. config_check()
- * asks it of every address as it is written; who has the sockets asks again, with what they are bound to. */
-MUST_CHECK int config_refuse_open(const struct config *c, const char *address, struct err *err);
+/* -- an element of `listen` -- */
+const char *config_listen_address(const char *listen); /* its HOST:PORT */
+bool config_listen_is_tls(const struct config *c, const char *listen);
 bool config_listen_is_loopback(const char *address); /* HOST:PORT; a name other than localhost is not */
+/* -EINVAL, with what to do, for a HOST:PORT in plain that others can reach and `insecure` does not allow. config_check() asks it
+ * of every address as it is written; who has the sockets asks again, with what they are bound to. */
+MUST_CHECK int config_refuse_open(const struct config *c, const char *address, struct err *err);
 /* Every key with its value as YAML, in the order of the example; for tests and `serve --print-config`. */
 MUST_CHECK int config_print(const struct config *c, struct buf *ret);

@@ -8,16 +8,42 @@
 #include "daemon/config_table.h"
 #include "http/origin.h"
 
-/* HOST:PORT, [V6]:PORT, :PORT */
+const char *config_listen_address(const char *listen)
+{
+	const char *scheme = strstr(listen, "://");
+
+	return scheme ? scheme + strlen("://") : listen;
+}
+
+bool config_listen_is_tls(const struct config *c, const char *listen)
+{
+	return str_starts(listen, "https://") || (*c->tls_certificate && !str_starts(listen, "http://"));
+}
+
+/* HOST:PORT, [V6]:PORT, :PORT, each perhaps with a scheme */
 int config_check_listen(const struct config_key *k, const char *value, struct err *err)
 {
-	const char *colon = strrchr(value, ':');
+	const char *address = config_listen_address(value), *colon = strrchr(address, ':');
 	uint64_t port;
 
+	if (address != value && !str_starts(value, "http://") && !str_starts(value, "https://"))
+		return config_wrong(k, value, err, "http://, https:// or nothing in front of HOST:PORT");
 	if (!colon || str_to_u64(colon + 1, &port) < 0 || port > 65535)
 		return config_wrong(k, value, err, "HOST:PORT, as in 127.0.0.1:8080");
-	if (memchr(value, ':', (size_t)(colon - value)) && !(value[0] == '[' && colon[-1] == ']'))
+	if (memchr(address, ':', (size_t)(colon - address)) && !(address[0] == '[' && colon[-1] == ']'))
 		return config_wrong(k, value, err, "HOST:PORT, with brackets around an IPv6 address, as in [::1]:8080");
+	return 0;
+}
+
+int config_check_tls(const struct config *c, struct err *err)
+{
+	if (*c->tls_certificate && !*c->tls_key)
+		return err_set(err, -EINVAL, "tls.key: missing: expected the file of the key of tls.certificate (%s)", c->tls_certificate);
+	if (*c->tls_key && !*c->tls_certificate)
+		return err_set(err, -EINVAL, "tls.certificate: missing: expected the file of the certificate of tls.key (%s)", c->tls_key);
+	for (char *const *p = c->listen; *p; p++)
+		if (str_starts(*p, "https://") && !*c->tls_certificate)
+			return err_set(err, -EINVAL, "listen: \"%s\": HTTPS needs tls.certificate and tls.key", *p);
 	return 0;
 }
 
@@ -43,7 +69,7 @@ int config_refuse_open(const struct config *c, const char *address, struct err *
 {
 	if (c->insecure || config_listen_is_loopback(address))
 		return 0;
-	return err_set(err, -EINVAL, "listen: \"%s\": others can reach this address, and read what they see pass, keys and secrets"
-				     " included: expected an address of this machine alone, as 127.0.0.1, with a proxy that has TLS"
-				     " in front of it. Where the network itself is trusted, say `insecure: true` (--insecure)", address);
+	return err_set(err, -EINVAL, "listen: \"%s\": others can reach this address, and read what they see pass in plain HTTP, keys and"
+				     " secrets included: set tls.certificate and tls.key, or listen on 127.0.0.1 alone and put a proxy"
+				     " that has TLS in front of it, or say `insecure: true` (--insecure) where the network is trusted", address);
 }

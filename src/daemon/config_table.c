@@ -17,9 +17,10 @@
 
 const struct config_key config_keys[] = {
 	{ "listen", CONFIG_LISTEN, AT(listen), "127.0.0.1:8080", ANY,
-	  "Where the server listens: HOST:PORT, or a list of them. Port 0 takes any free one; DATA/run/address says which." },
+	  "Where the server listens: HOST:PORT, or a list of them. Port 0 takes any free one; DATA/run/address says which. With\n"
+	  "tls.certificate it is HTTPS, but for an address that is written with http:// in front." },
 	{ "insecure", CONFIG_BOOL, AT(insecure), "false", ANY,
-	  "Listen on other addresses than this machine's own although whoever is on the way can read what passes." },
+	  "Plain HTTP also on other addresses than this machine's own, although whoever is on the way can read what passes." },
 	{ "proxies", CONFIG_LIST, AT(proxies), NULL, ANY,
 	  "Reverse proxies in front of the server: addresses and ranges (10.1.0.0/16). What they say of a client's address, scheme\n"
 	  "and host (X-Forwarded-For, -Proto, -Host, Forwarded) is believed, and nobody else's word." },
@@ -50,6 +51,15 @@ const struct config_key config_keys[] = {
 	  "A body of which no byte arrives for this long ends its connection." },
 	{ "http.write_stall", CONFIG_DURATION, AT(http.write_stall_ms), "2m", 100 * MS, DAY,
 	  "So does a client that takes no byte of its answer." },
+
+	{ "tls.certificate", CONFIG_PATH, AT(tls_certificate), "", ANY,
+	  "PEM: the server's certificate and the chain behind it. This file and the key must be readable by `user`, also later:\n"
+	  "SIGHUP reads both anew, for new connections. Empty: no TLS." },
+	{ "tls.key", CONFIG_PATH, AT(tls_key), "", ANY, "PEM: its key, not encrypted." },
+	{ "tls.handshake_deadline", CONFIG_DURATION, AT(http.handshake_ms), "10s", 100 * MS, HOUR,
+	  "A handshake must be complete this long after the connection was accepted." },
+	{ "tls.handshakes", CONFIG_COUNT, AT(http.handshakes), "1000", 16, 1000000,
+	  "Under way at once; one more ends the oldest." },
 
 	{ "restart.drain", CONFIG_DURATION, AT(restart_drain_ms), "20s", 0, HOUR,
 	  "A server that leaves for a restart (SIGUSR2, or SIGTERM beside openreward-spawner.service) lets open requests finish\n"
@@ -212,6 +222,7 @@ static const struct {
 } sections[] = {
 	{ "log", "What the daemon writes to its standard error." },
 	{ "http", "Limits of the HTTP server." },
+	{ "tls", "HTTPS: TLS 1.2 and 1.3 (docs/http.md)." },
 	{ "restart", "A planned restart of the server; sandboxes and sessions live on." },
 	{ "sessions", "Conversations of agents with environments." },
 	{ "keys", "Limits of each API key: docs/control.md." },

@@ -49,4 +49,5 @@ MUST_CHECK int config_add(struct config *c, const struct config_key *k, const ch
 /* For rules of single values: names key, value and what was expected. Returns -EINVAL. */
 int config_wrong(const struct config_key *k, const char *value, struct err *err, const char *expected);
 /* -- config_listen.c -- */
+MUST_CHECK int config_check_tls(const struct config *c, struct err *err); /* rules between listen and tls.* */
 MUST_CHECK int config_check_listen(const struct config_key *k, const char *value, struct err *err);

@@ -19,6 +19,7 @@
 #include "base/str.h"
 #include "build/hostconf.h"
 #include "daemon/spawn.h"
+#include "http/tls.h"
 
 /* -- user and programs ----------------------------------------------------------------------------------------- */
 
@@ -118,6 +119,25 @@ int launch_check_path(const char *path, uid_t uid, gid_t gid, const char *user, 
 	}
 	as_root();
 	return r;
+}
+
+/* As the user that will read them again and again: root's rights do not last. */
+static int check_tls(const struct launch *l, const struct config *c, struct err *err)
+{
+	AUTO(http_tls_freep) struct http_tls *tls = NULL;
+
+	if (!*c->tls_certificate)
+		return 0;
+	int r = as_user(l->uid, l->gid);
+	if (r == 0)
+		r = http_tls_new(&tls, c->tls_certificate, c->tls_key, err);
+	else
+		r = err_sys_code(err, r, "acting as the user \"%s\"", c->user);
+	as_root();
+	if (r == -EACCES)
+		return err_wrap(err, r, "tls: the user \"%s\" must be able to read certificate and key, also later: `chgrp %s` and"
+					" `chmod 640` them, and allow it into the folders above", c->user, c->user);
+	return r < 0 ? err_wrap(err, r, "tls") : 0;
 }
 
 static int make_folder(const char *data, const char *name, uid_t uid, gid_t gid, mode_t mode, struct err *err)
@@ -261,6 +281,7 @@ int launch(struct launch *ret, const struct config *c, struct err *err)
 		r = not_root(&l, c, err);
 	} else {
 		r = launch_user(c, &l.uid, &l.gid, err);
+		r = r < 0 ? r : check_tls(&l, c, err);
 		r = r < 0 ? r : find_self(&l, err);
 		r = r < 0 ? r : find_libexec(&l, c, err);
 		r = r < 0 ? r : prepare_data(&l, c, err);

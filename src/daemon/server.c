@@ -16,6 +16,7 @@
 #include "base/notify.h"
 #include "base/str.h"
 #include "gateway/session.h"
+#include "http/tls.h"
 #include "rollout/difficulty.h"
 #include "sandbox/link.h"
 
@@ -26,13 +27,6 @@
 #define START_FAILED 2 /* of the loop */
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
-
-static void remove_address(struct daemon *d)
-{
-	auto_free char *path = xasprintf("%s/run/address", d->config->data);
-
-	unlink(path);
-}
 
 static void on_spawner_ended(void *arg, const struct err *err)
 {
@@ -61,7 +55,7 @@ static void daemon_end(struct daemon *d)
 	d->ending = true;
 	notify("STOPPING=1");
 	log_info("daemon", "ending");
-	remove_address(d);
+	listeners_forget(d);
 	http_server_stop_accepting(d->http);
 	modules_end(d, on_sessions_ended, d);
 	alarm(END_TIMEOUT_MS / 1000); /* whatever hangs: the default action ends this process, and leases the rest */
@@ -85,7 +79,7 @@ static void daemon_leave(struct daemon *d)
 	d->ending = d->leaving = true;
 	notify("STOPPING=1");
 	log_info("daemon", "leaving: sandboxes and sessions stay for the next daemon");
-	remove_address(d);
+	listeners_forget(d);
 	http_server_stop_accepting(d->http);
 	d->drain_until_ms = loop_now_ms(d->loop) + d->config->restart_drain_ms;
 	loop_timer_init(&d->drain, d->loop, on_drain, d);
@@ -107,6 +101,11 @@ static void on_signal(int signo, void *arg)
 		loop_stop(d->loop, 0);
 	else
 		on_sessions_ended(d); /* asked twice: without waiting for teardowns */
+}
+
+static void on_hangup(int signo UNUSED, void *arg)
+{
+	listeners_reload_tls(arg);
 }
 
 /* A connection from inside that wants the platform becomes one of the server's, tagged with its sandbox. */
@@ -253,78 +252,17 @@ static int open_api(struct daemon *d, struct err *err)
 	return 0;
 }
 
-static int address_of(int fd, char *ret, size_t size, struct err *err)
-{
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} a = { 0 };
-	socklen_t len = sizeof(a);
-	char host[INET6_ADDRSTRLEN];
-
-	if (getsockname(fd, &a.any, &len) < 0)
-		return err_sys(err, "the listening socket's address");
-	if (a.any.sa_family == AF_INET6) {
-		inet_ntop(AF_INET6, &a.v6.sin6_addr, host, sizeof(host));
-		snprintf(ret, size, "[%s]:%u", host, ntohs(a.v6.sin6_port));
-	} else {
-		inet_ntop(AF_INET, &a.v4.sin_addr, host, sizeof(host));
-		snprintf(ret, size, "%s:%u", host, ntohs(a.v4.sin_port));
-	}
-	return 0;
-}
-
-/* The spawner may be older than the configuration, and a name may be any address: what counts is what a socket is bound to. */
-static int listen_one(struct daemon *d, int listen_fd, struct err *err)
-{
-	auto_fd fd = listen_fd;
-	char address[sizeof(d->address)];
-	int r = address_of(fd, address, sizeof(address), err);
-
-	r = r < 0 ? r : config_refuse_open(d->config, address, err);
-	r = r < 0 ? r : http_server_listen(d->http, fd_steal(&fd), err);
-	if (r == 0 && !*d->address)
-		memcpy(d->address, address, sizeof(address));
-	return r;
-}
-
-static int listen_all(struct daemon *d, struct err *err)
-{
-	int fds[LINK_LISTENERS_MAX];
-	size_t n = link_take_listeners(d->link, fds, ARRAY_LEN(fds));
-	int r = n ? 0 : err_set(err, -EPROTO, "the spawner holds no listening socket");
-
-	for (size_t i = 0; i < n; i++) {
-		if (r == 0)
-			r = listen_one(d, fds[i], err);
-		else
-			fd_close(fds[i]);
-	}
-	return r;
-}
-
-static int write_address(struct daemon *d, struct err *err)
-{
-	auto_free char *path = xasprintf("%s/run/address", d->config->data);
-	auto_free char *line = xasprintf("%s\n", d->address);
-
-	return fd_write_file(path, line, strlen(line), 0640, err);
-}
-
 static int daemon_serve(struct daemon *d, struct err *err)
 {
 	struct link_platform p = { .connection = on_platform, .denied = on_denied, .arg = d };
-	int r = listen_all(d, err);
+	int r = listeners_open(d, err);
 
-	r = r < 0 ? r : write_address(d, err);
 	if (r < 0)
 		return r;
 	link_set_platform(d->link, &p);
 	loop_timer_init(&d->watch, d->loop, on_watch, d);
 	loop_timer_start(&d->watch, WATCH_MS);
 	d->serving = true;
-	printf("listening on http://%s\n", d->address);
 	fflush(stdout);
 	notify("READY=1");
 	return 0;
@@ -336,13 +274,17 @@ static int watch_signals(struct daemon *d, struct err *err)
 	int r = loop_signal(d->loop, SIGTERM, on_signal, d, err);
 
 	r = r < 0 ? r : loop_signal(d->loop, SIGINT, on_signal, d, err);
-	return r < 0 ? r : loop_signal(d->loop, SIGUSR2, on_signal, d, err);
+	r = r < 0 ? r : loop_signal(d->loop, SIGUSR2, on_signal, d, err);
+	if (!d->tls && isatty(STDIN_FILENO))
+		return r; /* the terminal that goes takes the server with it */
+	return r < 0 ? r : loop_signal(d->loop, SIGHUP, on_hangup, d, err);
 }
 
 static int daemon_open(struct daemon *d, struct err *err)
 {
-	int r = loop_new(&d->loop, err);
+	int r = listeners_open_tls(d, err);
 
+	r = r < 0 ? r : loop_new(&d->loop, err);
 	r = r < 0 ? r : watch_signals(d, err);
 	r = r < 0 ? r : link_new(&d->link, d->loop, d->launch->spawner_socket, err);
 	if (r < 0)
@@ -376,6 +318,7 @@ static void daemon_close(struct daemon *d)
 	link_free(d->link);
 	if (d->loop)
 		loop_free(d->loop);
+	d->tls = http_tls_free(d->tls); /* connections are gone with the loop */
 }
 
 /* After a failed start the spawner that this life started has to go, too: its sockets are bound. */
@@ -405,7 +348,7 @@ int daemon_run(const struct config *c, const struct launch *l, struct err *err)
 		if (r > 0)
 			r = d.start_err.code ? err_set(err, d.start_err.code, "%s", d.start_err.msg) :
 					       err_set(err, -EIO, "the spawner is gone");
-		remove_address(&d);
+		listeners_forget(&d);
 	}
 	daemon_close(&d);
 	return r == 0 && d.leaving ? DAEMON_LEFT : r;

@@ -33,6 +33,7 @@ struct engine;
 struct gateway;
 struct git;
 struct github;
+struct http_tls;
 struct recorder;
 struct sandboxes;
 
@@ -66,7 +67,9 @@ struct daemon {
 	char **mount_texts;          /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
 	struct engine_mount *mounts; /* ends with a NULL source */
 	uint64_t platform_total, denied_total; /* connections from inside: to the platform; refused */
-	char address[128];           /* HOST:PORT of the first listening socket */
+	struct http_tls *tls;        /* NULL = no TLS */
+	char address[128];           /* HOST:PORT for programs of this machine: a plain one of loopback, else the first */
+	bool address_tls;
 	void (*ended)(void *arg);    /* whom modules_end() tells */
 	void *ended_arg;
 	bool serving, ending;
@@ -91,6 +94,14 @@ void modules_take_over(struct daemon *d, void (*done)(void *arg), void *arg);
 /* Ends sessions; done when nothing of theirs runs any more. */
 void modules_end(struct daemon *d, void (*done)(void *arg), void *arg);
 void modules_close(struct daemon *d); /* harmless when half open */
+
+/* -- listeners.c: the sockets that clients come by ---------------------------------------------------------------- */
+/* Reads certificate and key, where the configuration names them; before listeners_open(). */
+MUST_CHECK int listeners_open_tls(struct daemon *d, struct err *err);
+/* Takes the sockets of the spawner, once; writes DATA/run/address and prints the addresses. */
+MUST_CHECK int listeners_open(struct daemon *d, struct err *err);
+void listeners_reload_tls(struct daemon *d); /* says in the log what came of it */
+void listeners_forget(struct daemon *d);     /* removes DATA/run/address */
 
 /* -- figures.c ----------------------------------------------------------------------------------------------------- */
 void figures_register(struct daemon *d); /* collectors for /metrics */

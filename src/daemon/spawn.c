@@ -121,7 +121,7 @@ char **spawn_args(const struct launch *l, const struct config *c)
 	add_number(&a, "--uid", l->uid);
 	add_number(&a, "--gid", l->gid);
 	for (char *const *p = c->listen; *p; p++)
-		add_pair(&a, "--listen", *p);
+		add_pair(&a, "--listen", config_listen_address(*p));
 	add_pair(&a, "--libexec", l->libexec);
 	add_pair(&a, "--program", l->self);
 	add_mounts(&a, c->sandbox_mounts);

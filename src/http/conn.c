@@ -62,6 +62,7 @@ static void conn_destroy(void *arg)
 
 	buf_done(&c->in);
 	buf_done(&c->out);
+	conn_tls_free(c->tls);
 	free(c);
 }
 
@@ -87,6 +88,7 @@ static void conn_close(struct http_conn *c)
 		return;
 	tell_fates(c, false);
 	c->state = CONN_CLOSED;
+	conn_tls_close(c);
 	loop_io_close(&c->io);
 	loop_timer_stop(&c->timer);
 	c->fd = fd_close(c->fd);
@@ -111,6 +113,8 @@ void conn_break(struct http_conn *c)
 {
 	if (c->state == CONN_CLOSED)
 		return;
+	if (conn_idle(c)) /* an answer that is broken off must not look whole */
+		conn_tls_bye(c);
 	drop_request(c, false);
 	conn_close(c);
 }
@@ -130,6 +134,7 @@ void conn_mark_dirty(struct http_conn *c)
 
 static void enter_linger(struct http_conn *c)
 {
+	conn_tls_bye(c);
 	if (c->eof || shutdown(c->fd, SHUT_WR) < 0) {
 		conn_close(c);
 		return;
@@ -139,6 +144,16 @@ static void enter_linger(struct http_conn *c)
 	c->read_ms = loop_now_ms(c->server->loop);
 	buf_clear(&c->in);
 	c->rd_len = 0;
+}
+
+static void end_connection(struct http_conn *c)
+{
+	if (c->want_linger) {
+		enter_linger(c);
+		return;
+	}
+	conn_tls_bye(c);
+	conn_close(c);
 }
 
 void conn_refuse(struct http_conn *c, int status, const char *why)
@@ -208,6 +223,8 @@ static bool start_request(struct http_conn *c)
 	}
 	take_input(c, end);
 	tell_fates(c, true);
+	if (c->tls)
+		conn_tls_new_answer(c);
 	s->stats.requests++;
 	c->read_ms = loop_now_ms(s->loop);
 	s->handler(c->req, s->handler_arg);
@@ -257,7 +274,7 @@ static bool step(struct http_conn *c)
 		return true;
 	if (c->state == CONN_CLOSING) {
 		if (c->out.len == 0)
-			c->want_linger ? enter_linger(c) : conn_close(c);
+			end_connection(c);
 		return false;
 	}
 	if (request_is_over(c)) {
@@ -303,7 +320,7 @@ static void update_events(struct http_conn *c)
 	uint32_t events = c->eof || c->rdhup ? 0 : EPOLLRDHUP;
 
 	if (wants_input(c))
-		events |= EPOLLIN;
+		events |= c->tls && c->tls->want_write ? EPOLLIN | EPOLLOUT : EPOLLIN;
 	if (c->out.len && c->blocked)
 		events |= EPOLLOUT;
 	loop_io_set(&c->io, events);
@@ -327,6 +344,8 @@ static uint64_t read_allowance(const struct http_conn *c)
 		return HTTP_LINGER_MS;
 	if (c->state != CONN_OPEN)
 		return 0;
+	if (c->tls && c->tls->handshaking)
+		return c->server->stopping ? HTTP_STOPPING_IDLE_MS : l->handshake_ms;
 	if (!r)
 		return c->in.len ? l->header_deadline_ms : idle_allowance(c);
 	return !r->body_done && r->body_mode != BODY_UNASKED && !r->body_paused ? l->body_stall_ms : 0;
@@ -382,7 +401,7 @@ void conn_stop(struct http_conn *c)
 
 	if (!conn_idle(c))
 		return;
-	if (c->sent && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+	if (c->sent && !(c->tls && c->tls->pending) && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
 		conn_break(c);
 	else
 		update_timer(c);
@@ -393,7 +412,8 @@ void conn_stop(struct http_conn *c)
 /* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
 static bool has_more_to_do(const struct http_conn *c)
 {
-	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked);
+	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked) ||
+	       (c->tls && c->tls->pending && wants_input(c));
 }
 
 void conn_advance(struct http_conn *c)
@@ -455,7 +475,8 @@ static void add_input(struct http_conn *c, size_t n)
 static void read_input(struct http_conn *c)
 {
 	bool ahead = c->req && (c->req->body_done || c->req->body_mode == BODY_UNASKED);
-	ssize_t n = recv(c->fd, c->server->scratch, ahead ? HTTP_AHEAD_BYTES : HTTP_READ_BYTES, 0);
+	size_t cap = ahead ? HTTP_AHEAD_BYTES : HTTP_READ_BYTES;
+	ssize_t n = c->tls ? conn_tls_recv(c, c->server->scratch, cap) : recv(c->fd, c->server->scratch, cap, 0);
 
 	if (n > 0)
 		add_input(c, (size_t)n);
@@ -465,9 +486,54 @@ static void read_input(struct http_conn *c)
 		c->failed = true;
 }
 
+/* Plain HTTP where TLS is expected: told in the tongue that it speaks. */
+static void refuse_plain(struct http_conn *c)
+{
+	conn_tls_free(c->tls);
+	c->tls = NULL;
+	conn_refuse(c, 400, "this port speaks HTTPS, and the request is in plain HTTP: use an address that begins with https://");
+	conn_advance(c);
+}
+
+/* A step of the handshake, and when it is over, on with the request that came behind it. */
+static void shake_hands(struct http_conn *c)
+{
+	switch (conn_tls_handshake(c)) {
+	case HANDSHAKE_AGAIN:
+		loop_io_set(&c->io, c->tls->want_write ? EPOLLOUT : EPOLLIN);
+		update_timer(c);
+		break;
+	case HANDSHAKE_DONE:
+		c->read_ms = loop_now_ms(c->server->loop);
+		conn_read(c);
+		break;
+	case HANDSHAKE_PLAIN: refuse_plain(c); break;
+	case HANDSHAKE_FAILED: /* lingering: it may have been told why */
+		enter_linger(c);
+		if (c->state == CONN_LINGER) {
+			update_events(c);
+			update_timer(c);
+		}
+		break;
+	}
+}
+
 void conn_read(struct http_conn *c)
 {
+	if (c->tls && c->tls->handshaking) {
+		shake_hands(c);
+		return;
+	}
 	read_input(c);
+	conn_advance(c);
+}
+
+void conn_turn(struct http_conn *c)
+{
+	bool room = c->in.len < c->server->limits.header_bytes + HTTP_READ_BYTES; /* see conn_new() */
+
+	if (c->state == CONN_OPEN && c->tls && c->tls->pending && room && wants_input(c))
+		read_input(c);
 	conn_advance(c);
 }
 
@@ -483,6 +549,10 @@ static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 		conn_break(c);
 		return;
 	}
+	if (c->tls && c->tls->handshaking) {
+		shake_hands(c);
+		return;
+	}
 	if (events & EPOLLOUT)
 		c->blocked = false;
 	if (events & EPOLLRDHUP) {
@@ -492,7 +562,7 @@ static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 			return;
 		}
 	}
-	if ((events & EPOLLIN) && wants_input(c))
+	if ((events & EPOLLIN || (c->tls && c->tls->want_write)) && wants_input(c))
 		read_input(c);
 	conn_advance(c);
 }

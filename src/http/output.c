@@ -64,7 +64,8 @@ void conn_queue_big(struct http_conn *c, const void *p, size_t len)
 {
 	size_t n, queued;
 
-	if (len < HTTP_DIRECT_BYTES || c->blocked || c->failed) {
+	/* With TLS it is encrypted from wherever it lies: better in whole records, with what comes before and behind. */
+	if (len < HTTP_DIRECT_BYTES || c->blocked || c->failed || c->tls) {
 		conn_queue(c, p, len);
 		return;
 	}
@@ -76,9 +77,18 @@ void conn_queue_big(struct http_conn *c, const void *p, size_t len)
 		conn_queue(c, (const char *)p + n, len - n);
 }
 
+static size_t send_tls(struct http_conn *c)
+{
+	size_t n = conn_tls_send(c, c->out.data, c->out.len);
+
+	if (n)
+		note_sent(c, n);
+	return n;
+}
+
 static void send_queue(struct http_conn *c)
 {
-	size_t n = send_now(c, NULL, 0);
+	size_t n = c->tls ? send_tls(c) : send_now(c, NULL, 0);
 
 	buf_consume(&c->out, n);
 	if (c->out.len == 0)
@@ -120,5 +130,5 @@ bool conn_acked(const struct http_conn *c, uint64_t offset)
 		return false;
 	if (c->is_unix)
 		return true;
-	return conn_kernel_acked(c->fd) >= c->acked_base + offset;
+	return conn_kernel_acked(c->fd) >= c->acked_base + (c->tls ? conn_tls_wire(c, offset) : offset);
 }

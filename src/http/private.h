@@ -27,6 +27,7 @@
 #define HTTP_STOPPING_IDLE_MS 1000 /* of a new connection, once the server stops */
 #define HTTP_LINGER_MS 5000
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
+#define HTTP_HANDSHAKES_PER_MS 4 /* steps of handshakes that are taken within a millisecond */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
 
 struct http_listener {
@@ -34,6 +35,7 @@ struct http_listener {
 	struct http_server *server;
 	struct loop_io io;
 	int fd;
+	struct http_tls *tls; /* NULL = plain */
 };
 
 struct http_server {
@@ -43,6 +45,9 @@ struct http_server {
 	void *handler_arg;
 	struct list listeners, conns;
 	struct list dirty;      /* connections to advance at the end of this turn */
+	struct list handshaking; /* struct conn_tls, the oldest first */
+	uint64_t handshakes_ms; /* when handshakes_now were taken up */
+	unsigned handshakes_now;
 	bool deferred;          /* run_dirty() is on its way */
 	bool stopping;          /* connections close after their answer */
 	bool accept_paused;
@@ -57,6 +62,27 @@ struct http_server {
 };
 
 enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_CLOSED };
+
+/* What a connection of a TLS listener has beside the others (conn_tls.c). */
+enum tls_over { TLS_OPEN, TLS_ENDED, TLS_BROKEN }; /* the peer said goodbye; no call into OpenSSL makes sense any more */
+
+struct tls_wire {
+	uint64_t sent, wire; /* bytes of ours since the start of the connection, and of TLS up to their end */
+};
+#define TLS_WIRE_LOG 8
+
+struct conn_tls {
+	struct http_conn *conn;
+	struct http_tls *tls;
+	struct ssl_st *ssl;  /* NULL before its first byte */
+	struct list node;    /* in the server's handshaking */
+	bool handshaking;
+	bool want_write;     /* reading, or the handshake, waits for room to write */
+	bool pending;        /* there is more to be read that no event tells of */
+	enum tls_over over;
+	size_t n_wire;
+	struct tls_wire wire[TLS_WIRE_LOG];
+};
 
 struct http_fate {
 	struct list node;
@@ -80,6 +106,7 @@ struct http_conn {
 	bool blocked;       /* the kernel's buffer is full: wait for EPOLLOUT */
 	bool failed;        /* a write failed: breaks at the next advance */
 	bool want_linger;   /* when CLOSING is over */
+	struct conn_tls *tls; /* NULL = plain */
 	bool is_unix;
 	bool adopted;       /* handed over by somebody: what its address says is another network's */
 	struct http_head_scan scan;
@@ -156,12 +183,28 @@ struct http_req {
 MUST_CHECK int conn_new(struct http_conn **ret, struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer,
 			uint64_t acked_base, struct err *err);
 void conn_read(struct http_conn *c); /* takes what has come already; may run the handler */
+void conn_turn(struct http_conn *c); /* of a dirty connection */
 void conn_advance(struct http_conn *c);
 void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */
 void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
 bool conn_idle(const struct http_conn *c);
 void conn_stop(struct http_conn *c);       /* the server stops: closes it when it is idle, and no request is on its way */
+
+/* tls.c */
+struct ssl_st *tls_session(const struct http_tls *t, int fd); /* NULL = no memory */
+
+/* conn_tls.c: for connections that have it, but for the last three */
+enum handshake { HANDSHAKE_AGAIN, HANDSHAKE_DONE, HANDSHAKE_PLAIN /* it speaks HTTP */, HANDSHAKE_FAILED };
+void conn_tls_begin(struct http_conn *c, struct http_tls *tls);
+enum handshake conn_tls_handshake(struct http_conn *c);
+ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap);           /* as recv(2) */
+size_t conn_tls_send(struct http_conn *c, const char *p, size_t len);      /* sets blocked and failed */
+uint64_t conn_tls_wire(const struct http_conn *c, uint64_t offset);        /* of what was sent; for conn_acked() */
+void conn_tls_new_answer(struct http_conn *c);
+void conn_tls_bye(struct http_conn *c);   /* tells the peer that this is the end, as far as there is one to tell */
+void conn_tls_close(struct http_conn *c); /* it is no handshake any more */
+void conn_tls_free(struct conn_tls *t);
 
 /* output.c */
 void conn_queue(struct http_conn *c, const void *p, size_t len);

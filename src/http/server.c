@@ -27,6 +27,8 @@ void http_limits_default(struct http_limits *ret)
 		.idle_ms = 75000,
 		.body_stall_ms = 60000,
 		.write_stall_ms = 120000,
+		.handshake_ms = 10000,
+		.handshakes = 1000,
 	};
 }
 
@@ -61,7 +63,7 @@ static void run_dirty(void *arg)
 	while (!list_empty(&now)) {
 		struct http_conn *c = list_first(&now, struct http_conn, dirty);
 		list_remove(&c->dirty);
-		conn_advance(c);
+		conn_turn(c);
 	}
 }
 
@@ -120,10 +122,13 @@ static bool accept_one(struct http_listener *l)
 			pause_accepting(l->server);
 		return errno == ECONNABORTED || errno == EINTR;
 	}
-	if (conn_new(&c, l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0)
+	if (conn_new(&c, l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0) {
 		pause_accepting(l->server);
-	else
-		conn_read(c); /* the request is there already: see http_server_listen() */
+		return true;
+	}
+	if (l->tls)
+		conn_tls_begin(c, l->tls);
+	conn_read(c); /* the request is there already: see http_server_listen() */
 	return true;
 }
 
@@ -141,6 +146,11 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 
 int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
 {
+	return http_server_listen_tls(s, listen_fd, NULL, err);
+}
+
+int http_server_listen_tls(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err)
+{
 	auto_fd fd = listen_fd;
 	struct http_listener *l;
 	int r, on = 1, defer_s = DEFER_ACCEPT_S;
@@ -155,6 +165,7 @@ int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
 	l = NEW(struct http_listener);
 	l->server = s;
 	l->fd = fd;
+	l->tls = tls;
 	r = loop_io_open(&l->io, s->loop, fd, EPOLLIN, on_accept, l, err);
 	if (r < 0) {
 		free(l);
@@ -236,6 +247,7 @@ int http_server_new(struct http_server **ret, struct loop *l, const struct http_
 	list_init(&s->listeners);
 	list_init(&s->conns);
 	list_init(&s->dirty);
+	list_init(&s->handshaking);
 	loop_timer_init(&s->accept_timer, l, on_accept_timer, s);
 	*ret = s;
 	return 0;

@@ -23,6 +23,7 @@
 
 struct http_server;
 struct http_req;
+struct http_tls;
 
 /* Every limit of the server; http_limits_default() fills in the defaults (see daemon/config.h for their names). */
 struct http_limits {
@@ -35,6 +36,8 @@ struct http_limits {
 	uint64_t idle_ms;            /* a kept connection without a request; 75,000 */
 	uint64_t body_stall_ms;      /* no byte of a body for this long; 60,000 */
 	uint64_t write_stall_ms;     /* a peer that takes no byte of an answer for this long; 120,000 */
+	uint64_t handshake_ms;       /* total time for one of TLS; 10,000 */
+	size_t handshakes;           /* of TLS under way; one more ends the oldest; 1,000 */
 };
 void http_limits_default(struct http_limits *ret);
 
@@ -42,7 +45,8 @@ typedef void http_handler_fn(struct http_req *req, void *arg);
 
 struct http_stats { /* counters since the start; gauges where said */
 	uint64_t connections, requests, refused, bytes_in, bytes_out;
-	size_t open_connections; /* gauge */
+	uint64_t handshakes, failed_handshakes, dropped_handshakes; /* of TLS: done; failed, plain HTTP included; see limits */
+	size_t open_connections, open_handshakes; /* gauges */
 };
 
 /* handler gets every valid request. */
@@ -51,6 +55,8 @@ MUST_CHECK int http_server_new(struct http_server **ret, struct loop *l, const s
 struct http_server *http_server_free(struct http_server *s); /* closes everything; returns NULL */
 /* Accepts from a listening socket; takes ownership of listen_fd, on failure too. May be called several times. */
 MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct err *err);
+/* The same with TLS; tls is the caller's and outlives s. A request in plain HTTP is answered with 400 there. */
+MUST_CHECK int http_server_listen_tls(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err);
 /* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
  * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets. */
 MUST_CHECK int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err);

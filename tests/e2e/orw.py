@@ -70,7 +70,7 @@ class Platform:
         log.close()
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            found = re.search(r"^listening on (http://\S+)$", self.log(), re.M)
+            found = re.search(r"^listening on (https?://\S+)$", self.log(), re.M)
             if found:
                 self.url = found.group(1)
                 break

@@ -1,7 +1,9 @@
-/* The server that test_http_wire.py and test_http_load.py drive: a handler per behaviour, limits from the command line
- * (NAME=VALUE with the names of struct http_limits). Prints its port; ends when its standard input does. */
+/* The server that the tests here drive: a handler per behaviour, limits from the command line (NAME=VALUE with the names of
+ * struct http_limits; tls_certificate=FILE and tls_key=FILE make it listen with TLS as well, and read them anew on SIGHUP).
+ * Prints its port, and then that with TLS; ends when its standard input does. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -12,8 +14,11 @@
 #include "base/str.h"
 #include "http/router.h"
 #include "http/sse.h"
+#include "http/tls.h"
 
 static struct http_server *server;
+static struct http_tls *tls;
+static unsigned reloads, failed_reloads;
 static struct buf closes; /* a line per finished request */
 
 static uint64_t number(struct http_req *r, const char *name, uint64_t fallback)
@@ -34,10 +39,10 @@ static void hello(struct http_req *r, void *arg UNUSED)
 static void show(struct http_req *r, void *arg UNUSED)
 {
 	char text[2048];
-	const char *host = http_req_header(r, "host"), *q = http_req_query(r, "q"), *x = http_req_param(r, "x");
-	int n = snprintf(text, sizeof(text), "%s %s path=%s query=%s host=%s q=%s x=%s", http_req_method(r),
+	const char *host = http_req_header(r, "host"), *scheme = http_req_scheme(r), *q = http_req_query(r, "q"), *x = http_req_param(r, "x");
+	int n = snprintf(text, sizeof(text), "%s %s path=%s query=%s host=%s q=%s x=%s%s", http_req_method(r),
 			 http_req_target(r), http_req_path(r), http_req_raw_query(r), host ? host : "-", q ? q : "-",
-			 x ? x : "-");
+			 x ? x : "-", str_eq(scheme, "https") ? " https" : "");
 
 	http_reply(r, 200, "text/plain", text, MIN((size_t)n, sizeof(text) - 1));
 }
@@ -54,8 +59,10 @@ static void stats(struct http_req *r, void *arg UNUSED)
 
 	buf_init(&b, BUF_UNLIMITED);
 	if (buf_printf(&b,
-		       "{\"connections\":%lu,\"requests\":%lu,\"refused\":%lu,\"in\":%lu,\"out\":%lu,\"open\":%zu}",
-		       s->connections, s->requests, s->refused, s->bytes_in, s->bytes_out, s->open_connections) == 0)
+		       "{\"connections\":%lu,\"requests\":%lu,\"refused\":%lu,\"in\":%lu,\"out\":%lu,\"open\":%zu,"
+		       "\"handshakes\":%lu,\"failed\":%lu,\"dropped\":%lu,\"handshaking\":%zu,\"reloads\":%u,\"failed_reloads\":%u}",
+		       s->connections, s->requests, s->refused, s->bytes_in, s->bytes_out, s->open_connections, s->handshakes,
+		       s->failed_handshakes, s->dropped_handshakes, s->open_handshakes, reloads, failed_reloads) == 0)
 		http_reply_json(r, 200, &b);
 }
 
@@ -286,6 +293,29 @@ static void set_limit(struct http_limits *l, const char *arg)
 		l->write_stall_ms = v;
 	else if (!strcmp(name, "max_connections"))
 		l->max_connections = v;
+	else if (!strcmp(name, "handshake_ms"))
+		l->handshake_ms = v;
+	else if (!strcmp(name, "handshakes"))
+		l->handshakes = v;
+}
+
+static const char *text_of(int argc, char **argv, const char *name)
+{
+	for (int i = 1; i < argc; i++)
+		if (str_starts(argv[i], name))
+			return argv[i] + strlen(name);
+	return NULL;
+}
+
+static void on_hangup(int signo UNUSED, void *arg UNUSED)
+{
+	struct err err = ERR_INIT;
+	bool ok = tls && http_tls_reload(tls, &err) == 0;
+
+	reloads += ok;
+	failed_reloads += !ok;
+	if (!ok)
+		fprintf(stderr, "%s\n", err.msg);
 }
 
 static int listen_loopback(void)
@@ -300,6 +330,18 @@ static int listen_loopback(void)
 	printf("%d\n", ntohs(a.sin_port));
 	fflush(stdout);
 	return fd;
+}
+
+static int listen_tls(int argc, char **argv, struct loop *l, struct err *err)
+{
+	const char *certificate = text_of(argc, argv, "tls_certificate="), *key = text_of(argc, argv, "tls_key=");
+
+	if (!certificate)
+		return 0;
+	signal(SIGPIPE, SIG_IGN);
+	int r = http_tls_new(&tls, certificate, key, err);
+	r = r < 0 ? r : loop_signal(l, SIGHUP, on_hangup, NULL, err);
+	return r < 0 ? r : http_server_listen_tls(server, listen_loopback(), tls, err);
 }
 
 static void raise_limit(void)
@@ -327,7 +369,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(routes); i++)
 		http_router_add(router, routes[i].method, routes[i].pattern, routes[i].fn, NULL);
 	if (loop_new(&l, &err) < 0 || http_server_new(&server, l, &limits, http_router_dispatch, router, &err) < 0 ||
-	    http_server_listen(server, listen_loopback(), &err) < 0 ||
+	    http_server_listen(server, listen_loopback(), &err) < 0 || listen_tls(argc, argv, l, &err) < 0 ||
 	    loop_io_open(&in, l, 0, EPOLLIN, on_stdin, l, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
 		return 1;
@@ -337,6 +379,7 @@ int main(int argc, char **argv)
 	http_server_free(server);
 	http_router_free(router);
 	loop_free(l);
+	http_tls_free(tls);
 	buf_done(&closes);
 	return 0;
 }

@@ -132,6 +132,9 @@ Test(config, mistakes_are_named)
 		{ "listen: 8080\n", { "listen", "8080", "HOST:PORT" } },
 		{ "listen: ::1:80\n", { "listen", "::1:80", "brackets" } },
 		{ "listen: a:99999\n", { "listen", "99999", "HOST:PORT" } },
+		{ "listen: ftp://a:1\n", { "listen", "ftp://a:1", "https://" } },
+		{ "listen: https://::1:80\n", { "listen", "::1:80", "brackets" } },
+		{ "tls: {handshakes: 0}\n", { "tls.handshakes", "0", "16 to" } },
 		{ "log: {level: loud}\n", { "log.level", "loud", "warn" } },
 		{ "a: b: c\n", { "x.yaml:1", "not YAML", "" } },
 		{ "- a\n", { "x.yaml:1", "mapping", "" } },
@@ -153,7 +156,12 @@ Test(config, rules_between_keys)
 	} cases[] = { { "listen: []\n", "listen" }, { "user: root\n", "user" }, { "data: /\n", "data" },
 		      { "sessions: {ping_interval: 8m}\n", "ping_interval" },
 		      { "proxies: [10.0.0.0/8, proxy.test]\n", "proxy.test" },
-		      { "proxies: [10.0.0.1/8]\n", "10.0.0.1/8" } };
+		      { "proxies: [10.0.0.1/8]\n", "10.0.0.1/8" },
+		      { "tls: {certificate: /c.pem}\n", "tls.key" },
+		      { "tls: {key: /k.pem}\n", "tls.certificate" },
+		      { "listen: https://127.0.0.1:0\n", "tls.certificate" },
+		      { "listen: https://0.0.0.0:0\n", "tls.certificate" },
+		      { "tls: {certificate: /c.pem, key: /k.pem}\nlisten: http://0.0.0.0:80\n", "0.0.0.0:80" } };
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct config *c = parse(cases[i].text);
@@ -188,6 +196,22 @@ Test(config, plain_addresses_are_this_machines_own)
 		cr_expect_eq(config_check(c, &err), 0, "%s: %s", open[i], err.msg);
 		config_free(c);
 	}
+}
+
+Test(config, with_a_certificate_addresses_have_tls)
+{
+	struct config *c = parse("listen: [\"0.0.0.0:443\", \"http://127.0.0.1:80\", \"https://[::]:444\"]\n"
+				 "tls: {certificate: /c.pem, key: /k.pem}\n");
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(config_check(c, &err), 0, "%s", err.msg);
+	cr_expect(config_listen_is_tls(c, c->listen[0]));
+	cr_expect_not(config_listen_is_tls(c, c->listen[1]));
+	cr_expect(config_listen_is_tls(c, c->listen[2]));
+	cr_expect_str_eq(config_listen_address(c->listen[0]), "0.0.0.0:443");
+	cr_expect_str_eq(config_listen_address(c->listen[1]), "127.0.0.1:80");
+	cr_expect_str_eq(config_listen_address(c->listen[2]), "[::]:444");
+	config_free(c);
 }
 
 Test(config, one_open_address_among_others_is_found)

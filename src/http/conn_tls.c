@@ -1,0 +1,221 @@
+/* http/conn_tls.c: a connection's TLS: the handshake, and bytes in and out in place of recv(2) and send(2). */
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <sys/socket.h>
+
+#include "base/mem.h"
+#include "http/private.h"
+
+/* -- life ------------------------------------------------------------------------------------------------------------ */
+
+/* When there are as many as may be, the oldest goes: whoever means it is through within a round trip or two, and who
+ * floods only displaces himself. */
+static void make_place(struct http_server *s)
+{
+	struct conn_tls *oldest = list_first(&s->handshaking, struct conn_tls, node);
+
+	if (!oldest || s->stats.open_handshakes < s->limits.handshakes)
+		return;
+	s->stats.dropped_handshakes++;
+	conn_break(oldest->conn);
+}
+
+void conn_tls_begin(struct http_conn *c, struct http_tls *tls)
+{
+	struct conn_tls *t = NEW(struct conn_tls);
+
+	make_place(c->server);
+	t->conn = c;
+	t->tls = tls;
+	t->handshaking = true;
+	list_push_back(&c->server->handshaking, &t->node);
+	c->server->stats.open_handshakes++;
+	c->tls = t;
+}
+
+static void end_handshake(struct conn_tls *t)
+{
+	if (!t->handshaking)
+		return;
+	t->handshaking = false;
+	list_remove(&t->node);
+	t->conn->server->stats.open_handshakes--;
+}
+
+/* -- the handshake --------------------------------------------------------------------------------------------------- */
+
+/* A public-key operation takes up to a millisecond: of those that want one, some in each millisecond, and the rest wait. */
+static bool is_busy(struct http_server *s)
+{
+	uint64_t now = loop_now_ms(s->loop);
+
+	if (s->handshakes_ms != now) {
+		s->handshakes_ms = now;
+		s->handshakes_now = 0;
+	}
+	return s->handshakes_now++ >= HTTP_HANDSHAKES_PER_MS;
+}
+
+/* A record of TLS begins with 22; a method, with a letter. */
+static enum handshake first_byte(const struct http_conn *c)
+{
+	unsigned char byte;
+	ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return HANDSHAKE_AGAIN;
+	if (n <= 0)
+		return HANDSHAKE_FAILED;
+	return (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') ? HANDSHAKE_PLAIN : HANDSHAKE_DONE;
+}
+
+/* The session is made when its first byte is there: a socket that says nothing costs no more than in plain. */
+static enum handshake accept_step(struct conn_tls *t)
+{
+	if (!t->ssl)
+		t->ssl = tls_session(t->tls, t->conn->fd);
+	if (!t->ssl)
+		return HANDSHAKE_FAILED;
+	ERR_clear_error();
+	int r = SSL_accept(t->ssl), why = r == 1 ? SSL_ERROR_NONE : SSL_get_error(t->ssl, r);
+	t->want_write = why == SSL_ERROR_WANT_WRITE;
+	if (r == 1)
+		return HANDSHAKE_DONE;
+	if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
+		return HANDSHAKE_AGAIN;
+	t->over = TLS_BROKEN;
+	return HANDSHAKE_FAILED;
+}
+
+enum handshake conn_tls_handshake(struct http_conn *c)
+{
+	struct conn_tls *t = c->tls;
+	enum handshake r = t->ssl ? HANDSHAKE_DONE : first_byte(c);
+
+	if (r == HANDSHAKE_DONE)
+		r = is_busy(c->server) ? HANDSHAKE_AGAIN : accept_step(t);
+	if (r == HANDSHAKE_AGAIN)
+		return r;
+	end_handshake(t);
+	if (r == HANDSHAKE_DONE) {
+		c->server->stats.handshakes++;
+		t->pending = SSL_has_pending(t->ssl);
+	} else {
+		c->server->stats.failed_handshakes++;
+	}
+	return r;
+}
+
+/* -- bytes ----------------------------------------------------------------------------------------------------------- */
+
+/* As recv(2): what is the matter, when nothing came. */
+static ssize_t no_bytes(const struct conn_tls *t)
+{
+	errno = t->over == TLS_BROKEN ? ECONNRESET : EAGAIN;
+	return t->over == TLS_ENDED ? 0 : -1;
+}
+
+static void note_read_error(struct conn_tls *t, int why)
+{
+	t->want_write = why == SSL_ERROR_WANT_WRITE;
+	if (why == SSL_ERROR_ZERO_RETURN)
+		t->over = TLS_ENDED;
+	else if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE)
+		t->over = TLS_BROKEN;
+}
+
+ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap)
+{
+	struct conn_tls *t = c->tls;
+	size_t len = 0, n;
+
+	t->pending = false;
+	while (len < cap && !t->over) {
+		ERR_clear_error();
+		if (SSL_read_ex(t->ssl, p + len, cap - len, &n) != 1) {
+			note_read_error(t, SSL_get_error(t->ssl, 0));
+			break;
+		}
+		len += n;
+	}
+	/* What is left inside OpenSSL, and an end that was seen behind these bytes, no event will tell. */
+	t->pending = len && (t->over || (len == cap && SSL_has_pending(t->ssl)));
+	return len ? (ssize_t)len : no_bytes(t);
+}
+
+/* Which bytes of ours are in how many of TLS: for conn_acked(). The first pieces of an answer are told apart, of what
+ * follows only the last is known; who asks for a byte between them learns of it later than it was so. */
+static void note_wire(struct conn_tls *t, uint64_t sent)
+{
+	if (t->n_wire < TLS_WIRE_LOG)
+		t->n_wire++;
+	t->wire[t->n_wire - 1] = (struct tls_wire){ sent, BIO_number_written(SSL_get_wbio(t->ssl)) };
+}
+
+uint64_t conn_tls_wire(const struct http_conn *c, uint64_t offset)
+{
+	const struct conn_tls *t = c->tls;
+
+	for (size_t i = 0; i < t->n_wire; i++)
+		if (t->wire[i].sent >= offset)
+			return t->wire[i].wire;
+	return UINT64_MAX;
+}
+
+void conn_tls_new_answer(struct http_conn *c)
+{
+	c->tls->n_wire = 0;
+}
+
+size_t conn_tls_send(struct http_conn *c, const char *p, size_t len)
+{
+	struct conn_tls *t = c->tls;
+	size_t done = 0, n;
+	int why = t->over == TLS_BROKEN ? SSL_ERROR_SSL : SSL_ERROR_NONE;
+
+	while (done < len && why == SSL_ERROR_NONE) {
+		ERR_clear_error();
+		if (SSL_write_ex(t->ssl, p + done, len - done, &n) != 1) {
+			why = SSL_get_error(t->ssl, 0);
+			break;
+		}
+		done += n;
+		note_wire(t, c->sent + done);
+	}
+	c->blocked = why == SSL_ERROR_WANT_WRITE;
+	if (why != SSL_ERROR_NONE && why != SSL_ERROR_WANT_WRITE) {
+		t->over = TLS_BROKEN;
+		c->failed = true;
+	}
+	return done;
+}
+
+/* -- the end --------------------------------------------------------------------------------------------------------- */
+
+void conn_tls_bye(struct http_conn *c)
+{
+	struct conn_tls *t = c->tls;
+
+	if (!t || !t->ssl || t->handshaking || t->over == TLS_BROKEN || c->failed)
+		return;
+	ERR_clear_error();
+	(void)SSL_shutdown(t->ssl); /* one record: where the kernel has no room for it, the peer does without */
+	ERR_clear_error();
+	t->over = TLS_BROKEN;
+}
+
+void conn_tls_close(struct http_conn *c)
+{
+	if (c->tls)
+		end_handshake(c->tls);
+}
+
+void conn_tls_free(struct conn_tls *t)
+{
+	if (!t)
+		return;
+	SSL_free(t->ssl);
+	ERR_clear_error();
+	free(t);
+}
