@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +17,18 @@
 
 #include "base/fd.h"
 #include "floor.h"
+#include "spawner/spawner.h"
+
+/* What host.c tells of goes where this program's own words go. */
+void spawner_log(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
 
 struct program {
 	struct floor floor;
@@ -203,7 +216,8 @@ static int open_uppers(struct floor *f, struct err *err)
 static int set_up(struct program *p, const char *root, const char *data, struct err *err)
 {
 	struct floor *f = &p->floor;
-	int r = host_init(&f->host, data, "/proc/self/exe", 0, 0, err);
+	const struct options opt = { .data = data, .init = "/proc/self/exe" }; /* disk limits as the product has them unless told otherwise */
+	int r = host_init(&f->host, &opt, err);
 
 	if (r < 0)
 		return r;

@@ -243,16 +243,25 @@ static int make_mounts(const struct floor *f, struct floor_box *b, struct err *e
 }
 
 /* -- folders ------------------------------------------------------------------------------------------------------------ */
+static int make_folder(int parent, const char *name, struct err *err)
+{
+	if (mkdirat(parent, name, 0711) < 0)
+		return err_sys(err, "mkdir %s", name);
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? err_sys(err, "open %s", name) : fd;
+}
+
 static int make_folders(const struct floor *f, const struct floor_box *b, struct err *err)
 {
+	const struct disk_share share = { .bytes = 512u << 20, .first = b->first };
 	static const char *const sub[] = { "upper", "work" };
 	auto_fd dir = -1;
 
-	if (mkdirat(f->uppers[b->opt.memory], b->name, 0711) < 0)
-		return err_sys(err, "mkdir %s", b->name);
-	dir = openat(f->uppers[b->opt.memory], b->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = b->opt.memory ? make_folder(f->uppers[1], b->name, err) : disk_make(&f->host.disk, f->uppers[0], b->name, &share, err);
+	if (dir < 0)
+		return dir;
 	for (size_t i = 0; i < ARRAY_LEN(sub); i++)
-		if (dir < 0 || mkdirat(dir, sub[i], 0755) < 0 || fchownat(dir, sub[i], b->first, b->first, 0) < 0)
+		if (mkdirat(dir, sub[i], 0755) < 0 || fchownat(dir, sub[i], b->first, b->first, 0) < 0)
 			return err_sys(err, "make %s/%s", b->name, sub[i]);
 	return 0;
 }
@@ -357,6 +366,6 @@ int floor_remove(struct floor *f, struct floor_box *b, struct err *err)
 	b->agent[0] = fd_close(b->agent[0]);
 	umount2("0", MNT_DETACH); /* on kernels that need attached layers */
 	r = b->opt.prepared ? 0 : remove_cgroups(&f->host.cg, b->name, err);
-	s = rmtree(f->uppers[b->opt.memory], b->name);
+	s = b->opt.memory ? rmtree(f->uppers[1], b->name) : disk_remove(&f->host.disk, f->uppers[0], b->name);
 	return r < 0 || s == 0 ? r : err_sys_code(err, s, "remove %s", b->name);
 }
