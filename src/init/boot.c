@@ -212,8 +212,20 @@ static uint64_t next_us(const struct init *in)
 	return MIN(a, b);
 }
 
+/* What the first command needs, before anybody asks: most of all in a sandbox that is kept prepared. */
+static void prepare(struct init *in)
+{
+	struct err err;
+	struct user user;
+
+	groups_prepare(in);
+	(void)!user_lookup(&user, USER_FOLDER, "", &err);
+}
+
 void init_loop(struct init *in)
 {
+	if (!in->holder)
+		prepare(in);
 	while (!in->over) {
 		uint64_t next = next_us(in), now;
 

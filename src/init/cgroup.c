@@ -159,6 +159,12 @@ uint64_t groups_cpu_us(const struct init *in)
 	return keyed(fd, "usage_usec");
 }
 
+void groups_prepare(struct init *in)
+{
+	if (in->groups.usable && !in->groups.spare && group_make(in, &in->groups.spare) == 0)
+		in->groups.spare->cpu_fd = openat(in->groups.spare->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+}
+
 int group_take(struct init *in, struct group **ret)
 {
 	*ret = NULL;

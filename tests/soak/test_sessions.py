@@ -91,6 +91,7 @@ async def through_the_day(platform, name):
         took = await asyncio.to_thread(kill_daemon, platform)
         await asyncio.sleep(1)
         old[0].must_crash = True
+        await tasks[0]  # with the instance; the others of it find out when they call
         await asyncio.sleep(1)
         for a in old + new:
             a.over.set()
