@@ -8,7 +8,7 @@ ninja = ninja -C $(1) -j $(JOBS)
 run_tests = T='$(T)' tools/run-tests
 
 .DEFAULT_GOAL := all
-.PHONY: all install deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
+.PHONY: all install deb deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
 
 all: deps ## build the programs into build/ (installs the packages they need first)
 	@tools/configure $(BUILD)
@@ -44,6 +44,10 @@ tsan: deps-test ## the stress programs (loop and workers) under ThreadSanitizer
 
 install: all ## programs, services, manual pages and completion into /usr/local (DESTDIR=)
 	@meson install -C $(BUILD) --no-rebuild --quiet
+
+deb: deps ## the Debian package: build/deb/openreward_*.deb
+	@tools/install-deps deb
+	@tools/make-deb $(BUILD)
 
 demo: all ## deploy two environments and run an agent's sessions (KEEP=1 leaves the platform running)
 	@BUILD='$(BUILD)' KEEP='$(KEEP)' tools/demo

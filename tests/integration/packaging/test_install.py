@@ -11,7 +11,7 @@ PROGRAMS = {"bin/openreward", "libexec/openreward/openreward-spawner", "libexec/
             "libexec/openreward/openreward-init"}
 FILES = PROGRAMS | {
     "lib/systemd/system/openreward.service", "lib/systemd/system/openreward-spawner.service", "lib/sysusers.d/openreward.conf",
-    "lib/sysctl.d/50-openreward.conf", "etc/openreward/openreward.yaml", "share/man/man1/openreward.1",
+    "lib/sysctl.d/50-openreward.conf", "lib/modules-load.d/openreward.conf", "etc/openreward/openreward.yaml", "share/man/man1/openreward.1",
     "share/man/man5/openreward.yaml.5", "share/man/man8/openreward-spawner.8", "share/man/man8/openreward-egress.8",
     "share/man/man8/openreward-init.8", "share/bash-completion/completions/openreward", "share/zsh/site-functions/_openreward",
     "share/doc/openreward/README.md", "share/doc/openreward/docs/openreward.yaml.example"}
