@@ -18,6 +18,7 @@ from workers import Server, Worker, WorkerError
 USER = "openreward"
 IMAGE = "bench/root:1"
 ENVIRONMENT = "local/bench-upstream"
+PLACES = 20000  # sessions that its server may have at a time
 
 
 def run(argv, timeout=120, **kw):
@@ -142,6 +143,8 @@ class World:
         with open(f"{folder}/Dockerfile", "w", encoding="ascii") as f:
             f.write(f"FROM {IMAGE}\nCOPY upstream /upstream\nCMD [\"/upstream\"]\n")
         run([f"{self.build}/openreward", "deploy", folder, "--name", ENVIRONMENT, "--data", self.data])
+        # One server for all: how many there are of it is not what is measured.
+        run([f"{self.build}/openreward", "env", "set", ENVIRONMENT, f"concurrency={PLACES}", "--data", self.data])
         self.workers["http"].do("session", ENVIRONMENT)
         self.has_upstream = True
 
