@@ -117,6 +117,7 @@ static int change(struct api *a, struct store_environment *e, json_t *body, stru
 {
 	int r = check(body, err);
 
+	r = r < 0 ? r : store_check_room(a->store, err);
 	r = r < 0 ? r : rename_to(a, e, json_string_value(json_object_get(body, "new_name")), err);
 	r = r < 0 ? r : details_origin(a->store, e, body, err);
 	if (r < 0)

@@ -334,6 +334,7 @@ static int put_member(struct api *a, const struct auth_caller *c, struct http_re
 		return r;
 	struct store_member *m = store_member_find(org, user);
 	r = m && role < STORE_ROLE_OWNER ? stays_owned(m, err) : 0;
+	r = r < 0 ? r : store_check_room(a->store, err);
 	if (r == 0)
 		*ret = store_member_put(a->store, org, user, role);
 	return r;

@@ -62,7 +62,7 @@ extern const struct envset_row envset_rows[ENVSET_N];
 
 /* Checks every member of changes, then sets them all and queues the records: on failure nothing is changed. A value is
  * written as JSON or as text ("4"); null and "" give the default back; members of a map are merged, null and "" remove
- * one. -EINVAL names the setting, its value (never a secret's) and what was expected. */
+ * one. -ENOSPC: no room on the disk; -EINVAL names the setting, its value (never a secret's) and what was expected. */
 MUST_CHECK int envset_change(struct store *s, struct store_environment *e, json_t *changes, struct err *err);
 /* The checks alone. */
 MUST_CHECK int envset_check(const struct store_environment *e, json_t *changes, struct err *err);

@@ -298,6 +298,7 @@ int envset_change(struct store *s, struct store_environment *e, json_t *changes,
 	struct change all[ENVSET_N] = { 0 };
 	int r = check(e, changes, all, err);
 
+	r = r < 0 ? r : store_check_room(s, err);
 	r = r < 0 ? r : seal_all(s, e, all, err);
 	for (enum envset id = 0; r == 0 && id < ENVSET_N; id++)
 		if (all[id].made)

@@ -74,7 +74,9 @@ struct store {
 	struct map *deliveries;    /* struct store_delivery by id */
 	struct list delivered;     /* the same, oldest first */
 	struct store_batch *open;  /* the batch that collects changes now; NULL = none */
-	struct list in_flight;     /* batches that the writer has */
+	struct list in_flight;     /* the batch that the writer has: one at most */
+	bool due;                  /* the open batch is to follow the one in flight */
+	struct loop_timer again;   /* tries what could not be written once more */
 	struct store_flush *flush; /* the deferred submission of the open batch; NULL = none */
 	pthread_mutex_t lock;      /* of n_writing */
 	pthread_cond_t idle;
@@ -92,6 +94,7 @@ int store_db_end(struct store *s, int code, struct err *err);
 void store_db_write(struct store *s, struct store_batch *b); /* one transaction; fills b->err and b->retry */
 
 /* queue.c: the batch being collected */
+void store_queue_init(struct store *s);
 struct store_op *store_op_new(struct store *s, const char *sql); /* joins the open batch, which will be written soon */
 void store_op_i64(struct store_op *op, int64_t v);
 void store_op_text(struct store_op *op, const char *text);

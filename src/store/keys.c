@@ -176,6 +176,9 @@ int store_key_add(struct store *s, const struct store_key_spec *spec, const unsi
 {
 	if (store_key_by_hash(s, hash))
 		return err_set(err, -EEXIST, "this key exists");
+	int r = store_check_room(s, err);
+	if (r < 0)
+		return r;
 	struct store_key *k = store_key_attach(s, spec->ns, NULL, hash);
 	store_set_str(&k->label, spec->label);
 	k->user = spec->user;

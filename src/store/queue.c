@@ -1,13 +1,16 @@
 /* The queue of changes: collected on the loop's thread, written in order on the writer's.
  *
- * One batch is open at a time. The first change of a turn opens it and defers its submission, so that everything a
- * handler changes becomes one transaction. A batch that failed for a reason that may pass (disk full) gives its changes
- * to the front of the next one: memory and disk meet again by themselves. */
+ * One batch is open at a time, and one with the writer. The first change of a turn opens it and defers its submission, so
+ * that everything a handler changes becomes one transaction. A batch that failed for a reason that may pass (disk full) gives
+ * its changes to the front of the next one, which goes after some seconds at the latest: memory and disk meet again by
+ * themselves. Were there two with the writer, the later one could be written and the earlier one, tried again, undo it. */
 #include "store/internal.h"
 
 #include <string.h>
 
 #include "base/mem.h"
+
+#define AGAIN_MS 3000 /* after a failure, unless another change comes first */
 
 static struct store_batch *batch_new(struct store *s)
 {
@@ -52,6 +55,7 @@ static void on_work(void *arg)
 }
 
 static struct store_batch *open_batch(struct store *s);
+static void submit(struct store *s);
 
 /* Failed changes go before what came later, in their order. */
 static void requeue(struct store *s, struct store_batch *b)
@@ -78,28 +82,44 @@ static void tell(struct store_batch *b)
 static void on_done(void *arg)
 {
 	struct store_batch *b = arg;
+	struct store *s = b->store;
 
-	if (b->store) {
+	if (s) {
 		list_remove(&b->all);
-		/* Changes that could not be written wait for the next change: a loop of retries would help nobody. */
-		if (b->err.code && b->retry)
-			requeue(b->store, b);
+		if (b->err.code && b->retry) {
+			requeue(s, b);
+			loop_timer_start(&s->again, AGAIN_MS);
+		}
 		tell(b);
+		if (s->due)
+			submit(s);
 	}
 	batch_free(b);
 }
 
 static void submit(struct store *s)
 {
-	struct store_batch *b = STEAL(s->open);
-
-	if (!b)
+	s->due = s->open && !list_empty(&s->in_flight);
+	if (!s->open || s->due)
 		return;
+	struct store_batch *b = STEAL(s->open);
+	loop_timer_stop(&s->again);
 	list_push_back(&s->in_flight, &b->all);
 	pthread_mutex_lock(&s->lock);
 	s->n_writing++;
 	pthread_mutex_unlock(&s->lock);
 	loop_work(s->loop, LOOP_LANE_STORE, on_work, on_done, b);
+}
+
+static void on_again(struct loop_timer *t UNUSED, void *arg)
+{
+	submit(arg);
+}
+
+void store_queue_init(struct store *s)
+{
+	list_init(&s->in_flight);
+	loop_timer_init(&s->again, s->loop, on_again, s);
 }
 
 static void on_flush(void *arg)
@@ -169,6 +189,7 @@ void store_queue_finish(struct store *s)
 	while (s->n_writing)
 		pthread_cond_wait(&s->idle, &s->lock);
 	pthread_mutex_unlock(&s->lock);
+	loop_timer_stop(&s->again);
 	list_foreach(&s->in_flight, struct store_batch, all, b) {
 		list_remove(&b->all);
 		if (b->err.code && b->retry)

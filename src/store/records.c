@@ -2,8 +2,10 @@
 #include "store/internal.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "base/mem.h"
 #include "base/random.h"
@@ -18,6 +20,18 @@ void store_set_str(char **field, const char *value)
 
 	free(*field);
 	*field = copy;
+}
+
+int store_check_room(const struct store *s, struct err *err)
+{
+	auto_free char *path = xstrdup(s->path);
+	const char *folder = dirname(path);
+	struct statvfs fs;
+
+	if (statvfs(folder, &fs) < 0 || (uint64_t)fs.f_bavail * fs.f_frsize >= STORE_ROOM_BYTES)
+		return 0; /* who cannot be asked will say so when it is written to */
+	return err_set(err, -ENOSPC, "the disk of %s is full: %llu KiB are free, a change needs %u", folder,
+		       (unsigned long long)fs.f_bavail * fs.f_frsize >> 10, STORE_ROOM_BYTES >> 10);
 }
 
 int store_check_name(const char *what, const char *name, struct err *err)
@@ -89,6 +103,9 @@ int store_namespace_add(struct store *s, const char *name, const char *type, str
 	list_foreach(&s->namespaces, struct store_namespace, all, other)
 		if (str_ieq(other->name, name))
 			return taken("namespace", name, other->name, err);
+	r = store_check_room(s, err);
+	if (r < 0)
+		return r;
 	struct store_namespace *ns = store_namespace_attach(s, NULL, name, type);
 	ns->created_ms = time_wall_ms();
 
@@ -183,6 +200,7 @@ int store_environment_add(struct store *s, struct store_namespace *ns, const cha
 	int r = store_check_name("name", name, err);
 
 	r = r < 0 ? r : check_free(ns, NULL, name, err);
+	r = r < 0 ? r : store_check_room(s, err);
 	if (r < 0)
 		return r;
 	struct store_environment *e = store_environment_attach(s, ns, NULL, name);
@@ -207,6 +225,7 @@ int store_environment_rename(struct store *s, struct store_environment *e, const
 	if (r < 0 || str_eq(e->name, name))
 		return r;
 	r = check_free(e->ns, e, name, err);
+	r = r < 0 ? r : store_check_room(s, err);
 	if (r < 0)
 		return r;
 	auto_free char *old = environment_key(e->ns->name, e->name);

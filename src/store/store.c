@@ -208,7 +208,6 @@ static struct store *store_new(struct loop *l, const char *path)
 	s->path = xstrdup(path);
 	seal_init(&s->seal, path);
 	list_init(&s->namespaces);
-	list_init(&s->in_flight);
 	list_init(&s->delivered);
 	list_init(&s->removed);
 	s->by_name = map_new();
@@ -221,6 +220,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	s->deliveries = map_new();
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->idle, NULL);
+	store_queue_init(s);
 	store_record_init(s);
 	return s;
 }

@@ -43,6 +43,12 @@ MUST_CHECK int store_snapshot(const char *path, const char *to, store_copying_fn
 typedef void store_done_fn(void *arg, const struct err *err);
 void store_sync(struct store *s, store_done_fn *done, void *arg);
 
+/* Asked before a change that a client may send again: -ENOSPC with the figures while the disk has less than this free. What adds
+ * something asks by itself, before anything is changed; a change that is made and then does not get to the disk is in force
+ * in memory, whoever was told of the failure, and is written as soon as it can be. */
+#define STORE_ROOM_BYTES (8u << 20)
+MUST_CHECK int store_check_room(const struct store *s, struct err *err);
+
 /* Replaces *field (malloc'ed) by a copy of value; NULL becomes "". */
 void store_set_str(char **field, const char *value);
 
@@ -63,7 +69,8 @@ struct store_namespace {
 
 struct store_namespace *store_namespace_find(struct store *s, const char *name); /* NULL = none */
 struct store_namespace *store_namespace_by_id(struct store *s, const char *id);
-/* -EINVAL for a name against the rules, -EEXIST also for one that differs from another by case only. */
+/* -EINVAL for a name against the rules, -EEXIST also for one that differs from another by case only;
+ * -ENOSPC (store_check_room). */
 MUST_CHECK int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret,
 				   struct err *err);
 bool store_namespace_is_user(const struct store_namespace *ns);
@@ -177,12 +184,12 @@ struct store_environment *store_environment_find(struct store *s, const char *ow
 struct store_environment *store_environment_by_id(struct store *s, const char *id);
 /* -EINVAL, naming the field, for what can be no name of a namespace or an environment; NULL too. */
 MUST_CHECK int store_check_name(const char *field, const char *name, struct err *err);
-/* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST. */
+/* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST, -ENOSPC. */
 MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
 				     struct store_environment **ret, struct err *err);
 /* Queues the record as it now is, with updated_ms = now. ns may not be changed, and name by the next call only. */
 void store_environment_save(struct store *s, struct store_environment *e);
-/* -EINVAL for a name against the rules, -EEXIST. */
+/* -EINVAL for a name against the rules, -EEXIST, -ENOSPC. */
 MUST_CHECK int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err);
 void store_origin_save(struct store *s, struct store_environment *e); /* queues origin alone */
 /* Visits all, in order of creation, until fn returns false. */

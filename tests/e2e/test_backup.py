@@ -195,6 +195,10 @@ def test_repositories_are_whole_whenever_they_are_read(source, tmp_path):
 
 def test_who_may(source):
     assert source.request("GET", "/v1/backup", key=None)[0] == 401
+    for role in ("reader", "member", "owner"):
+        status, _, body = source.request("POST", "/v1/keys", json.dumps({"name": role, "role": role}).encode())
+        assert status == 201, body
+        assert source.request("GET", "/v1/backup", key=json.loads(body)["key"])[0] == 403
     status, _, body = source.request("GET", "/v1/backup?buckets=perhaps")
     assert status == 400 and b"buckets" in body and b"perhaps" in body
 

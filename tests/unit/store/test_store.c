@@ -37,7 +37,7 @@ static void tear_down(void)
 	rmdir(dir);
 }
 
-TestSuite(store, .init = set_up, .fini = tear_down, .timeout = 20);
+TestSuite(store, .init = set_up, .fini = tear_down, .timeout = 60);
 
 static struct store *open_store(void)
 {
@@ -263,6 +263,92 @@ Test(store, a_failed_write_is_told_and_made_up_for)
 	free(big);
 }
 
+static void limit_files(rlim_t bytes)
+{
+	struct rlimit l = { .rlim_cur = bytes, .rlim_max = RLIM_INFINITY };
+
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static void stop_now(void *arg)
+{
+	loop_stop(arg, 0);
+}
+
+/* The first change finds the disk full and the second, a small one, does not: tried again, the first must not undo it. */
+Test(store, a_change_that_failed_does_not_undo_a_later_one)
+{
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s);
+	char *big = calloc(1, 1 << 20), wal[sizeof(path) + 8];
+	struct stat st;
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(sync_store(s).code, 0);
+	snprintf(wal, sizeof(wal), "%s-wal", path);
+	cr_assert_eq(stat(wal, &st), 0);
+	memset(big, 'x', (1 << 20) - 1);
+	limit_files((rlim_t)st.st_size + 60000);
+	store_set_str(&e->description, big);
+	store_environment_save(s, e);
+	loop_post(loop, stop_now, loop);
+	cr_assert_eq(loop_run(loop), 0); /* the first is with the writer */
+	store_set_str(&e->description, "small");
+	store_environment_save(s, e);
+	(void)sync_store(s);
+	limit_files(RLIM_INFINITY);
+	cr_assert_eq(sync_store(s).code, 0);
+	store_free(s);
+	free(big);
+
+	s = open_store();
+	cr_assert(strcmp(store_environment_find(s, "local", "hello")->description, "small") == 0, "the failed change is back");
+	store_free(s);
+}
+
+static bool on_disk(const char *description)
+{
+	sqlite3 *db;
+	sqlite3_stmt *st = NULL;
+	bool found = false;
+
+	cr_assert_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+	if (sqlite3_prepare_v2(db, "SELECT count(*) FROM environment WHERE description = ?", -1, &st, NULL) == SQLITE_OK &&
+	    sqlite3_bind_text(st, 1, description, -1, SQLITE_STATIC) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW)
+		found = sqlite3_column_int(st, 0) > 0;
+	sqlite3_finalize(st);
+	sqlite3_close(db);
+	return found;
+}
+
+static void on_look(struct loop_timer *t, void *arg)
+{
+	if (on_disk(arg))
+		loop_stop(loop, 0);
+	else
+		loop_timer_start(t, 50);
+}
+
+Test(store, a_change_that_failed_is_tried_again_though_nobody_changes_anything)
+{
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s);
+	struct loop_timer look;
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(sync_store(s).code, 0);
+	store_set_str(&e->description, "later");
+	store_environment_save(s, e);
+	limit_files(0);
+	cr_assert_lt(sync_store(s).code, 0);
+	limit_files(RLIM_INFINITY);
+	cr_assert_not(on_disk("later"));
+	loop_timer_init(&look, loop, on_look, (char[]){ "later" });
+	loop_timer_start(&look, 1);
+	cr_assert_eq(loop_run(loop), 0);
+	store_free(s);
+}
+
 Test(store, a_renamed_environment_keeps_its_origin)
 {
 	struct store *s = open_store();
@@ -337,7 +423,7 @@ Test(store, a_removed_environment_is_gone_and_its_name_free)
 	struct sync_result res = sync_store(s);
 	cr_assert_eq(res.code, 0, "%s", res.msg);
 	cr_assert_eq(store_environment_add(s, ns, "gone", &e, &err), 0, "%s", err.msg);
-	s = store_free(s);
+	store_free(s);
 	s = open_store();
 	e = store_environment_find(s, "n", "gone");
 	cr_assert(e && list_empty(&e->deployments));
