@@ -335,9 +335,10 @@ static int put_member(struct api *a, const struct auth_caller *c, struct http_re
 	struct store_member *m = store_member_find(org, user);
 	r = m && role < STORE_ROLE_OWNER ? stays_owned(m, err) : 0;
 	r = r < 0 ? r : store_check_room(a->store, err);
-	if (r == 0)
-		*ret = store_member_put(a->store, org, user, role);
-	return r;
+	if (r < 0)
+		return r;
+	*ret = store_member_put(a->store, org, user, role);
+	return 0;
 }
 
 static void on_put_body(struct http_req *req, const char *data, size_t len, void *arg)

@@ -264,11 +264,19 @@ static int run_op(sqlite3 *db, const struct store_op *op)
 	return code == SQLITE_DONE || code == SQLITE_ROW ? SQLITE_OK : code;
 }
 
-static int run_all(sqlite3 *db, struct store_batch *b)
+/* A change that breaks a rule of the schema would break it again; everything else may pass. */
+static bool may_pass(int code)
+{
+	code &= 0xff;
+	return code != SQLITE_OK && code != SQLITE_CONSTRAINT && code != SQLITE_MISMATCH && code != SQLITE_ERROR;
+}
+
+/* skip: one that breaks a rule is left out, which SQLite does by itself, and the others are made. */
+static int run_all(sqlite3 *db, struct store_batch *b, bool skip)
 {
 	list_foreach(&b->ops, struct store_op, all, op) {
 		int code = run_op(db, op);
-		if (code != SQLITE_OK)
+		if (code != SQLITE_OK && (!skip || may_pass(code)))
 			return code;
 	}
 	return SQLITE_OK;
@@ -291,16 +299,30 @@ int store_db_end(struct store *s, int code, struct err *err)
 	return code;
 }
 
+static int write_all(struct store *s, struct store_batch *b, bool skip, struct err *err)
+{
+	int code = store_db_begin(s);
+
+	if (code == SQLITE_OK)
+		code = run_all(s->db, b, skip);
+	return store_db_end(s, code, err);
+}
+
+/* A batch holds the changes of many: where one breaks a rule, which is a mistake of ours, the others are written all the
+ * same. Who waits for any of them hears of it. */
 void store_db_write(struct store *s, struct store_batch *b)
 {
+	struct err again = ERR_INIT;
+
 	b->err = (struct err)ERR_INIT;
 	b->retry = false;
 	if (list_empty(&b->ops))
 		return;
-	int code = store_db_begin(s);
-	if (code == SQLITE_OK)
-		code = run_all(s->db, b);
-	code = store_db_end(s, code, &b->err) & 0xff;
-	/* A change that breaks a rule of the schema would break it again; everything else may pass. */
-	b->retry = code != SQLITE_OK && code != SQLITE_CONSTRAINT && code != SQLITE_MISMATCH && code != SQLITE_ERROR;
+	int code = write_all(s, b, false, &b->err);
+	if (code != SQLITE_OK && !may_pass(code)) {
+		code = write_all(s, b, true, &again);
+		if (code != SQLITE_OK)
+			b->err = again;
+	}
+	b->retry = may_pass(code);
 }

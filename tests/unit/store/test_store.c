@@ -275,6 +275,34 @@ static void stop_now(void *arg)
 	loop_stop(arg, 0);
 }
 
+/* Somebody else wrote to the database what a change then collides with. */
+Test(store, a_change_that_breaks_a_rule_takes_no_other_along)
+{
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s);
+	struct store_namespace *ns;
+	struct err err = ERR_INIT;
+	sqlite3 *db;
+
+	cr_assert_eq(sync_store(s).code, 0);
+	cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(db, "INSERT INTO namespace VALUES ('an-id', 'taken', 'org', 1)", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+	store_set_str(&e->description, "before");
+	store_environment_save(s, e);
+	cr_assert_eq(store_namespace_add(s, "taken", "org", &ns, &err), 0, "%s", err.msg);
+	store_setting_put(s, "node", "behind");
+	cr_assert_eq(sync_store(s).code, -EEXIST, "whoever waits hears of it");
+	cr_assert_eq(sync_store(s).code, 0, "it is not tried again");
+	store_free(s);
+
+	s = open_store();
+	cr_assert_str_eq(store_environment_find(s, "local", "hello")->description, "before");
+	cr_assert_str_eq(store_setting(s, "node"), "behind");
+	cr_assert_str_eq(store_namespace_find(s, "taken")->id, "an-id");
+	store_free(s);
+}
+
 /* The first change finds the disk full and the second, a small one, does not: tried again, the first must not undo it. */
 Test(store, a_change_that_failed_does_not_undo_a_later_one)
 {
