@@ -200,3 +200,12 @@ bool str_ct_eq(const void *a, const void *b, size_t len)
 		differ |= x[i] ^ y[i];
 	return differ == 0;
 }
+
+uint32_t str_hash32(const char *s)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *s; s++)
+		h = (h ^ (unsigned char)*s) * 16777619u;
+	return h;
+}

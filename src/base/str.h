@@ -40,6 +40,10 @@ void str_hex(const void *p, size_t len, char *ret); /* writes 2*len+1 bytes, low
 int str_hex_digit(char c);                           /* its value; -1 = not one of 0-9, a-f, A-F */
 MUST_CHECK int str_unhex(const char *s, void *ret, size_t len); /* exactly 2*len digits */
 
+/* FNV-1a, 32 bits: short and the same everywhere, not safe against those who choose the text. Of DATA's real path it is, in
+ * hex after "orw-", what everything of one platform is called where machines share names (cgroups). */
+uint32_t str_hash32(const char *s);
+
 /* Standard base64 with padding (RFC 4648, section 4). */
 MUST_CHECK int str_base64_append(struct buf *b, const void *p, size_t len);
 MUST_CHECK int str_base64_decode(struct buf *ret, const char *s, size_t len);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,12 +20,45 @@ char *job_storage_name(const struct job *j, const char *name)
 	return xasprintf("containers-storage:[overlay@%s/bases/store+%s/bases/run]%s", j->images, j->images, name);
 }
 
+static int make_bases(struct job *j, struct err *err)
+{
+	auto_free char *dir = xasprintf("%s/bases", j->images);
+
+	return fd_mkdirs(dir, 0700, err);
+}
+
 static int lock_bases(struct job *j, int *ret_fd, struct err *err)
 {
-	auto_free char *dir = xasprintf("%s/bases", j->images), *lock = xasprintf("%s/lock", dir);
+	auto_free char *path = xasprintf("%s/bases/lock", j->images);
 
-	int r = fd_mkdirs(dir, 0700, err);
-	return r < 0 ? r : job_lock(ret_fd, lock, false, err);
+	int r = make_bases(j, err);
+	return r < 0 ? r : job_lock(ret_fd, path, false, err);
+}
+
+int job_use_bases(struct job *j, int *ret_fd, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/bases/used", j->images);
+
+	int r = make_bases(j, err);
+	return r < 0 ? r : job_lock(ret_fd, path, true, err);
+}
+
+/* No build begins to use them until *ret_fd is closed; -EBUSY: one does. */
+static int stop_builds(struct job *j, const char *name, int *ret_fd, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/bases/used", j->images);
+
+	int r = make_bases(j, err);
+	if (r < 0)
+		return r;
+	auto_fd fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_sys(err, "open %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? err_set(err, -EBUSY, "a build runs, which may need image %s", name)
+					    : err_sys(err, "lock %s", path);
+	*ret_fd = fd_steal(&fd);
+	return 0;
 }
 
 static int record(struct job *j, const char *store, const char *name, struct err *err)
@@ -168,14 +202,20 @@ static char *parent_of(const char *images, const char *store)
 	return xasprintf("%s/%.*s", images, (int)(strlen(store) - strlen("/store")), store);
 }
 
+static int lock_store(struct job *j, const char *store, int *ret_fd, struct err *err)
+{
+	auto_free char *dir = parent_of(j->images, store), *path = xasprintf("%s/lock", dir);
+
+	return job_lock(ret_fd, path, false, err);
+}
+
+/* With the lock of the store held. */
 static int rmi(struct job *j, const char *store, const char *const *names, struct err *err)
 {
 	auto_free char *dir = parent_of(j->images, store);
-	auto_free char *root = xasprintf("%s/store", dir), *run = xasprintf("%s/run", dir),
-		       *lock_path = xasprintf("%s/lock", dir);
+	auto_free char *root = xasprintf("%s/store", dir), *run = xasprintf("%s/run", dir);
 	auto_free char *bases = xasprintf("overlay.imagestore=%s/%s", j->images, CSTORE_BASES);
 	bool own_bases = str_eq(store, CSTORE_BASES);
-	auto_fd lock = -1;
 	const char *argv[24] = { "buildah", "--root", root, "--runroot", run, "--storage-driver", "overlay" };
 	size_t n = 7;
 
@@ -186,8 +226,15 @@ static int rmi(struct job *j, const char *store, const char *const *names, struc
 	argv[n++] = "rmi";
 	while (*names && n < ARRAY_LEN(argv) - 1)
 		argv[n++] = *names++;
-	int r = job_lock(&lock, lock_path, false, err);
-	return r < 0 ? r : job_tool(j, argv, "remove from the store", err);
+	return job_tool(j, argv, "remove from the store", err);
+}
+
+static int prune_images(struct job *j, const char *store, struct err *err)
+{
+	auto_fd lock = -1;
+
+	int r = lock_store(j, store, &lock, err);
+	return r < 0 ? r : rmi(j, store, (const char *const[]){ "--prune", NULL }, err);
 }
 
 static int remove_record(struct job *j, const char *name, struct err *err)
@@ -197,22 +244,17 @@ static int remove_record(struct job *j, const char *name, struct err *err)
 	return unlink(path) < 0 && errno != ENOENT ? err_sys(err, "remove %s", path) : 0;
 }
 
-int job_remove(struct job *j, const char *ref, struct err *err)
+/* With the locks held, so that neither a pull of the same name nor a build comes in between. */
+static int remove_locked(struct job *j, const char *store, const char *name, struct err *err)
 {
+	auto_free char *path = image_record_path(j->data, name);
 	AUTO(image_freep) struct image *i = NULL;
-	auto_free char *name = NULL;
 
-	int r = begin(j, ref, &name, err);
-	if (r < 0)
-		return r;
-	auto_free char *path = image_record_path(j->data, name), *store = store_of(name);
-	r = image_record_read(&i, path, err);
+	int r = image_record_read(&i, path, err);
 	if (r == -ENOENT)
 		return err_set(err, r, "image %s is not here", name);
-	if (r < 0)
-		return r;
 	/* In an environment's own store the tool itself keeps what other images need, under no name. */
-	if (str_eq(store, CSTORE_BASES))
+	if (r == 0 && str_eq(store, CSTORE_BASES))
 		r = refuse_shared(j, i, err);
 	if (r == 0)
 		r = remove_record(j, name, err);
@@ -220,6 +262,24 @@ int job_remove(struct job *j, const char *ref, struct err *err)
 		r = rmi(j, store, (const char *const[]){ name, NULL }, err);
 	/* A record without its image would be a lie; an image without its record is found by prune. */
 	return r;
+}
+
+int job_remove(struct job *j, const char *ref, struct err *err)
+{
+	auto_free char *name = NULL;
+	auto_fd used = -1, lock = -1;
+
+	int r = begin(j, ref, &name, err);
+	if (r < 0)
+		return r;
+	auto_free char *path = image_record_path(j->data, name), *store = store_of(name);
+	if (access(path, F_OK) < 0)
+		return err_set(err, -ENOENT, "image %s is not here", name);
+	if (str_eq(store, CSTORE_BASES))
+		r = stop_builds(j, name, &used, err);
+	if (r == 0)
+		r = lock_store(j, store, &lock, err);
+	return r < 0 ? r : remove_locked(j, store, name, err);
 }
 
 /* -- prune -------------------------------------------------------------------------------------------------------- */
@@ -243,7 +303,7 @@ static int prune_store(struct job *j, struct image *const *list, size_t n, const
 		job_say("removing %s", env_dir);
 		return job_rmtree(path, err);
 	}
-	return rmi(j, store, (const char *const[]){ "--prune", NULL }, err);
+	return prune_images(j, store, err);
 }
 
 typedef int dir_fn(struct job *j, struct image *const *list, size_t n, const char *rel, struct err *err);
@@ -283,7 +343,7 @@ int job_prune(struct job *j, struct err *err)
 	if (r == 0)
 		r = each_dir(j, list, n, "env", prune_owner, err);
 	if (r == 0 && access(bases, F_OK) == 0)
-		r = rmi(j, CSTORE_BASES, (const char *const[]){ "--prune", NULL }, err);
+		r = prune_images(j, CSTORE_BASES, err);
 	image_list_free(list, n);
 	return r;
 }

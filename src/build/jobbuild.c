@@ -29,12 +29,14 @@ struct work {
 	char **contexts;  /* arguments for aliases */
 	struct build_input input;
 	char *network, *runtime;
+	int bases; /* held while the build uses them: job_use_bases() */
 	char *error; /* buildah's last "Error: ..." line */
 };
 
 static void work_done(struct work *w)
 {
 	env_store_close(&w->store);
+	fd_close(w->bases);
 	free(w->image);
 	free(w->context);
 	free(w->dockerfile);
@@ -257,11 +259,13 @@ static int work_run(struct work *w, const char *deployment, const char *file, co
 	if (r == 0)
 		r = build_input_stage(&w->input, w->j->tmp, err);
 	if (r == 0)
+		r = job_use_bases(w->j, &w->bases, err);
+	if (r == 0)
 		r = job_bring_bases(w->j, w->dockerfile, &w->contexts, err);
 	if (r == 0)
 		r = job_run_setup(w->j, &w->network, &w->runtime, err);
 	if (r == 0)
-		r = job_cgroup_open(&w->store, err);
+		r = job_cgroup_open(w->j, &w->store, err);
 	if (r == 0)
 		r = run_buildah(w, err);
 	return r < 0 ? r : finish(w, err);
@@ -270,7 +274,7 @@ static int work_run(struct work *w, const char *deployment, const char *file, co
 int job_build(struct job *j, const char *deployment, const char *env, const char *file, const char *subdir,
 	      struct err *err)
 {
-	struct work w = { .j = j };
+	struct work w = { .j = j, .bases = -1 };
 	const char *slash = strchr(env, '/');
 	auto_free char *owner = slash ? xstrndup(env, (size_t)(slash - env)) : xstrdup("");
 

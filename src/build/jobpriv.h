@@ -21,7 +21,7 @@ size_t env_store_argv(const struct env_store *s, const char **argv);
 
 /* Chooses a cgroup for RUN steps, apart from the job's own, and notes it in the store's folder for the job that may
  * have to clean up. */
-MUST_CHECK int job_cgroup_open(struct env_store *s, struct err *err);
+MUST_CHECK int job_cgroup_open(struct job *j, struct env_store *s, struct err *err);
 /* Removes that cgroup in every hierarchy; its processes are dead. Missing is fine. */
 void job_cgroup_close(struct env_store *s);
 
@@ -29,6 +29,8 @@ void job_cgroup_close(struct env_store *s);
  * *ret_runtime the --runtime argument; the caller frees both. */
 MUST_CHECK int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct err *err);
 
+/* Until *ret_fd is closed, no image of the store of bases is removed; waits for a removal that runs. */
+MUST_CHECK int job_use_bases(struct job *j, int *ret_fd, struct err *err);
 /* The images that the Dockerfile at path names are in the store of bases afterwards, aliases applied.
  * *ret_args: "--build-context" arguments for the aliases; free with image_strv_free. */
 MUST_CHECK int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct err *err);

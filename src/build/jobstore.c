@@ -2,13 +2,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
-#include "base/random.h"
 #include "base/str.h"
 #include "build/hostpriv.h"
 #include "build/jobpriv.h"
@@ -74,14 +74,15 @@ out:
 		closedir(d);
 }
 
-/* At the top, so that no parent is left over in hierarchies that the spawner does not use. */
-int job_cgroup_open(struct env_store *s, struct err *err)
+/* At the top, so that no parent is left over in hierarchies that the spawner does not use. Names follow from DATA, so that
+ * whoever starts after a crash of everything knows which are left over. */
+int job_cgroup_open(struct job *j, struct env_store *s, struct err *err)
 {
-	auto_free char *note = xasprintf("%s/cgroup", s->dir);
+	auto_free char *note = xasprintf("%s/cgroup", s->dir), *data = realpath(j->data, NULL);
 
 	host_each_line("/proc/self/cgroup", cgroup_line, &s->cgroup);
-	if (!s->cgroup)
-		s->cgroup = xasprintf("/orw-build-%016llx", (unsigned long long)random_u64());
+	if (!s->cgroup) /* not under a spawner, or where its cgroups cannot be seen; one build at a time holds this store */
+		s->cgroup = xasprintf("/orw-%08x-build-%08x", str_hash32(data ? data : j->data), str_hash32(s->rel));
 	return fd_write_file(note, s->cgroup, strlen(s->cgroup), 0600, err);
 }
 

@@ -79,16 +79,6 @@ static int check(const char *data)
 
 /* -- leaks ------------------------------------------------------------------------------------------------------- */
 
-/* "orw-" and the hash (FNV-1a) of the real path of DATA: what the spawner calls its cgroups. */
-static void name_of(const char *data, char *ret, size_t size)
-{
-	uint32_t h = 2166136261u;
-
-	for (const char *p = data; *p; p++)
-		h = (h ^ (unsigned char)*p) * 16777619u;
-	snprintf(ret, size, "orw-%08x", h);
-}
-
 /* Entries of a folder but the dotted ones; 0 where there is none. */
 static unsigned list_folder(const char *path, const char *what)
 {
@@ -157,7 +147,7 @@ static int scan(const char *given)
 	auto_free char *sandboxes = xasprintf("%s/sandboxes", data);
 	char name[32];
 
-	name_of(data, name, sizeof(name));
+	snprintf(name, sizeof(name), "orw-%08x", str_hash32(data));
 	unsigned n = list_folder(sandboxes, "files") + list_cgroups(name) + list_mounts(data);
 	if (!n)
 		printf("no leaks (no server runs on %s)\n", data);

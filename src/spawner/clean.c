@@ -203,6 +203,7 @@ int clean_reconcile(struct spawner *sp, struct err *err)
 		return err_sys(err, "read %s/sandboxes", sp->host.data);
 	}
 	cgroups_each(&sp->host.cg, kill_and_bury, sp);
+	builds_sweep(sp);
 	while ((e = readdir(d)))
 		if (e->d_name[0] != '.')
 			clean_bury(sp, e->d_name, 0, true);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/str.h"
 #include "base/rmtree.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
@@ -39,16 +40,6 @@ static int make_owned(int dir, const char *name, mode_t mode, uid_t uid, gid_t g
 	return 0;
 }
 
-/* FNV-1a: short, and only needs to tell a handful of folders apart. */
-static uint32_t hash_text(const char *s)
-{
-	uint32_t h = 2166136261u;
-
-	for (; *s; s++)
-		h = (h ^ (unsigned char)*s) * 16777619u;
-	return h;
-}
-
 static int make_data(struct host *h, const char *data, gid_t gid, struct err *err)
 {
 	char real[PATH_MAX];
@@ -62,7 +53,7 @@ static int make_data(struct host *h, const char *data, gid_t gid, struct err *er
 		return err_set(err, -EINVAL, "data folder \"%s\": expected at most %d bytes without blank, comma, colon "
 			       "and backslash, which overlay mounts cannot take", real, CGROUP_PATH_MAX - 64);
 	memcpy(h->data, real, strlen(real) + 1);
-	h->hash = hash_text(real);
+	h->hash = str_hash32(real);
 	snprintf(h->name, sizeof(h->name), "orw-%08x", h->hash);
 	h->data_dir = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (h->data_dir < 0)

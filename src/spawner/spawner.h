@@ -168,6 +168,10 @@ void jobs_tick(struct spawner *sp, uint64_t now_ms);
 void jobs_close(struct spawner *sp, uint64_t conn); /* of one connection; 0 = all */
 bool job_exists(const struct spawner *sp, const char *cgroup);
 
+/* -- builds.c ---------------------------------------------------------------------------------------------------- */
+/* Kills and removes what builds of an earlier life left in the machine's cgroup hierarchies. Before any job. */
+void builds_sweep(struct spawner *sp);
+
 /* -- egress.c ---------------------------------------------------------------------------------------------------- */
 MUST_CHECK int egress_init(struct spawner *sp, struct err *err);
 void egress_done(struct spawner *sp);

@@ -2,12 +2,15 @@
 leaves nothing behind."""
 import contextlib
 import glob
+import json
 import os
 import signal
+import subprocess
+import tempfile
 
 import pytest
 
-from orw import settings, wait_until
+from orw import OPENREWARD, settings, wait_until
 
 
 def processes(wanted):
@@ -109,3 +112,29 @@ def test_all_are_killed_at_once(own):
         kill_daemon(own)
     own.start()
     wait_until(lambda: nothing_runs(own), 15, "the end of what ran before")
+
+
+def in_the_step(platform):
+    return any("in-the-step" in open(path, encoding="utf-8").read() for path in glob.glob(platform.data + "/builds/*/log"))
+
+
+def test_all_are_killed_while_a_build_runs(own):
+    """The container runtime makes groups beside ours, in every hierarchy: the next start removes them, whoever builds again or not."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + "/Dockerfile", "w", encoding="utf-8") as f:
+            f.write("FROM python:3.11-slim\nRUN echo in-the-step && sleep 600\n")
+        argv = [OPENREWARD, "deploy", folder, "--name", "local/killed"]
+        with subprocess.Popen(argv, env={**os.environ, **own.env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            wait_until(lambda: any("-job-" in g for g in groups(own)) and in_the_step(own), 120, "the step")
+            of_build = {g for g in groups(own) if "-job-" in g}
+            kill(spawner(own))
+            kill_daemon(own)
+    of_build = {g for g in of_build if os.path.exists(g)}
+    assert of_build, "nothing is left over, so this is no test"
+    for note in glob.glob(own.data + "/images/env/*/*/cgroup"):
+        os.unlink(note)  # by which the next build of this environment would clear up itself
+    own.start()
+    wait_until(lambda: not [g for g in of_build if os.path.exists(g)], 30, "the end of the groups")
+    for d in json.loads(own.request("GET", "/v1/environments/local/killed/deployments")[2]):
+        own.request("POST", f"/v1/deployments/{d['id']}/cancel")
+    wait_until(lambda: nothing_runs(own) and not [g for g in groups(own) if "-job-" in g], 60, "the end of the build that begins again")

@@ -209,16 +209,12 @@ def mounts_under(path):
         return [line for line in f if path in line]
 
 
-def all_cgroups():
-    return {os.path.join(folder, d) for folder, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d.startswith("orw-build-")}
-
-
-BEFORE = all_cgroups()  # of whatever was killed on this machine before
-
-
-def cgroups():
-    """Those of builds, since these tests began."""
-    return sorted(all_cgroups() - BEFORE)
+def cgroups(path):
+    """Those of builds in this DATA: a hash (FNV-1a) of its real path is in their names."""
+    h = 2166136261
+    for byte in os.path.realpath(path).encode():
+        h = (h ^ byte) * 16777619 & 0xFFFFFFFF
+    return [os.path.join(folder, d) for folder, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d.startswith(f"orw-{h:08x}")]
 
 
 def wait_until(fn, seconds=10):

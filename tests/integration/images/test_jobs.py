@@ -18,7 +18,7 @@ def clean(data):
     """Nothing runs, is mounted or limited any more that belongs to this DATA."""
     assert wait_until(lambda: not processes_under(data.path)), processes_under(data.path)
     assert not mounts_under(data.path)
-    assert not cgroups()
+    assert not cgroups(data.path)
 
 
 def test_bootstrap_again_is_instant(data):
@@ -88,6 +88,28 @@ def test_settings_of_the_operator(data, tmp_path):
         assert "FOO" not in data.config(IMAGE + "conf")
     finally:
         data.conf()
+
+
+def test_no_base_goes_while_a_build_runs(data, tmp_path):
+    docker_archive(tmp_path / "a.tar", "whatever:1")
+    assert data.job("import", str(tmp_path / "a.tar"), "unused:1").status == 0
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    data.conf(mounts=[f"{gate}:/dev/gate"])
+    try:
+        data.source("busy", {"Dockerfile": FROM + "RUN while ! test -e /dev/gate/open; do sleep 0.1; done\n"})
+        with data.start("build", "busy", "alice/hello", stdin=subprocess.DEVNULL) as build:
+            assert any("STEP 2/2" in line for line in iter(build.stdout.readline, "")), "the build failed"
+            r = data.job("remove", "unused:1")
+            assert r.status == 1 and "a build runs" in r.last, r
+            assert data.record("docker.io/library/unused:1")["layer_bytes"][0] > 0
+            (gate / "open").touch()
+            build.stdout.read()
+            assert build.wait(120) == 0
+    finally:
+        data.conf()
+    assert data.job("remove", "unused:1").status == 0
+    clean(data)
 
 
 def test_failing_step_is_the_last_line(data):
