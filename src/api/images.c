@@ -23,16 +23,29 @@ static struct images *images_of(struct api *a, struct http_req *req)
 	return a->images;
 }
 
-static void write_image(struct json_writer *w, const struct image *i)
+static void write_layers(struct json_writer *w, const struct image *i)
 {
-	char created[TIME_ISO_LEN];
+	json_key(w, "layer_bytes");
+	json_open_array(w);
+	for (size_t k = 0; i->layer_bytes && k < i->n_layers; k++)
+		json_i64(w, (int64_t)i->layer_bytes[k]);
+	json_close(w);
+}
+
+static void write_image(struct json_writer *w, struct images *s, const struct image *i)
+{
+	char created[TIME_ISO_LEN], used[TIME_ISO_LEN];
+	bool busy;
 
 	json_open_object(w);
 	json_kv_str(w, "name", i->name);
 	json_kv_str(w, "digest", i->digest);
 	json_kv_i64(w, "size_bytes", (int64_t)i->size_bytes);
 	json_kv_i64(w, "layers", (int64_t)i->n_layers);
+	write_layers(w, i);
 	json_kv_str(w, "created_at", time_iso(i->created_ms, created));
+	json_kv_str(w, "last_used_at", time_iso(images_used_ms(s, i->name, &busy), used));
+	json_kv_bool(w, "in_use", busy);
 	json_close(w);
 }
 
@@ -54,10 +67,12 @@ static void on_list(struct http_req *req, void *arg)
 	buf_init(&b, LIST_MAX);
 	json_write_begin(&w, &b);
 	json_open_object(&w);
+	json_kv_i64(&w, "total_bytes", (int64_t)images_total_bytes(list, n));
+	json_kv_i64(&w, "budget_bytes", (int64_t)images_budget_bytes(a->images));
 	json_key(&w, "images");
 	json_open_array(&w);
 	for (size_t i = 0; i < n; i++) {
-		write_image(&w, list[i]);
+		write_image(&w, a->images, list[i]);
 		image_unref(list[i]);
 	}
 	free(list);
@@ -106,7 +121,7 @@ static void on_brought(void *arg, struct image *img, const struct err *err)
 		json_open_object(&w);
 		json_kv_str(&w, "status", "ready");
 		json_key(&w, "image");
-		write_image(&w, img);
+		write_image(&w, job->api->images, img);
 		json_close(&w);
 		if (json_write_end(&w) == 0)
 			lines_end(job->lines, &b);
@@ -209,6 +224,53 @@ static void on_import(struct http_req *req, void *arg)
 	ask_body(req, arg, on_import_body);
 }
 
+/* -- POST /v1/images/gc -------------------------------------------------------------------------------------------- */
+
+static void on_collected(void *arg, const struct images_gc *how, const struct err *err)
+{
+	auto_free struct bringing *job = arg;
+	auto_buf struct buf b = { 0 };
+	struct json_writer w;
+
+	if (!job->lines)
+		return;
+	buf_init(&b, BODY_MAX);
+	json_write_begin(&w, &b);
+	json_open_object(&w);
+	json_kv_str(&w, "status", err ? "failed" : "ready");
+	if (err)
+		json_kv_str(&w, "error", err->msg);
+	json_kv_i64(&w, "removed", (int64_t)how->removed);
+	json_kv_i64(&w, "freed_bytes", (int64_t)how->freed_bytes);
+	json_kv_i64(&w, "left_bytes", (int64_t)how->left_bytes);
+	json_close(&w);
+	if (json_write_end(&w) == 0)
+		lines_end(job->lines, &b);
+}
+
+static void on_gc_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct api *a = arg;
+	auto_json body = NULL;
+	int64_t bytes = (int64_t)images_budget_bytes(a->images);
+	struct err err;
+	int r = len ? json_read_object(&body, data, len, &err) : 0;
+
+	if (r == 0 && len)
+		r = json_get_i64(body, "budget_bytes", 0, INT64_MAX, &bytes, &err);
+	if (r == 0 && !bytes && !json_object_get(body, "budget_bytes"))
+		r = err_set(&err, -EINVAL, "budget_bytes: missing: expected how many bytes images may take, as images.budget is not set");
+	if (r < 0)
+		api_reply_err(req, &err);
+	else
+		images_gc(a->images, (uint64_t)bytes, on_progress, on_collected, begin(a, req));
+}
+
+static void on_gc(struct http_req *req, void *arg)
+{
+	ask_body(req, arg, on_gc_body);
+}
+
 /* -- DELETE /v1/images?name= ------------------------------------------------------------------------------------ */
 
 struct removal {
@@ -266,4 +328,5 @@ void api_images_routes(struct api *a, struct http_router *r)
 	http_router_add(r, "POST", "/v1/images/pull", on_pull, a);
 	http_router_add(r, "POST", "/v1/images/bootstrap", on_bootstrap, a);
 	http_router_add(r, "POST", "/v1/images/import", on_import, a);
+	http_router_add(r, "POST", "/v1/images/gc", on_gc, a);
 }

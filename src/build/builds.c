@@ -219,6 +219,7 @@ static void finish(void *arg)
 			log_write(x, x->err.msg);
 		build_done_fn *done = x->done;
 		done(x->arg, img, x->err.code ? &x->err : NULL);
+		images_gc_soon(b->images);
 	}
 	build_free(x);
 	if (b)

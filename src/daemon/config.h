@@ -115,6 +115,7 @@ struct config {
 	char **github_namespaces;      /* whose members may use the token; admins always may */
 
 	/* images */
+	uint64_t image_budget_bytes;   /* of all layers; 0 = no limit */
 	struct image_alias *image_aliases; /* ends with a NULL from */
 
 	/* egress */

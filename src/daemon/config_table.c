@@ -209,6 +209,9 @@ const struct config_key config_keys[] = {
 	{ "github.namespaces", CONFIG_LIST, AT(github_namespaces), NULL, ANY,
 	  "Namespaces whose members may link whatever the token can read. Admins always may." },
 
+	{ "images.budget", CONFIG_SIZE, AT(image_budget_bytes), "0", 0, UINT64_MAX / 2,
+	  "What the layers of all images may take. Beyond it those last used the longest ago are removed, imported ones too, but never\n"
+	  "what anything runs from, a kept deployment has, or an alias leads to. 0: nothing is removed." },
 	{ "images.aliases", CONFIG_ALIASES, AT(image_aliases), NULL, ANY, "Names of images that stand for others: NAME: OTHER." },
 
 	{ "egress.allow", CONFIG_LIST, AT(egress_allow), NULL, ANY,

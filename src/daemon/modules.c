@@ -193,6 +193,40 @@ int modules_open(struct daemon *d, struct err *err)
 	return r < 0 ? r : open_gateway(d, err);
 }
 
+/* -- images that nobody needs ------------------------------------------------------------------------------------ */
+
+/* A build may use any base, and its result is nobody's before its end. An environment's image is its deployment's, whose
+ * number of kept ones is a setting. */
+static bool image_is_needed(void *arg, const char *name)
+{
+	struct daemon *d = arg;
+	const char *tag = strrchr(name, ':');
+	unsigned queued, running;
+
+	builds_count(d->builds, &queued, &running);
+	if (queued || running)
+		return true;
+	const struct store_deployment *of = tag ? store_deployment_by_id(d->store, tag + 1) : NULL;
+	return of && str_eq(of->image, name);
+}
+
+static void on_image_gone(void *arg UNUSED, const char *name, uint64_t bytes, const struct err *err)
+{
+	auto_free char *text = xasprintf("%llu", (unsigned long long)bytes);
+
+	if (err)
+		log_event(LOG_WARN, "image", LOG_KV("image", name, "why", err->msg), "an image that nobody needs could not be removed");
+	else
+		log_event(LOG_INFO, "image", LOG_KV("image", name, "freed_bytes", text), "removed an image that nobody needs");
+}
+
+static void watch_images(struct daemon *d)
+{
+	struct images_budget b = { .bytes = d->config->image_budget_bytes, .needed = image_is_needed, .told = on_image_gone, .arg = d };
+
+	images_budget(d->images, &b);
+}
+
 static void on_taken(void *arg, size_t n)
 {
 	struct daemon *d = arg;
@@ -202,6 +236,7 @@ static void on_taken(void *arg, size_t n)
 	sandboxes_taken_over(d->sandboxes);
 	gateway_take_over(d->gateway);
 	envs_taken_over(d->envs);
+	watch_images(d);
 	d->ended(d->ended_arg);
 }
 

@@ -108,14 +108,17 @@ static json_t *chain_find(const struct chain *c, const char *id, const char **re
 
 static int add_layer(struct image *i, const char *store, const char *id, json_t *layer, struct err *err)
 {
-	json_t *size = json_object_get(layer, "diff-size");
+	json_int_t size = json_integer_value(json_object_get(layer, "diff-size"));
+	uint64_t bytes = size > 0 ? (uint64_t)size : 0;
 
 	if (i->n_layers == IMAGE_LAYERS_MAX)
 		return err_set(err, -EINVAL, "image %s has more than %d layers: merge some of its steps", i->name,
 			       IMAGE_LAYERS_MAX);
 	i->layers = xrealloc(i->layers, (i->n_layers + 1) * sizeof(*i->layers));
+	i->layer_bytes = xrealloc(i->layer_bytes, (i->n_layers + 1) * sizeof(*i->layer_bytes));
+	i->layer_bytes[i->n_layers] = bytes;
 	i->layers[i->n_layers++] = xasprintf("%s/overlay/%s/diff", store, id);
-	i->size_bytes += (uint64_t)json_integer_value(size);
+	i->size_bytes += bytes;
 	return 0;
 }
 

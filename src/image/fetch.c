@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "image/private.h"
 #include "image/record.h"
 
@@ -104,6 +105,9 @@ static void fetch_done(void *arg, int status, const struct err *err)
 	if (f->images) {
 		/* Out of the list first: a waiter's callback may ask for the same name again. */
 		list_remove(&f->in_images);
+		if (!status && !err)
+			uses_set(f->images->uses, f->name, time_wall_ms());
+		images_gc_soon(f->images);
 		fetch_answer(f, !status && !err ? NULL : err && err->msg[0] ? err->msg : "the job gave no reason");
 	}
 	fetch_free(f);
@@ -122,6 +126,14 @@ static struct fetch *fetch_find(struct images *s, const char *kind, const char *
 		if (str_eq(f->kind, kind) && str_eq(f->name, name))
 			return f;
 	return NULL;
+}
+
+bool images_is_fetched(struct images *s, const char *name)
+{
+	list_foreach(&s->fetches, struct fetch, in_images, f)
+		if (str_eq(f->name, name))
+			return true;
+	return false;
 }
 
 static void fetch_join(struct images *s, const char *kind, const char *name, const char *path, struct waiter *w)
@@ -165,6 +177,8 @@ void images_prepare(struct images *s, const char *ref, engine_progress_fn *progr
 	int r = images_resolve(s, ref, &name, &w->err);
 	if (r == 0)
 		r = images_load(s, name, &w->image, &w->err);
+	if (r == 0)
+		uses_set(s->uses, name, time_wall_ms());
 	if (r == -ENOENT && !str_starts(name, "localhost/")) {
 		w->err.code = 0;
 		fetch_join(s, "pull", name, NULL, w);

@@ -17,6 +17,7 @@ struct image { /* one loaded record; immutable */
 	char *name;       /* normalised: "docker.io/library/python:3.11-slim" */
 	char *digest;     /* of the config: "sha256:..." */
 	char **layers;    /* relative to DATA/images, top first */
+	uint64_t *layer_bytes; /* of each, unpacked; NULL = not known (a record of before): all of it counts to the top one */
 	size_t n_layers;
 	char **env;       /* "K=V", NULL-terminated; never NULL */
 	char **entrypoint, **cmd; /* NULL-terminated; may be empty, never NULL */
@@ -62,3 +63,33 @@ void images_import(struct images *s, const char *path, const char *ref, engine_p
 void images_remove(struct images *s, const char *ref, engine_done_fn *done, void *arg);
 /* Every record, counted; the caller unrefs each and frees the array. */
 MUST_CHECK int images_list(struct images *s, struct image ***ret, size_t *ret_n, struct err *err);
+/* When it was last wanted (a sandbox, an instance, a build's result), wall clock ms; now, while something runs from it. One
+ * that nobody has wanted yet counts from when it came. *ret_busy: whether something runs from it; may be NULL. */
+int64_t images_used_ms(struct images *s, const char *name, bool *ret_busy);
+
+/* -- garbage collection ------------------------------------------------------------------------------------------
+ * Above the budget, what was last used the longest ago is removed until the rest fits. What stays in any case: what a box is
+ * made from, what is being brought or removed, what an alias leads to, what `needed` names, and what another image that
+ * stays lies on. Looked at a few seconds after an image came, after images_gc_soon(), and every few minutes. */
+struct images_budget {
+	uint64_t bytes;                            /* of the layers of all images, each counted once; 0 = no limit */
+	bool (*needed)(void *arg, const char *name); /* asked just before; NULL = nothing else is needed */
+	/* One image went, with the bytes that only it had, or could not (err). NULL = nobody cares. */
+	void (*told)(void *arg, const char *name, uint64_t bytes, const struct err *err);
+	void *arg;
+};
+/* From now on; not before living boxes are known. Copied. */
+void images_budget(struct images *s, const struct images_budget *budget);
+uint64_t images_budget_bytes(const struct images *s); /* 0 = no limit */
+void images_gc_soon(struct images *s);
+/* Bytes of the layers of all in the list, each counted once. */
+uint64_t images_total_bytes(struct image *const *list, size_t n);
+
+struct images_gc { /* how one went */
+	uint64_t freed_bytes, left_bytes;
+	size_t removed;
+};
+typedef void images_gc_fn(void *arg, const struct images_gc *how, const struct err *err); /* how is whole with an err too */
+/* Now, to this many bytes, whatever the budget is. progress: a line for each image. One follows another. done is called
+ * once, from the loop, not after images_free(), which it may not call. */
+void images_gc(struct images *s, uint64_t bytes, engine_progress_fn *progress, images_gc_fn *done, void *arg);

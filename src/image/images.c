@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "image/private.h"
 #include "image/record.h"
 
@@ -27,6 +28,9 @@ int images_new(struct images **ret, struct loop *l, const char *data_dir, const 
 	s->cache = map_new();
 	list_init(&s->fetches);
 	list_init(&s->removals);
+	list_init(&s->collections);
+	s->uses = uses_open(l, data_dir);
+	loop_timer_init(&s->look, l, images_on_look, s);
 	*ret = s;
 	return 0;
 }
@@ -104,7 +108,19 @@ static int load_new(struct images *s, const char *name, const char *path, const 
 	return 0;
 }
 
+bool images_is_busy(struct images *s, const char *name)
+{
+	struct cached *c = map_get(s->cache, name);
+
+	return c && cached_busy(c);
+}
+
 static bool is_going(const struct images *s, const char *name);
+
+bool images_is_moving(struct images *s, const char *name)
+{
+	return is_going(s, name) || images_is_fetched(s, name);
+}
 
 int images_load(struct images *s, const char *name, struct image **ret, struct err *err)
 {
@@ -167,7 +183,26 @@ int images_find(struct images *s, const char *ref, struct image **ret, struct er
 	auto_free char *name = NULL;
 
 	int r = images_resolve(s, ref, &name, err);
-	return r < 0 ? r : images_load(s, name, ret, err);
+	r = r < 0 ? r : images_load(s, name, ret, err);
+	if (r == 0)
+		uses_set(s->uses, name, time_wall_ms());
+	return r;
+}
+
+int64_t images_used_ms(struct images *s, const char *name, bool *ret_busy)
+{
+	bool busy = images_is_busy(s, name);
+	int64_t at_ms = busy ? time_wall_ms() : uses_get(s->uses, name);
+	struct stat st;
+
+	if (busy)
+		uses_set(s->uses, name, at_ms);
+	if (ret_busy)
+		*ret_busy = busy;
+	if (at_ms)
+		return at_ms;
+	auto_free char *path = image_record_path(s->data_dir, name);
+	return stat(path, &st) < 0 ? 0 : (int64_t)st.st_mtim.tv_sec * 1000;
 }
 
 int images_list(struct images *s, struct image ***ret, size_t *ret_n, struct err *err)
@@ -202,8 +237,10 @@ static void removal_finish(void *arg)
 
 	list_remove(&x->in_images);
 	if (x->images) {
-		if (!x->err.code)
+		if (!x->err.code) {
 			images_forget(x->images, x->name);
+			uses_forget(x->images->uses, x->name);
+		}
 		x->done(x->arg, x->err.code ? &x->err : NULL);
 	}
 	free(x->name);
@@ -262,6 +299,9 @@ struct images *images_free(struct images *s)
 		list_remove(&x->in_images);
 	}
 	images_cancel_fetches(s);
+	images_cancel_gc(s);
+	loop_timer_stop(&s->look);
+	uses_close(s->uses);
 	while (map_next(s->cache, &it))
 		cached_free(it.value);
 	map_free(s->cache);

@@ -1,4 +1,4 @@
-/* image/private.h: what images.c and fetch.c share. Nobody else includes it. */
+/* image/private.h: what the files of this module share. Nobody else includes it. */
 #pragma once
 
 #include <sys/stat.h>
@@ -24,6 +24,11 @@ struct images {
 	struct map *cache;    /* normalised name -> struct cached */
 	struct list fetches;  /* struct fetch: running jobs that end in an image */
 	struct list removals; /* struct removal: running jobs that end one */
+	struct uses *uses;
+	struct images_budget budget; /* needed and told are not asked before images_budget() */
+	struct loop_timer look;      /* at the budget; armed from images_budget() on */
+	struct gc *gc;               /* the collection under way, NULL = none */
+	struct list collections;     /* struct gc: those that wait for it */
 };
 
 /* Loads the record of a normalised name, no aliases. -ENOENT: not here. *ret is counted. */
@@ -31,4 +36,17 @@ MUST_CHECK int images_load(struct images *s, const char *name, struct image **re
 /* Normalises and follows aliases (at most 8). The caller frees *ret. */
 MUST_CHECK int images_resolve(struct images *s, const char *ref, char **ret, struct err *err);
 void images_forget(struct images *s, const char *name);
+bool images_is_busy(struct images *s, const char *name);   /* something runs from it, or from an older one of this name */
+bool images_is_moving(struct images *s, const char *name); /* it is being brought or removed */
 void images_cancel_fetches(struct images *s); /* waiters are forgotten without a call */
+bool images_is_fetched(struct images *s, const char *name);
+void images_on_look(struct loop_timer *t, void *arg);
+void images_cancel_gc(struct images *s); /* its caller is forgotten without a call */
+
+/* When each image was last used: DATA/image-uses.json, {NAME: ms since 1970}, written now and then and at the end. What
+ * cannot be read or written is forgotten: it decides only what goes first. */
+struct uses *uses_open(struct loop *l, const char *data_dir);
+struct uses *uses_close(struct uses *u); /* returns NULL */
+void uses_set(struct uses *u, const char *name, int64_t at_ms);
+int64_t uses_get(const struct uses *u, const char *name); /* 0 = never */
+void uses_forget(struct uses *u, const char *name);

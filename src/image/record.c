@@ -51,6 +51,7 @@ struct image *image_unref(struct image *i)
 	for (size_t k = 0; k < i->n_layers; k++)
 		free(i->layers[k]);
 	free(i->layers);
+	free(i->layer_bytes);
 	image_strv_free(i->env);
 	image_strv_free(i->entrypoint);
 	image_strv_free(i->cmd);
@@ -124,6 +125,27 @@ static int read_layers(json_t *obj, struct image *i, struct err *err)
 	return 0;
 }
 
+/* A record of before has none. */
+static int read_layer_bytes(json_t *obj, struct image *i, struct err *err)
+{
+	json_t *array = NULL, *item;
+	size_t k;
+
+	int r = json_get_array(obj, "layer_bytes", &array, err);
+	if (r < 0 || !array)
+		return r;
+	if (json_array_size(array) != i->n_layers)
+		return err_set(err, -EINVAL, "layer_bytes: %zu of them: expected one for each of %zu layers",
+			       json_array_size(array), i->n_layers);
+	i->layer_bytes = xcalloc(i->n_layers, sizeof(*i->layer_bytes));
+	json_array_foreach(array, k, item) {
+		if (!json_is_integer(item) || json_integer_value(item) < 0)
+			return err_set(err, -EINVAL, "layer_bytes: item %zu: expected a number of bytes", k);
+		i->layer_bytes[k] = (uint64_t)json_integer_value(item);
+	}
+	return 0;
+}
+
 static int read_fields(json_t *obj, struct image *i, struct err *err)
 {
 	int64_t size = 0;
@@ -131,6 +153,7 @@ static int read_fields(json_t *obj, struct image *i, struct err *err)
 
 	if ((r = read_text(obj, "name", NULL, &i->name, err)) < 0 ||
 	    (r = read_text(obj, "digest", NULL, &i->digest, err)) < 0 || (r = read_layers(obj, i, err)) < 0 ||
+	    (r = read_layer_bytes(obj, i, err)) < 0 ||
 	    (r = read_list(obj, "env", &i->env, NULL, err)) < 0 ||
 	    (r = read_list(obj, "entrypoint", &i->entrypoint, NULL, err)) < 0 ||
 	    (r = read_list(obj, "cmd", &i->cmd, NULL, err)) < 0 ||
@@ -163,6 +186,17 @@ int image_record_read(struct image **ret, const char *path, struct err *err)
 }
 
 /* -- writing ------------------------------------------------------------------------------------------------- */
+static void write_layer_bytes(const struct image *i, struct json_writer *w)
+{
+	if (!i->layer_bytes)
+		return;
+	json_key(w, "layer_bytes");
+	json_open_array(w);
+	for (size_t k = 0; k < i->n_layers; k++)
+		json_i64(w, (int64_t)i->layer_bytes[k]);
+	json_close(w);
+}
+
 static int write_text(const struct image *i, struct buf *out)
 {
 	struct json_writer w;
@@ -177,6 +211,7 @@ static int write_text(const struct image *i, struct buf *out)
 	for (size_t k = 0; k < i->n_layers; k++)
 		json_str(&w, i->layers[k]);
 	json_close(&w);
+	write_layer_bytes(i, &w);
 	json_kv_strv(&w, "env", i->env);
 	json_kv_strv(&w, "entrypoint", i->entrypoint);
 	json_kv_strv(&w, "cmd", i->cmd);

@@ -71,7 +71,7 @@ static void end(void)
 
 TestSuite(images, .init = begin, .fini = end, .timeout = 20);
 
-static void put_record(const char *name, const char *digest)
+static void put_layer(const char *name, const char *digest, const char *layer, uint64_t bytes)
 {
 	struct err err = ERR_INIT;
 	struct image *i = image_new();
@@ -79,11 +79,17 @@ static void put_record(const char *name, const char *digest)
 	i->name = xstrdup(name);
 	i->digest = xstrdup(digest);
 	i->layers = xcalloc(1, sizeof(char *));
-	i->layers[i->n_layers++] = xstrdup("bases/store/overlay/x/diff");
+	i->layers[i->n_layers++] = xstrdup(layer);
+	i->size_bytes = bytes;
 	i->workdir = xstrdup("/");
 	i->user = xstrdup("");
 	cr_assert_eq(image_record_write(dir, i, &err), 0, "%s", err.msg);
 	image_unref(i);
+}
+
+static void put_record(const char *name, const char *digest)
+{
+	put_layer(name, digest, "bases/store/overlay/x/diff", 0);
 }
 
 static void stop(void *arg)
@@ -303,4 +309,172 @@ Test(images, what_is_being_removed_is_not_here)
 	cr_assert_eq(a.calls, 1);
 	cr_assert_eq(images_find(images, "x:1", &i, &err), 0, "it is here again");
 	image_unref(i);
+}
+
+/* -- garbage collection ------------------------------------------------------------------------------------------ */
+
+static struct {
+	unsigned calls, told, failed;
+	struct images_gc how;
+	struct err err;
+	const char *needed;
+} gc;
+
+static void on_gc(void *arg UNUSED, const struct images_gc *how, const struct err *err)
+{
+	gc.calls++;
+	gc.how = *how;
+	err_copy(&gc.err, err);
+	loop_stop(loop, 0);
+}
+
+static bool is_needed(void *arg UNUSED, const char *name)
+{
+	return gc.needed && strcmp(name, gc.needed) == 0;
+}
+
+static void on_told(void *arg UNUSED, const char *name UNUSED, uint64_t bytes UNUSED, const struct err *err)
+{
+	gc.told++;
+	gc.failed += err != NULL;
+}
+
+/* A stand-in whose removals are over at once. */
+static struct loop_timer answer_soon;
+static char removed[8][64];
+static unsigned n_removed;
+
+static void on_answer(struct loop_timer *t UNUSED, void *arg)
+{
+	struct err why = ERR_INIT;
+
+	if (arg) {
+		auto_free char *path = image_record_path(dir, fake.args[0]);
+		cr_assert_eq(unlink(path), 0, "%s", path);
+		fake.done(fake.arg, 0, NULL);
+		return;
+	}
+	err_set(&why, -EIO, "it does not want to");
+	fake.done(fake.arg, 256, &why);
+}
+
+static int remove_start(struct image_jobs *j, const char *kind, const char *const *argv, int input, engine_progress_fn *line,
+			job_done_fn *done, void *arg, uint64_t *ret_job, struct err *err)
+{
+	int r = fake_start(j, kind, argv, input, line, done, arg, ret_job, err);
+
+	cr_assert_str_eq(kind, "remove");
+	snprintf(removed[n_removed++ % 8], sizeof(removed[0]), "%s", argv[0]);
+	loop_timer_start(&answer_soon, 1);
+	return r;
+}
+
+static void gc_begin(bool works)
+{
+	fake.jobs.start = remove_start;
+	loop_timer_init(&answer_soon, loop, on_answer, works ? &gc : NULL);
+	images_budget(images, &(struct images_budget){ .needed = is_needed, .told = on_told });
+	put_layer("docker.io/library/old:1", "sha256:1", "l/1", 100);
+	put_layer("docker.io/library/mid:1", "sha256:2", "l/2", 100);
+	put_layer(PYTHON, "sha256:3", "l/3", 100);
+	put_layer("docker.io/library/new:1", "sha256:4", "l/4", 100);
+}
+
+/* Uses it once; the clock of images counts milliseconds. */
+static void use(const char *name)
+{
+	struct image *i = NULL;
+
+	usleep(3000);
+	cr_assert_eq(images_find(images, name, &i, NULL), 0);
+	image_unref(i);
+}
+
+static void collect(uint64_t bytes)
+{
+	images_gc(images, bytes, NULL, on_gc, NULL);
+	cr_assert_eq(loop_run(loop), 0);
+}
+
+Test(images, collecting_goes_by_last_use_and_spares_what_is_needed)
+{
+	struct image *held = NULL;
+
+	gc_begin(true);
+	use("mid:1");
+	use("new:1");
+	use("old:1");
+	collect(300);
+	cr_assert_eq(n_removed, 1);
+	cr_assert_str_eq(removed[0], "docker.io/library/mid:1", "python is an alias's");
+	cr_assert_eq(gc.how.freed_bytes, 100);
+	cr_assert_eq(gc.how.left_bytes, 300);
+	cr_assert_eq(images_find(images, "new:1", &held, NULL), 0);
+	gc.needed = "docker.io/library/old:1";
+	collect(0);
+	cr_assert_eq(n_removed, 1, "one is held, one needed, one an alias's");
+	gc.needed = NULL;
+	collect(0);
+	cr_assert_str_eq(removed[1], "docker.io/library/old:1");
+	cr_assert_eq(n_removed, 2);
+	cr_assert_eq(gc.told, 2);
+	image_unref(held);
+	images_free(images);
+}
+
+Test(images, collecting_goes_on_after_a_failure_and_tells_it)
+{
+	gc_begin(false);
+	collect(0);
+	cr_assert_eq(n_removed, 3, "each once");
+	cr_assert_eq(gc.failed, 3);
+	cr_assert_eq(gc.how.removed, 0);
+	cr_assert_eq(gc.how.left_bytes, 400);
+	cr_assert(strstr(gc.err.msg, "it does not want to"), "%s", gc.err.msg);
+	images_free(images);
+}
+
+Test(images, one_collection_at_a_time)
+{
+	gc_begin(true);
+	images_gc(images, UINT64_MAX, NULL, on_gc, NULL);
+	images_gc(images, 0, NULL, on_gc, NULL);
+	cr_assert_eq(gc.calls, 0);
+	while (gc.calls < 2)
+		cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(n_removed, 3, "by the second one");
+	cr_assert_eq(gc.how.removed, 3);
+	images_gc(images, 0, NULL, on_gc, NULL);
+	images_gc(images, 0, NULL, on_gc, NULL);
+	images_free(images);
+	turn();
+	cr_assert_eq(gc.calls, 2, "nobody is called after the end");
+}
+
+Test(images, what_comes_above_the_budget_is_collected_unasked)
+{
+	gc_begin(true);
+	use("new:1");
+	images_budget(images, &(struct images_budget){ .bytes = 350, .needed = is_needed, .told = on_told });
+	while (!n_removed || loop_timer_armed(&answer_soon))
+		turn();
+	cr_assert_neq(strcmp(removed[0], "docker.io/library/new:1"), 0);
+	images_free(images);
+}
+
+Test(images, last_uses_survive_the_daemon)
+{
+	struct err err = ERR_INIT;
+	bool busy = true;
+
+	gc_begin(true);
+	use("old:1");
+	int64_t at = images_used_ms(images, "docker.io/library/old:1", &busy);
+	cr_assert(!busy && at > 1700000000000);
+	images_free(images);
+	usleep(3000);
+	cr_assert_eq(images_new(&images, loop, dir, aliases, &fake.jobs, &err), 0);
+	cr_assert_eq(images_used_ms(images, "docker.io/library/old:1", NULL), at);
+	cr_assert_eq(images_used_ms(images, "docker.io/library/none:1", NULL), 0);
+	images_free(images);
 }

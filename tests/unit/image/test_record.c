@@ -117,6 +117,7 @@ Test(record, what_is_written_is_read)
 	cr_assert_str_eq(again->digest, "sha256:" ID);
 	cr_assert_eq(again->n_layers, 3);
 	cr_assert_str_eq(again->layers[2], i->layers[2]);
+	cr_assert_eq(again->layer_bytes[2], 300);
 	cr_assert_str_eq(again->cmd[0], "x");
 	cr_assert_eq(again->size_bytes, 321);
 }

@@ -1,0 +1,104 @@
+"""Images above a budget: what goes, what stays, and what is told of it."""
+import hashlib
+import io
+import json
+import os
+import random
+import tarfile
+
+from orw import settings, wait_until
+from tinyenv import deploy_tiny
+
+MIB = 1 << 20
+
+
+def archive(path: str, seed: int, size: int = 4 * MIB) -> None:
+    """What `docker save` writes of an image with one file."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        info = tarfile.TarInfo("data")
+        info.size = size
+        tar.addfile(info, io.BytesIO(random.Random(seed).randbytes(size)))
+    diff = "sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [diff]}}).encode()
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": None, "Layers": ["l.tar"]}]).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("c.json", config), ("l.tar", layer.getvalue()), ("manifest.json", manifest)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def bring(p, tmp_path, name: str, seed: int) -> None:
+    path = str(tmp_path / f"{seed}.tar")
+    archive(path, seed)
+    done = p.cli("image", "import", path, name)
+    assert done.returncode == 0, done.stderr
+
+
+def here(p) -> dict[str, dict]:
+    done = p.cli("image", "ls", "--json")
+    assert done.returncode == 0, done.stderr
+    images = [json.loads(line) for line in done.stdout.splitlines()]
+    return {i["name"].removeprefix("docker.io/library/"): i for i in images}
+
+
+def test_a_living_sandbox_keeps_its_image_and_the_newest_fits(base_images, tmp_path):
+    """The budget holds neither both small images nor the one that a sandbox runs from."""
+    with base_images.platform("images:\n  budget: 6MiB\n") as p, p.client() as client:
+        with client.sandbox(settings(image="python:3.11-slim")) as s:
+            bring(p, tmp_path, "first:1", 1)
+            bring(p, tmp_path, "second:1", 2)
+            wait_until(lambda: set(here(p)) == {"python:3.11-slim"}, 60, "the small ones gone")
+            assert here(p)["python:3.11-slim"]["in_use"]
+            assert s.run("python3 -c 'import json, ssl, sqlite3; print(6 * 7)'").output == "42"
+            p.process.kill()
+            p.process.wait()
+            p.listen = p.url.removeprefix("http://")
+            p.start()
+            done = p.cli("image", "gc", "0")
+            assert done.returncode == 0 and done.stdout.startswith("0 removed, 0.0 MiB freed"), done.stdout + done.stderr
+            assert s.run("python3 -c 'import decimal, http.client; print(6 * 7)'").output == "42"
+        wait_until(lambda: not here(p) or not here(p)["python:3.11-slim"]["in_use"], 30, "the image unused")
+        p.cli("image", "gc")
+        wait_until(lambda: not here(p), 60, "the base gone")  # unless it went by itself before
+        assert "removed an image that nobody needs" in p.log()
+        layers = os.path.join(p.data, "images", "bases", "store", "overlay")
+        assert [d for d in os.listdir(layers) if d != "l" and d[0] != "."] == [], "their files are gone"
+
+
+def test_by_hand_it_tells_what_it_freed_and_goes_by_use(base_images, tmp_path):
+    with base_images.platform() as p:
+        for seed, name in enumerate(("first:1", "second:1", "third:1")):
+            bring(p, tmp_path, name, seed)
+        found = here(p)
+        assert found["first:1"]["layers"] == 1 and found["first:1"]["layer_bytes"][0] > 4 * MIB
+        assert not found["first:1"]["in_use"] and found["first:1"]["last_used_at"] >= found["python:3.11-slim"]["last_used_at"]
+        with p.client() as client, client.sandbox(settings(image="python:3.11-slim")):
+            done = p.cli("image", "gc", "1GiB")
+            assert done.returncode == 0 and done.stdout.startswith("0 removed"), done.stdout + done.stderr
+            left = sum(i["size_bytes"] for i in found.values()) - 5 * MIB
+            done = p.cli("image", "gc", str(left))
+            assert done.returncode == 0, done.stderr
+            assert "removed docker.io/library/first:1: 4.0 MiB" in done.stdout and "2 removed, 8.0 MiB freed" in done.stdout, done.stdout
+            assert set(here(p)) == {"third:1", "python:3.11-slim"}
+            assert "MiB in all" in p.cli("image", "ls").stdout
+        done = p.cli("image", "gc")
+        assert done.returncode == 1 and "images.budget is not set" in done.stderr
+        assert "expected a size" in p.cli("image", "gc", "much").stderr
+        status, _, answer = p.request("POST", "/v1/images/gc", b'{"budget_bytes": -1}')
+        assert status == 400 and b"budget_bytes" in answer
+
+
+def test_a_deployment_keeps_its_image_and_its_base(base_images, tmp_path):
+    config = "images:\n  budget: 1MiB\n  aliases:\n    other:1: second:1\n"
+    with base_images.platform(config) as p, p.client() as client:
+        name = deploy_tiny(p)
+        bring(p, tmp_path, "first:1", 1)
+        bring(p, tmp_path, "second:1", 2)
+        wait_until(lambda: "first:1" not in here(p), 60, "what nobody needs gone")
+        done = p.cli("image", "gc", "0")
+        assert done.returncode == 0, done.stderr
+        kept = set(here(p))
+        assert "python:3.11-slim" in kept and "second:1" in kept and any(k.startswith("localhost/env/local/") for k in kept), kept
+        assert client.environments.get(name).list_tasks("train")
