@@ -4,6 +4,7 @@ import os
 import re
 
 import gateway
+import noisy
 import rollouts
 
 
@@ -159,7 +160,7 @@ def alone_table(rows):
     return "### Figures that stand alone\n\n" + t.text()
 
 
-def write(world, boxes, through, logged, alone, load):
+def write(world, boxes, through, logged, alone, beside, load):
     parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
     if load[0] > 1:
         parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
@@ -172,6 +173,8 @@ def write(world, boxes, through, logged, alone, load):
         parts += sandbox_tables(*boxes)
     if alone:
         parts.append(alone_table(alone))
+    if beside:
+        parts.append(noisy.tables(beside, Table, number))
     failed = [f"- {c.label} ({c.group}): {c.failed}" for c in (boxes[1] + boxes[2] if boxes else []) if c.failed]
     failed += [f"- {what}: {why}" for what, why in world.skipped.items()]
     if failed:

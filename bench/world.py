@@ -44,7 +44,7 @@ def make_root(build, root):
     os.chmod(f"{root}/tmp", 0o1777)
     for name in ("bash", "sh", "true"):
         copy_program(f"/bin/{name}", root)
-    for name in ("true", "probe"):
+    for name in ("true", "probe", "hog"):
         shutil.copy2(f"{build}/bench/bench-{name}", f"{root}/{name}")
     for name, text in (("passwd", "root:x:0:0:root:/root:/bin/bash\n"), ("group", "root:x:0:\n"), ("hosts", ""),
                        ("hostname", ""), ("resolv.conf", "")):
@@ -134,6 +134,7 @@ class World:
         run([f"{self.build}/openreward", "image", "import", archive, IMAGE, "--data", data])
         with open(f"{data}/admin.key", encoding="ascii") as f:
             key = f.read().strip()
+        self.port, self.key = int(port), key
         self.worker("http", f"{self.build}/bench/bench-http", host, port, key, IMAGE)
 
     def deploy_upstream(self):
