@@ -62,7 +62,7 @@ fuzz-build:
 	@CC=clang-14 tools/configure build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 	@$(call ninja,build-fuzz)
 
-fuzz: deps-test fuzz-build ## fuzz the parsers (SECONDS=60 for each target)
+fuzz: deps-test fuzz-build ## fuzz the parsers (SECONDS=60 for each target, or RUNS=N; T=name); build-fuzz/fuzz-results.tsv
 	@tools/fuzz build-fuzz $(or $(SECONDS),60) '$(T)'
 
 format: deps-test ## what clang-format would change (advice)
