@@ -10,6 +10,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 FUNCTION = re.compile(r"^(?:[A-Za-z_][^\n;=#]*?)\b([a-z_][a-z0-9_]*)\(((?:[^;{}])*?)\)\n\{\n(.*?)^\}", re.M | re.S)
 TABLE = re.compile(r"^[^\n;(]*\b(\w+)\[\w*\] = \{(.*?)\};", re.M | re.S)  # of a file: its functions are called through it
 NAME = re.compile(r"\b[a-z_][a-z0-9_]*\b")
+USED = re.compile(r"(?<!struct )(?<!enum )(?<!->)(?<![.\w])([a-z_][a-z0-9_]*)\b")  # no type's and no member's
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\(")
 ROUTE = re.compile(r'http_router_add\(\w+, "(\w+)", "([^"]+)", (\w+),')
 STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
@@ -32,7 +33,7 @@ class Function:
     def __init__(self, name, path, params, body, is_static):
         self.name, self.path, self.body, self.is_static = name, path, body, is_static
         self.params = [NAME.findall(p)[-1] if NAME.findall(p) else "" for p in split(params)]
-        self.names = set(NAME.findall(STRING.sub('""', body)))  # with those of the tables that it uses
+        self.names = set(USED.findall(STRING.sub('""', body)))  # with those of the tables that it uses
 
     @property
     def module(self):

@@ -111,6 +111,8 @@ void api_send(struct http_req *req, int status, struct json_writer *w, const str
 /* Answers with what the writer wrote into b when every change made so far is on disk. Takes what b holds. */
 void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b);
 void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms); /* 0 writes null */
+/* A text of the query, in the request's memory; NULL = absent or empty. -EINVAL names it where it is no UTF-8. */
+MUST_CHECK int api_text(struct http_req *req, const char *name, const char **ret, struct err *err);
 /* "limit" and "offset" of the query. limit is cut to max. -EINVAL names the parameter. */
 MUST_CHECK int api_page(struct http_req *req, uint64_t default_limit, uint64_t max_limit, uint64_t *ret_limit,
 			uint64_t *ret_offset, struct err *err);

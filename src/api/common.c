@@ -108,6 +108,16 @@ struct store_environment *api_changeable(struct api *a, struct http_req *req)
 	return NULL;
 }
 
+int api_text(struct http_req *req, const char *name, const char **ret, struct err *err)
+{
+	const char *text = http_req_query(req, name);
+
+	if (text && !str_is_utf8(text, strlen(text)))
+		return err_set(err, -EINVAL, "%s: expected a text in UTF-8", name);
+	*ret = str_empty(text) ? NULL : text;
+	return 0;
+}
+
 static int number(struct http_req *req, const char *name, uint64_t fallback, uint64_t *ret, struct err *err)
 {
 	const char *text = http_req_query(req, name);

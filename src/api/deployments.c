@@ -101,10 +101,7 @@ static int find_target(struct arrival *a, struct err *err)
 	int r = auth_may_change_namespace(a->caller, ns, err);
 	if (r < 0)
 		return r;
-	if (!str_is_name(a->name, STORE_NAME_MAX))
-		return err_set(err, -EINVAL, "name: \"%.100s\": expected letters, digits, '.', '_' and '-', first a letter or digit",
-			       a->name);
-	return 0;
+	return store_environment_check(ns, a->name, err);
 }
 
 static int make_target(struct arrival *a, struct err *err)

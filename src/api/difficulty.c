@@ -74,11 +74,13 @@ static int read_stage(struct asked *d, struct http_req *req, struct err *err)
 	return 0;
 }
 
-static char *text_or_any(struct http_req *req, const char *name)
+static int read_text(struct http_req *req, const char *name, char **ret, struct err *err)
 {
-	const char *text = http_req_query(req, name);
+	const char *text = NULL;
+	int r = api_text(req, name, &text, err);
 
-	return str_empty(text) ? NULL : xstrdup(text);
+	*ret = r == 0 && text ? xstrdup(text) : NULL;
+	return r;
 }
 
 static int read_filter(struct asked *d, struct http_req *req, struct err *err)
@@ -87,10 +89,9 @@ static int read_filter(struct asked *d, struct http_req *req, struct err *err)
 
 	r = r < 0 ? r : read_count(req, "max_model_params", &d->max_params, err);
 	r = r < 0 ? r : read_stage(d, req, err);
-	d->variant = text_or_any(req, "variant");
-	d->split = text_or_any(req, "split");
-	d->model_name = text_or_any(req, "model_name");
-	return r;
+	r = r < 0 ? r : read_text(req, "variant", &d->variant, err);
+	r = r < 0 ? r : read_text(req, "split", &d->split, err);
+	return r < 0 ? r : read_text(req, "model_name", &d->model_name, err);
 }
 
 /* What others did with an environment is its owner's to know, and nobody else's. */

@@ -190,9 +190,9 @@ static bool on_listed(void *arg, struct store_environment *e)
 	struct listing *l = arg;
 	struct err err;
 
-	if (!str_empty(l->owner) && !str_eq(l->owner, e->ns->name))
+	if (l->owner && !str_eq(l->owner, e->ns->name))
 		return true;
-	if (!str_empty(l->search) && !strcasestr(e->name, l->search) && !strcasestr(e->description, l->search))
+	if (l->search && !strcasestr(e->name, l->search) && !strcasestr(e->description, l->search))
 		return true;
 	if (auth_may_see(l->caller, e, &err) < 0)
 		return true;
@@ -205,15 +205,14 @@ static bool on_listed(void *arg, struct store_environment *e)
 static void on_list(struct http_req *req, void *arg)
 {
 	struct api *a = arg;
-	struct listing l = {
-		.api = a, .caller = api_caller(a, req), .owner = http_req_query(req, "owner"), .search = http_req_query(req, "search"),
-	};
+	struct listing l = { .api = a, .caller = api_caller(a, req) };
 	auto_buf struct buf b = { 0 };
 	struct err err;
 
 	if (!l.caller)
 		return;
-	if (api_page(req, PAGE_DEFAULT, PAGE_MAX, &l.limit, &l.offset, &err) < 0) {
+	if (api_text(req, "owner", &l.owner, &err) < 0 || api_text(req, "search", &l.search, &err) < 0 ||
+	    api_page(req, PAGE_DEFAULT, PAGE_MAX, &l.limit, &l.offset, &err) < 0) {
 		api_reply_err(req, &err);
 		return;
 	}

@@ -143,8 +143,9 @@ static struct bringing *begin(struct api *a, struct http_req *req)
 static int check_ref(const char *ref, struct err *err)
 {
 	auto_free char *normal = NULL;
+	int r = image_normalise(&normal, ref, err);
 
-	return image_normalise(&normal, ref, err);
+	return r < 0 ? err_wrap(err, r, "name") : 0;
 }
 
 /* Reads "name" (and what else a route wants) and refuses before the stream begins what can be refused. */

@@ -44,6 +44,8 @@ static void records_done(struct question *q)
 
 static int check_texts(const struct records *x, struct err *err)
 {
+	if (x->search && !str_is_utf8(x->search, strlen(x->search)))
+		return err_set(err, -EINVAL, "search: expected a text in UTF-8");
 	if (x->search && strlen(x->search) > EVENT_NAME_MAX)
 		return err_set(err, -EINVAL, "search: \"%.60s...\" (%zu bytes): expected at most %d bytes", x->search,
 			       strlen(x->search), EVENT_NAME_MAX);

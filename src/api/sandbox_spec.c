@@ -144,7 +144,7 @@ static int append_alias(struct buf *b, json_t *alias, struct err *err)
 		const char *text = json_string_value(name);
 
 		if (!text || !is_host_name(text))
-			return err_set(err, -EINVAL, "host_aliases: \"%.100s\" is no host name", text ? text : "");
+			return err_set(err, -EINVAL, "host_aliases: hostnames: \"%.100s\" is no host name", text ? text : "");
 		r = r < 0 ? r : buf_printf(b, " %s", text);
 	}
 	r = r < 0 ? r : buf_puts(b, "\n");

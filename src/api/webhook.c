@@ -59,7 +59,10 @@ static int parse(json_t *body, struct push_event *ret, bool *ret_deleted, struct
 	r = r < 0 ? r : json_get_object(body, "repository", &repo, err);
 	if (r == 0 && !repo)
 		r = err_set(err, -EINVAL, "repository: missing: expected the repository that was pushed to");
-	return r < 0 ? r : json_get_i64(repo, "id", 1, INT64_MAX, &ret->repo, err);
+	r = r < 0 ? r : json_get_i64(repo, "id", 1, INT64_MAX, &ret->repo, err);
+	if (r == 0 && !ret->repo) /* which would be every environment that is linked to none */
+		r = err_set(err, -EINVAL, "repository.id: missing: expected the number of the repository that was pushed to");
+	return r;
 }
 
 static void take_push(struct http_req *req, struct api *a, const char *delivery, const char *data, size_t len)

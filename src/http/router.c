@@ -253,6 +253,38 @@ static bool store_params(struct http_req *req, const struct match *m)
 	return true;
 }
 
+/* The name of the first parameter of the query with a bad escape, in the request's memory; NULL = there is none. Such a
+ * value would count as absent. */
+static const char *bad_query(struct http_req *req)
+{
+	for (const char *p = http_req_raw_query(req); *p; p += *p == '&') {
+		size_t len = strcspn(p, "&"), key = strcspn(p, "=&");
+		auto_buf struct buf b = { 0 };
+
+		buf_init(&b, BUF_UNLIMITED);
+		if (str_percent_decode(&b, p, len, true) < 0) {
+			char *name = http_req_alloc(req, key + 1);
+			memcpy(name, p, key);
+			name[key] = '\0';
+			return name;
+		}
+		p += len;
+	}
+	return NULL;
+}
+
+static void run(struct http_req *req, const struct match *m)
+{
+	const char *bad = bad_query(req);
+
+	if (!store_params(req, m))
+		http_reply_error(req, 400, "the path holds a bad escape");
+	else if (bad)
+		http_reply_error(req, 400, "%.100s: the query holds a bad escape here; expected %% and two hexadecimal digits, no %%00", bad);
+	else
+		m->found->fn(req, m->found->arg);
+}
+
 static void reply_no_match(struct http_router *r, struct http_req *req, const struct match *m)
 {
 	if (m->allow.len) {
@@ -275,9 +307,7 @@ void http_router_dispatch(struct http_req *req, void *router)
 	match_node(&m, &r->root, 0, 0);
 	if (!m.found)
 		reply_no_match(r, req, &m);
-	else if (!store_params(req, &m))
-		http_reply_error(req, 400, "the path holds a bad escape");
 	else
-		m.found->fn(req, m.found->arg);
+		run(req, &m);
 	buf_done(&m.allow);
 }

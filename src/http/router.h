@@ -1,7 +1,8 @@
 /* http/router.h: finds the handler of a request: "/v1/environments/{owner}/{name}". Loop thread only.
  * Segments match literally or as one parameter; "{rest...}" at the end takes the remainder, slashes too. A literal
  * beats a parameter. A path that exists with other methods is a 405 with Allow; else fallback, or 404. HEAD is served
- * by GET's handler. Parameters are percent-decoded after matching, so an encoded slash stays in its segment. */
+ * by GET's handler. Parameters are percent-decoded after matching, so an encoded slash stays in its segment. A bad
+ * escape (%zz, %00) in path or query is a 400; the fallback gets such a request as it is. */
 #pragma once
 
 #include "http/server.h"

@@ -15,7 +15,7 @@
 /* A reference that is given up at the end of its scope (json_decrefp is jansson's own). */
 #define auto_json AUTO(json_decrefp) json_t *
 
-/* Parses one value. -EINVAL with line, column and what was wrong. The caller owns *ret. */
+/* Parses one value. -EINVAL with line, column, member ("events[3].content") and what was wrong. The caller owns *ret. */
 MUST_CHECK int json_read(json_t **ret, const char *data, size_t len, struct err *err);
 MUST_CHECK int json_read_object(json_t **ret, const char *data, size_t len, struct err *err); /* -EINVAL unless {...} */
 

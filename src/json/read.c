@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "json/json.h"
+#include "json/private.h"
 
-#define MAX_DEPTH 64      /* of nested objects and arrays */
-#define SHOWN_BYTES 60    /* of a value in an error message */
+#define SHOWN_BYTES 60 /* of a value in an error message */
+#define PLACE_BYTES 200
 
 /* -- parsing -------------------------------------------------------------------------------------------------- */
 
@@ -48,18 +49,27 @@ static int check_depth(const char *data, size_t len, struct err *err)
 			in_string = !in_string;
 		else if (!in_string && (c == '}' || c == ']'))
 			depth--;
-		else if (!in_string && (c == '{' || c == '[') && ++depth > MAX_DEPTH) {
+		else if (!in_string && (c == '{' || c == '[') && ++depth > JSON_DEPTH_MAX) {
 			struct position p = position_of(data, i);
 
 			return err_set(err, -EINVAL, "JSON: line %d, column %d: nested deeper than %d", p.line, p.column,
-				       MAX_DEPTH);
+				       JSON_DEPTH_MAX);
 		}
 	}
 	return 0;
 }
 
+/* What the parser says may hold bytes of the value, cut anywhere. */
+static void make_ascii(char *text)
+{
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
+			*p = '?';
+}
+
 int json_read(json_t **ret, const char *data, size_t len, struct err *err)
 {
+	char place[PLACE_BYTES]; /* the member where the parser stopped */
 	json_error_t where;
 	json_t *v;
 	int r;
@@ -70,8 +80,12 @@ int json_read(json_t **ret, const char *data, size_t len, struct err *err)
 	if (r < 0)
 		return r;
 	v = json_loadb(data, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
-	if (!v)
-		return err_set(err, -EINVAL, "JSON: line %d, column %d: %s", where.line, where.column, where.text);
+	if (!v) {
+		json_where(data, MIN((size_t)MAX(where.position, 0), len), place, sizeof(place));
+		make_ascii(where.text);
+		return err_set(err, -EINVAL, "JSON: line %d, column %d%s%s: %s", where.line, where.column, *place ? ", " : "", place,
+			       where.text);
+	}
 	*ret = v;
 	return 0;
 }

@@ -94,11 +94,13 @@ static bool fits(enum envset id, const char *text)
 /* A scalar as its text, NULL = the default; malloc'ed. -EINVAL: an object or array. */
 static int text_of(enum envset id, json_t *v, char **ret, struct err *err)
 {
+	bool is_path = envset_rows[id].type == ENVTYPE_PATH;
+
 	if (json_is_string(v))
 		*ret = *json_string_value(v) ? xstrdup(json_string_value(v)) : NULL;
-	else if (json_is_integer(v))
+	else if (json_is_integer(v) && !is_path)
 		*ret = xasprintf("%lld", (long long)json_integer_value(v));
-	else if (json_is_boolean(v))
+	else if (json_is_boolean(v) && !is_path)
 		*ret = xstrdup(json_is_true(v) ? "true" : "false");
 	else {
 		auto_free char *shown = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);

@@ -194,12 +194,18 @@ static int check_free(const struct store_namespace *ns, const struct store_envir
 	return 0;
 }
 
-int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
-			  struct err *err)
+int store_environment_check(const struct store_namespace *ns, const char *name, struct err *err)
 {
 	int r = store_check_name("name", name, err);
 
-	r = r < 0 ? r : check_free(ns, NULL, name, err);
+	return r < 0 ? r : check_free(ns, NULL, name, err);
+}
+
+int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
+			  struct err *err)
+{
+	int r = store_environment_check(ns, name, err);
+
 	r = r < 0 ? r : store_check_room(s, err);
 	if (r < 0)
 		return r;
@@ -222,10 +228,10 @@ int store_environment_rename(struct store *s, struct store_environment *e, const
 {
 	int r = store_check_name("name", name, err);
 
+	r = r < 0 ? r : check_free(e->ns, e, name, err);
 	if (r < 0 || str_eq(e->name, name))
 		return r;
-	r = check_free(e->ns, e, name, err);
-	r = r < 0 ? r : store_check_room(s, err);
+	r = store_check_room(s, err);
 	if (r < 0)
 		return r;
 	auto_free char *old = environment_key(e->ns->name, e->name);

@@ -184,7 +184,10 @@ struct store_environment *store_environment_find(struct store *s, const char *ow
 struct store_environment *store_environment_by_id(struct store *s, const char *id);
 /* -EINVAL, naming the field, for what can be no name of a namespace or an environment; NULL too. */
 MUST_CHECK int store_check_name(const char *field, const char *name, struct err *err);
-/* A new one with the defaults of size and scale. -EINVAL for a name against the rules, -EEXIST, -ENOSPC. */
+/* Whether one of this name may be made. -EINVAL for a name against the rules; -EEXIST for one that another in the namespace
+ * has, in any case of its letters. */
+MUST_CHECK int store_environment_check(const struct store_namespace *ns, const char *name, struct err *err);
+/* A new one with the defaults of size and scale. Fails as the check does; -ENOSPC. */
 MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
 				     struct store_environment **ret, struct err *err);
 /* Queues the record as it now is, with updated_ms = now. ns may not be changed, and name by the next call only. */

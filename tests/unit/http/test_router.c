@@ -79,6 +79,18 @@ Test(http_router, decodes_after_matching)
 	expect("GET", "//x///1", "\r\n\r\n/x/{a} a=1");
 }
 
+Test(http_router, a_bad_escape_in_the_query_names_its_parameter)
+{
+	expect("GET", "/x?a=%41&limit=%zz", "HTTP/1.1 400");
+	expect("GET", "/x?a=%41&limit=%zz", "limit: ");
+	expect("GET", "/x?limit=%00", "limit: ");
+	expect("GET", "/x?&&a=%41&%4=1", "%4: ");
+	expect("GET", "/x?a=1%", "a: ");
+	expect("GET", "/x?&a=%41&", "\r\n\r\n/x a=-");
+	http_router_fallback(router, show, "fallback");
+	expect("GET", "/nothing?limit=%zz", "\r\n\r\nfallback");
+}
+
 Test(http_router, rest)
 {
 	expect("GET", "/files/f/a/b/c%2f", "/files/{a}/{b...} a=f b=a/b/c/;");

@@ -169,3 +169,23 @@ Test(json_get, errors_name_field_value_and_expectation)
 	cr_assert(str_ends(err.msg, "...: expected a string"));
 	cr_assert_lt(strlen(err.msg), 100);
 }
+
+Test(json_read, names_the_member_that_cannot_be_parsed)
+{
+	static const struct {
+		const char *text, *place;
+	} bad[] = {
+		{ "{\"a\": 1e400}", ", a: " },
+		{ "{\"x\": 1, \"limit\": 18446744073709551616}", ", limit: " },
+		{ "{\"e\": [{\"b\": 1}, {\"c\": {\"name\": \"\\ud800\"}}]}", ", e[1].c.name: " },
+		{ "{\"a\": {\"b\": 2}, \"name\": \"x\\u0000\"}", ", name: " },
+		{ "{\"name\": \"\xff\"}", ", name: " },
+		{ "{\"env\": {\"\xff\": 1}}", ", env: " },
+		{ "{\"a\": \"\\\"}: {\", \"b\": nope}", ", b: " },
+		{ "[1, [2, x]]", ", [1][1]: " },
+		{ "{\"a\" 1}", "column 6: " },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		must_refuse(bad[i].text, strlen(bad[i].text), bad[i].place);
+}

@@ -1,0 +1,62 @@
+"""Names that people would take for one another: those that differ only by case are a conflict, other forms of a letter are
+refused; and an address for an upload when its time is over. Page tokens and signatures: test_files.py, test_rollouts.py."""
+import json
+import unicodedata
+import urllib.parse
+import uuid
+
+import pytest
+
+from orw import wait_until
+
+
+def make(platform, name, method="POST", path="/v1/environments", key="name"):
+    status, _, answer = platform.request(method, path, json.dumps({key: name}).encode())
+    return status, json.loads(answer)
+
+
+@pytest.fixture
+def name(platform):
+    n = "case" + uuid.uuid4().hex[:8]
+    assert make(platform, n)[0] == 201
+    return n
+
+
+def test_another_case_is_a_conflict(platform, name):
+    status, answer = make(platform, name.upper())
+    assert status == 409 and "name" in answer["detail"] and name in answer["detail"] and "case" in answer["detail"]
+    assert make(platform, name)[0] == 409
+    other = "other" + uuid.uuid4().hex[:8]
+    assert make(platform, other)[0] == 201
+    details = f"/v1/environments/local/{other}/details"
+    assert make(platform, name.capitalize(), "PUT", details, "new_name")[0] == 409
+    status, answer = make(platform, other.upper(), "PUT", details, "new_name")  # its own, in another case
+    assert status == 200 and answer["name"] == other.upper()
+
+
+def test_a_folder_is_not_taken_for_another_case(platform, name):
+    status, _, answer = platform.request("POST", f"/v1/environments/local/{name.upper()}/deployments", b"x" * 1024)
+    assert status == 409 and name in json.loads(answer)["detail"]
+    assert platform.request("GET", f"/v1/environments/local/{name.upper()}")[0] == 404
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize("text", ["caf\u00e9", "\uff48\uff45llo", "\u0430bc", "a\u200bb", "\ufb01ne"])
+def test_other_forms_of_letters_are_refused(platform, form, text):
+    name = unicodedata.normalize(form, text)
+    status, answer = make(platform, name)
+    assert name.isascii() or (status == 400 and "name" in answer["detail"] and "letters, digits" in answer["detail"]), answer
+
+
+def test_an_upload_address_expires(base_images):
+    with base_images.platform("buckets: {url_lifetime: 1s}\n", images=False) as p:
+        env = make(p, "files")[1]["id"]
+        body = json.dumps({"environmentId": env, "files": [{"fileName": "f"}]}).encode()
+        url = json.loads(p.request("POST", "/v1/files/upload-urls", body)[2])["urls"][0]["uploadUrl"]
+        target = urllib.parse.urlsplit(url)
+
+        def put():
+            status, _, answer = p.request("PUT", f"{target.path}?{target.query}", b"x", {"Content-Type": "application/octet-stream"}, key=None)
+            return status, answer.decode()
+        wait_until(lambda: put()[0] == 403, 60, "the end of the address's time")
+        assert "expired" in put()[1]
