@@ -76,6 +76,24 @@ static void print_info(const struct backup_info *i)
 		       i->unreadable == 1 ? "" : "s");
 }
 
+/* Why a transfer is to end: a signal, or a failure of on_data(). */
+static volatile int stopped;
+
+static void on_signal(int signo)
+{
+	stopped = signo;
+}
+
+/* What was written aside is removed before the end. */
+static void watch_signals(void)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	const struct sigaction action = { .sa_handler = on_signal };
+
+	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
+		(void)sigaction(signals[i], &action, NULL);
+}
+
 /* -- backup -------------------------------------------------------------------------------------------------------- */
 
 struct saving {
@@ -84,7 +102,7 @@ struct saving {
 	struct meter meter;
 	uint64_t bytes;
 	struct err err; /* the first failure */
-	int failed;     /* its code, for cli_request.stop */
+	int failed;     /* its code */
 };
 
 static void on_data(void *arg, const char *p, size_t len)
@@ -97,6 +115,8 @@ static void on_data(void *arg, const char *p, size_t len)
 		s->failed = err_sys(&s->err, "writing");
 	else
 		s->failed = backup_check_feed(s->check, p, len, &s->err);
+	if (s->failed)
+		stopped = 1;
 	s->bytes += len;
 	meter_show(&s->meter, "backup", s->bytes, 0);
 }
@@ -104,7 +124,7 @@ static void on_data(void *arg, const char *p, size_t len)
 static int fetch(const struct cli_target *t, bool buckets, struct saving *s, struct backup_info *ret, struct err *err)
 {
 	struct cli_request rq = { .method = "GET", .path = buckets ? "/v1/backup?buckets=true" : "/v1/backup", .data = on_data,
-				  .arg = s, .stop = &s->failed };
+				  .arg = s, .stop = &stopped };
 	int r = cli_http(t, &rq, err);
 
 	cli_request_done(&rq);
@@ -128,6 +148,7 @@ static int save(const struct cli_target *t, const char *name, bool buckets, stru
 	AUTO(backup_check_freep) struct backup_check *check = backup_check_new(name);
 	struct saving s = { .check = check, .meter = { .shown = isatty(STDERR_FILENO) } };
 
+	watch_signals();
 	(void)unlink(aside);
 	int fd = open(aside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)

@@ -276,3 +276,10 @@ def test_one_at_a_time_and_what_breaks_leaves_nothing(source, tmp_path):
         c.close()
         wait_until(lambda: source.request("GET", "/v1/backup")[0] == 200, 60)
     assert not [n for n in os.listdir(os.path.join(source.data, "run")) if n.startswith("backup.db")]
+    # One that is interrupted in the middle: its pipe is full, so it waits for us.
+    saving = subprocess.Popen([OPENREWARD, "backup", str(tmp_path / "x")], env={**os.environ, **source.env}, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: os.path.exists(tmp_path / "x.partial") or saving.poll() is not None, 60)
+    saving.terminate()
+    assert saving.wait(60) in (0, 1)
+    assert not os.path.exists(tmp_path / "x.partial")
+    wait_until(lambda: source.cli("backup", str(tmp_path / "y")).returncode == 0, 60)
