@@ -30,6 +30,9 @@ _openreward_names() { # DATA VERB WORD
 	sandbox:inspect | sandbox:rm | sandbox:exec | sandbox:shell | sandbox:logs) _openreward_ask "$1" sandbox ls ;;
 	sandbox:run | image:rm) _openreward_ask "$1" image ls ;;
 	rollouts:* | export:*) _openreward_ask "$1" runs ;;
+	key:revoke) _openreward_ask "$1" key ls ;;
+	user:show | user:disable) _openreward_ask "$1" user ls ;;
+	org:members | org:add | org:remove) _openreward_ask "$1" org ls ;;
 	esac
 }
 

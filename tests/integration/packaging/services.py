@@ -2,7 +2,7 @@
 """A tiny stand-in for systemd, where there is none: `services.py` as process 1 of a root runs services by their unit files; the same
 file as `systemctl` asks it to. Only Python's own library: it runs inside the root.
 
-It honours Type=notify, ExecStartPre, ExecStart, RuntimeDirectory, BindsTo (a start starts what a unit is bound to, a stop stops what
+It honours Type=notify, ExecStartPre, ExecStart, ExecReload, RuntimeDirectory, BindsTo (a start starts what a unit is bound to, a stop stops what
 is bound to it), TimeoutStopSec, NoNewPrivileges, CapabilityBoundingSet and ProtectSystem=full. It starts nothing again that died, and
 knows no other directive.
 """
@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -150,6 +151,12 @@ class Manager:
                 if action != "stop":
                     for again in [unit, *reversed(stopped)]:
                         self.start(again)
+        elif action == "reload":
+            for unit in units:
+                command = unit.get("ExecReload").replace("${MAINPID}", str(unit.pid))
+                argv = shlex.split(command.lstrip("+"))
+                argv = argv if command.startswith("+") else confined(unit, argv)
+                subprocess.run(argv, check=True, env={"PATH": PATH})
         elif action == "is-active":
             return (0, "active") if all(u.pid for u in units) else (3, "inactive")
         elif action == "show-pid":

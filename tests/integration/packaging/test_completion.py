@@ -14,6 +14,8 @@ case "$1 $2" in
 "env ls") printf 'local/hello\\tready\\nlocal/terminal\\tnever deployed\\n' ;;
 "sandbox ls") printf 'ID  STATE\\n0f0f-one  ready\\n0a0a-two  ready\\n' ;;
 "image ls") printf 'NAME  DIGEST\\nlocal/image  sha\\n' ;;
+"key ls") printf 'ID  NAME\\n1234-key  mine\\n' ;;
+"user ls" | "org ls") printf 'NAME  ID\\nsomebody  5678\\n' ;;
 "runs "*) [ "$2" = --help ] && exec {program} "$@"; printf 'ID  NAME\\nrun-one  first\\n' ;;
 *) exec {program} "$@" ;;
 esac
@@ -82,6 +84,8 @@ def test_names_that_the_server_knows(complete):
         assert complete("sandbox", *words, "") == {"0f0f-one", "0a0a-two"}, words
     assert complete("sandbox", "run", "") == {"local/image"} == complete("image", "rm", "")
     assert complete("export", "") == {"run-one"} == complete("rollouts", "")
+    assert complete("key", "revoke", "") == {"1234-key"}
+    assert complete("user", "show", "") == {"somebody"} == complete("org", "members", "")
     complete("env", "show", "--data", "/some/where", "")
     assert re.search(r"^env ls --data /some/where$", complete.asked.read_text(), re.M)
 
@@ -92,7 +96,7 @@ def test_files(complete, tmp_path):
     folders = {"FOLDERS"} if complete.shell == "zsh" else {f"{tmp_path}/folder"}
     files = {"FILES"} if complete.shell == "zsh" else {f"{tmp_path}/folder", f"{tmp_path}/file"}
     assert complete("deploy", f"{tmp_path}/") == folders == complete("env", "ls", "--data", f"{tmp_path}/")
-    assert complete("serve", "--config", f"{tmp_path}/") == files
+    assert complete("serve", "--config", f"{tmp_path}/") == files == complete("restore", f"{tmp_path}/")
 
 
 def test_nobody_there(complete, tmp_path):

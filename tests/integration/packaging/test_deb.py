@@ -149,6 +149,10 @@ def start(root: DebianRoot, platform: Installed) -> None:
     root.run("systemctl", "start", "openreward.service")
     platform.read_key()
     assert platform.request("GET", "/health")[0] == 200
+    before = platform.pid("openreward.service")
+    root.run("systemctl", "reload", "openreward.service")
+    wait_until(lambda: "SIGHUP" in root.logs(), 60, "the daemon's word on what it is to read anew")
+    assert platform.pid("openreward.service") == before
     assert root.run("stat", "-c", "%U", f"/proc/{platform.pid('openreward.service')}").strip() == "openreward"
 
 
