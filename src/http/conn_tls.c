@@ -45,8 +45,9 @@ static void end_handshake(struct conn_tls *t)
 
 /* -- the handshake --------------------------------------------------------------------------------------------------- */
 
-/* A public-key operation takes up to a millisecond: of those that want one, some in each millisecond, and the rest wait. */
-static bool is_busy(struct http_server *s)
+/* What answers a greeting takes a public-key operation, up to a millisecond: so many in each, and the rest wait, in the
+ * kernel's backlog, where they are nobody's oldest. What comes after it is cheap and goes at once. */
+bool server_is_shaking(struct http_server *s)
 {
 	uint64_t now = loop_now_ms(s->loop);
 
@@ -54,7 +55,7 @@ static bool is_busy(struct http_server *s)
 		s->handshakes_ms = now;
 		s->handshakes_now = 0;
 	}
-	return s->handshakes_now++ >= HTTP_HANDSHAKES_PER_MS;
+	return s->handshakes_now >= HTTP_HANDSHAKES_PER_MS;
 }
 
 /* A record of TLS begins with 22; a method, with a letter. */
@@ -70,6 +71,11 @@ static enum handshake first_byte(const struct http_conn *c)
 	return (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') ? HANDSHAKE_PLAIN : HANDSHAKE_DONE;
 }
 
+static bool is_answered(const struct conn_tls *t)
+{
+	return t->ssl && BIO_number_written(SSL_get_wbio(t->ssl)) > 0;
+}
+
 /* The session is made when its first byte is there: a socket that says nothing costs no more than in plain. */
 static enum handshake accept_step(struct conn_tls *t)
 {
@@ -77,6 +83,8 @@ static enum handshake accept_step(struct conn_tls *t)
 		t->ssl = tls_session(t->tls, t->conn->fd);
 	if (!t->ssl)
 		return HANDSHAKE_FAILED;
+	if (!is_answered(t))
+		t->conn->server->handshakes_now++;
 	ERR_clear_error();
 	int r = SSL_accept(t->ssl), why = r == 1 ? SSL_ERROR_NONE : SSL_get_error(t->ssl, r);
 	t->want_write = why == SSL_ERROR_WANT_WRITE;
@@ -94,7 +102,7 @@ enum handshake conn_tls_handshake(struct http_conn *c)
 	enum handshake r = t->ssl ? HANDSHAKE_DONE : first_byte(c);
 
 	if (r == HANDSHAKE_DONE)
-		r = is_busy(c->server) ? HANDSHAKE_AGAIN : accept_step(t);
+		r = !is_answered(t) && server_is_shaking(c->server) ? HANDSHAKE_AGAIN : accept_step(t);
 	if (r == HANDSHAKE_AGAIN)
 		return r;
 	end_handshake(t);

@@ -27,7 +27,7 @@
 #define HTTP_STOPPING_IDLE_MS 1000 /* of a new connection, once the server stops */
 #define HTTP_LINGER_MS 5000
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
-#define HTTP_HANDSHAKES_PER_MS 4 /* steps of handshakes that are taken within a millisecond */
+#define HTTP_HANDSHAKES_PER_MS 1 /* greetings that are answered within a millisecond */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
 
 struct http_listener {
@@ -46,7 +46,7 @@ struct http_server {
 	struct list listeners, conns;
 	struct list dirty;      /* connections to advance at the end of this turn */
 	struct list handshaking; /* struct conn_tls, the oldest first */
-	uint64_t handshakes_ms; /* when handshakes_now were taken up */
+	uint64_t handshakes_ms; /* when handshakes_now were answered */
 	unsigned handshakes_now;
 	bool deferred;          /* run_dirty() is on its way */
 	bool stopping;          /* connections close after their answer */
@@ -196,6 +196,7 @@ struct ssl_st *tls_session(const struct http_tls *t, int fd); /* NULL = no memor
 
 /* conn_tls.c: for connections that have it, but for the last three */
 enum handshake { HANDSHAKE_AGAIN, HANDSHAKE_DONE, HANDSHAKE_PLAIN /* it speaks HTTP */, HANDSHAKE_FAILED };
+bool server_is_shaking(struct http_server *s); /* no more of them in this millisecond */
 void conn_tls_begin(struct http_conn *c, struct http_tls *tls);
 enum handshake conn_tls_handshake(struct http_conn *c);
 ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap);           /* as recv(2) */

@@ -138,7 +138,7 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 	struct http_server *s = l->server;
 
 	/* A handler may have closed the listeners. */
-	for (int i = 0; i < ACCEPT_BATCH && !s->stopping; i++)
+	for (int i = 0; i < ACCEPT_BATCH && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
 	update_listeners(s);

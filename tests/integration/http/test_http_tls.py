@@ -268,9 +268,9 @@ def both_ways(s, pieces, answer, until=None):
 STREAM = b"POST /stream HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_large_bodies_both_ways_at_once(server, version):
-    total, sent, got = 200_000_000, hashlib.sha256(), Chunked()
+@pytest.mark.parametrize("version,total", [(ssl.TLSVersion.TLSv1_2, 50_000_000), (ssl.TLSVersion.TLSv1_3, 200_000_000)])
+def test_large_bodies_both_ways_at_once(server, version, total):
+    sent, got = hashlib.sha256(), Chunked()
     context = server.context()
     context.minimum_version = context.maximum_version = version
     server.reset_peak()

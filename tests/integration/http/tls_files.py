@@ -9,7 +9,8 @@ def run(*argv):
 
 
 class Authority:
-    """CA certificate at .ca; pair(name) gives the paths of a certificate and its key for localhost and 127.0.0.1."""
+    """CA certificate at .ca; pair(name) gives the paths of a certificate and its key for localhost and 127.0.0.1, the same for
+    the same name."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -22,6 +23,8 @@ class Authority:
 
     def pair(self, name, rsa=False):
         cert, key, request, extra = (self.path(f"{name}.{end}") for end in ("pem", "key", "csr", "ext"))
+        if os.path.exists(cert):
+            return cert, key
         kind = ["rsa:2048"] if rsa else ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
         run("req", "-newkey", *kind, "-nodes", "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         with open(extra, "w", encoding="ascii") as f:
