@@ -8,7 +8,7 @@ ninja = ninja -C $(1) -j $(JOBS)
 run_tests = T='$(T)' tools/run-tests
 
 .DEFAULT_GOAL := all
-.PHONY: all install deb deps deps-test deps-bench check test lint asan tsan demo bench soak fuzz-build fuzz format clean help
+.PHONY: all install deb deps deps-test deps-bench check test clients lint asan tsan demo bench soak fuzz-build fuzz format clean help
 
 all: deps ## build the programs into build/ (installs the packages they need first)
 	@tools/configure $(BUILD)
@@ -28,6 +28,9 @@ check: all ## the unit tests alone: seconds (T=name runs what matches)
 
 test: deps-test all ## everything: unit, integration, end to end, lint (T=name runs what matches)
 	@$(run_tests) --build $(BUILD)
+
+clients: deps-test all ## clients that nobody here wrote, those of many GB too, newest from PyPI (CLIENTS=pinned: known to work)
+	@ALL_CLIENTS=1 CLIENTS='$(CLIENTS)' T=test_clients tools/run-tests --build $(BUILD) e2e
 
 lint: deps-test all ## clang-tidy, layers, banned functions; sizes are advice
 	@$(run_tests) --build $(BUILD) lint

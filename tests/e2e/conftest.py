@@ -20,6 +20,9 @@ log:
 """
 
 
+collect_ignore = [] if os.environ.get("ALL_CLIENTS") else ["test_clients_large.py"]
+
+
 @pytest.fixture(scope="session")
 def platform():
     with running(CONFIG) as p:
