@@ -26,7 +26,7 @@ def at_the_shell(body):
     said = [json.dumps(m["content"]) for m in body["messages"] if m["role"] == "assistant"]
     waited = sum("WaitForMcpServers" in text for text in said)
     if "mcp__openreward__submit" not in names:
-        return [("WaitForMcpServers", {})] if "WaitForMcpServers" in names and waited < 20 else "ok"
+        return [("WaitForMcpServers", {})] if "WaitForMcpServers" in names and waited < 200 else "ok"
     turn = len(said) - waited
     return [(f"mcp__openreward__{name}", given) for name, given in AT_THE_SHELL[turn]] if turn < len(AT_THE_SHELL) else "done"
 
