@@ -20,7 +20,7 @@ log:
 """
 
 
-collect_ignore = [] if os.environ.get("ALL_CLIENTS") else ["test_clients_large.py", "test_readme.py"]
+collect_ignore = [] if os.environ.get("ALL_CLIENTS") else ["test_clients_large.py", "test_clients_readme.py"]
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def recorded(platform, run, environment, reward):
     messages = get(platform, f"/v1/rollouts/{rollout['id']}")["messages"]
     assert [m["index"] for m in messages] == list(range(len(messages)))
     kinds = [m["type"] for m in messages]
-    assert kinds[:2] == ["system_message", "user_message"] and kinds.count("tool_call") == kinds.count("tool_result") > 0
+    assert "user_message" in kinds[:2] and kinds.count("tool_call") == kinds.count("tool_result") > 0
     assert "hidden test" in messages[-1]["content"] or "hidden test" in messages[-2]["content"]
 
 
