@@ -15,6 +15,7 @@
 #include "base/str.h"
 
 #define HOST_PIDS 2048
+#define TCP_SHARE 4 /* v1: of a sandbox's memory, as much again for TCP's buffers */
 
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
 
@@ -239,7 +240,10 @@ static int limit_memory(const struct cgroups *c, int dir, uint64_t bytes)
 	}
 	r = write_u64(dir, "memory.limit_in_bytes", bytes);
 	/* v1 counts memory and swap together: the same limit means no swap. */
-	return r < 0 ? r : optional(write_u64(dir, "memory.memsw.limit_in_bytes", bytes));
+	r = r < 0 ? r : optional(write_u64(dir, "memory.memsw.limit_in_bytes", bytes));
+	/* TCP's buffers are not in it, and without a limit not counted at all: one sandbox would take what the whole machine has
+	 * for them (tcp_mem). */
+	return r < 0 ? r : optional(write_u64(dir, "memory.kmem.tcp.limit_in_bytes", bytes / TCP_SHARE));
 }
 
 static int limit_tree(const struct cgroups *c, enum cgroup_tree t, int dir, const struct cgroup_limits *l)
