@@ -61,6 +61,9 @@ bench: deps-bench all ## measure, side by side with other runtimes
 soak: deps-test all ## everything that can die does, under load, for ten minutes (SECONDS=600), and mixed use by clients that vanish
 	@SOAK_SECONDS='$(or $(SECONDS),600)' tools/run-tests --build $(BUILD) soak
 
+api-fuzz: deps-test all ## requests made from /openapi.json by schemathesis, for ten minutes (SECONDS=600)
+	@T=test_schemathesis SCHEMATHESIS_SECONDS='$(or $(SECONDS),600)' tools/run-tests --build $(BUILD) e2e
+
 fuzz-build:
 	@CC=clang-14 tools/configure build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 	@$(call ninja,build-fuzz)
@@ -75,4 +78,4 @@ clean: ## remove everything that was built
 	rm -rf $(BUILD) build-asan build-tsan build-fuzz
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
