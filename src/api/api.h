@@ -71,6 +71,7 @@ void api_openapi_routes(struct api *a, struct http_router *r);      /* /openapi.
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
 void api_keys_routes(struct api *a, struct http_router *r);         /* /v1/keys... */
 void api_orgs_routes(struct api *a, struct http_router *r);         /* /v1/users..., /v1/orgs... */
+void api_audit_routes(struct api *a, struct http_router *r);        /* /v1/audit */
 void api_environments_routes(struct api *a, struct http_router *r); /* /v1/environments... */
 void api_details_routes(struct api *a, struct http_router *r);      /* /v1/environments/{owner}/{name}/details */
 void api_settings_routes(struct api *a, struct http_router *r);     /* .../settings */
@@ -110,6 +111,8 @@ void api_environment_saved(struct api *a, struct http_req *req, struct store_env
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b);
 /* Answers with what the writer wrote into b when every change made so far is on disk. Takes what b holds. */
 void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b);
+/* For the audit log: NAME of ns is what it is about, and which members of body were given (NULL = none), not their values. */
+void api_audit_note(struct http_req *req, const struct store_namespace *ns, const char *name, json_t *body);
 void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms); /* 0 writes null */
 /* A text of the query, in the request's memory; NULL = absent or empty. -EINVAL names it where it is no UTF-8. */
 MUST_CHECK int api_text(struct http_req *req, const char *name, const char **ret, struct err *err);

@@ -23,6 +23,21 @@ void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms)
 	json_kv_str(w, key, wall_ms ? time_iso(wall_ms, text) : NULL);
 }
 
+void api_audit_note(struct http_req *req, const struct store_namespace *ns, const char *name, json_t *body)
+{
+	auto_buf struct buf b = { 0 };
+	const char *field, *between = ": ";
+	json_t *unused;
+
+	buf_init(&b, 1024);
+	int r = buf_puts(&b, name);
+	json_object_foreach(body, field, unused) {
+		r = r < 0 ? r : buf_printf(&b, "%s%s", between, field);
+		between = ", ";
+	}
+	auth_audit_note(req, ns, r < 0 ? name : b.data);
+}
+
 /* -- when it is on disk ------------------------------------------------------------------------------------------ */
 
 struct saved { /* lives until the store has it */

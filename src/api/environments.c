@@ -166,6 +166,7 @@ static void on_create_body(struct http_req *req, const char *data, size_t len, v
 		api_reply_err(req, &err);
 		return;
 	}
+	api_audit_note(req, e->ns, e->name, body);
 	api_environment_saved(a, req, e, 201);
 }
 

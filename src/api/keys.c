@@ -154,6 +154,7 @@ static void on_create_body(struct http_req *req, const char *data, size_t len, v
 		api_reply_err(req, &err);
 		return;
 	}
+	api_audit_note(req, k->ns, k->id, NULL);
 	reply_key(a, req, 201, k, text);
 	explicit_bzero(text, sizeof(text));
 }
@@ -286,6 +287,7 @@ static void on_revoke(struct http_req *req, void *arg)
 
 	if (!k)
 		return;
+	api_audit_note(req, k->ns, k->id, NULL);
 	if (!k->revoked_ms) {
 		k->revoked_ms = time_wall_ms();
 		store_key_save(a->store, k);

@@ -245,8 +245,10 @@ static void make(struct http_req *req, const char *data, size_t len, struct api 
 		return;
 	if (json_read_object(&body, data, len, &err) < 0 || fn(a, c, body, &ns, &err) < 0)
 		api_reply_err(req, &err);
-	else
-		reply_namespace(a, req, 201, ns);
+	if (!ns)
+		return;
+	api_audit_note(req, ns, ns->name, NULL);
+	reply_namespace(a, req, 201, ns);
 }
 
 static void on_user_body(struct http_req *req, const char *data, size_t len, void *arg)
@@ -353,8 +355,10 @@ static void on_put_body(struct http_req *req, const char *data, size_t len, void
 		return;
 	if (json_read_object(&body, data, len, &err) < 0 || put_member(a, c, req, body, &m, &err) < 0)
 		api_reply_err(req, &err);
-	else
-		reply_member(a, req, m->user->name, store_role_name(m->role));
+	if (!m)
+		return;
+	api_audit_note(req, m->org, store_role_name(m->role), NULL);
+	reply_member(a, req, m->user->name, store_role_name(m->role));
 }
 
 static void on_put_member(struct http_req *req, void *arg)

@@ -132,7 +132,10 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 
 	if (!e)
 		return;
-	if (json_read_object(&body, data, len, &err) < 0 || change_all(a, e, body, &err) < 0) {
+	int r = json_read_object(&body, data, len, &err);
+	if (r == 0)
+		api_audit_note(req, e->ns, e->name, body);
+	if (r < 0 || change_all(a, e, body, &err) < 0) {
 		api_reply_err(req, &err);
 		return;
 	}

@@ -1,29 +1,20 @@
 #include "auth/auth.h"
 
 #include <errno.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
 
+#include "auth/private.h"
 #include "base/fd.h"
-#include "base/map.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "store/audit.h"
 
 #define RETRY_AFTER_S "2"
-
-struct auth {
-	struct store *store;
-	struct map *session_keys;    /* struct session_key by the hash of its text */
-	struct map *keys_of_session; /* the same by session id */
-	EVP_MD *sha256;              /* fetched once, with its context: each request's key is hashed */
-	EVP_MD_CTX *digest;
-	struct auth_limits limits;
-};
 
 struct session_key {
 	unsigned char hash[STORE_HASH_LEN];
@@ -259,16 +250,22 @@ int auth_request_optional(struct auth *a, struct http_req *req, const struct aut
 	int r = auth_key(a, key, &caller, err);
 	if (r < 0)
 		return r;
-	struct auth_caller *copy = http_req_caller(req);
-	if (!copy) {
-		copy = http_req_alloc(req, sizeof(*copy));
-		http_req_set_caller(req, copy);
-		r = on_first_sight(a, req, &caller, err);
+	struct auth_seen *seen = http_req_caller(req);
+	bool first = !seen;
+	if (first) {
+		seen = http_req_alloc(req, sizeof(*seen));
+		*seen = (struct auth_seen){ .auth = a };
+		http_req_set_caller(req, seen);
 	}
-	*copy = caller;
+	seen->caller = caller;
+	if (first) {
+		r = on_first_sight(a, req, &caller, err);
+		if (r == 0) /* what came too often was not looked at, and would fill the log */
+			auth_audit_begin(a, req, seen);
+	}
 	r = r < 0 ? r : check_read_only(req, &caller, err);
 	if (r == 0)
-		*ret = copy;
+		*ret = &seen->caller;
 	return r;
 }
 
@@ -449,6 +446,11 @@ int auth_first_start(struct auth *a, const char *path, char ret_text[AUTH_KEY_LE
 	r = auth_key_make(a, ns, STORE_ROLE_ADMIN, "admin.key", ret_text, err);
 	if (r < 0)
 		return r;
+	const struct audit_entry entry = {
+		.actor_id = "", .actor = "server", .key_id = "", .session_id = "", .namespace_id = ns->id, .namespace = ns->name,
+		.action = "START admin.key", .target = "a key of an operator was made", .peer = "",
+	};
+	store_audit_add(a->store, &entry);
 	snprintf(line, sizeof(line), "%s\n", ret_text);
 	return fd_write_file(path, line, strlen(line), 0600, err);
 }

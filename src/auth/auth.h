@@ -50,6 +50,10 @@ MUST_CHECK int auth_key(struct auth *a, const char *key, struct auth_caller *ret
 /* Answers with what auth_request() said: 401, 403 or 429. */
 void auth_refuse(struct http_req *req, const struct err *err);
 
+/* Says more of the request's entry in the audit log (store/audit.h) than its path does: whose the thing is, and what. Harmless
+ * where there is none. */
+void auth_audit_note(struct http_req *req, const struct store_namespace *ns, const char *target);
+
 /* One more session or sandbox of c's key. -EUSERS (429) at its limit. */
 MUST_CHECK int auth_may_open(struct auth *a, const struct auth_caller *c, enum store_key_use use, struct err *err);
 /* What is open is counted by whoever holds it, from auth_count(key, use, 1) to auth_count(key, use, -1). key may be NULL. */

@@ -32,6 +32,7 @@ int cli_dump(int argc, char **argv);
 int cli_key(int argc, char **argv);
 int cli_user(int argc, char **argv);
 int cli_org(int argc, char **argv);
+int cli_audit(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* "openreward: MESSAGE" on standard error; returns 1. */

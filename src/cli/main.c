@@ -54,6 +54,7 @@ static const struct {
 	{ "key", cli_key, "make, list and revoke API keys" },
 	{ "user", cli_user, "make, list and disable users" },
 	{ "org", cli_org, "organisations and their members" },
+	{ "audit", cli_audit, "list who changed what, when, from where" },
 	{ "doctor", cli_doctor, "check this machine, or look for leaks" },
 	{ "version", version, "print the version" },
 	{ "help", help, "print this" },

@@ -231,6 +231,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_namespaces_routes(&d->api, d->router);
 	api_keys_routes(&d->api, d->router);
 	api_orgs_routes(&d->api, d->router);
+	api_audit_routes(&d->api, d->router);
 	api_environments_routes(&d->api, d->router);
 	api_details_routes(&d->api, d->router);
 	api_deployments_routes(&d->api, d->router);

@@ -149,6 +149,8 @@ struct http_req {
 	const struct http_param *params;
 	size_t n_params;
 	void *caller;      /* http_req_set_caller() */
+	http_answer_fn *answer_fn;
+	void *answer_arg;
 
 	struct http_body body;
 	enum body_mode body_mode;

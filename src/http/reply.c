@@ -146,6 +146,8 @@ static void begin(struct http_req *r, int status, const char *content_type, int6
 		c->failed = true; /* cannot be: out has no maximum */
 	buf_done(&r->extra);
 	r->reply = REPLY_STARTED;
+	if (r->answer_fn)
+		r->answer_fn(status, r->answer_arg);
 	conn_mark_dirty(c);
 }
 

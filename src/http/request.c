@@ -261,6 +261,12 @@ void http_req_set_caller(struct http_req *r, void *caller)
 	r->caller = caller;
 }
 
+void http_req_on_answer(struct http_req *r, http_answer_fn *fn, void *arg)
+{
+	r->answer_fn = fn;
+	r->answer_arg = arg;
+}
+
 void *http_req_caller(const struct http_req *r)
 {
 	return r->caller;

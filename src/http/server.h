@@ -96,6 +96,9 @@ const char *http_req_host(struct http_req *r);   /* the authority that the clien
 /* Who sends it: free for auth/, NULL at first. Lives as long as the request. */
 void http_req_set_caller(struct http_req *r, void *caller);
 void *http_req_caller(const struct http_req *r);
+/* Called once when an answer begins, with its status; not where there is none. For one that only looks. */
+typedef void http_answer_fn(int status, void *arg);
+void http_req_on_answer(struct http_req *r, http_answer_fn *fn, void *arg);
 /* Memory that lives as long as the request. Never NULL. */
 void *http_req_alloc(struct http_req *r, size_t size);
 struct loop *http_req_loop(const struct http_req *r);

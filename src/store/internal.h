@@ -65,6 +65,7 @@ struct store {
 	struct list namespaces;    /* struct store_namespace.all */
 	struct map *by_name, *by_id;      /* namespaces */
 	struct map *keys_by_hash, *keys_by_id;
+	int64_t last_audit;        /* the newest entry's id */
 	struct list keys_used;     /* struct store_key.used: their last use is not on disk yet */
 	struct loop_timer use_timer;
 	struct list removed;       /* struct store_environment.of_namespace: those of no namespace any more */

@@ -169,6 +169,12 @@ static int load_table(struct store *s, const char *sql, row_fn *fn, struct err *
 	return r;
 }
 
+static int on_last_audit(struct store *s, sqlite3_stmt *st, struct err *err UNUSED)
+{
+	s->last_audit = sqlite3_column_int64(st, 0);
+	return 0;
+}
+
 /* Parents before children; rowid keeps the order of creation, which a wall clock does not. */
 static const struct {
 	const char *sql;
@@ -182,6 +188,7 @@ static const struct {
 	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },
 	{ "SELECT id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli, memory_bytes, created_ms,"
 	  " updated_ms FROM deployment ORDER BY rowid", on_deployment },
+	{ "SELECT coalesce(max(id), 0) FROM audit", on_last_audit },
 	{ "SELECT key, value FROM setting", on_setting },
 	{ "SELECT environment_id, branch, subdirectory, github_id, github_repo, arxiv_url, github_url, hf_url"
 	  " FROM environment_origin", on_origin },
