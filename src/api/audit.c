@@ -114,10 +114,11 @@ static int read_namespace(struct api *a, struct http_req *req, struct asked *x, 
 
 static int read_text(struct http_req *req, const char *name, char **ret, struct err *err)
 {
-	const char *text = http_req_query(req, name);
+	const char *text = NULL;
+	int r = api_text(req, name, &text, err);
 
-	if (str_empty(text))
-		return 0;
+	if (r < 0 || !text)
+		return r;
 	if (strlen(text) > TEXT_MAX)
 		return err_set(err, -EINVAL, "%s: \"%.40s...\": expected at most %d bytes", name, text, TEXT_MAX);
 	*ret = xstrdup(text);

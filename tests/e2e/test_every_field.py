@@ -155,6 +155,8 @@ def samples_of(w):
         "listOrganisations": [Sample(query=PAGE)],
         "createOrganisation": [Sample(body={"name": fresh(), "owner": "fielduser"}, status=(201, 409))],
         "putMember": [Sample(path={"org": "fieldorg", "user": "fielduser"}, body={"role": "member"})],
+        "collectImages": [Sample(body={"budget_bytes": 1 << 50})],  # all that is here may stay
+        "listAudit": [Sample(query={**PAGE, "action": "POST", "actor": "local", "namespace": "local", "pageToken": "", "since": "24h"})],
         "deleteImage": [Sample(query={"name": "localhost:1/no/such:image"}, status=(404,))],
         "pullImage": [Sample(body={"name": "localhost:1/no/such:image"})],
         "bootstrapImage": [Sample(body={"name": IMAGE}, dear=True)],
