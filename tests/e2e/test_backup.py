@@ -28,9 +28,11 @@ def restore(file, data, *options):
                           stdin=subprocess.DEVNULL, check=False)
 
 
-@pytest.fixture
-def source(platform):
-    return platform
+@pytest.fixture(scope="module")
+def source(base_images):
+    """One of its own: what is restored builds again whatever has no image, and other tests deploy a lot."""
+    with base_images.platform() as p:
+        yield p
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ def test_settings_by_hand(platform, tiny, tmp_path):
     shown = platform.cli("env", "show", tiny).stdout
     assert "max_scale: 3\n" in shown and "size: instances.size of the server's configuration  (default)" in shown, shown
     done = platform.cli("env", "set", tiny, "max_scale=none")
-    assert done.returncode == 1 and 'max_scale: "none": expected a whole number from 1 to' in done.stderr
+    assert done.returncode == 1 and 'max_scale: "none": expected a whole number from 0 to' in done.stderr
     assert platform.cli("env", "set", tiny, "nonsense").returncode == 1
     assert platform.cli("env", "unset", tiny, "max_scale", "env").returncode == 0
     assert call(platform, "GET", f"/v1/environments/{tiny}/settings")[1]["set"] == []
