@@ -129,9 +129,9 @@ def test_changes_are_refused_and_work_when_there_is_room(small, small_disk):
     assert [e["name"] for e in call(small, "GET", "/v1/environments")[2]["environments"]] == ["old"], "what was refused is not there"
     settings = call(small, "GET", "/v1/environments/local/old/settings")[2]["settings"]
     assert settings["concurrency"] == 5 and not settings.get("build_secrets")
-    # A key is void at once, whether the disk can tell or not.
+    # A key is void at once, whether the disk can tell or not: the log of the database may have room in the file that it has.
     assert small.request("GET", "/v1/keys/current", key=revoked["key"])[0] == 200
-    assert call(small, "DELETE", f"/v1/keys/{revoked['id']}")[0] == 507
+    assert call(small, "DELETE", f"/v1/keys/{revoked['id']}")[0] in (200, 507)
     assert small.request("GET", "/v1/keys/current", key=revoked["key"])[0] == 401
     status, _, answer = call(small, "GET", "/v1/backup")
     assert status == 507 and "MiB" in answer["message"], answer
