@@ -161,6 +161,7 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	list_init(&g->by_use);
 	list_init(&g->by_age);
 	list_init(&g->ended_list);
+	list_init(&g->recorded);
 	loop_timer_init(&g->sweep, l, on_sweep, g);
 	loop_timer_start(&g->sweep, 1000);
 	int r = table_open(g, err);

@@ -25,6 +25,7 @@ struct gateway {
 	struct list by_use;     /* struct session.use_node: least recently used first; not those with an open request */
 	struct list by_age;     /* struct session.age_node: oldest first */
 	struct list ended_list; /* struct ended.node: oldest first */
+	struct list recorded;   /* struct ended.recorded: those that have a record, oldest first */
 	struct loop_timer sweep;
 	struct slots *records;  /* table.c; NULL = none are kept */
 	bool same_life;
@@ -80,7 +81,7 @@ struct session {
 
 /* A session that is over. */
 struct ended {
-	struct list node;
+	struct list node, recorded;
 	char id[SID_LEN];
 	uint32_t slot; /* of its record; SLOTS_NONE = none */
 	char *namespace_id;

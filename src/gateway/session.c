@@ -95,6 +95,7 @@ static void ended_free(struct gateway *g, struct ended *e)
 {
 	map_del(g->ended, e->id);
 	list_remove(&e->node);
+	list_remove(&e->recorded);
 	slots_give(g->records, e->slot);
 	free(e->namespace_id);
 	free(e->reason);
@@ -170,6 +171,7 @@ struct ended *ended_add(struct gateway *g, const char *id, const char *namespace
 	struct ended *e = NEW(struct ended);
 	memcpy(e->id, id, SID_LEN);
 	e->slot = SLOTS_NONE;
+	list_init(&e->recorded);
 	e->namespace_id = xstrdup(namespace_id);
 	e->reason = xstrdup(reason);
 	e->until_ms = loop_now_ms(g->loop) + g->settings.remember_ms;

@@ -37,18 +37,24 @@ static struct session_record *record(const struct session *s)
 	return slots_at(s->g->records, s->slot);
 }
 
+static void set_slot(struct gateway *g, struct ended *e, uint32_t slot)
+{
+	list_remove(&e->recorded);
+	e->slot = slot;
+	if (slot != SLOTS_NONE)
+		list_push_back(&g->recorded, &e->recorded);
+}
+
 uint32_t table_take(struct gateway *g)
 {
 	uint32_t slot = slots_take(g->records);
 
 	/* Full of ended ones, mostly: the oldest is remembered here only. */
-	list_foreach(&g->ended_list, struct ended, node, e) {
-		if (slot != SLOTS_NONE || !g->records)
-			break;
-		if (e->slot == SLOTS_NONE)
-			continue;
+	if (slot == SLOTS_NONE && g->records && !list_empty(&g->recorded)) {
+		struct ended *e = container_of(g->recorded.next, struct ended, recorded);
+
 		slots_give(g->records, e->slot);
-		e->slot = SLOTS_NONE;
+		set_slot(g, e, SLOTS_NONE);
 		slot = slots_take(g->records);
 	}
 	return slot;
@@ -112,7 +118,7 @@ void table_ended(struct session *s, struct ended *e)
 {
 	struct session_record *r = record(s);
 
-	e->slot = s->slot;
+	set_slot(s->g, e, s->slot);
 	s->slot = SLOTS_NONE;
 	if (!r)
 		return;
@@ -144,7 +150,7 @@ static void recall(struct gateway *g, uint32_t slot, struct session_record *r)
 		return;
 	}
 	e = ended_add(g, r->id, r->namespace_id, ended ? r->reason : "it was lost by a fault of the host (outcome infra)");
-	e->slot = slot;
+	set_slot(g, e, slot);
 	e->until_ms = ended ? MIN(r->until_ms, until) : until;
 	r->until_ms = e->until_ms;
 	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
