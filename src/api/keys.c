@@ -27,7 +27,7 @@ static const char *kind(const struct store_key *k)
 
 static const char *state(const struct store_key *k)
 {
-	return k->revoked_ms ? "revoked" : k->expires_ms && k->expires_ms <= time_wall_ms() ? "expired" : "active";
+	return k->revoked_ms ? "revoked" : store_key_is_over(k) ? "expired" : "active";
 }
 
 /* text: the key itself, once. */
@@ -180,7 +180,7 @@ static bool on_listed(void *arg, struct store_namespace *ns)
 	struct listing *l = arg;
 
 	list_foreach(&ns->keys, struct store_key, of_namespace, k) {
-		if ((l->of && l->of != ns && l->of != k->user) || (!l->all && !str_eq(state(k), "active")))
+		if ((l->of && l->of != ns && l->of != k->user) || (!l->all && store_key_is_over(k)))
 			continue;
 		if (auth_may_manage_key(l->caller, k, NULL) < 0)
 			continue;
@@ -288,10 +288,7 @@ static void on_revoke(struct http_req *req, void *arg)
 	if (!k)
 		return;
 	api_audit_note(req, k->ns, k->id, NULL);
-	if (!k->revoked_ms) {
-		k->revoked_ms = time_wall_ms();
-		store_key_save(a->store, k);
-	}
+	store_key_revoke(a->store, k);
 	reply_key(a, req, 200, k, NULL);
 }
 

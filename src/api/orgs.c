@@ -7,7 +7,6 @@
 #include "api/errors.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "base/time.h"
 
 #define BODY_MAX (16u * 1024)
 #define PAGE_DEFAULT 100
@@ -420,12 +419,9 @@ static bool revoke_keys_of(void *arg, struct store_namespace *ns)
 	void **both = arg; /* the api, the user */
 	struct api *a = both[0];
 
-	list_foreach(&ns->keys, struct store_key, of_namespace, k) {
-		if (k->user != both[1] || k->revoked_ms)
-			continue;
-		k->revoked_ms = time_wall_ms();
-		store_key_save(a->store, k);
-	}
+	list_foreach(&ns->keys, struct store_key, of_namespace, k)
+		if (k->user == both[1])
+			store_key_revoke(a->store, k);
 	return true;
 }
 

@@ -38,10 +38,10 @@ static struct store_environment *environment_of(struct auth *a, struct http_req 
 }
 
 /* Whose the thing is, as far as the path says it; else the caller's own. */
-static const struct store_namespace *namespace_of(struct auth *a, struct http_req *req, const struct auth_caller *c)
+static const struct store_namespace *namespace_of(struct auth *a, struct http_req *req, const struct store_environment *e,
+						  const struct auth_caller *c)
 {
 	static const char *const names[] = { "owner", "org", "user" };
-	const struct store_environment *e = environment_of(a, req);
 	const struct store_namespace *ns = e ? e->ns : NULL;
 
 	for (size_t i = 0; i < ARRAY_LEN(names) && !ns; i++) {
@@ -67,7 +67,7 @@ void auth_audit_begin(struct auth *a, struct http_req *req, struct auth_seen *se
 	if (!is_change(method, http_req_path(req)))
 		return;
 	const struct store_environment *e = environment_of(a, req);
-	const struct store_namespace *of = namespace_of(a, req, c), *actor = c->user ? c->user : c->ns;
+	const struct store_namespace *of = namespace_of(a, req, e, c), *actor = c->user ? c->user : c->ns;
 	auto_free char *target = e ? xasprintf("%s/%s", e->ns->name, e->name) : xstrdup("");
 	char action[ACTION_MAX];
 	snprintf(action, sizeof(action), "%s %s", method, http_req_target(req));

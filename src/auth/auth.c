@@ -105,11 +105,6 @@ static bool looks_like_key(const char *key)
 	return strlen(key) == AUTH_KEY_LEN - 1 && str_starts(key, AUTH_KEY_PREFIX);
 }
 
-static bool is_over(const struct store_key *k)
-{
-	return k->revoked_ms || (k->expires_ms && k->expires_ms <= time_wall_ms());
-}
-
 /* What a key has where it acts; AUTH_NOBODY: its user is no member there any more. */
 static int role_of(const struct store_key *k)
 {
@@ -129,7 +124,7 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 	const struct session_key *of_session = map_get_bytes(a->session_keys, hash, sizeof(hash));
 	struct store_key *k = of_session ? of_session->caller.key : store_key_by_hash(a->store, hash);
 	int role = k ? role_of(k) : AUTH_NOBODY;
-	if (k ? is_over(k) || role == AUTH_NOBODY : !of_session)
+	if (k ? store_key_is_over(k) || role == AUTH_NOBODY : !of_session)
 		return err_set(err, -EKEYREJECTED, "the API key is not valid");
 	if (of_session) {
 		*ret = of_session->caller;
@@ -185,13 +180,11 @@ const char *auth_basic_user(struct http_req *req)
 static const char *key_of(struct http_req *req)
 {
 	const char *key = http_req_header(req, "X-API-Key");
-	const char *bearer = after_scheme(req, "Bearer"), *basic = after_scheme(req, "Basic");
 
 	if (!str_empty(key))
 		return key;
-	if (bearer)
-		return bearer;
-	return basic ? basic_part(req, basic, false) : NULL;
+	const char *bearer = after_scheme(req, "Bearer"), *basic = bearer ? NULL : after_scheme(req, "Basic");
+	return basic ? basic_part(req, basic, false) : bearer;
 }
 
 /* A bucket of tokens that is filled with `rate` of them a second. */

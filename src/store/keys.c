@@ -196,16 +196,21 @@ void store_counts(const struct store *s, uint64_t *ret_namespaces, uint64_t *ret
 	list_foreach(&s->namespaces, struct store_namespace, all, ns) {
 		++*ret_namespaces;
 		list_foreach(&ns->keys, struct store_key, of_namespace, k)
-			*ret_keys += !k->revoked_ms;
+			*ret_keys += !store_key_is_over(k);
 	}
 }
 
-void store_key_save(struct store *s, const struct store_key *k)
+bool store_key_is_over(const struct store_key *k)
 {
-	struct store_op *op = store_op_new(s, "UPDATE api_key SET label = ?, role = ?, revoked_ms = ? WHERE id = ?");
+	return k->revoked_ms || (k->expires_ms && k->expires_ms <= time_wall_ms());
+}
 
-	store_op_text(op, k->label);
-	store_op_text(op, store_role_name(k->role));
+void store_key_revoke(struct store *s, struct store_key *k)
+{
+	if (k->revoked_ms)
+		return;
+	k->revoked_ms = time_wall_ms();
+	struct store_op *op = store_op_new(s, "UPDATE api_key SET revoked_ms = ? WHERE id = ?");
 	store_op_i64(op, k->revoked_ms);
 	store_op_text(op, k->id);
 }

@@ -135,7 +135,8 @@ struct store_key_spec {
 
 MUST_CHECK int store_key_add(struct store *s, const struct store_key_spec *spec, const unsigned char hash[STORE_HASH_LEN],
 			     struct store_key **ret, struct err *err);
-void store_key_save(struct store *s, const struct store_key *k);
+bool store_key_is_over(const struct store_key *k);             /* revoked or expired: of no use any more */
+void store_key_revoke(struct store *s, struct store_key *k); /* at once; harmless to repeat */
 struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
 struct store_key *store_key_by_id(struct store *s, const char *id);
 /* The same by the beginning of its id, of 8 characters at least; NULL = none, or several. */
