@@ -41,8 +41,8 @@ struct session {
 	uint32_t slot;                      /* of its record; SLOTS_NONE = none */
 	enum session_state state;
 	const char *namespace_id;           /* of the key that opened it: the store's, as env is */
-	const char *key_id;
-	struct store_key *opener;           /* the same; NULL = it is known no more */
+	struct store_key *opener;           /* that key; NULL = it is known no more */
+	const char *key_id;                 /* its id, or "" */
 	struct store_environment *env;
 	struct env_wait *wait;              /* OPENING */
 	struct instance *instance;          /* a use of it; NULL while OPENING and when CLOSED */
@@ -99,7 +99,7 @@ struct removal {
 /* session.c */
 struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env);
 /* One of a former daemon, OPENING, with its record; whoever calls it says how it goes on. */
-struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, const char *key_id,
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, struct store_key *opener,
 				struct store_environment *env);
 struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason);
 struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */

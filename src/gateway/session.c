@@ -123,7 +123,7 @@ void on_sweep(struct loop_timer *t, void *arg)
 
 /* -- life -------------------------------------------------------------------------------------------------------- */
 
-struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, const char *key_id,
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, struct store_key *opener,
 				struct store_environment *env)
 {
 	struct session *s = NEW(struct session);
@@ -131,9 +131,9 @@ struct session *session_restore(struct gateway *g, const char *id, uint32_t slot
 	s->slot = slot;
 	s->env = env;
 	s->namespace_id = namespace_id;
-	s->key_id = key_id;
-	s->opener = auth_key_by_id(g->auth, key_id);
-	auth_count(s->opener, STORE_USE_SESSIONS, 1);
+	s->key_id = opener ? opener->id : "";
+	s->opener = opener;
+	auth_count(opener, STORE_USE_SESSIONS, 1);
 	s->opened_ms = loop_now_ms(g->loop);
 	s->refs = 1;
 	list_init(&s->create_queue);
@@ -155,7 +155,7 @@ struct session *session_new(struct gateway *g, const struct auth_caller *caller,
 	char id[SID_LEN];
 	struct session *s;
 	sid_make(id, &(struct sid_route){ .kind = SID_SESSION, .slot = slot == SLOTS_NONE ? 0 : slot });
-	s = session_restore(g, id, slot, caller->ns->id, caller->key_id, env);
+	s = session_restore(g, id, slot, caller->ns->id, caller->key, env);
 	table_add(s);
 	g->counts.sessions_total++;
 	return s;

@@ -157,13 +157,6 @@ static void recall(struct gateway *g, uint32_t slot, struct session_record *r)
 	slots_publish(&r->state, SESSION_CLOSED + 1u);
 }
 
-static const char *key_of(struct gateway *g, const char *id)
-{
-	const struct store_key *k = store_key_by_id(g->store, id);
-
-	return k ? k->id : "";
-}
-
 static void restore_key(struct session *s, struct store_namespace *ns, const struct session_record *r)
 {
 	struct auth_caller caller = {
@@ -225,7 +218,7 @@ static void adopt(struct gateway *g, uint32_t slot, const struct session_record 
 		slots_give(g->records, slot);
 		return;
 	}
-	s = session_restore(g, copy.id, slot, ns->id, key_of(g, copy.key_id), env);
+	s = session_restore(g, copy.id, slot, ns->id, store_key_by_id(g->store, copy.key_id), env);
 	restore_fields(s, &copy);
 	restore_key(s, ns, &copy);
 	g->counts.adopted_total++;
