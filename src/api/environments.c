@@ -8,18 +8,10 @@
 #include "api/errors.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "base/time.h"
 
 #define BODY_MAX (64u * 1024)
 #define PAGE_DEFAULT 50
 #define PAGE_MAX 500
-
-static void write_time(struct json_writer *w, const char *key, int64_t wall_ms)
-{
-	char text[TIME_ISO_LEN];
-
-	json_kv_str(w, key, time_iso(wall_ms, text));
-}
 
 static const struct store_deployment *serving(const struct store_environment *e)
 {
@@ -62,48 +54,12 @@ static void write_environment(struct api *a, struct json_writer *w, const struct
 	json_kv_i64(w, "max_scale", (int64_t)e->max_scale);
 	json_kv_str(w, "status", d ? store_deployment_state_name(d->state) : NULL);
 	json_kv_str(w, "deployment_id", d ? d->id : NULL);
-	write_time(w, "created_at", e->created_ms);
-	write_time(w, "updated_at", e->updated_ms);
+	api_write_time(w, "created_at", e->created_ms);
+	api_write_time(w, "updated_at", e->updated_ms);
 	json_close(w);
 }
 
 /* -- POST /v1/environments ------------------------------------------------------------------------------------- */
-
-struct creation { /* lives as long as its request */
-	struct api *api;
-	struct http_req *req;
-	struct store_environment *e;
-	int status;
-	bool gone;
-};
-
-static void on_created(void *arg, const struct err *err)
-{
-	auto_free struct creation *c = arg;
-	struct json_writer w;
-	auto_buf struct buf b = { 0 };
-
-	if (c->gone)
-		return;
-	http_req_on_close(c->req, NULL, NULL);
-	if (err) {
-		api_reply_err(c->req, err);
-		return;
-	}
-	buf_init(&b, 64 * 1024);
-	json_write_begin(&w, &b);
-	write_environment(c->api, &w, c->e);
-	api_send(c->req, c->status, &w, &b);
-}
-
-static void on_creator_gone(struct http_req *req, bool complete, void *arg)
-{
-	struct creation *c = arg;
-
-	(void)req;
-	(void)complete;
-	c->gone = true; /* on_created frees it */
-}
 
 static int find_namespace(struct api *a, const struct auth_caller *c, const char *name, struct store_namespace **ret,
 			  struct err *err)
@@ -145,11 +101,13 @@ static int create(struct api *a, const struct auth_caller *c, json_t *body, stru
 
 void api_environment_saved(struct api *a, struct http_req *req, struct store_environment *e, int status)
 {
-	struct creation *c = NEW(struct creation);
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
 
-	*c = (struct creation){ .api = a, .req = req, .e = e, .status = status };
-	http_req_on_close(req, on_creator_gone, c);
-	store_sync(a->store, on_created, c);
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	write_environment(a, &w, e);
+	api_send_saved(a, req, status, &w, &b);
 }
 
 static void on_create_body(struct http_req *req, const char *data, size_t len, void *arg)
