@@ -159,10 +159,20 @@ uint64_t groups_cpu_us(const struct init *in)
 	return keyed(fd, "usage_usec");
 }
 
+static void keep_spare(struct init *in, struct group *g)
+{
+	if (g->cpu_fd < 0)
+		g->cpu_fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+	g->cpu_base_us = usage_us(g);
+	in->groups.spare = g;
+}
+
 void groups_prepare(struct init *in)
 {
-	if (in->groups.usable && !in->groups.spare && group_make(in, &in->groups.spare) == 0)
-		in->groups.spare->cpu_fd = openat(in->groups.spare->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+	struct group *g;
+
+	if (in->groups.usable && group_make(in, &g) == 0)
+		keep_spare(in, g);
 }
 
 int group_take(struct init *in, struct group **ret)
@@ -190,10 +200,7 @@ static int retire(struct init *in, struct group *g)
 
 	list_remove(&g->link);
 	if (!in->groups.spare && !g->killed) {
-		if (g->cpu_fd < 0)
-			g->cpu_fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
-		g->cpu_base_us = usage_us(g);
-		in->groups.spare = g;
+		keep_spare(in, g);
 		return 0;
 	}
 	group_name(name, g->number);

@@ -203,20 +203,27 @@ static void forget_request(struct init *in)
 	give_back(in_buf, held_len);
 }
 
+/* False: it was for long enough. */
+static bool put_off(struct init *in)
+{
+	uint64_t now_us = time_now_us();
+
+	if (!at_hand.give_up_us)
+		at_hand.give_up_us = now_us + AGAIN_MAX_US;
+	in->control.again_us = now_us < at_hand.give_up_us ? now_us + AGAIN_US : 0;
+	return in->control.again_us;
+}
+
 static void handle_request(struct init *in)
 {
 	struct err err = ERR_INIT;
-	uint64_t now_us;
 	int r;
 
 	at_hand.stage = "request";
 	at_hand.again = false;
 	r = handle(in, &at_hand, &err);
-	now_us = r < 0 && at_hand.again ? time_now_us() : UINT64_MAX;
-	if (now_us < at_hand.give_up_us) {
-		in->control.again_us = now_us + AGAIN_US;
+	if (r < 0 && at_hand.again && put_off(in))
 		return;
-	}
 	if (r < 0)
 		control_failed(in, held.request, at_hand.stage, r, &err);
 	forget_request(in);
@@ -244,7 +251,6 @@ static void receive(struct init *in)
 		forget_request(in);
 		return;
 	}
-	at_hand.give_up_us = time_now_us() + AGAIN_MAX_US;
 	handle_request(in);
 }
 

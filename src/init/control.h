@@ -31,7 +31,7 @@ struct request {
 	int fds[FD_PASS_MAX]; /* closed after the handler; -1 = stolen */
 	size_t n_fds;
 	const char *stage;    /* what a failure is called in the answer; the handler moves it on */
-	uint64_t give_up_us;  /* the last time that it is put off */
+	uint64_t give_up_us;  /* until when it is put off; 0 = it was not yet */
 	bool again;           /* set by a handler that fails: to be tried again soon, unless it is too late. Nothing else is
 				 read meanwhile: the order of requests stays */
 };
