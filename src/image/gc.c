@@ -134,9 +134,7 @@ static bool choose(struct gc *g, size_t *ret)
 	for (size_t k = 0; k < g->n; k++)
 		list[k] = (struct choice){ .image = g->list[k], .used_ms = images_used_ms(g->images, g->list[k]->name, NULL),
 					   .kept = is_kept(g, g->list[k]->name) };
-	uint64_t left = 0;
-	g->how.left_bytes = image_choose_total(list, g->n);
-	if (!image_choose(list, g->n, g->bytes, order, &left))
+	if (!image_choose(list, g->n, g->bytes, order, &g->how.left_bytes))
 		return false;
 	g->frees_bytes = list[order[0]].frees_bytes;
 	*ret = order[0];
