@@ -136,6 +136,7 @@ MUST_CHECK int config_set(struct config *c, const char *key, const char *value, 
 MUST_CHECK int config_check(struct config *c, struct err *err);
 /* -- an element of `listen` -- */
 const char *config_listen_address(const char *listen); /* its HOST:PORT */
+char *config_listen_host(const char *address);           /* HOST of a HOST:PORT, without brackets; the caller frees */
 bool config_listen_is_tls(const struct config *c, const char *listen);
 bool config_listen_is_loopback(const char *address); /* HOST:PORT; a name other than localhost is not */
 /* -EINVAL, with what to do, for a HOST:PORT in plain that others can reach and `insecure` does not allow. config_check() asks it

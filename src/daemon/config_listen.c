@@ -15,6 +15,15 @@ const char *config_listen_address(const char *listen)
 	return scheme ? scheme + strlen("://") : listen;
 }
 
+char *config_listen_host(const char *address)
+{
+	const char *colon = strrchr(address, ':');
+	size_t len = colon ? (size_t)(colon - address) : strlen(address);
+	bool brackets = len > 1 && address[0] == '[' && address[len - 1] == ']';
+
+	return brackets ? xstrndup(address + 1, len - 2) : xstrndup(address, len);
+}
+
 bool config_listen_is_tls(const struct config *c, const char *listen)
 {
 	return str_starts(listen, "https://") || (*c->tls_certificate && !str_starts(listen, "http://"));
@@ -50,16 +59,10 @@ int config_check_tls(const struct config *c, struct err *err)
 /* Names other than localhost are not asked for: what they mean is seen when the sockets are there. */
 bool config_listen_is_loopback(const char *address)
 {
-	const char *colon = strrchr(address, ':');
-	size_t len = colon ? (size_t)(colon - address) : strlen(address);
+	auto_free char *host = config_listen_host(address);
 	struct http_range one;
 	struct err ignored;
 
-	if (len > 1 && address[0] == '[' && address[len - 1] == ']') {
-		address++;
-		len -= 2;
-	}
-	auto_free char *host = xstrndup(address, len);
 	if (str_ieq(host, "localhost"))
 		return true;
 	return !strchr(host, '/') && http_range_parse(&one, host, &ignored) == 0 && http_address_is_loopback(&one.base);

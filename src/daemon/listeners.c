@@ -1,5 +1,4 @@
 /* The listening sockets, which the spawner holds: in plain or with TLS, and where this machine's own programs find one. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,7 +17,7 @@
 #include "sandbox/link.h"
 
 struct listener {
-	char address[INET6_ADDRSTRLEN + 16]; /* HOST:PORT, as bound */
+	char address[HTTP_SOCKADDR_TEXT]; /* HOST:PORT, as bound */
 	bool tls;
 };
 
@@ -26,39 +25,21 @@ struct listener {
 
 static int address_of(int fd, char *ret, size_t size, struct err *err)
 {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} a = { 0 };
+	struct sockaddr_storage a;
 	socklen_t len = sizeof(a);
-	char host[INET6_ADDRSTRLEN];
 
-	if (getsockname(fd, &a.any, &len) < 0)
+	if (getsockname(fd, (struct sockaddr *)&a, &len) < 0)
 		return err_sys(err, "the listening socket's address");
-	if (a.any.sa_family == AF_INET6) {
-		inet_ntop(AF_INET6, &a.v6.sin6_addr, host, sizeof(host));
-		snprintf(ret, size, "[%s]:%u", host, ntohs(a.v6.sin6_port));
-	} else {
-		inet_ntop(AF_INET, &a.v4.sin_addr, host, sizeof(host));
-		snprintf(ret, size, "%s:%u", host, ntohs(a.v4.sin_port));
-	}
+	if (!http_sockaddr_text((struct sockaddr *)&a, ret, size))
+		return err_set(err, -EAFNOSUPPORT, "a listening socket is neither of IPv4 nor of IPv6");
 	return 0;
-}
-
-/* The host of HOST:PORT without brackets; the caller frees. */
-static char *host_of(const char *address)
-{
-	size_t len = (size_t)(strrchr(address, ':') - address);
-
-	return *address == '[' ? xstrndup(address + 1, len - 2) : xstrndup(address, len);
 }
 
 /* Whether a socket may come from this element of `listen`. A name may be any address. */
 static bool may_be(const char *listen, const char *bound)
 {
 	const char *wanted = config_listen_address(listen), *port = strrchr(wanted, ':');
-	auto_free char *host = host_of(wanted), *bound_host = host_of(bound);
+	auto_free char *host = config_listen_host(wanted), *bound_host = config_listen_host(bound);
 	struct http_range a, b;
 	struct err ignored;
 
@@ -72,9 +53,12 @@ static bool may_be(const char *listen, const char *bound)
 /* The spawner holds them in the order of `listen`, unless it is older than the configuration. NULL = none is like it. */
 static const char *element_of(const struct config *c, size_t at, const char *bound)
 {
-	for (size_t i = 0; c->listen[i]; i++)
-		if (i == at && may_be(c->listen[i], bound))
-			return c->listen[i];
+	size_t n = 0;
+
+	while (c->listen[n])
+		n++;
+	if (at < n && may_be(c->listen[at], bound))
+		return c->listen[at];
 	for (char *const *p = c->listen; *p; p++)
 		if (may_be(*p, bound))
 			return *p;

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -35,6 +36,21 @@ bool http_address_of(struct http_address *ret, const struct sockaddr *sa)
 		set_v4(ret, &((const struct sockaddr_in *)(const void *)sa)->sin_addr);
 	else if (sa->sa_family == AF_INET6)
 		memcpy(ret->bytes, &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr, sizeof(ret->bytes));
+	else
+		return false;
+	return true;
+}
+
+bool http_sockaddr_text(const struct sockaddr *sa, char *ret, size_t size)
+{
+	const struct sockaddr_in *v4 = (const void *)sa;
+	const struct sockaddr_in6 *v6 = (const void *)sa;
+	char ip[INET6_ADDRSTRLEN];
+
+	if (sa->sa_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof(ip)))
+		snprintf(ret, size, "%s:%u", ip, ntohs(v4->sin_port));
+	else if (sa->sa_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof(ip)))
+		snprintf(ret, size, "[%s]:%u", ip, ntohs(v6->sin6_port));
 	else
 		return false;
 	return true;
@@ -85,13 +101,21 @@ int http_range_parse(struct http_range *ret, const char *text, struct err *err)
 	return 0;
 }
 
-bool http_range_has(const struct http_range *r, const struct http_address *a)
+static bool has(const struct http_range *r, const struct http_address *a)
 {
 	unsigned whole = r->bits / 8, rest = r->bits % 8;
 
 	if (memcmp(r->base.bytes, a->bytes, whole) != 0)
 		return false;
 	return !rest || (r->base.bytes[whole] ^ a->bytes[whole]) >> (8 - rest) == 0;
+}
+
+bool http_ranges_have(const struct http_range *ranges, size_t n, const struct http_address *a)
+{
+	for (size_t i = 0; i < n; i++)
+		if (has(&ranges[i], a))
+			return true;
+	return false;
 }
 
 /* -- the trail ------------------------------------------------------------------------------------------------------ */
@@ -261,20 +285,12 @@ static void read_forwarded(struct trail *t, const struct http_header *h, size_t 
 
 /* -- what it comes to ------------------------------------------------------------------------------------------------ */
 
-static bool is_trusted(const struct http_range *trusted, size_t n, const struct http_address *a)
-{
-	for (size_t i = 0; i < n; i++)
-		if (http_range_has(&trusted[i], a))
-			return true;
-	return false;
-}
-
 static const struct hop *first_hop(const struct trail *t, const struct http_range *trusted, size_t n)
 {
 	for (size_t i = t->n; i-- > 0;) {
 		if (!t->hops[i].known) /* nobody says who that was: the proxy before it is all we know */
 			return &t->hops[MIN(i + 1, t->n - 1)];
-		if (!is_trusted(trusted, n, &t->hops[i].address))
+		if (!http_ranges_have(trusted, n, &t->hops[i].address))
 			return &t->hops[i];
 	}
 	return t->n ? &t->hops[0] : NULL;

@@ -32,10 +32,13 @@ struct http_range {
 /* "10.0.0.0/8", "::1". -EINVAL, and *err says what was expected but not of which setting. A range whose address has bits
  * beyond its length is wrong: "10.0.0.1/8" is likelier a mistake. */
 MUST_CHECK int http_range_parse(struct http_range *ret, const char *text, struct err *err);
-bool http_range_has(const struct http_range *r, const struct http_address *a);
+bool http_ranges_have(const struct http_range *ranges, size_t n, const struct http_address *a); /* one of them does */
 /* False for what is neither IPv4 nor IPv6. */
 bool http_address_of(struct http_address *ret, const struct sockaddr *sa);
 bool http_address_is_loopback(const struct http_address *a);
+/* "192.0.2.1:80", "[::1]:80", cut at size. False for what is neither IPv4 nor IPv6. */
+#define HTTP_SOCKADDR_TEXT (INET6_ADDRSTRLEN + 10) /* bytes of the longest */
+bool http_sockaddr_text(const struct sockaddr *sa, char *ret, size_t size);
 
 struct http_origin {
 	bool known;                      /* address is set */

@@ -22,7 +22,7 @@ static bool has(const char *of, const char *address)
 {
 	struct http_range r = range(of), a = range(address);
 
-	return http_range_has(&r, &a.base);
+	return http_ranges_have(&r, 1, &a.base);
 }
 
 Test(origin, ranges_have_their_addresses_and_no_others)
