@@ -29,12 +29,8 @@ static void on_line(void *arg, const char *line, size_t len)
 
 static int fetch(const struct cli_target *t, const char *run, struct sink *s, struct err *err)
 {
-	auto_buf struct buf path = { 0 };
-
-	buf_init(&path, 64 * 1024);
-	if (buf_puts(&path, "/v1/runs/") < 0 || str_percent_encode(&path, run) < 0 || buf_puts(&path, "/export") < 0)
-		return err_set(err, -EINVAL, "the name of the run is too long");
-	struct cli_request rq = { .method = "GET", .path = path.data, .line = on_line, .arg = s, .stop = &s->failed };
+	auto_free char *of = cli_path("/v1/runs/", run), *path = xasprintf("%s/export", of);
+	struct cli_request rq = { .method = "GET", .path = path, .line = on_line, .arg = s, .stop = &s->failed };
 	int r = cli_http(t, &rq, err);
 	cli_request_done(&rq);
 	if (fflush(s->f) == EOF && !s->failed)

@@ -103,17 +103,6 @@ static void print_images(json_t *answer)
 	printf("\n");
 }
 
-static void print_objects(json_t *answer)
-{
-	size_t i;
-	json_t *image;
-
-	json_array_foreach(json_object_get(answer, "images"), i, image) {
-		auto_free char *text = json_dumps(image, JSON_COMPACT);
-		printf("%s\n", text ? text : "{}");
-	}
-}
-
 static int list(const struct cli_target *t, bool json)
 {
 	auto_json body = NULL;
@@ -122,7 +111,7 @@ static int list(const struct cli_target *t, bool json)
 	if (cli_ask(t, "GET", "/v1/images", NULL, &body, &err) < 0)
 		return cli_fail("%s", err.msg);
 	if (json)
-		print_objects(body);
+		cli_print_rows(json_object_get(body, "images"), NULL, 0, true, false);
 	else
 		print_images(body);
 	return 0;
@@ -162,13 +151,9 @@ static int collect(const struct cli_target *t, const char *size)
 
 static int remove_one(const struct cli_target *t, const char *name)
 {
-	auto_buf struct buf path = { 0 };
+	auto_free char *path = cli_path("/v1/images?name=", name);
+	struct cli_request rq = { .method = "DELETE", .path = path };
 	struct err err;
-
-	buf_init(&path, 64 * 1024);
-	if (buf_puts(&path, "/v1/images?name=") < 0 || str_percent_encode(&path, name) < 0)
-		return cli_fail("the name is too long");
-	struct cli_request rq = { .method = "DELETE", .path = path.data };
 	int r = cli_http(t, &rq, &err);
 	cli_request_done(&rq);
 	return r < 0 ? cli_fail("%s: %s", name, err.msg) : 0;

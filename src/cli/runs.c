@@ -247,12 +247,9 @@ int cli_runs(int argc, char **argv)
 
 static char *path_of(const char *before, const char *name, const char *after)
 {
-	auto_buf struct buf b = { 0 };
+	auto_free char *path = cli_path(before, name);
 
-	buf_init(&b, BUF_UNLIMITED);
-	if (buf_puts(&b, before) < 0 || str_percent_encode(&b, name) < 0 || buf_puts(&b, after) < 0)
-		abort(); /* an unlimited buffer has no way to fail */
-	return buf_steal(&b, NULL);
+	return xasprintf("%s%s", path, after);
 }
 
 int cli_rollouts(int argc, char **argv)
