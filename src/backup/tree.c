@@ -59,6 +59,7 @@ static int put_content(struct writer *w, int fd, const char *name, uint64_t size
 	return 0;
 }
 
+/* The part that it belongs to, or a failure. */
 static int put_member(struct writer *w, const struct tar_member *m)
 {
 	int part = part_of(m->name);
@@ -67,12 +68,12 @@ static int put_member(struct writer *w, const struct tar_member *m)
 		return err_set(w->err, -EINVAL, "\"%.200s\" is no name that a backup can hold", m->name);
 	sums_member(&w->sums, (enum backup_part)part, m);
 	int r = tar_header(&w->buf, m);
-	return r < 0 ? r : writer_flush(w);
+	r = r < 0 ? r : writer_flush(w);
+	return r < 0 ? r : part;
 }
 
 int writer_file(struct writer *w, int fd, const char *name)
 {
-	static const char zeros[TAR_BLOCK];
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
@@ -80,8 +81,8 @@ int writer_file(struct writer *w, int fd, const char *name)
 	const struct tar_member m = { .name = name, .type = TAR_FILE, .mode = st.st_mode & 07777, .size = (uint64_t)st.st_size,
 				      .mtime_s = st.st_mtim.tv_sec };
 	int r = put_member(w, &m);
-	r = r < 0 ? r : put_content(w, fd, name, m.size, (enum backup_part)part_of(name));
-	r = r < 0 ? r : buf_append(&w->buf, zeros, tar_padding(m.size));
+	r = r < 0 ? r : put_content(w, fd, name, m.size, (enum backup_part)r);
+	r = r < 0 ? r : tar_pad(&w->buf, m.size);
 	r = r < 0 ? r : writer_flush(w);
 	return r < 0 ? r : w->failed;
 }
@@ -130,7 +131,8 @@ static int put_folder(struct writer *w, const char *path, const struct stat *st)
 	auto_free char *name = xasprintf("%s/", path);
 	const struct tar_member m = { .name = name, .type = TAR_FOLDER, .mode = st->st_mode & 07777, .mtime_s = st->st_mtim.tv_sec };
 
-	return put_member(w, &m);
+	int r = put_member(w, &m);
+	return MIN(r, 0);
 }
 
 static int put_tree(struct writer *w, int dir, const char *path, wanted_fn *wanted, unsigned depth);

@@ -17,13 +17,12 @@
 
 static int put_text(struct writer *w, const char *name, const struct buf *text)
 {
-	static const char zeros[TAR_BLOCK];
 	const struct tar_member m = { .name = name, .type = TAR_FILE, .mode = 0600, .size = text->len,
 				      .mtime_s = time_wall_ms() / 1000 };
 	int r = tar_header(&w->buf, &m);
 
 	r = r < 0 ? r : buf_append(&w->buf, text->data, text->len);
-	r = r < 0 ? r : buf_append(&w->buf, zeros, tar_padding(text->len));
+	r = r < 0 ? r : tar_pad(&w->buf, text->len);
 	return r < 0 ? r : writer_flush(w);
 }
 

@@ -71,6 +71,11 @@ static int record(struct buf *b, const char *key, const char *value)
 	return buf_printf(b, "%zu %s=%s\n", len, key, value);
 }
 
+static size_t padding_of(uint64_t size)
+{
+	return (TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK;
+}
+
 static int put_zeros(struct buf *ret, size_t n)
 {
 	static const char zeros[2 * TAR_BLOCK];
@@ -85,7 +90,7 @@ static int put_records(struct buf *ret, char type, const struct buf *records)
 	int r = put_ustar(ret, &m, type);
 
 	r = r < 0 ? r : buf_append(ret, records->data, records->len);
-	return r < 0 ? r : put_zeros(ret, tar_padding(records->len));
+	return r < 0 ? r : tar_pad(ret, records->len);
 }
 
 int tar_header(struct buf *ret, const struct tar_member *m)
@@ -116,9 +121,9 @@ int tar_comment(struct buf *ret, const char *text)
 	return r < 0 ? r : put_records(ret, 'g', &b);
 }
 
-size_t tar_padding(uint64_t size)
+int tar_pad(struct buf *ret, uint64_t size)
 {
-	return (TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK;
+	return put_zeros(ret, padding_of(size));
 }
 
 int tar_end(struct buf *ret)
@@ -203,7 +208,7 @@ static void next(struct tar_reader *r, enum reading state, uint64_t left)
 
 static void after_content(struct tar_reader *r)
 {
-	size_t padding = tar_padding(r->size);
+	size_t padding = padding_of(r->size);
 
 	next(r, padding ? PADDING : HEADER, padding ? padding : TAR_BLOCK);
 }

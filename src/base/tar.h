@@ -25,11 +25,11 @@ struct tar_member {
 };
 
 /* The header of m, owned by nobody in particular, so that the same content gives the same bytes. The content follows, then
- * tar_padding() zeros. -ENOBUFS. */
+ * tar_pad(). -ENOBUFS. */
 MUST_CHECK int tar_header(struct buf *ret, const struct tar_member *m);
 /* A comment between members, which readers skip: a sign of life. */
 MUST_CHECK int tar_comment(struct buf *ret, const char *text);
-size_t tar_padding(uint64_t size);      /* 0..511 */
+MUST_CHECK int tar_pad(struct buf *ret, uint64_t size); /* what follows a content of so many bytes */
 MUST_CHECK int tar_end(struct buf *ret); /* two empty blocks: nothing follows */
 
 /* -- reading ------------------------------------------------------------------------------------------------------- */

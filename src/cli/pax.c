@@ -35,9 +35,11 @@ static int put(struct pax *p, const void *data, size_t len)
 
 static int pad(struct pax *p, uint64_t size)
 {
-	static const char zeros[TAR_BLOCK];
+	auto_buf struct buf zeros = { 0 };
 
-	return put(p, zeros, tar_padding(size));
+	buf_init(&zeros, TAR_BLOCK);
+	int r = tar_pad(&zeros, size);
+	return r < 0 ? r : put(p, zeros.data, zeros.len);
 }
 
 static int put_header(struct pax *p, const char *name, enum tar_type type, const struct stat *st, const char *link, uint64_t size)

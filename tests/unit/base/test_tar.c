@@ -32,12 +32,11 @@ TestSuite(tar, .init = set_up, .fini = tear_down, .timeout = 60);
 
 static void put(const char *name, enum tar_type type, mode_t mode, const char *content)
 {
-	static const char zeros[TAR_BLOCK];
 	const struct tar_member m = { .name = name, .type = type, .mode = mode, .size = strlen(content), .mtime_s = 1700000000 };
 
 	cr_assert_eq(tar_header(&archive, &m), 0);
 	cr_assert_eq(buf_puts(&archive, content), 0);
-	cr_assert_eq(buf_append(&archive, zeros, tar_padding(m.size)), 0);
+	cr_assert_eq(tar_pad(&archive, m.size), 0);
 }
 
 static int on_member(void *arg, const struct tar_member *m, struct err *err)
