@@ -23,15 +23,6 @@ static struct images *images_of(struct api *a, struct http_req *req)
 	return a->images;
 }
 
-static void write_layers(struct json_writer *w, const struct image *i)
-{
-	json_key(w, "layer_bytes");
-	json_open_array(w);
-	for (size_t k = 0; i->layer_bytes && k < i->n_layers; k++)
-		json_i64(w, (int64_t)i->layer_bytes[k]);
-	json_close(w);
-}
-
 static void write_image(struct json_writer *w, struct images *s, const struct image *i)
 {
 	char created[TIME_ISO_LEN], used[TIME_ISO_LEN];
@@ -42,7 +33,7 @@ static void write_image(struct json_writer *w, struct images *s, const struct im
 	json_kv_str(w, "digest", i->digest);
 	json_kv_i64(w, "size_bytes", (int64_t)i->size_bytes);
 	json_kv_i64(w, "layers", (int64_t)i->n_layers);
-	write_layers(w, i);
+	json_kv_u64s(w, "layer_bytes", i->layer_bytes, i->n_layers);
 	json_kv_str(w, "created_at", time_iso(i->created_ms, created));
 	json_kv_str(w, "last_used_at", time_iso(images_used_ms(s, i->name, &busy), used));
 	json_kv_bool(w, "in_use", busy);

@@ -186,17 +186,6 @@ int image_record_read(struct image **ret, const char *path, struct err *err)
 }
 
 /* -- writing ------------------------------------------------------------------------------------------------- */
-static void write_layer_bytes(const struct image *i, struct json_writer *w)
-{
-	if (!i->layer_bytes)
-		return;
-	json_key(w, "layer_bytes");
-	json_open_array(w);
-	for (size_t k = 0; k < i->n_layers; k++)
-		json_i64(w, (int64_t)i->layer_bytes[k]);
-	json_close(w);
-}
-
 static int write_text(const struct image *i, struct buf *out)
 {
 	struct json_writer w;
@@ -211,7 +200,8 @@ static int write_text(const struct image *i, struct buf *out)
 	for (size_t k = 0; k < i->n_layers; k++)
 		json_str(&w, i->layers[k]);
 	json_close(&w);
-	write_layer_bytes(i, &w);
+	if (i->layer_bytes)
+		json_kv_u64s(&w, "layer_bytes", i->layer_bytes, i->n_layers);
 	json_kv_strv(&w, "env", i->env);
 	json_kv_strv(&w, "entrypoint", i->entrypoint);
 	json_kv_strv(&w, "cmd", i->cmd);

@@ -64,3 +64,4 @@ void json_kv_i64(struct json_writer *w, const char *key, int64_t v);
 void json_kv_double(struct json_writer *w, const char *key, double v);
 void json_kv_bool(struct json_writer *w, const char *key, bool v);
 void json_kv_strv(struct json_writer *w, const char *key, char *const *list); /* ends with NULL; NULL = [] */
+void json_kv_u64s(struct json_writer *w, const char *key, const uint64_t *list, size_t n); /* up to INT64_MAX each; NULL = [] */

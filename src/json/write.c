@@ -253,3 +253,12 @@ void json_kv_strv(struct json_writer *w, const char *key, char *const *list)
 		json_str(w, *list);
 	json_close(w);
 }
+
+void json_kv_u64s(struct json_writer *w, const char *key, const uint64_t *list, size_t n)
+{
+	json_key(w, key);
+	json_open_array(w);
+	for (size_t i = 0; list && i < n; i++)
+		json_i64(w, (int64_t)list[i]);
+	json_close(w);
+}
