@@ -4,8 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,36 +43,24 @@ static int open_folder(int parent, const char *name)
 	return openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
-static void kill_all(int folder)
-{
-	int pid, fd = openat(folder, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "re");
-
-	while (f && fscanf(f, "%d", &pid) == 1)
-		if (pid > 0)
-			kill(pid, SIGKILL);
-	if (f)
-		fclose(f);
-	else
-		fd_close(fd);
-}
-
-static void remove_folder(void *arg, int parent, const char *name)
+static void kill_folder(void *arg, int parent, const char *name)
 {
 	int fd = open_folder(parent, name);
 
 	if (fd < 0)
 		return; /* a file */
-	kill_all(fd);
-	each_folder(fd, remove_folder, arg);
-	for (int i = 0; i < BUSY_TRIES && unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno == EBUSY; i++)
-		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+	cgroup_kill_at(parent, name);
+	each_folder(fd, kill_folder, arg);
 }
 
+/* The killed need their time to be gone. */
 static void remove_ours(void *arg, int parent, const char *name)
 {
-	if (is_ours(arg, name))
-		remove_folder(NULL, parent, name);
+	if (!is_ours(arg, name))
+		return;
+	kill_folder(NULL, parent, name);
+	for (int i = 0; i < BUSY_TRIES && cgroup_remove_at(parent, name) == -EBUSY; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
 }
 
 static void sweep_hierarchy(void *arg, int parent, const char *name)

@@ -340,13 +340,13 @@ int cgroup_enter_v1(const struct cgroups *c, const char *id)
 	return 0;
 }
 
-static void kill_procs(int dir, const char *id)
+void cgroup_kill_at(int dir, const char *name)
 {
 	char file[CGROUP_PATH_MAX];
 	int pid, fd;
 	FILE *f;
 
-	snprintf(file, sizeof(file), "%s/cgroup.procs", id);
+	snprintf(file, sizeof(file), "%s/cgroup.procs", name);
 	fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
 	f = fd < 0 ? NULL : fdopen(fd, "re");
 	if (!f) {
@@ -368,7 +368,7 @@ void cgroup_kill(const struct cgroups *c, const char *id)
 		return;
 	for (int t = 0; t < CGROUP_TREES; t++)
 		if (c->dir[t] >= 0)
-			kill_procs(c->dir[t], id);
+			cgroup_kill_at(c->dir[t], id);
 }
 
 /* Runs' folders, which may have folders in turn: whatever init made, two levels are all that we use, eight is for those
@@ -390,12 +390,17 @@ static int remove_below(int parent, const char *name, int depth)
 	return unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
 }
 
+int cgroup_remove_at(int dir, const char *name)
+{
+	return remove_below(dir, name, 8);
+}
+
 int cgroup_remove(const struct cgroups *c, const char *id)
 {
 	int first = 0;
 
 	for (int t = 0; t < CGROUP_TREES; t++) {
-		int r = c->dir[t] < 0 ? 0 : remove_below(c->dir[t], id, 8);
+		int r = c->dir[t] < 0 ? 0 : cgroup_remove_at(c->dir[t], id);
 
 		first = first < 0 ? first : r;
 	}

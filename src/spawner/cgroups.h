@@ -51,5 +51,8 @@ MUST_CHECK int cgroup_enter_v1(const struct cgroups *c, const char *id);
 void cgroup_kill(const struct cgroups *c, const char *id);
 /* Removes <id> and what init made below it. -EBUSY while processes are in it. Absent is fine. */
 MUST_CHECK int cgroup_remove(const struct cgroups *c, const char *id);
+/* The same in one folder of a hierarchy: kills what is in name itself; removes it with those below. */
+void cgroup_kill_at(int dir, const char *name);
+MUST_CHECK int cgroup_remove_at(int dir, const char *name);
 /* Calls fn with every <id> that exists in any hierarchy (an id may come more than once). */
 void cgroups_each(const struct cgroups *c, void (*fn)(void *arg, const char *id), void *arg);
