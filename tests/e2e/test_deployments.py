@@ -339,6 +339,7 @@ def test_logs_of_several_revisions_are_one_and_can_be_followed(platform, slow):
         deploy_tiny(platform, slow.name, revision="2")
         second = deployments(platform, slow.name)[0]["id"]
         session.call("log", text="three, of the old one")
+        wait_until(lambda: any("three, of the old one" in line for line in seen), 30, "the old revision's")  # it has its time by then
         TinySession(platform, slow.name).call("log", text="ERROR: four, of the new one")
         wait_until(lambda: any("four, of the new one" in line for line in seen), 30, "the new revision's")
     finally:

@@ -8,7 +8,7 @@ import time
 import pytest
 from openreward import AsyncOpenReward
 
-from orw import settings
+from orw import settings, wait_until
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -338,6 +338,7 @@ def open_or_empty(path):
 def test_sandboxes_do_not_see_each_other(platform, client):
     with client.sandbox(settings()) as a, client.sandbox(settings()) as b:
         a.run("echo secret > /tmp/f; setsid sleep 4321 &")
+        wait_until(lambda: sleepers(a, 4321) == 1, what="its sleep's exec")
         assert sleepers(a, 4321) == 1 and sleepers(b, 4321) == 0
         assert b.run("ls /tmp/f").return_code != 0
         assert b.run("hostname").output != a.run("hostname").output
