@@ -439,11 +439,7 @@ int auth_first_start(struct auth *a, const char *path, char ret_text[AUTH_KEY_LE
 	r = auth_key_make(a, ns, STORE_ROLE_ADMIN, "admin.key", ret_text, err);
 	if (r < 0)
 		return r;
-	const struct audit_entry entry = {
-		.actor_id = "", .actor = "server", .key_id = "", .session_id = "", .namespace_id = ns->id, .namespace = ns->name,
-		.action = "START admin.key", .target = "a key of an operator was made", .peer = "",
-	};
-	store_audit_add(a->store, &entry);
+	store_audit_own(a->store, "START admin.key", "a key of an operator was made");
 	snprintf(line, sizeof(line), "%s\n", ret_text);
 	return fd_write_file(path, line, strlen(line), 0600, err);
 }

@@ -13,6 +13,7 @@
 #include "base/rmtree.h"
 #include "base/str.h"
 #include "loop/loop.h"
+#include "store/audit.h"
 #include "store/store.h"
 
 #define ASIDE ".restore"
@@ -255,6 +256,8 @@ static int mend_database(struct restore *x, struct backup_restored *ret, struct 
 		return r;
 	r = store_open(&m.store, m.loop, path, err);
 	if (r == 0) {
+		auto_free char *of = xasprintf("the backup of %s, made by openreward %s", ret->info.created, ret->info.program);
+		store_audit_own(m.store, "RESTORE", of);
 		store_counts(m.store, &ret->namespaces, &ret->keys);
 		store_environments(m.store, mend, &m);
 		store_sync(m.store, on_saved, &m);

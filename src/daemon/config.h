@@ -90,6 +90,8 @@ struct config {
 	uint64_t rollout_keep_days;     /* without an event; 0 = for ever */
 	uint64_t rollout_max_messages;  /* of one namespace; 0 = no limit */
 
+	uint64_t audit_keep_days;       /* 0 = for ever */
+
 	/* builds */
 	uint64_t build_concurrency;
 	uint64_t build_timeout_ms;

@@ -176,6 +176,9 @@ const struct config_key config_keys[] = {
 	{ "rollouts.max_messages", CONFIG_COUNT, AT(rollout_max_messages), "0", 0, INT64_MAX,
 	  "Messages that are kept of one namespace; beyond it its oldest rollouts are removed, whole. 0: all." },
 
+	{ "audit.keep_days", CONFIG_COUNT, AT(audit_keep_days), "400", 0, 36500,
+	  "Entries that are older are removed. 0: none is." },
+
 	{ "builds.concurrency", CONFIG_COUNT, AT(build_concurrency), "1", 1, 64,
 	  "Builds at once; those of one environment always follow each other." },
 	{ "builds.timeout", CONFIG_DURATION, AT(build_timeout_ms), "1h", SECOND, 7 * DAY, "Of one build." },
@@ -236,6 +239,7 @@ static const struct {
 	{ "queue", "Who waits when everything is in use." },
 	{ "buckets", "Files of environments." },
 	{ "rollouts", "What agents did, as clients log it: see docs/rollouts.md." },
+	{ "audit", "Who changed what, when, from where: docs/control.md." },
 	{ "builds", "From a folder with a Dockerfile to an image." },
 	{ "git", "Repositories that are pushed to this server." },
 	{ "github", "Repositories that are linked: see docs/git.md." },

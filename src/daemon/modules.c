@@ -171,7 +171,8 @@ static void open_recorder(struct daemon *d)
 	const struct config *c = d->config;
 	struct recorder_settings s = {
 		.pending_bytes = c->rollout_pending_bytes, .events_max = c->rollout_events,
-		.keep = { .keep_ms = c->rollout_keep_days * DAY_MS, .max_messages = c->rollout_max_messages },
+		.keep = { .keep_ms = c->rollout_keep_days * DAY_MS, .max_messages = c->rollout_max_messages,
+			  .audit_ms = c->audit_keep_days * DAY_MS },
 	};
 
 	d->recorder = recorder_new(d->loop, d->store, &s);

@@ -18,6 +18,17 @@ int64_t store_audit_add(struct store *s, const struct audit_entry *e)
 	return id;
 }
 
+void store_audit_own(struct store *s, const char *action, const char *target)
+{
+	const struct store_namespace *ns = store_namespace_find(s, STORE_NAMESPACE_LOCAL);
+	const struct audit_entry entry = {
+		.actor_id = "", .actor = "server", .key_id = "", .session_id = "", .namespace_id = ns ? ns->id : "",
+		.namespace = STORE_NAMESPACE_LOCAL, .action = action, .target = target, .peer = "",
+	};
+
+	store_audit_add(s, &entry);
+}
+
 void store_audit_target(struct store *s, int64_t id, const struct store_namespace *ns, const char *target)
 {
 	struct store_op *op = store_op_new(s, "UPDATE audit SET namespace_id = ?, namespace = ?, target = ? WHERE id = ?");
@@ -34,6 +45,21 @@ void store_audit_status(struct store *s, int64_t id, int status)
 
 	store_op_i64(op, status);
 	store_op_i64(op, id);
+}
+
+/* -- retention --------------------------------------------------------------------------------------------------- */
+
+/* By the ids, which grow with time, so that nothing but the oldest is looked at. */
+bool store_audit_trim_piece(struct store_db *db, int64_t before_ms, int64_t rows)
+{
+	sqlite3_stmt *st = store_db_query(db, "DELETE FROM audit WHERE id IN (SELECT id FROM audit ORDER BY id LIMIT ?1) AND at_ms < ?2");
+
+	if (!st)
+		return false;
+	sqlite3_bind_int64(st, 1, rows);
+	sqlite3_bind_int64(st, 2, before_ms);
+	store_db_run(db, st);
+	return db->code == SQLITE_OK && sqlite3_changes(db->db) == rows;
 }
 
 /* -- reading ----------------------------------------------------------------------------------------------------- */

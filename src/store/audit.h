@@ -1,6 +1,6 @@
 /* store/audit.h: the audit log: every change that somebody asked for, in the order in which they came. Not in memory, as it
  * only grows. An entry is queued before the change that it is about, so no change is on disk without it; the answer's
- * status follows. Nothing removes or rewrites entries. Writing: loop thread; reading: a worker with a store_reader. */
+ * status follows. Only age removes entries (record_limits.audit_ms), nothing rewrites them. Writing: loop thread; reading: a worker with a store_reader. */
 #pragma once
 
 #include "store/record.h"
@@ -20,6 +20,8 @@ struct audit_entry {
 
 /* id and status are not looked at; at_ms 0 = now. Returns the entry's id. */
 int64_t store_audit_add(struct store *s, const struct audit_entry *e);
+/* Of what the server or the machine's operator did without a call, to the namespace `local`; peer "". */
+void store_audit_own(struct store *s, const char *action, const char *target);
 /* What the entry is about, when that is known later. */
 void store_audit_target(struct store *s, int64_t id, const struct store_namespace *ns, const char *target);
 void store_audit_status(struct store *s, int64_t id, int status);

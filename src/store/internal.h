@@ -151,6 +151,10 @@ struct map *store_db_statements_free(struct map *statements);      /* returns NU
 void store_bind_text(sqlite3_stmt *st, int i, const char *text);    /* NULL becomes NULL; text must stay until it was run */
 void store_bind_double(sqlite3_stmt *st, int i, double v);          /* NAN becomes NULL */
 
+/* audit.c, on the writer's thread, inside a transaction: looks at this many of the oldest entries, and removes those from
+ * before then. True = all of them were. */
+bool store_audit_trim_piece(struct store_db *db, int64_t before_ms, int64_t rows);
+
 /* record_queue.c */
 struct store_db *store_reader_db(struct store_reader *r);
 MUST_CHECK int store_reader_error(struct store_reader *r, struct err *err); /* 0 = none yet */

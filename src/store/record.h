@@ -59,10 +59,11 @@ struct record_batch {
 /* Batches that come while one is written share the next transaction. The batch must stay until done has run. */
 void store_record(struct store *s, struct record_batch *b);
 
-/* What retention leaves. 0 = no limit. Both go by namespace, the oldest rollouts first, whole ones. */
+/* What retention leaves. 0 = no limit. The first two go by namespace, the oldest rollouts first, whole ones. */
 struct record_limits {
 	uint64_t keep_ms; /* since the last event of a rollout; one waits for all that were recorded before it */
 	uint64_t max_messages;
+	uint64_t audit_ms; /* age of an entry of the audit log, which is everybody's */
 };
 
 /* Removes one piece (some hundred rows) of what is beyond the limits, on the writer's thread. done: more = call

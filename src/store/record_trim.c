@@ -200,5 +200,7 @@ int store_record_trim_piece(struct store *s, const struct record_limits *limits,
 		ns = next;
 	}
 	*ret_more = !time_left(&t);
+	if (limits->audit_ms)
+		*ret_more |= store_audit_trim_piece(&t.db, t.now_ms - (int64_t)limits->audit_ms, PIECE_ROWS);
 	return t.db.code;
 }

@@ -188,7 +188,7 @@ static const struct {
 	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },
 	{ "SELECT id, environment_id, state, image, source, branch, commit_sha, reason, cpu_milli, memory_bytes, created_ms,"
 	  " updated_ms FROM deployment ORDER BY rowid", on_deployment },
-	{ "SELECT coalesce(max(id), 0) FROM audit", on_last_audit },
+	{ "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'audit'", on_last_audit },
 	{ "SELECT key, value FROM setting", on_setting },
 	{ "SELECT environment_id, branch, subdirectory, github_id, github_repo, arxiv_url, github_url, hf_url"
 	  " FROM environment_origin", on_origin },

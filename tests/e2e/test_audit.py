@@ -1,10 +1,30 @@
 """The audit log: every change leaves who, what, when and from where, and only those who may read it do."""
+import base64
 import json
+import os
+import subprocess
+import tempfile
 import uuid
 
 import pytest
 
+from openapi import calls
 from orw import settings, wait_until
+
+# Calls that may change something and leave no entry, and why.
+NOT_AUDITED = {
+    "what agents do in sessions is what they are for": [
+        "POST /create_session", "POST /ping", "POST /delete", "POST /delete_session"],
+    "likewise in sandboxes": [
+        "POST /create_sandbox", "POST /run", "POST /set_network", "POST /stat_file", "POST /read_file", "POST /write_file",
+        "DELETE /v1/sandboxes/{id}", "POST /v1/sandboxes/{id}/runs", "DELETE /v1/sandboxes/{id}/runs/{run}",
+        "POST /v1/sandboxes/{id}/runs/{run}/stdin", "POST /v1/sandboxes/{id}/runs/{run}/signal",
+        "POST /v1/sandboxes/{id}/runs/{run}/resize", "POST /v1/sandboxes/{id}/runs/{run}/wait"],
+    "what they did is a record itself": ["POST /v1/rollouts"],
+    "a fetch": ["POST /git/{owner}/{name}/git-upload-pack"],
+    "the bytes of an upload whose address was asked for, which is audited": ["PUT /v1/files/{env}/{path}"],
+    "one for each environment that it deploys: test_github.py": ["POST /v1/github/webhook"],
+}
 
 
 def unique(word: str) -> str:
@@ -126,6 +146,49 @@ def test_pages_filters_and_bad_input(platform, team):
     assert table[0].split() == ["AT", "ACTOR", "FROM", "STATUS", "ACTION", "TARGET", "NAMESPACE"] and len(table) == 2
     for argv in (["audit", "extra"], ["audit", "--limit", "0"], ["audit", "--what"]):
         assert platform.cli(*argv).returncode == 2
+
+
+def test_every_call_that_changes_something_leaves_an_entry(platform):
+    """With a read-only key: each is refused, nothing changes, and the entry is there all the same."""
+    status, made = ask(platform, "POST", "/v1/keys", {"readOnly": True, "name": unique("census")})
+    assert status == 201
+    excused = [name for names in NOT_AUDITED.values() for name in names]
+    asked = {}
+    for call in [c for c in calls() if c.method in ("POST", "PUT", "PATCH", "DELETE")]:
+        mark = uuid.uuid4().hex
+        path = call.target({p["name"]: mark for p in call.parameters_in("path")}, {"mark": mark})
+        platform.request(call.method, path, b"{}" if call.has_body else None, {"Content-Type": "application/json"}, made["key"])
+        asked[f"{call.method} {call.path}"] = f"{call.method} {path}"
+    last = [action for name, action in asked.items() if name not in excused][-1]
+    wait_until(lambda: any(e["action"] == last for e in entries(platform)), 60, "the last one")
+    found = {e["action"]: e for e in entries(platform) if e["key"] == made["id"]}
+    silent = sorted(name for name, action in asked.items() if action not in found)
+    assert silent == sorted(excused), "what leaves no entry, and what is said to"
+    for entry in found.values():
+        assert entry["status"] >= 400 and entry["from"] and entry["actor"] == "local" and entry["at"], entry
+
+
+def test_git_pushes_and_the_clis_verbs(platform):
+    name = unique("pushed")
+    assert ask(platform, "POST", "/v1/environments", {"name": name, "namespace": "local"})[0] == 201
+    with tempfile.TemporaryDirectory() as folder:
+        def git(*argv):
+            return subprocess.run(["git", "-C", folder, *argv], capture_output=True, text=True, timeout=300, env={
+                **os.environ, "GIT_TERMINAL_PROMPT": "0"}, check=False)
+
+        git("init", "-q", "-b", "kept")
+        git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "--allow-empty", "-m", "x")
+        basic = base64.b64encode(f"x:{platform.key}".encode()).decode()
+        done = git("-c", f"http.extraHeader=Authorization: Basic {basic}", "push", f"{platform.url}/git/local/{name}", "kept")
+        assert done.returncode == 0, done.stderr
+    assert platform.cli("env", "set", f"local/{name}", "max_scale=2").returncode == 0
+    assert platform.cli("env", "rm", f"local/{name}").returncode == 0
+    wait_until(lambda: any(e["action"].startswith(f"DELETE /v1/environments/local/{name}") for e in entries(platform)), 60, "the last one")
+    of_it = [e for e in entries(platform) if name in e["action"] + (e["target"] or "")]
+    assert [e["action"].split("?")[0] for e in of_it] == [
+        f"DELETE /v1/environments/local/{name}", f"PATCH /v1/environments/local/{name}/settings",
+        f"POST /git/local/{name}/git-receive-pack", "POST /v1/environments"]
+    assert all(e["status"] in (200, 201) and e["from"] for e in of_it)
 
 
 def test_it_outlives_a_kill(base_images):

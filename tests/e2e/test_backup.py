@@ -142,6 +142,8 @@ def test_without_base_images_it_says_what_to_do(source, tmp_path):
     assert source.cli("backup", str(tmp_path / "x")).returncode == 0
     with restored(tmp_path / "x") as (q, said):
         assert "files of environments were not in it" in said
+        [entry] = get(q, "/v1/audit?action=RESTORE")["entries"]
+        assert (entry["actor"], entry["namespace"]) == ("server", "local") and "the backup of 20" in entry["target"]
         newest = get(q, f"/v1/environments/{name}/deployments")[0]["id"]
         wait_until(lambda: get(q, f"/v1/deployments/{newest}")["status"] in ("failed", "ready"), 240)
         now = get(q, f"/v1/deployments/{newest}")

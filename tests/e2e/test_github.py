@@ -189,3 +189,21 @@ def test_no_key_and_no_such_repository(server, name):
     assert "not found in your accessible" in orwd(server, "link", f"local/{name}", "acme/none", check=False).stdout
     assert call(server, "POST", f"/v1/github/environments/local/{name}/connect", {"githubRepoId": 5})[0] == 404
     assert call(server, "POST", f"/v1/github/environments/local/{name}/connect", {})[0] == 400
+
+
+def test_what_a_webhook_deploys_is_in_the_audit_log(server, github, linked, name):
+    def entries():
+        return [e for e in call(server, "GET", "/v1/audit?action=POST%20/v1/github/webhook&limit=1000")[1]["entries"]
+                if name in e["target"] and e["status"]]
+
+    assert github.webhook(server.url, linked, secret="wrong")[0] == 401
+    assert github.webhook(server.url, linked, ref="refs/heads/other") == (200, {"status": "ignored", "deployments": 0})
+    assert entries() == []
+    delivery = str(uuid.uuid4())
+    assert github.webhook(server.url, linked, delivery=delivery)[0] == 202
+    assert github.webhook(server.url, linked, delivery=delivery)[1]["status"] == "duplicate"
+    wait_until(entries, 60, "the entry")
+    [entry] = entries()
+    assert (entry["actor"], entry["namespace"], entry["status"], entry["key"]) == (f"github:acme/{name}", "local", 202, None)
+    assert entry["target"] == f"local/{name}: a push to main, delivery {delivery}" and entry["from"].startswith("127.0.0.1:")
+    settled(server, name, 2)

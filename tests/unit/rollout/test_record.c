@@ -1,4 +1,6 @@
 /* Events in the store: whatever the order and however often, the same comes of it; reading by pages; retention. */
+#include "base/str.h"
+#include "store/audit.h"
 #include "unit/rollout/records.h"
 
 TestSuite(record, .init = set_up, .fini = tear_down, .timeout = 120);
@@ -417,4 +419,53 @@ Test(record, the_silent_go_after_a_time)
 	trim(limits);
 	auto_free char *gone = see(NS, look_at_runs);
 	cr_assert_str_eq(gone, "0 in all\n");
+}
+
+/* -- the audit log ------------------------------------------------------------------------------------------------- */
+
+static void put_entry(void *arg, const struct audit_entry *e)
+{
+	put(arg, "%lld ", (long long)e->id);
+}
+
+static void look_at_audit(struct seen *s, struct store_reader *r)
+{
+	const struct audit_filter all = { 0 };
+
+	cr_assert_eq(store_audit_read(r, &all, 0, 5, put_entry, s, &s->err), 0);
+}
+
+static void on_synced(void *arg UNUSED, const struct err *err)
+{
+	cr_assert_null(err);
+	loop_stop(loop, 0);
+}
+
+static void audited(int n, int64_t at_ms)
+{
+	for (int i = 0; i < n; i++) {
+		const struct audit_entry e = { .at_ms = at_ms, .actor_id = "", .actor = "a", .key_id = "", .session_id = "",
+					       .namespace_id = "", .namespace = "", .action = "POST /", .target = "", .peer = "" };
+		store_audit_add(store, &e);
+	}
+	store_sync(store, on_synced, NULL);
+	cr_assert_eq(loop_run(loop), 0);
+}
+
+Test(record, the_audit_log_goes_by_age_in_pieces)
+{
+	audited(1203, 1000);
+	audited(2, 0);
+	cr_assert_eq(trim((struct record_limits){ .keep_ms = 1 }), 1);
+	auto_free char *kept = see(NS, look_at_audit);
+	cr_assert_str_eq(kept, "1205 1204 1203 1202 1201 ");
+	cr_assert_eq(trim((struct record_limits){ .audit_ms = 3600 * 1000 }), 3);
+	auto_free char *young = see(NS, look_at_audit);
+	cr_assert_str_eq(young, "1205 1204 ");
+	cr_assert_eq(trim((struct record_limits){ .audit_ms = 1 }), 1);
+	close_it();
+	open_it();
+	audited(1, 0);
+	auto_free char *after = see(NS, look_at_audit);
+	cr_assert(str_starts(after, "1206 "), "no id is given twice: %s", after);
 }
