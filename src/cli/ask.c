@@ -41,7 +41,7 @@ int cli_full_name(const struct cli_target *t, const char *name, char **ret, stru
 	if (!str_is_name(name, 100))
 		return err_set(err, -EINVAL, "\"%.200s\": expected NAMESPACE/NAME or NAME, each of letters, digits, '.', '_' and '-'",
 			       name);
-	int r = cli_ask(t, "GET", "/v1/namespace/current?type=org", NULL, &body, err);
+	int r = cli_ask(t, "GET", "/v1/namespace/current", NULL, &body, err);
 	r = r < 0 ? r : json_need_str(body, "name", &owner, err);
 	if (r == 0)
 		*ret = xasprintf("%s/%s", owner, name);

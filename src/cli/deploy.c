@@ -214,7 +214,7 @@ static int follow(struct deploy *d, uint64_t started_ms)
 
 static int own_namespace(struct deploy *d, struct err *err)
 {
-	struct cli_request rq = { .method = "GET", .path = "/v1/namespace/current?type=org" };
+	struct cli_request rq = { .method = "GET", .path = "/v1/namespace/current" };
 	auto_json body = NULL;
 	const char *name;
 	int r = cli_http(&d->target, &rq, err);

@@ -1,5 +1,8 @@
 """Users, organisations, members and keys: the command line, the calls behind it, and what the SDK gets with each kind of key."""
 import json
+import os
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -126,6 +129,28 @@ def test_the_last_owner_stays_and_a_disabled_user_is_out(team):
     assert team.ask("GET", "/v1/keys/current", key=key)[0] == 401
     assert lines(team.ok("key", "ls", "--json", "--namespace", boss)) == []
     assert {r["state"] for r in lines(team.ok("key", "ls", "--json", "--all", "--namespace", boss))} == {"revoked"}
+
+
+def test_whoami_and_the_default_namespace(team):
+    """As orwd asks: an organisation first, a user where there is none; "user" alone for what new things are to belong to."""
+    def orwd(key, *argv):
+        program = os.path.join(os.path.dirname(sys.executable), "orwd")
+        done = subprocess.run([program, *argv], env={**os.environ, **team.platform.env, "OPENREWARD_API_KEY": key}, text=True,
+                              capture_output=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    for_org = team.ok("key", "create", "--user", team.names["member"], "--namespace", team.org, key=team.keys["member"]).stdout.strip()
+    for key, name, kind in ((team.keys["member"], team.names["member"], "user"), (team.keys["org"], team.org, "org"),
+                            (for_org, team.org, "org")):
+        me = orwd(key, "whoami", "-o", "json")
+        assert (me["name"], me["type"]) == (name, kind)
+        made = orwd(key, "create", unique("mine"), "--description", "x", "-o", "json")
+        assert made["owner"] == name
+        status, answer = team.ask("GET", "/v1/namespace/current?type=org", key=key)
+        assert status == (200 if kind == "org" else 404), answer
+        assert team.cli("env", "show", made["name"], key=key).returncode == 0, "a name without a namespace"
+    assert team.ask("GET", "/v1/namespace/current?type=team")[0] == 400
 
 
 # -- who may do what -----------------------------------------------------------------------------------------------

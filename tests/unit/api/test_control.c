@@ -224,6 +224,9 @@ Test(control, keys)
 	cr_assert_eq(ask("orw_wrong", "GET", "/v1/namespace/current?type=org", NULL), 401);
 	cr_assert_eq(ask(member, "GET", "/v1/namespace/current?type=org", NULL), 200);
 	cr_assert(says("\"name\":\"local\"") && says("\"type\":\"org\""));
+	cr_assert_eq(ask(member, "GET", "/v1/namespace/current?type=user", NULL), 200, "what new things belong to, for clients");
+	cr_assert_eq(ask(member, "GET", "/v1/namespace/current?type=both", NULL), 400);
+	cr_assert(says("type: \\\"both\\\": expected user or org"));
 	cr_assert_eq(ask(stranger, "GET", "/v1/namespace/current", NULL), 200);
 	cr_assert(says("\"name\":\"other\""));
 	cr_assert_eq(ask(member, "GET", "/v1/leaks", NULL), 403);
