@@ -13,7 +13,7 @@
 #include "http/private.h"
 
 #define DEFER_ACCEPT_S 1 /* who says nothing for so long becomes a connection all the same */
-#define ACCEPT_BATCH 64 /* connections taken per event, so that a flood does not starve those already here */
+#define ACCEPT_SHARE 4 /* of what a turn does, the part that is new connections: neither they nor those already here starve */
 
 void http_limits_default(struct http_limits *ret)
 {
@@ -132,13 +132,16 @@ static bool accept_one(struct http_listener *l)
 	return true;
 }
 
+/* To ask until the kernel has no more costs as much as to accept one, each time: it makes a socket before it looks. So an idle
+ * loop takes one in a turn, and is told in the next one, at once, where more wait. */
 static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *arg)
 {
 	struct http_listener *l = arg;
 	struct http_server *s = l->server;
+	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE;
 
 	/* A handler may have closed the listeners. */
-	for (int i = 0; i < ACCEPT_BATCH && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
+	for (unsigned i = 0; i < batch && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
 	update_listeners(s);

@@ -45,6 +45,7 @@ static int fetch(struct loop *l, int timeout_ms)
 	struct epoll_event events[BATCH];
 	int n = epoll_wait(l->epoll_fd, events, BATCH, timeout_ms);
 
+	l->turn_events = n > 0 ? (unsigned)n : 0;
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	for (int i = 0; i < n; i++) {

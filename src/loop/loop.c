@@ -174,6 +174,11 @@ void loop_stop(struct loop *l, int code)
 	l->stop_code = code;
 }
 
+unsigned loop_turn_events(const struct loop *l)
+{
+	return l->turn_events;
+}
+
 uint64_t loop_now_ms(const struct loop *l)
 {
 	return l->now_ms;

@@ -28,6 +28,7 @@ struct loop *loop_free(struct loop *l);
 int loop_run(struct loop *l);
 void loop_stop(struct loop *l, int code); /* code >= 0; at the end of this turn, or of the first when not running yet */
 uint64_t loop_now_ms(const struct loop *l); /* CLOCK_MONOTONIC, read once per turn */
+unsigned loop_turn_events(const struct loop *l); /* descriptors that this turn found ready: how busy the loop is */
 
 /* -- descriptors -------------------------------------------------------------------------------------------- */
 struct loop_io;

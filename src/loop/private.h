@@ -35,6 +35,7 @@ struct loop {
 	uint64_t now_ms;
 
 	struct list pending; /* struct loop_io that have events of this turn */
+	unsigned turn_events; /* how many were on it */
 
 	struct loop_timer **heap; /* 1-based: heap[1] is due first */
 	size_t heap_len, heap_cap;
