@@ -266,9 +266,12 @@ static void hold(struct run_use *u, json_t *body, const unsigned char *key)
 
 static int run_body(struct run_use *u, json_t *body, const unsigned char *key, struct err *err)
 {
+	struct engine_exec_spec unused = { .log_fd = -1 };
 	const char *id = NULL;
 	int r = json_get_str(body, "task_id", &id, err);
 
+	if (r == 0 && id) /* it comes with the same body, which is held to the same */
+		r = run_spec_read(u->use.b->s, body, &unused, err);
 	if (r < 0)
 		return r;
 	if (id)

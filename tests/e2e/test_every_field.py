@@ -99,7 +99,7 @@ def samples_of(w):
         "delete": [Sample(headers={"X-Session-ID": NONE, "X-Deployment": "local/fields", "X-Secrets": "e30="}, status=(404,))],
         "deleteSession": [Sample(headers={"X-Session-ID": NONE}, status=(404,))],
         "createSandbox": [Sample(headers={"X-Secrets": "e30="}, body=SANDBOX, dear=True), Sample(body={"task_id": NONE}, dear=True)],
-        "run": [Sample(headers=of_box, body=RUN), Sample(headers=of_box, body={"cmd": "true", "task_id": NONE}, skip=("cmd",))],
+        "run": [Sample(headers=of_box, body=RUN), Sample(headers=of_box, body={"cmd": "true", "task_id": NONE})],
         "setNetwork": [Sample(headers=of_box, body=b"{}", status=(400,))],
         "statFile": [Sample(headers=of_box, query={"path": "/tmp/file", "sha256": "1"})],
         "readFile": [Sample(headers=of_box, query={"path": "/tmp/file", "offset": "1", "length": "2"})],

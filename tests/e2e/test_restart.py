@@ -172,7 +172,7 @@ def test_a_result_that_was_read_can_be_read_again(own):
         _, _, first = own.request("POST", "/run", body, headers={"X-Session-ID": s.sid})
         task = first.split(b"data: ")[1].split(b"\n")[0].decode()
         restart(own)
-        _, _, again = own.request("POST", "/run", b'{"task_id": "' + task.encode() + b'"}', headers={"X-Session-ID": s.sid})
+        _, _, again = own.request("POST", "/run", b'{"task_id": "' + task.encode() + b'", ' + body[1:], headers={"X-Session-ID": s.sid})
         assert again.split(b"event: end")[1] == first.split(b"event: end")[1]
         assert lines(s) == ["once"]
 
