@@ -6,6 +6,7 @@ import re
 import gateway
 import noisy
 import rollouts
+import strangers
 
 
 def number(v):
@@ -160,7 +161,7 @@ def alone_table(rows):
     return "### Figures that stand alone\n\n" + t.text()
 
 
-def write(world, boxes, through, logged, alone, beside, load):
+def write(world, boxes, through, logged, alone, beside, shaken, load):
     parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
     if load[0] > 1:
         parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
@@ -175,6 +176,8 @@ def write(world, boxes, through, logged, alone, beside, load):
         parts.append(alone_table(alone))
     if beside:
         parts.append(noisy.tables(beside, Table, number))
+    if shaken:
+        parts.append(strangers.tables(shaken, Table, number))
     failed = [f"- {c.label} ({c.group}): {c.failed}" for c in (boxes[1] + boxes[2] if boxes else []) if c.failed]
     failed += [f"- {what}: {why}" for what, why in world.skipped.items()]
     if failed:

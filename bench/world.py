@@ -72,6 +72,12 @@ def make_archive(root, path):
             t.addfile(info, io.BytesIO(content))
 
 
+def make_certificate(cert, key):
+    run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert,
+         "-days", "2", "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"])
+    os.chmod(key, 0o644)  # the daemon, which is not root, reads it; it is worth nothing
+
+
 class World:
     """Everything lives in one temporary folder; close() ends every process and removes it."""
 
@@ -121,12 +127,15 @@ class World:
 
     def start_server(self):
         data, config = f"{self.dir}/server", f"{self.dir}/server.yaml"
+        self.certificate, tls_key = f"{self.dir}/tls.pem", f"{self.dir}/tls.key"
+        make_certificate(self.certificate, tls_key)
         with open(config, "w", encoding="ascii") as f:  # what is measured is never how long the queue for room is
             f.write("admission:\n" + "".join(f"  {key}: 0\n" for key in (
                 "cpu_factor", "memory_factor", "instances", "memory_pressure", "io_pressure")))
-        self.server = Server([f"{self.build}/openreward", "serve", "--data", data, "--listen", "127.0.0.1:0", "--config", config],
-                             f"{self.dir}/server.log")
+            f.write(f"listen: ['http://127.0.0.1:0', '127.0.0.1:0']\ntls: {{certificate: {self.certificate}, key: {tls_key}}}\n")
+        self.server = Server([f"{self.build}/openreward", "serve", "--data", data, "--config", config], f"{self.dir}/server.log")
         self.servers.append(self.server)
+        self.tls_port = int(self.server.wait_for(r"listening on https://[0-9.]+:(\d+)", 30).group(1))
         host, port = self.server.wait_for(r"listening on http://([0-9.]+):(\d+)", 30).groups()
         self.data = data
         archive = f"{self.dir}/image.tar"
