@@ -8,7 +8,7 @@ ninja = ninja -C $(1) -j $(JOBS)
 run_tests = T='$(T)' tools/run-tests
 
 .DEFAULT_GOAL := all
-.PHONY: all install deb deps deps-test deps-bench check test clients lint asan tsan demo bench soak fuzz-build fuzz format clean help
+.PHONY: all install deb deps deps-test deps-bench check test clients lint asan tsan demo bench soak fuzz-build fuzz fuzz-merge format clean help
 
 all: deps ## build the programs into build/ (installs the packages they need first)
 	@tools/configure $(BUILD)
@@ -68,8 +68,11 @@ fuzz-build:
 	@CC=clang-14 tools/configure build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 	@$(call ninja,build-fuzz)
 
-fuzz: deps-test fuzz-build ## fuzz the parsers (SECONDS=60 for each target, or RUNS=N; T=name); build-fuzz/fuzz-results.tsv
-	@tools/fuzz build-fuzz $(or $(SECONDS),60) '$(T)'
+fuzz: deps-test fuzz-build ## each target until it has run 10 million inputs or found nothing new for 5 minutes (SECONDS=60: no longer; T=name)
+	@AT_ONCE='$(or $(AT_ONCE),$(JOBS))' tools/fuzz build-fuzz $(or $(SECONDS),0) '$(T)'
+
+fuzz-merge: fuzz-build ## what `make fuzz` found into tests/fuzz/corpus, as far as it reaches something new
+	@tools/fuzz --merge build-fuzz '$(T)'
 
 format: deps-test ## what clang-format would change (advice)
 	@git ls-files '*.c' '*.h' | xargs -r clang-format-14 --dry-run 2>&1 | grep -c 'clang-format-violations' || true

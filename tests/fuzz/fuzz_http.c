@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "exact.h"
 #include "http/parse.h"
 #include "http/sse.h"
 #include "http/sse_split.h"
@@ -39,7 +40,7 @@ static void check_head(const struct http_head *h, enum http_side side)
 	}
 }
 
-/* Feeds p[0..len) as if `step` bytes came at a time, each look at memory of just that size. */
+/* Feeds p[0..len) as if `step` bytes came at a time, each look at memory of which no more is there. */
 static void feed_body(struct outcome *o, const char *p, size_t len, size_t step)
 {
 	struct http_body_piece piece = { 0 };
@@ -49,11 +50,9 @@ static void feed_body(struct outcome *o, const char *p, size_t len, size_t step)
 
 	http_body_init(&b, o->head.body_length);
 	do {
-		auto_free char *exact = NULL;
 		end = MIN(len, MAX(end, o->used + step));
-		exact = xmalloc(end - o->used + 1);
-		memcpy(exact, p + o->used, end - o->used);
-		if (http_body_next(&b, exact, end - o->used, &piece, &why) < 0) {
+		exact_until(p, len, end);
+		if (http_body_next(&b, p + o->used, end - o->used, &piece, &why) < 0) {
 			o->verdict = -1;
 			return;
 		}
@@ -78,9 +77,8 @@ static void run(struct outcome *o, enum http_side side, const char *p, size_t le
 	limits.header_bytes = 4096;
 	while (r == 0 && at < len) {
 		at = MIN(len, at + step);
-		auto_free char *exact = xmalloc(at);
-		memcpy(exact, p, at);
-		r = http_head_find(&scan, side, exact, at, &limits, &end, &why);
+		exact_until(p, len, at);
+		r = http_head_find(&scan, side, p, at, &limits, &end, &why);
 	}
 	o->verdict = r;
 	if (r <= 0)
@@ -132,11 +130,11 @@ static void split_events(const char *p, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const char *p = (const char *)data + 1;
 	struct outcome whole, cut, bytes;
 
 	if (size < 2 || size > 20000)
 		return 0;
+	auto_free char *p = xmemdup(data + 1, size - 1);
 	enum http_side side = data[0] & 1 ? HTTP_SIDE_RESPONSE : HTTP_SIDE_REQUEST;
 	run(&whole, side, p, size - 1, size);
 	run(&cut, side, p, size - 1, 1 + (data[0] >> 1));
@@ -146,6 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	done(&whole);
 	done(&cut);
 	done(&bytes);
+	exact_until(p, size - 1, size - 1);
 	split_events(p, size - 1);
 	return 0;
 }

@@ -79,11 +79,29 @@ static void reader(const char *p, size_t len)
 	cli_progress_done(&progress);
 }
 
+/* A short input reaches the ends of pieces, too: as a list behind a text of up to 4 KiB. */
+static void behind_padding(const char *p, size_t len, size_t padding, size_t step)
+{
+	static char pad[SSE_PIECE_MAX];
+	auto_buf struct buf text;
+
+	memset(pad, 'x', sizeof(pad));
+	buf_init(&text, BUF_UNLIMITED);
+	check(buf_puts(&text, "[\"") == 0 && buf_append(&text, pad, padding) == 0);
+	check(buf_puts(&text, "\",") == 0 && buf_append(&text, p, len) == 0 && buf_puts(&text, "]") == 0);
+	splitter(text.data, text.len, step);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	if (size < 1 || size > 60000)
+	if (size < 2 || size > 60000)
 		return 0;
-	splitter((const char *)data + 1, size - 1, MIN((size_t)data[0] * 16 + 1, (size_t)SSE_SPLIT_MAX / 2));
-	reader((const char *)data + 1, size - 1);
+	const char *p = (const char *)data + 2;
+	size_t step = MIN((size_t)data[0] * 16 + 1, (size_t)SSE_SPLIT_MAX / 2);
+	if (data[1])
+		behind_padding(p, size - 2, SSE_PIECE_MAX - data[1], step);
+	else
+		splitter(p, size - 2, step);
+	reader(p, size - 2);
 	return 0;
 }

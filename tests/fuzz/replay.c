@@ -7,6 +7,7 @@
 #include "base/mem.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static int n_inputs;
 
@@ -44,7 +45,7 @@ static int replay_folder(const char *path, DIR *dir)
 
 int main(int argc, char **argv)
 {
-	int failed = 0;
+	int failed = LLVMFuzzerInitialize ? LLVMFuzzerInitialize(&argc, &argv) : 0;
 
 	for (int i = 1; i < argc; i++) {
 		DIR *dir = opendir(argv[i]);
