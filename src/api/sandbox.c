@@ -435,7 +435,8 @@ static void on_tick(struct loop_timer *t, void *arg)
 	list_foreach(&s->all, struct sandbox, node, b)
 		if (!list_empty(&b->uses))
 			renew(b);
-	while ((e = list_first(&s->ended_list, struct ended_sandbox, node)) && e->until_ms <= loop_now_ms(s->loop))
+	while ((e = list_first(&s->ended_list, struct ended_sandbox, node)) &&
+	       (e->until_ms <= loop_now_ms(s->loop) || map_len(s->ended) > s->settings.remember_max))
 		sandbox_ended_forget(s, e);
 	loop_timer_start(t, tick_ms(s));
 }
@@ -458,6 +459,8 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->idle_ms = or_default(c->idle_ms, 120000);
 	c->hard_ms = or_default(c->hard_ms, 86400000);
 	c->remember_ms = or_default(c->remember_ms, 3600000);
+	/* All of a former daemon's count as ended until they are adopted: there is room for these in any case. */
+	c->remember_max = MAX(or_default(c->remember_max, 200000), (size_t)SANDBOX_RECORDS_MAX);
 	c->result_ms = or_default(c->result_ms, 60000);
 	c->repeat_ms = or_default(c->repeat_ms, 30000);
 	c->runs_max = or_default(c->runs_max, 10000);

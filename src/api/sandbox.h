@@ -33,6 +33,7 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	uint64_t idle_ms;            /* silence that ends one [120,000] */
 	uint64_t hard_ms;            /* longest life [86,400,000] */
 	uint64_t remember_ms;        /* an ended one's id [3,600,000] */
+	size_t remember_max;         /* so many of them, the newest; at least the 65,536 that the file of ids holds [200,000] */
 	uint64_t result_ms;          /* a result that was read is kept this long [60,000] */
 	uint64_t repeat_ms;          /* how long a broken /run may be joined by its repetition [30,000] */
 	uint64_t result_bytes;       /* most output of one run when max_bytes is null; 0 = no limit */

@@ -34,12 +34,13 @@ char *sid_make(char ret[SID_LEN], const struct sid_route *route)
 	return ret;
 }
 
-/* The 16 bytes of a UUID's text. */
-static int uuid_bytes(const char *s, unsigned char ret[16])
+int sid_bytes(const char *s, unsigned char ret[SID_BYTES])
 {
-	char hex[33];
+	char hex[2 * SID_BYTES + 1];
 	size_t n = 0;
 
+	if (!s || strlen(s) != SID_LEN - 1)
+		return -EINVAL;
 	for (size_t i = 0; i < SID_LEN - 1; i++) {
 		bool dash = i == 8 || i == 13 || i == 18 || i == 23;
 		if (dash != (s[i] == '-'))
@@ -48,14 +49,14 @@ static int uuid_bytes(const char *s, unsigned char ret[16])
 			hex[n++] = s[i] >= 'A' && s[i] <= 'F' ? (char)(s[i] - 'A' + 'a') : s[i];
 	}
 	hex[n] = '\0';
-	return str_unhex(hex, ret, 16);
+	return str_unhex(hex, ret, SID_BYTES);
 }
 
 int sid_parse(const char *s, struct sid_route *ret)
 {
-	unsigned char b[16];
+	unsigned char b[SID_BYTES];
 
-	if (!s || strlen(s) != SID_LEN - 1 || uuid_bytes(s, b) < 0)
+	if (sid_bytes(s, b) < 0)
 		return -EINVAL;
 	unsigned kind = b[5] & 0xf;
 	if (b[6] >> 4 != 8 || b[8] >> 6 != 2 || kind < SID_SESSION || kind > SID_TASK)

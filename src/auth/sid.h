@@ -15,6 +15,7 @@
 #include "base/err.h"
 
 #define SID_LEN 37 /* characters with the final NUL */
+#define SID_BYTES 16
 #define SID_NODE_MAX 4095
 
 enum sid_kind { SID_SESSION = 1, SID_SANDBOX = 2, SID_INSTANCE = 3, SID_TASK = 4 };
@@ -29,5 +30,7 @@ struct sid_route {
 char *sid_make(char ret[SID_LEN], const struct sid_route *route);
 /* -EINVAL for anything but a lower- or upper-case UUID of version 8 with a known kind. s may be NULL. */
 MUST_CHECK int sid_parse(const char *s, struct sid_route *ret);
+/* The bytes that an id's text says, of any version; -EINVAL for what is no UUID, or NULL. */
+MUST_CHECK int sid_bytes(const char *s, unsigned char ret[SID_BYTES]);
 /* Equal, in time that does not depend on where they differ; case counts. */
 bool sid_eq(const char *a, const char *b);

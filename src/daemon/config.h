@@ -38,6 +38,7 @@ struct config {
 	uint64_t session_max;          /* open at once; beyond it 429 */
 	uint64_t session_ping_ms;      /* pings are passed on at most this often */
 	uint64_t session_ended_ms;     /* an ended one is remembered (410) this long */
+	uint64_t session_ended_max;    /* and so many of them */
 
 	/* keys: struct auth_limits */
 	uint64_t key_sessions, key_sandboxes, key_rate; /* of each key; 0 = no limit */

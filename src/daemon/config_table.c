@@ -74,6 +74,9 @@ const struct config_key config_keys[] = {
 	{ "sessions.max", CONFIG_COUNT, AT(session_max), "20000", 1, 1000000, "Open at once; more are answered with 429." },
 	{ "sessions.remember_ended", CONFIG_DURATION, AT(session_ended_ms), "1h", SECOND, DAY,
 	  "An ended one is answered with 410 and the reason for this long, then with 404." },
+	{ "sessions.remember_max", CONFIG_COUNT, AT(session_ended_max), "200000", 1, 100000000,
+	  "So many ended ones are remembered, the oldest are forgotten first; some 200 bytes each. As many sandboxes, but no fewer than\n"
+	  "65536." },
 
 	{ "keys.sessions", CONFIG_COUNT, AT(key_sessions), "0", 0, 1000000, "Sessions that one key may have open; more are answered with 429. 0 = no limit." },
 	{ "keys.sandboxes", CONFIG_COUNT, AT(key_sandboxes), "0", 0, 1000000,

@@ -221,7 +221,7 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 {
 	struct err err = ERR_INIT;
 	struct session *s = session_find(c->g, sid);
-	const struct ended *e = map_get(c->g->ended, sid);
+	const struct ended *e = ended_find(c->g, sid, c->caller);
 	bool awaits_vars = s && s->awaits_vars;
 	if (s && session_is_of(s, c->caller) && s->state <= SESSION_READY) {
 		if (awaits_vars && take_vars(s, c, overrides, &err) < 0) {
@@ -240,8 +240,8 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 	struct sse *stream = sse_start(req);
 	if (s && session_is_of(s, c->caller))
 		sse_error(stream, s->end_reason);
-	else if (e && str_eq(e->namespace_id, c->caller->ns->id))
-		sse_error(stream, e->reason);
+	else if (e)
+		sse_error(stream, ended_reason(e));
 	else
 		sse_error(stream, "unknown task_id");
 }

@@ -63,10 +63,9 @@ static struct session *session_to_remove(struct gateway *g, struct http_req *req
 		return NULL;
 	}
 	struct session *s = session_find(g, id);
-	const struct ended *e = map_get(g->ended, id);
 	if (s && session_is_of(s, caller))
 		return s;
-	if (e && str_eq(e->namespace_id, caller->ns->id))
+	if (ended_find(g, id, caller))
 		reply_sid(req, id);
 	else
 		http_reply_error(req, 404, "X-Session-ID: %.64s: no session of this key has this id", id);
@@ -157,11 +156,9 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	if (!g->settings.queue_max)
 		g->settings.queue_max = QUEUE_MAX;
 	g->sessions = map_new();
-	g->ended = map_new();
 	list_init(&g->by_use);
 	list_init(&g->by_age);
-	list_init(&g->ended_list);
-	list_init(&g->recorded);
+	ended_init(g);
 	loop_timer_init(&g->sweep, l, on_sweep, g);
 	loop_timer_start(&g->sweep, 1000);
 	int r = table_open(g, err);
@@ -182,12 +179,7 @@ struct gateway *gateway_free(struct gateway *g)
 	while (!list_empty(&g->by_age))
 		session_discard(list_first(&g->by_age, struct session, age_node));
 	map_free(g->sessions);
-	list_foreach(&g->ended_list, struct ended, node, e) {
-		free(e->namespace_id);
-		free(e->reason);
-		free(e);
-	}
-	map_free(g->ended);
+	ended_done(g);
 	slots_close(g->records);
 	free(g);
 	return NULL;

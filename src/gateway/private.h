@@ -21,7 +21,8 @@ struct gateway {
 	struct gateway_sandboxes sandboxes;
 	struct gateway_settings settings;
 	struct map *sessions;   /* by id: struct session, until CLOSED */
-	struct map *ended;      /* by id: struct ended, for remember_ms */
+	struct map *ended;      /* by the bytes of the id: struct ended, for remember_ms */
+	struct map *reasons;    /* by its text: struct ended_reason */
 	struct list by_use;     /* struct session.use_node: least recently used first; not those with an open request */
 	struct list by_age;     /* struct session.age_node: oldest first */
 	struct list ended_list; /* struct ended.node: oldest first */
@@ -79,13 +80,13 @@ struct session {
 	struct list use_node, age_node;
 };
 
-/* A session that is over. */
+/* A session that is over: ended.c. */
 struct ended {
 	struct list node, recorded;
-	char id[SID_LEN];
+	unsigned char id[SID_BYTES];
 	uint32_t slot; /* of its record; SLOTS_NONE = none */
-	char *namespace_id;
-	char *reason;
+	const char *namespace_id; /* the store's */
+	struct ended_reason *reason;
 	uint64_t until_ms;
 };
 
@@ -101,7 +102,6 @@ struct session *session_new(struct gateway *g, const struct auth_caller *caller,
 /* One of a former daemon, OPENING, with its record; whoever calls it says how it goes on. */
 struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, struct store_key *opener,
 				struct store_environment *env);
-struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason);
 struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */
 /* The caller's own session by X-Session-ID, or an answered request and NULL: 400, 401, 404, 410. */
 struct session *session_of_request(struct gateway *g, struct http_req *req, const struct auth_caller **ret_caller);
@@ -118,6 +118,16 @@ void on_sweep(struct loop_timer *t, void *arg);
 void reply_sid(struct http_req *req, const char *sid);
 
 void session_discard(struct session *s); /* the gateway ends: gives everything back, tells nobody */
+
+/* ended.c */
+void ended_init(struct gateway *g); /* settings are there */
+void ended_done(struct gateway *g);
+/* namespace_id is the store's; reason is copied. Forgets the oldest where there are remember_max. NULL = that is no id. */
+struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason);
+/* One of the caller's namespace; NULL = there is none, or it is forgotten. */
+const struct ended *ended_find(const struct gateway *g, const char *id, const struct auth_caller *c);
+const char *ended_reason(const struct ended *e);
+void ended_sweep(struct gateway *g, uint64_t now);
 
 /* overrides.c */
 /* Variables of a session's own instance, from the body's "env": "K=V", NULL-terminated; NULL = none. The environment's

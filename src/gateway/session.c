@@ -91,33 +91,13 @@ static void sweep_old(struct gateway *g, uint64_t now)
 	}
 }
 
-static void ended_free(struct gateway *g, struct ended *e)
-{
-	map_del(g->ended, e->id);
-	list_remove(&e->node);
-	list_remove(&e->recorded);
-	slots_give(g->records, e->slot);
-	free(e->namespace_id);
-	free(e->reason);
-	free(e);
-}
-
-static void sweep_ended(struct gateway *g, uint64_t now)
-{
-	list_foreach(&g->ended_list, struct ended, node, e) {
-		if (now < e->until_ms)
-			return;
-		ended_free(g, e);
-	}
-}
-
 void on_sweep(struct loop_timer *t, void *arg)
 {
 	struct gateway *g = arg;
 	uint64_t now = loop_now_ms(g->loop);
 	sweep_idle(g, now);
 	sweep_old(g, now);
-	sweep_ended(g, now);
+	ended_sweep(g, now);
 	loop_timer_start(t, SWEEP_MS);
 }
 
@@ -164,20 +144,6 @@ struct session *session_new(struct gateway *g, const struct auth_caller *caller,
 struct session *session_find(struct gateway *g, const char *id)
 {
 	return map_get(g->sessions, id);
-}
-
-struct ended *ended_add(struct gateway *g, const char *id, const char *namespace_id, const char *reason)
-{
-	struct ended *e = NEW(struct ended);
-	memcpy(e->id, id, SID_LEN);
-	e->slot = SLOTS_NONE;
-	list_init(&e->recorded);
-	e->namespace_id = xstrdup(namespace_id);
-	e->reason = xstrdup(reason);
-	e->until_ms = loop_now_ms(g->loop) + g->settings.remember_ms;
-	map_put(g->ended, e->id, e);
-	list_push_back(&g->ended_list, &e->node);
-	return e;
 }
 
 static void answer_removals(struct session *s)
@@ -327,9 +293,9 @@ bool session_is_of(const struct session *s, const struct auth_caller *c)
 /* One that is over: 410 with why, to its own namespace only. */
 static void reply_not_here(struct gateway *g, struct http_req *req, const char *id, const struct auth_caller *c)
 {
-	const struct ended *e = map_get(g->ended, id);
-	if (e && str_eq(e->namespace_id, c->ns->id))
-		http_reply_error(req, 410, "session %s has ended: %s", id, e->reason);
+	const struct ended *e = ended_find(g, id, c);
+	if (e)
+		http_reply_error(req, 410, "session %s has ended: %s", id, ended_reason(e));
 	else
 		http_reply_error(req, 404, "X-Session-ID: %.64s: no session of this key has this id", id);
 }

@@ -12,8 +12,8 @@
  *                                                                                   on_instance(), place_taken()
  *   ENDING   no request is accepted any more. The instance gets /delete unless it had it (its teardown may still use the
  *            session's sandboxes), for at most teardown_ms.                           session_end()
- *   CLOSED   its sandboxes are dead, the use of the instance is given back; id and reason are remembered for an hour
- *            and answered with 410.                                                  session_close()
+ *   CLOSED   its sandboxes are dead, the use of the instance is given back; id and reason are remembered for an hour, or
+ *            until remember_max more have ended, and answered with 410.               session_close()
  *
  * A lease is kept by use: every request renews it when it starts and when it ends, and an open request or creation
  * stream holds it. lease_ms of silence end the session, hard_ms end it whatever happens. */
@@ -47,6 +47,7 @@ struct gateway_settings {
 	uint64_t hard_ms;           /* 86,400,000 */
 	uint64_t teardown_ms;       /* 60,000 */
 	uint64_t remember_ms;       /* how long an ended id is answered with 410; 3,600,000 */
+	size_t remember_max;        /* so many of them, the newest; 0 = 200,000 */
 	uint64_t open_ms;           /* OPENING lasts at most this long; 0 = 1,800,000, as long as clients wait */
 	uint64_t ping_forward_ms;   /* a client's ping reaches the instance at most this often; 60,000 */
 	size_t sessions_max;        /* open at once; beyond it 429; 20,000 */

@@ -122,7 +122,7 @@ void table_ended(struct session *s, struct ended *e)
 	s->slot = SLOTS_NONE;
 	if (!r)
 		return;
-	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
+	snprintf(r->reason, sizeof(r->reason), "%s", ended_reason(e));
 	explicit_bzero(r->key_hash, sizeof(r->key_hash));
 	r->until_ms = e->until_ms;
 	slots_publish(&r->state, SESSION_CLOSED + 1u);
@@ -143,17 +143,18 @@ static void recall(struct gateway *g, uint32_t slot, struct session_record *r)
 {
 	bool ended = r->state == SESSION_CLOSED + 1;
 	uint64_t now = loop_now_ms(g->loop), until = now + g->settings.remember_ms;
-	struct ended *e;
+	const struct store_namespace *ns = store_namespace_by_id(g->store, r->namespace_id);
+	const char *reason = ended ? r->reason : "it was lost by a fault of the host (outcome infra)";
+	struct ended *e = !ns || (ended && r->until_ms <= now) ? NULL : ended_add(g, r->id, ns->id, reason);
 
-	if (ended && r->until_ms <= now) {
+	if (!e) { /* nobody can ask for it any more */
 		slots_give(g->records, slot);
 		return;
 	}
-	e = ended_add(g, r->id, r->namespace_id, ended ? r->reason : "it was lost by a fault of the host (outcome infra)");
 	set_slot(g, e, slot);
 	e->until_ms = ended ? MIN(r->until_ms, until) : until;
 	r->until_ms = e->until_ms;
-	snprintf(r->reason, sizeof(r->reason), "%s", e->reason);
+	snprintf(r->reason, sizeof(r->reason), "%s", ended_reason(e));
 	slots_publish(&r->state, SESSION_CLOSED + 1u);
 }
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from creates import Create, burst, delete, metric, two_keys, waiting
+from creates import BODY, Create, burst, delete, metric, second_key, two_keys, waiting
 from orw import ROOM_BY_NUMBER, Census, cgroup_name, nothing_new, wait_until
 from tinyenv import TinySession, deploy_tiny
 from wire import events
@@ -17,6 +17,7 @@ sandboxes:
   max: {ROOM}
 queue:
   max: {BURST}
+  share: 0
 pools:
   max: 0
 """ + ROOM_BY_NUMBER
@@ -84,6 +85,24 @@ def test_who_waits_is_told_and_leaves_at_once(small):
     for one in (sid, *holders[1:]):
         delete(small, one)
     nothing_new(small, before)
+
+
+def test_one_key_leaves_places_in_the_queue_to_another(machine):
+    """Room for three, four places in the queue, and a key's share is as many as are free: two wait, and the third of that key does not."""
+    p = restart_with(machine, CONFIG.replace(f"max: {ROOM}", "max: 3").replace(f"max: {BURST}", "max: 4").replace("share: 0", "share: 1"))
+    other = second_key(p)
+    holders = [Create(p).result() for _ in range(3)]
+    queued = [Create(p) for _ in range(2)]
+    wait_until(lambda: waiting(p) == 2, what="two that wait")
+    status, headers, data = p.request("POST", "/create_sandbox", json.dumps(BODY).encode())
+    assert status == 429 and int(headers["retry-after"]) > 0, (status, headers, data)
+    assert b"2 creates wait for room already, 2 of them of this key" in data, data
+    queued.append(Create(p, other))
+    wait_until(lambda: waiting(p) == 3, what="the other key's")
+    for sid in holders:
+        delete(p, sid)
+    for create in queued:
+        delete(p, create.result())
 
 
 def test_who_waits_while_the_server_is_killed_waits_again(small):

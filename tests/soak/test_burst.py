@@ -12,6 +12,7 @@ sandboxes:
   max: {ROOM}
 queue:
   max: {BURST}
+  share: 0
 """ + ROOM_BY_NUMBER
 
 

@@ -242,6 +242,31 @@ FAKE_TEST(sessions, more_than_the_limit_are_refused)
 
 /* -- leases -------------------------------------------------------------------------------------------------------- */
 
+FAKE_TEST(sessions, the_oldest_that_ended_are_forgotten_first)
+{
+	char *sids[5];
+	struct client *c;
+
+	settings.remember_max = 3;
+	again();
+	c = dial();
+	for (size_t i = 0; i < ARRAY_LEN(sids); i++) {
+		sids[i] = open_session();
+		cr_assert_eq(call(c, sids[i], "POST", "/delete_session"), 200);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(sids); i++) {
+		cr_assert_eq(call(c, sids[i], "GET", "/splits"), i < 2 ? 404 : 410, "%zu", i);
+		cr_assert_eq(call(c, sids[i], "POST", "/ping"), i < 2 ? 404 : 410, "%zu", i);
+		cr_assert_eq(call(c, sids[i], "POST", "/delete_session"), i < 2 ? 404 : 200, "%zu", i);
+	}
+	cr_assert_eq(call(c, sids[4], "GET", "/splits"), 410);
+	cr_assert(has(c, "deleted by its client"));
+	cr_assert_eq(call(c, "00000000-0000-8000-8000-00000000000g", "GET", "/splits"), 404, "no UUID");
+	for (size_t i = 0; i < ARRAY_LEN(sids); i++)
+		free(sids[i]);
+	hang_up(c);
+}
+
 FAKE_TEST(sessions, silence_ends_one_and_an_open_request_holds_it)
 {
 	struct client *c, *d;
