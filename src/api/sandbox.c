@@ -464,13 +464,14 @@ int sandboxes_new(struct sandboxes **ret, struct loop *l, struct engine *engine,
 	c->result_ms = or_default(c->result_ms, 60000);
 	c->repeat_ms = or_default(c->repeat_ms, 30000);
 	c->runs_max = or_default(c->runs_max, 10000);
-	c->queue_max = or_default(c->queue_max, 1000);
+	c->queue.max = or_default(c->queue.max, 1000);
 	c->claim_ms = or_default(c->claim_ms, 2000);
 	c->sidecars_max = or_default(c->sidecars_max, 8);
 	c->sidecar_size = c->sidecar_size.cpu_milli ? c->sidecar_size : c->size;
 	c->sidecar_log_bytes = or_default(c->sidecar_log_bytes, 1u << 20);
 	s->live = map_new();
 	s->ended = map_new();
+	tally_init(&s->creating);
 	list_init(&s->all);
 	list_init(&s->ended_list);
 	list_init(&s->enders);
@@ -512,6 +513,7 @@ struct sandboxes *sandboxes_free(struct sandboxes *s)
 	}
 	map_free(s->live);
 	map_free(s->ended);
+	tally_done(&s->creating);
 	records_close(s);
 	free(s);
 	return NULL;

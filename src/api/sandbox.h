@@ -22,6 +22,7 @@
 #pragma once
 
 #include "auth/auth.h"
+#include "base/tally.h"
 #include "engine/engine.h"
 #include "http/router.h"
 
@@ -38,7 +39,7 @@ struct sandboxes_settings { /* 0 = the default in brackets, where there is one *
 	uint64_t repeat_ms;          /* how long a broken /run may be joined by its repetition [30,000] */
 	uint64_t result_bytes;       /* most output of one run when max_bytes is null; 0 = no limit */
 	size_t runs_max;             /* background runs of one that are kept [10,000] */
-	size_t queue_max;            /* creates that wait for room; beyond it 429 [1,000] */
+	struct share queue;          /* creates that wait for room; beyond it 429 [1,000; 4] */
 	uint64_t claim_ms;           /* see tasks.h [2,000] */
 	size_t sidecars_max;         /* of one sandbox [8] */
 	struct engine_size sidecar_size; /* of one that names no machine_size [as size] */

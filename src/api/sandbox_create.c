@@ -27,10 +27,26 @@ struct creator { /* a stream that waits for READY; in the request's memory */
 	struct sandbox *b; /* while it is in the list */
 };
 
+static void prepared(struct creation *c)
+{
+	c->b->s->preparing -= c->preparing;
+	c->preparing = false;
+}
+
+/* It is the sandbox's no more, and waits for nothing. Harmless to repeat. */
+static void part(struct creation *c)
+{
+	if (!c->b)
+		return;
+	prepared(c);
+	tally_sub(&c->b->s->creating, c->key);
+	c->b->creation = NULL;
+	c->b = NULL;
+}
+
 static void creation_free(struct creation *c)
 {
-	if (c->b)
-		c->b->creation = NULL;
+	part(c);
 	spec_done(&c->spec);
 	free(c->key);
 	image_unref(c->image);
@@ -62,22 +78,13 @@ static void leave_queue(struct sandbox *b)
 	sandbox_forget(b);
 }
 
-static void prepared(struct creation *c)
-{
-	if (c->b && c->preparing)
-		c->b->s->preparing--;
-	c->preparing = false;
-}
-
 void creation_detach(struct sandbox *b)
 {
 	struct creation *c = b->creation;
 
 	if (!c)
 		return;
-	prepared(c);
-	b->creation = NULL;
-	c->b = NULL;
+	part(c);
 	if (c->image && !c->making) /* it waited for sidecars' images, of which nobody tells it any more */
 		creation_free(c);
 }
@@ -159,9 +166,7 @@ static void fail(struct creation *c, const struct err *err)
 	if (b) {
 		b->s->counts.failed_total++;
 		creators_tell(b, err->msg);
-		prepared(c);
-		b->creation = NULL;
-		c->b = NULL;
+		part(c);
 		sandbox_gone(b, err->msg);
 	}
 	creation_free(c);
@@ -248,17 +253,22 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 
 /* -- the request ------------------------------------------------------------------------------------------------------------------- */
 
-static int check_room(struct sandboxes *s, struct err *err)
+static int check_room(struct sandboxes *s, const struct auth_caller *caller, struct err *err)
 {
-	size_t waiting = s->preparing + s->engine->ops->waiting(s->engine);
+	size_t waiting = s->preparing + s->engine->ops->waiting(s->engine), own = MIN(waiting, tally_of(&s->creating, caller->key_id));
 
 	if (s->closed)
 		return err_set(err, -EAGAIN, "the server is going down");
-	if (waiting < s->settings.queue_max)
+	if (share_admits(&s->settings.queue, waiting, own))
 		return 0;
 	s->counts.refused_total++;
-	return err_set(err, -EUSERS, "%zu creates wait for room already, and queue.max is %zu: try again later", waiting,
-		       s->settings.queue_max);
+	if (waiting >= s->settings.queue.max)
+		return err_set(err, -EUSERS, "%zu creates wait for room already, and queue.max is %zu: try again later", waiting,
+			       s->settings.queue.max);
+	return err_set(err, -EUSERS,
+		       "%zu creates wait for room already, %zu of them of this key, and queue.max is %zu: the places that are left are "
+		       "for other keys (queue.share), try again later",
+		       waiting, own, s->settings.queue.max);
 }
 
 /* Both kinds of keys, so that neither lands where an agent's commands run. */
@@ -310,7 +320,7 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	if (r < 0)
 		return r;
 	r = find_bucket(s, caller, &spec, bucket, err);
-	r = r < 0 ? r : check_room(s, err);
+	r = r < 0 ? r : check_room(s, caller, err);
 	r = r < 0 ? r : auth_may_open(s->auth, caller, STORE_USE_SANDBOXES, err);
 	if (r < 0) {
 		spec_done(&spec);
@@ -329,6 +339,7 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	attach(c->b, req);
 	c->preparing = true;
 	s->preparing++;
+	tally_add(&s->creating, c->key);
 	s->engine->ops->prepare_image(s->engine, c->spec.image, on_image_progress, on_image, c);
 	return 0;
 }

@@ -28,6 +28,7 @@ struct sandboxes {
 	struct slots *task_records;
 	bool closed;            /* no new ones */
 	size_t preparing;       /* CREATING ones that the engine does not have yet */
+	struct tally creating;  /* all CREATING ones, by the key's id */
 	struct sandboxes_counts counts;
 };
 

@@ -71,6 +71,7 @@ struct config {
 	uint64_t instance_start_ms;    /* until its first healthy answer */
 	uint64_t instance_idle_ms;     /* without a session */
 	uint64_t queue_max;            /* waiting creates; beyond it 429 */
+	uint64_t queue_share;          /* of one key, in times what is free of it */
 	uint64_t instance_log_bytes;   /* of one instance's log; the oldest half goes first */
 	char **instance_env;           /* "K=V" */
 	bool instance_data_always;     /* /orwd_data, although there are no files */

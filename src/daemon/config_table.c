@@ -162,6 +162,9 @@ const struct config_key config_keys[] = {
 
 	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
 	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },
+	{ "queue.share", CONFIG_COUNT, AT(queue_share), "4", 0, 1000000,
+	  "One key may wait with so many times the places that are still free: alone with 4/5 of them all, with another as greedy with 4/9\n"
+	  "each, so that the next one always finds some. 0 = one key may fill the queue." },
 
 	{ "buckets.quota", CONFIG_SIZE, AT(bucket_quota_bytes), "100GiB", 0, UINT64_MAX / 2,
 	  "Files of one environment, which it sees at /orwd_data. Uploads beyond it are refused. 0: as long as the disk has room." },

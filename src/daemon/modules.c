@@ -127,7 +127,7 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 	struct sandboxes_settings s = {
 		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms, .remember_max = c->session_ended_max,
 		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
-		.queue_max = c->queue_max, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
+		.queue = { c->queue_max, c->queue_share }, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
 		.sidecars_max = c->sidecars, .sidecar_log_bytes = c->sidecar_log_bytes,
 	};
 
@@ -147,7 +147,7 @@ static int open_gateway(struct daemon *d, struct err *err)
 	struct gateway_settings s = {
 		.lease_ms = c->session_idle_ms, .hard_ms = c->session_hard_ms, .teardown_ms = c->session_teardown_ms,
 		.remember_ms = c->session_ended_ms, .remember_max = c->session_ended_max, .ping_forward_ms = c->session_ping_ms,
-		.sessions_max = c->session_max, .queue_max = c->queue_max,
+		.sessions_max = c->session_max, .queue = { c->queue_max, c->queue_share },
 		.idle_upstreams_max = 64, .upstream_idle_ms = 30000, .http = c->http, .state_dir = d->state_dir,
 		.life = link_boot(d->link),
 	};

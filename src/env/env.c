@@ -202,6 +202,7 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	if (!e->settings.idle_ms)
 		e->settings.idle_ms = ENV_IDLE_MS;
 	e->instances = map_new();
+	tally_init(&e->waiting);
 	list_init(&e->gone);
 	store_environments(store, reconcile_environment, e);
 	loop_timer_init(&e->tick, l, envs_tick, e);
@@ -240,6 +241,7 @@ struct envs *envs_free(struct envs *e)
 	list_foreach(&e->gone, struct env, gone, v)
 		free_environment(NULL, v->record);
 	map_free(e->instances);
+	tally_done(&e->waiting);
 	free(e);
 	return NULL;
 }
@@ -286,6 +288,11 @@ size_t envs_waiting(const struct envs *e)
 	struct env_counts c = { 0 };
 	store_environments(e->store, add_waiting, &c);
 	return c.waiting + c.visiting;
+}
+
+size_t envs_waiting_of(const struct envs *e, const char *key)
+{
+	return tally_of(&e->waiting, key);
 }
 
 void envs_counts(const struct envs *e, struct env_counts *ret)

@@ -4,6 +4,7 @@
 #include "base/fair.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "base/tally.h"
 #include "build/build.h"
 #include "env/env.h"
 #include "http/client.h"
@@ -31,6 +32,7 @@ struct envs {
 	struct env_settings settings;
 	struct map *instances; /* by box id */
 	struct env_counts counts;
+	struct tally waiting; /* struct env_wait until its delivery, by key */
 	struct loop_timer tick;
 	struct list gone; /* struct env.gone: of removed environments, for instances that somebody holds still */
 };

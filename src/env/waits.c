@@ -54,6 +54,7 @@ static void wait_over(struct env_wait *w, struct instance *i, const struct err *
 {
 	list_remove(&w->node);
 	fair_remove(&w->env->places, &w->fair);
+	tally_sub(&w->env->envs->waiting, w->rq.key);
 	w->delivering = true;
 	w->result = i;
 	if (i) {
@@ -254,6 +255,7 @@ static void wait_enqueue(struct env_wait *w)
 {
 	struct env *v = w->env;
 	struct err err = ERR_INIT;
+	tally_add(&v->envs->waiting, w->rq.key);
 	if (w->rq.want == ENV_PLACE)
 		fair_push(&v->places, &w->fair, w->rq.key);
 	else
@@ -310,6 +312,7 @@ void env_acquire_cancel(struct env_wait *w)
 		return; /* deliver_wait frees it */
 	list_remove(&w->node);
 	fair_remove(&w->env->places, &w->fair);
+	tally_sub(&w->env->envs->waiting, w->rq.key);
 	if (w->preparing)
 		return; /* on_own_image does */
 	if (w->own) {

@@ -205,7 +205,7 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 		http_reply_error(req, 400, "%s", err.msg);
 		return;
 	}
-	if (queue_is_full(c->g, req, env, vars ? ENV_OWN : ENV_VISIT)) {
+	if (queue_is_full(c->g, req, c->caller->key_id, env, vars ? ENV_OWN : ENV_VISIT)) {
 		overrides_free(vars);
 		return;
 	}

@@ -153,8 +153,8 @@ int gateway_new(struct gateway **ret, struct loop *l, struct auth *auth, struct 
 	g->settings = *settings;
 	if (!g->settings.open_ms)
 		g->settings.open_ms = OPEN_MS;
-	if (!g->settings.queue_max)
-		g->settings.queue_max = QUEUE_MAX;
+	if (!g->settings.queue.max)
+		g->settings.queue.max = QUEUE_MAX;
 	g->sessions = map_new();
 	list_init(&g->by_use);
 	list_init(&g->by_age);

@@ -61,16 +61,21 @@ void place_taken(struct session *s, struct instance *i)
 	table_save(s);
 }
 
-bool queue_is_full(struct gateway *g, struct http_req *req, struct store_environment *env, enum env_want want)
+bool queue_is_full(struct gateway *g, struct http_req *req, const char *key, struct store_environment *env, enum env_want want)
 {
 	if (!env_would_wait(g->envs, env, want))
 		return false;
-	size_t waiting = envs_waiting(g->envs);
-	if (waiting < g->settings.queue_max)
+	size_t waiting = envs_waiting(g->envs), own = envs_waiting_of(g->envs, key), max = g->settings.queue.max;
+	if (share_admits(&g->settings.queue, waiting, MIN(own, waiting)))
 		return false;
 	http_reply_header(req, "Retry-After", "5");
-	http_reply_error(req, 429, "%zu sessions wait for an instance already, and queue.max is %zu: try again later", waiting,
-			 g->settings.queue_max);
+	if (waiting >= max)
+		http_reply_error(req, 429, "%zu sessions wait for an instance already, and queue.max is %zu: try again later", waiting, max);
+	else
+		http_reply_error(req, 429,
+				 "%zu sessions wait for an instance already, %zu of them of this key, and queue.max is %zu: the places that "
+				 "are left are for other keys (queue.share), try again later",
+				 waiting, own, max);
 	g->counts.refused_total++;
 	return true;
 }

@@ -159,8 +159,8 @@ void place_cancel(struct session *s); /* before done */
 void place_taken(struct session *s, struct instance *i);
 void place_enter(struct session *s, struct instance *i); /* i's use is the session's from now on */
 void place_leave(struct session *s);                     /* gives all back; harmless without */
-/* Answers with 429 where one more would wait and the queue is at its bound. */
-bool queue_is_full(struct gateway *g, struct http_req *req, struct store_environment *env, enum env_want want);
+/* Answers with 429 where one more would wait and the queue, or the key's share of it, is at its bound. */
+bool queue_is_full(struct gateway *g, struct http_req *req, const char *key, struct store_environment *env, enum env_want want);
 
 /* proxy.c */
 struct proxy;

@@ -481,7 +481,7 @@ static enum proxy_kind kind_of(const struct http_req *req)
 
 void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller)
 {
-	if (kind_of(req) == PROXY_CREATE && !s->placed && queue_is_full(s->g, req, s->env, ENV_PLACE))
+	if (kind_of(req) == PROXY_CREATE && !s->placed && queue_is_full(s->g, req, s->key_id, s->env, ENV_PLACE))
 		return;
 	struct proxy *p = NEW(struct proxy);
 	*p = (struct proxy){ .s = s, .req = req, .caller = caller, .kind = kind_of(req) };

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/tally.h"
 #include "http/router.h"
 #include "http/server.h"
 #include "loop/loop.h"
@@ -51,7 +52,7 @@ struct gateway_settings {
 	uint64_t open_ms;           /* OPENING lasts at most this long; 0 = 1,800,000, as long as clients wait */
 	uint64_t ping_forward_ms;   /* a client's ping reaches the instance at most this often; 60,000 */
 	size_t sessions_max;        /* open at once; beyond it 429; 20,000 */
-	size_t queue_max;           /* who may wait for an instance; beyond it 429; 1,000 */
+	struct share queue;         /* who may wait for an instance; beyond it 429; 0 = 1,000 */
 	size_t idle_upstreams_max;  /* kept connections per instance; 64 */
 	uint64_t upstream_idle_ms;  /* the instance's own server closes after 60 s; 30,000 */
 	struct http_limits http;    /* for connections to instances */

@@ -146,7 +146,7 @@ static void on_delete(struct http_req *req, void *arg UNUSED)
 
 static void begin(void)
 {
-	struct sandboxes_settings s = { .queue_max = 2, .idle_ms = 400 };
+	struct sandboxes_settings s = { .queue.max = 2, .idle_ms = 400 };
 	struct err err = ERR_INIT;
 	char path[128];
 

@@ -70,6 +70,7 @@ static inline void begin_gateway(void)
 	d.teardown_ms = settings.teardown_ms ? settings.teardown_ms : d.teardown_ms;
 	d.remember_ms = settings.remember_ms ? settings.remember_ms : d.remember_ms;
 	d.remember_max = settings.remember_max;
+	d.queue = settings.queue;
 	d.sessions_max = settings.sessions_max ? settings.sessions_max : d.sessions_max;
 	d.ping_forward_ms = settings.ping_forward_ms ? settings.ping_forward_ms : d.ping_forward_ms;
 	d.open_ms = settings.open_ms;

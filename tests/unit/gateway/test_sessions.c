@@ -83,6 +83,41 @@ FAKE_TEST(sessions, variables_bring_an_instance_of_its_own)
 	hang_up(other);
 }
 
+/* Of a queue of four, with a share of once what is free: two places for one key, and one is left for the next. */
+FAKE_TEST(sessions, one_key_cannot_fill_the_queue)
+{
+	struct client *c, *waiting[3];
+	char greedy[AUTH_KEY_LEN], *sids[6];
+
+	settings.queue = (struct share){ .max = 4, .times = 1 };
+	again();
+	c = dial();
+	for (size_t i = 0; i < ARRAY_LEN(waiting); i++)
+		waiting[i] = dial();
+	fake_scale(1, 1);
+	for (size_t i = 0; i < 4; i++)
+		sids[i] = open_session();
+	memcpy(greedy, key, sizeof(key));
+	cr_assert_eq(auth_key_make(auth, ns, STORE_ROLE_MEMBER, "other", key, NULL), 0);
+	sids[4] = open_session();
+	sids[5] = open_session();
+	cr_assert_eq(call(c, sids[5], "POST", "/create"), 200);
+	memcpy(key, greedy, sizeof(key));
+	for (size_t i = 0; i < 2; i++)
+		ask_of(waiting[i], sids[i], "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 2);
+	cr_assert_eq(call(c, sids[2], "POST", "/create"), 429);
+	cr_assert(has(c, "Retry-After: 5"));
+	cr_assert(has(c, "2 sessions wait for an instance already, 2 of them of this key, and queue.max is 4"), "%s", c->text);
+	ask_of(waiting[2], sids[4], "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 3);
+	for (size_t i = 0; i < ARRAY_LEN(sids); i++)
+		free(sids[i]);
+	for (size_t i = 0; i < ARRAY_LEN(waiting); i++)
+		hang_up(waiting[i]);
+	hang_up(c);
+}
+
 FAKE_TEST(sessions, one_that_waits_for_a_place_outlives_the_instance_it_visits)
 {
 	struct client *c = dial(), *waiting = dial();
