@@ -51,6 +51,16 @@ const struct config_key config_keys[] = {
 	  "A body of which no byte arrives for this long ends its connection." },
 	{ "http.write_stall", CONFIG_DURATION, AT(http.write_stall_ms), "2m", 100 * MS, DAY,
 	  "So does a client that takes no byte of its answer." },
+	{ "http.h2", CONFIG_BOOL, AT(http.h2), "true", ANY,
+	  "HTTP/2 for clients that choose it: with TLS by ALPN, in plain by how they begin." },
+	{ "http.h2_streams", CONFIG_COUNT, AT(http.h2_streams), "128", 1, 10000, "Requests at once on one connection of it." },
+	{ "http.h2_resets", CONFIG_COUNT, AT(http.h2_resets), "20", 1, 1000000,
+	  "Requests that its client may cut short, or have cut short by what it sends, in a second; more end the connection." },
+	{ "http.h2_resets_burst", CONFIG_COUNT, AT(http.h2_resets_burst), "200", 1, 1000000, "So many may come at once." },
+	{ "http.h2_controls", CONFIG_COUNT, AT(http.h2_controls), "250", 10, 1000000,
+	  "The same of frames that are neither a request nor a part of a body (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, ...). Each\n"
+	  "512 bytes of answers allow for one more." },
+	{ "http.h2_controls_burst", CONFIG_COUNT, AT(http.h2_controls_burst), "1000", 10, 1000000, "So many may come at once." },
 
 	{ "tls.certificate", CONFIG_PATH, AT(tls_certificate), "", ANY,
 	  "PEM: the server's certificate and the chain behind it. This file and the key must be readable by `user`, also later:\n"

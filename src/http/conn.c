@@ -1,6 +1,5 @@
 /* http/conn.c: one connection of the server. The states and the rules are in private.h. */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,6 +24,18 @@ static void note_peer(struct http_conn *c, const struct sockaddr *peer, uint64_t
 		memcpy(&c->peer.in6, peer, sizeof(c->peer.in6));
 }
 
+void conn_init(struct http_conn *c, struct http_server *s, size_t in_max)
+{
+	c->server = s;
+	list_init(&c->link);
+	list_init(&c->dirty);
+	list_init(&c->fates);
+	buf_init(&c->in, in_max);
+	buf_init(&c->out, BUF_UNLIMITED); /* bounded by who produces: see http_reply_write() */
+	c->read_ms = loop_now_ms(s->loop);
+	loop_timer_init(&c->timer, s->loop, on_timer, c);
+}
+
 int conn_new(struct http_conn **ret, struct http_server *s, int conn_fd, uint64_t tag, const struct sockaddr *peer,
 	     uint64_t acked_base, struct err *err)
 {
@@ -32,12 +43,7 @@ int conn_new(struct http_conn **ret, struct http_server *s, int conn_fd, uint64_
 	struct http_conn *c = NEW(struct http_conn);
 	int r;
 
-	c->server = s;
-	list_init(&c->link);
-	list_init(&c->dirty);
-	list_init(&c->fates);
-	buf_init(&c->in, s->limits.header_bytes + 2 * HTTP_READ_BYTES);
-	buf_init(&c->out, BUF_UNLIMITED); /* bounded by who produces: see http_reply_write() */
+	conn_init(c, s, s->limits.header_bytes + 2 * HTTP_READ_BYTES);
 	note_peer(c, peer, tag);
 	r = loop_io_open(&c->io, s->loop, fd, EPOLLIN | EPOLLRDHUP, on_io, c, err);
 	if (r < 0) {
@@ -46,8 +52,6 @@ int conn_new(struct http_conn **ret, struct http_server *s, int conn_fd, uint64_
 	}
 	c->fd = fd_steal(&fd);
 	c->acked_base = acked_base;
-	c->read_ms = loop_now_ms(s->loop);
-	loop_timer_init(&c->timer, s->loop, on_timer, c);
 	loop_timer_start(&c->timer, s->limits.idle_ms);
 	list_push_back(&s->conns, &c->link);
 	s->stats.connections++;
@@ -65,38 +69,31 @@ static void conn_destroy(void *arg)
 	buf_done(&c->in);
 	buf_done(&c->out);
 	conn_tls_free(c->tls);
+	h2_free(c->h2);
 	free(c);
 }
 
-/* again: the peer asks for more, so it has what came before. Else only its TCP can say. */
-static void tell_fates(struct http_conn *c, bool again)
+static void close_socket(struct http_conn *c)
 {
-	struct http_fate *f;
-
-	while ((f = list_first(&c->fates, struct http_fate, node))) {
-		bool acked = again || conn_acked(c, f->offset);
-
-		list_remove(&f->node);
-		f->fn(f->arg, acked);
-		free(f);
-	}
+	conn_tls_close(c);
+	loop_io_close(&c->io);
+	list_remove(&c->link);
+	server_conn_closed(c->server);
 }
 
 static void conn_close(struct http_conn *c)
 {
-	struct http_server *s = c->server;
-
 	if (c->state == CONN_CLOSED)
 		return;
-	tell_fates(c, false);
+	conn_tell_fates(c, false);
 	c->state = CONN_CLOSED;
-	conn_tls_close(c);
-	loop_io_close(&c->io);
 	loop_timer_stop(&c->timer);
-	list_remove(&c->link);
 	list_remove(&c->dirty);
-	loop_release(s->loop, conn_destroy, c);
-	server_conn_closed(s);
+	loop_release(c->server->loop, conn_destroy, c);
+	if (c->wire)
+		h2_stream_gone(c);
+	else
+		close_socket(c);
 }
 
 static void drop_request(struct http_conn *c, bool complete)
@@ -114,6 +111,8 @@ void conn_break(struct http_conn *c)
 {
 	if (c->state == CONN_CLOSED)
 		return;
+	if (c->h2)
+		h2_break(c);
 	if (conn_idle(c)) /* an answer that is broken off must not look whole */
 		conn_tls_bye(c);
 	drop_request(c, false);
@@ -136,7 +135,7 @@ void conn_mark_dirty(struct http_conn *c)
 static void enter_linger(struct http_conn *c)
 {
 	conn_tls_bye(c);
-	if (c->eof || shutdown(c->fd, SHUT_WR) < 0) {
+	if (c->eof || (!c->wire && shutdown(c->fd, SHUT_WR) < 0)) {
 		conn_close(c);
 		return;
 	}
@@ -149,7 +148,7 @@ static void enter_linger(struct http_conn *c)
 
 static void end_connection(struct http_conn *c)
 {
-	if (c->want_linger) {
+	if (c->wire ? h2_may_linger(c) : c->want_linger) {
 		enter_linger(c);
 		return;
 	}
@@ -157,33 +156,12 @@ static void end_connection(struct http_conn *c)
 	conn_close(c);
 }
 
-void conn_refuse(struct http_conn *c, int status, const char *why)
-{
-	struct buf json;
-	char head[256];
-	int n;
-
-	buf_init(&json, BUF_UNLIMITED);
-	reply_error_json(&json, why);
-	n = snprintf(head, sizeof(head),
-		     "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-		     "%sConnection: close\r\n\r\n",
-		     status, http_reason(status), server_date(c->server), json.len,
-		     status == 405 ? "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" : "");
-	conn_queue(c, head, (size_t)n);
-	conn_queue(c, json.data, json.len);
-	buf_done(&json);
-	c->server->stats.refused++;
-	c->state = CONN_CLOSING;
-	c->want_linger = true;
-}
-
 /* The answer is with the kernel: what becomes of the connection? */
 static void finish_request(struct http_conn *c)
 {
 	struct http_req *r = c->req;
 	bool unread = !r->body_done;
-	bool keep = r->head.keep_alive && !r->close_after && r->body_done && !c->server->stopping;
+	bool keep = r->head.keep_alive && !r->close_after && r->body_done && !c->server->stopping && !c->wire;
 
 	drop_request(c, true);
 	if (c->state == CONN_CLOSED)
@@ -210,8 +188,11 @@ static bool start_request(struct http_conn *c)
 	struct http_server *s = c->server;
 	struct http_refusal why;
 	size_t end, begin;
-	int r = http_head_find(&c->scan, HTTP_SIDE_REQUEST, c->rd, c->rd_len, &s->limits, &end, &why);
+	int r;
 
+	if (!c->sent && *c->rd == 'P' && h2_is_preface(c))
+		return h2_greeted(c);
+	r = http_head_find(&c->scan, HTTP_SIDE_REQUEST, c->rd, c->rd_len, &s->limits, &end, &why);
 	if (r == 0)
 		return false;
 	begin = c->scan.start;
@@ -223,7 +204,7 @@ static bool start_request(struct http_conn *c)
 		return true;
 	}
 	take_input(c, end);
-	tell_fates(c, true);
+	conn_tell_fates(c, true);
 	if (c->tls)
 		conn_tls_new_answer(c);
 	s->stats.requests++;
@@ -237,6 +218,10 @@ static void handle_eof(struct http_conn *c)
 {
 	struct http_req *r = c->req;
 
+	if (c->h2) {
+		h2_eof(c);
+		return;
+	}
 	/* Its EPOLLRDHUP may have come together with the request, before anybody could ask for it. */
 	if (r && r->ends_on_rdhup && r->reply != REPLY_ENDED)
 		conn_break(c);
@@ -244,11 +229,16 @@ static void handle_eof(struct http_conn *c)
 		conn_break(c);
 }
 
+static bool all_sent(const struct http_conn *c)
+{
+	return c->out.len == 0 && (!c->wire || h2_all_sent(c));
+}
+
 static bool request_is_over(const struct http_conn *c)
 {
 	const struct http_req *r = c->req;
 
-	if (!r || r->reply != REPLY_ENDED || c->out.len)
+	if (!r || r->reply != REPLY_ENDED || !all_sent(c))
 		return false;
 	return r->body_done || r->close_after;
 }
@@ -270,11 +260,15 @@ static bool step(struct http_conn *c)
 		break_off(c);
 		return false;
 	}
+	if (c->h2 && c->state == CONN_OPEN)
+		return h2_step(c);
 	conn_flush(c);
+	if (c->wire)
+		h2_push(c);
 	if (c->failed)
 		return true;
 	if (c->state == CONN_CLOSING) {
-		if (c->out.len == 0)
+		if (all_sent(c))
 			end_connection(c);
 		return false;
 	}
@@ -311,6 +305,8 @@ static bool wants_input(const struct http_conn *c)
 		return true;
 	if (c->state != CONN_OPEN)
 		return false;
+	if (c->h2)
+		return h2_wants_input(c);
 	if (!r || (!r->body_done && r->body_mode != BODY_UNASKED))
 		return !r || !r->body_paused;
 	return c->in.len < HTTP_AHEAD_BYTES;
@@ -320,6 +316,8 @@ static void update_events(struct http_conn *c)
 {
 	uint32_t events = c->eof || c->rdhup ? 0 : EPOLLRDHUP;
 
+	if (c->wire)
+		return;
 	if (wants_input(c))
 		events |= c->tls && c->tls->want_write ? EPOLLIN | EPOLLOUT : EPOLLIN;
 	if (c->out.len && c->blocked)
@@ -357,6 +355,8 @@ static uint64_t next_deadline(const struct http_conn *c)
 	uint64_t allowance = read_allowance(c);
 	uint64_t due = allowance ? c->read_ms + allowance : UINT64_MAX;
 
+	if (c->h2 && c->state == CONN_OPEN)
+		due = h2_deadline(c);
 	if (c->out.len)
 		due = MIN(due, c->write_ms + c->server->limits.write_stall_ms);
 	return due;
@@ -375,6 +375,10 @@ static void update_timer(struct http_conn *c)
 
 static void time_out(struct http_conn *c)
 {
+	if (c->h2 && c->state == CONN_OPEN && h2_deadline(c) <= loop_now_ms(c->server->loop)) {
+		h2_time_out(c);
+		return;
+	}
 	if (c->state != CONN_OPEN || c->out.len || (!c->req && !c->in.len)) {
 		conn_break(c);
 		return;
@@ -400,7 +404,9 @@ void conn_stop(struct http_conn *c)
 {
 	char byte;
 
-	if (!conn_idle(c))
+	if (c->h2 && c->state == CONN_OPEN)
+		h2_stop(c);
+	if (!conn_idle(c) || c->h2)
 		return;
 	if (c->sent && !(c->tls && c->tls->pending) && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
 		conn_break(c);
@@ -413,7 +419,7 @@ void conn_stop(struct http_conn *c)
 /* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
 static bool has_more_to_do(const struct http_conn *c)
 {
-	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked) ||
+	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked) || (c->h2 && h2_has_more(c)) ||
 	       (c->tls && c->tls->pending && wants_input(c));
 }
 
@@ -506,6 +512,8 @@ static void shake_hands(struct http_conn *c)
 		break;
 	case HANDSHAKE_DONE:
 		c->read_ms = loop_now_ms(c->server->loop);
+		if (conn_tls_is_h2(c))
+			h2_begin(c);
 		conn_read(c);
 		break;
 	case HANDSHAKE_PLAIN: refuse_plain(c); break;
@@ -558,7 +566,7 @@ static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 		c->blocked = false;
 	if (events & EPOLLRDHUP) {
 		c->rdhup = true;
-		if (c->req && c->req->ends_on_rdhup) {
+		if ((c->req && c->req->ends_on_rdhup) || (c->h2 && !wants_input(c))) {
 			conn_break(c);
 			return;
 		}

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "base/mem.h"
@@ -80,7 +81,7 @@ static bool is_answered(const struct conn_tls *t)
 static enum handshake accept_step(struct conn_tls *t)
 {
 	if (!t->ssl)
-		t->ssl = tls_session(t->tls, t->conn->fd);
+		t->ssl = tls_session(t->tls, t->conn->fd, t->conn->server->limits.h2);
 	if (!t->ssl)
 		return HANDSHAKE_FAILED;
 	if (!is_answered(t))
@@ -113,6 +114,15 @@ enum handshake conn_tls_handshake(struct http_conn *c)
 		c->server->stats.failed_handshakes++;
 	}
 	return r;
+}
+
+bool conn_tls_is_h2(const struct http_conn *c)
+{
+	const unsigned char *name = NULL;
+	unsigned len = 0;
+
+	SSL_get0_alpn_selected(c->tls->ssl, &name, &len);
+	return len == 2 && !memcmp(name, "h2", 2);
 }
 
 /* -- bytes ----------------------------------------------------------------------------------------------------------- */
@@ -152,28 +162,14 @@ ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap)
 	return len ? (ssize_t)len : no_bytes(t);
 }
 
-/* Which bytes of ours are in how many of TLS: for conn_acked(). The first pieces of an answer are told apart, of what
- * follows only the last is known; who asks for a byte between them learns of it later than it was so. */
-static void note_wire(struct conn_tls *t, uint64_t sent)
-{
-	if (t->n_wire < TLS_WIRE_LOG)
-		t->n_wire++;
-	t->wire[t->n_wire - 1] = (struct tls_wire){ sent, BIO_number_written(SSL_get_wbio(t->ssl)) };
-}
-
 uint64_t conn_tls_wire(const struct http_conn *c, uint64_t offset)
 {
-	const struct conn_tls *t = c->tls;
-
-	for (size_t i = 0; i < t->n_wire; i++)
-		if (t->wire[i].sent >= offset)
-			return t->wire[i].wire;
-	return UINT64_MAX;
+	return wire_log_find(&c->tls->log, offset);
 }
 
 void conn_tls_new_answer(struct http_conn *c)
 {
-	c->tls->n_wire = 0;
+	c->tls->log.n = 0;
 }
 
 size_t conn_tls_send(struct http_conn *c, const char *p, size_t len)
@@ -189,7 +185,7 @@ size_t conn_tls_send(struct http_conn *c, const char *p, size_t len)
 			break;
 		}
 		done += n;
-		note_wire(t, c->sent + done);
+		wire_log_add(&t->log, c->sent + done, BIO_number_written(SSL_get_wbio(t->ssl)), !c->h2);
 	}
 	c->blocked = why == SSL_ERROR_WANT_WRITE;
 	if (why != SSL_ERROR_NONE && why != SSL_ERROR_WANT_WRITE) {

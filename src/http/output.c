@@ -10,7 +10,7 @@
 
 uint64_t conn_offset(const struct http_conn *c)
 {
-	return c->sent + c->out.len;
+	return c->sent + c->out.len + (c->wire ? h2_heads(c) : 0);
 }
 
 void conn_queue(struct http_conn *c, const void *p, size_t len)
@@ -21,11 +21,16 @@ void conn_queue(struct http_conn *c, const void *p, size_t len)
 		c->failed = true; /* cannot be: out has no maximum */
 }
 
+static bool kernel_has(const struct http_conn *c, uint64_t offset)
+{
+	return c->sent >= offset && (!c->wire || h2_on_wire(c, offset) <= c->wire->sent);
+}
+
 void conn_mark(const struct http_conn *c)
 {
 	struct http_req *r = c->req;
 
-	if (!r || !r->mark || c->sent < r->mark_at)
+	if (!r || !r->mark || !kernel_has(c, r->mark_at))
 		return;
 	__atomic_fetch_or(r->mark, r->mark_bits, __ATOMIC_RELAXED);
 	r->mark = NULL;
@@ -65,7 +70,7 @@ void conn_queue_big(struct http_conn *c, const void *p, size_t len)
 	size_t n, queued;
 
 	/* With TLS it is encrypted from wherever it lies: better in whole records, with what comes before and behind. */
-	if (len < HTTP_DIRECT_BYTES || c->blocked || c->failed || c->tls) {
+	if (len < HTTP_DIRECT_BYTES || c->blocked || c->failed || c->tls || c->wire) {
 		conn_queue(c, p, len);
 		return;
 	}
@@ -112,6 +117,24 @@ void conn_flush(struct http_conn *c)
 
 /* -- acknowledged ---------------------------------------------------------------------------------------------- */
 
+void wire_log_add(struct wire_log *l, uint64_t sent, uint64_t wire, bool first)
+{
+	if (l->n < WIRE_LOG)
+		l->n++;
+	else if (!first)
+		memmove(&l->at[0], &l->at[1], sizeof(l->at) - sizeof(l->at[0]));
+	l->at[l->n - 1].sent = sent;
+	l->at[l->n - 1].wire = wire;
+}
+
+uint64_t wire_log_find(const struct wire_log *l, uint64_t sent)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (l->at[i].sent >= sent)
+			return l->at[i].wire;
+	return UINT64_MAX;
+}
+
 uint64_t conn_kernel_acked(int fd)
 {
 	struct tcp_info info = { 0 };
@@ -126,6 +149,8 @@ uint64_t conn_kernel_acked(int fd)
  * acked_base is what it said before our first byte. After our FIN it counts one more, which no offset reaches. */
 bool conn_acked(const struct http_conn *c, uint64_t offset)
 {
+	if (c->wire)
+		return c->sent >= offset && conn_acked(c->wire, h2_on_wire(c, offset));
 	if (c->fd < 0 || c->sent < offset)
 		return false;
 	if (c->is_unix)

@@ -29,6 +29,7 @@
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
 #define HTTP_HANDSHAKES_PER_MS 1 /* greetings that are answered within a millisecond */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
+#define HTTP_METHODS_ALLOWED "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 struct http_listener {
 	struct list link;
@@ -66,10 +67,15 @@ enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_CLOSED };
 /* What a connection of a TLS listener has beside the others (conn_tls.c). */
 enum tls_over { TLS_OPEN, TLS_ENDED, TLS_BROKEN }; /* the peer said goodbye; no call into OpenSSL makes sense any more */
 
-struct tls_wire {
-	uint64_t sent, wire; /* bytes of ours since the start of the connection, and of TLS up to their end */
+/* Which bytes of ours end where in what carries them: records of TLS, frames of HTTP/2. Of more pieces than there is room for
+ * some are taken together with later ones: who asks for a byte in them learns of it later than it was so, never too early. */
+#define WIRE_LOG 8
+struct wire_log {
+	size_t n;
+	struct {
+		uint64_t sent, wire; /* bytes of ours since the start, and of the carrier up to their end */
+	} at[WIRE_LOG];
 };
-#define TLS_WIRE_LOG 8
 
 struct conn_tls {
 	struct http_conn *conn;
@@ -80,14 +86,14 @@ struct conn_tls {
 	bool want_write;     /* reading, or the handshake, waits for room to write */
 	bool pending;        /* there is more to be read that no event tells of */
 	enum tls_over over;
-	size_t n_wire;
-	struct tls_wire wire[TLS_WIRE_LOG];
+	struct wire_log log;
 };
 
 struct http_fate {
 	struct list node;
-	const struct http_conn *conn;
+	struct http_conn *conn;
 	uint64_t offset; /* from the start of the connection */
+	bool now;        /* told at the connection's next turn, whatever it is */
 	http_fate_fn *fn;
 	void *arg;
 };
@@ -107,6 +113,8 @@ struct http_conn {
 	bool failed;        /* a write failed: breaks at the next advance */
 	bool want_linger;   /* when CLOSING is over */
 	struct conn_tls *tls; /* NULL = plain */
+	struct http2 *h2;     /* NULL = HTTP/1.1 (h2.h) */
+	struct http_conn *wire; /* of a stream of HTTP/2: what carries it; NULL = it has a socket of its own */
 	bool is_unix;
 	bool adopted;       /* handed over by somebody: what its address says is another network's */
 	struct http_head_scan scan;
@@ -184,17 +192,18 @@ struct http_req {
 /* Takes ownership of fd, on failure too. */
 MUST_CHECK int conn_new(struct http_conn **ret, struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer,
 			uint64_t acked_base, struct err *err);
+/* What connections and streams have in common, in a struct of zeros. */
+void conn_init(struct http_conn *c, struct http_server *s, size_t in_max);
 void conn_read(struct http_conn *c); /* takes what has come already; may run the handler */
 void conn_turn(struct http_conn *c); /* of a dirty connection */
 void conn_advance(struct http_conn *c);
 void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */
-void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
 bool conn_idle(const struct http_conn *c);
 void conn_stop(struct http_conn *c);       /* the server stops: closes it when it is idle, and no request is on its way */
 
 /* tls.c */
-struct ssl_st *tls_session(const struct http_tls *t, int fd); /* NULL = no memory */
+struct ssl_st *tls_session(const struct http_tls *t, int fd, bool h2); /* h2 = it may be chosen; NULL = no memory */
 
 /* conn_tls.c: for connections that have it, but for the last three */
 enum handshake { HANDSHAKE_AGAIN, HANDSHAKE_DONE, HANDSHAKE_PLAIN /* it speaks HTTP */, HANDSHAKE_FAILED };
@@ -204,6 +213,7 @@ enum handshake conn_tls_handshake(struct http_conn *c);
 ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap);           /* as recv(2) */
 size_t conn_tls_send(struct http_conn *c, const char *p, size_t len);      /* sets blocked and failed */
 uint64_t conn_tls_wire(const struct http_conn *c, uint64_t offset);        /* of what was sent; for conn_acked() */
+bool conn_tls_is_h2(const struct http_conn *c);                            /* the handshake chose it */
 void conn_tls_new_answer(struct http_conn *c);
 void conn_tls_bye(struct http_conn *c);   /* tells the peer that this is the end, as far as there is one to tell */
 void conn_tls_close(struct http_conn *c); /* it is no handshake any more */
@@ -216,6 +226,9 @@ void conn_flush(struct http_conn *c);
 uint64_t conn_offset(const struct http_conn *c); /* bytes queued since the start of the connection */
 void conn_mark(const struct http_conn *c); /* what its request is to mark, if it is due */
 bool conn_acked(const struct http_conn *c, uint64_t offset);
+/* first: the first pieces are told apart, and of what follows only the last is known; else the last pieces are. */
+void wire_log_add(struct wire_log *l, uint64_t sent, uint64_t wire, bool first);
+uint64_t wire_log_find(const struct wire_log *l, uint64_t sent); /* UINT64_MAX = not there yet */
 uint64_t conn_kernel_acked(int fd); /* tcpi_bytes_acked; 0 where there is none */
 
 /* request.c */
@@ -228,7 +241,41 @@ void req_fail(struct http_req *r, int status, const char *why);
 void req_set_params(struct http_req *r, const struct http_param *params, size_t n);
 void req_on_private_close(struct http_req *r, http_close_fn *fn, void *arg); /* runs before the public one */
 
+/* fate.c */
+/* again: the peer asks for more, so it has what came before. Else only its TCP can say. */
+void conn_tell_fates(struct http_conn *c, bool again);
+void conn_tell_acked(struct http_conn *c); /* only those that are known by now */
+
+/* h2.c: of a connection */
+bool h2_is_preface(const struct http_conn *c); /* its input is that of HTTP/2, as far as it goes; nothing was sent yet */
+bool h2_greeted(struct http_conn *c);          /* the preface is whole: c->h2 is there now */
+void h2_begin(struct http_conn *c);
+void h2_free(struct http2 *h);
+bool h2_step(struct http_conn *c);             /* true = the connection is in another state */
+bool h2_has_more(const struct http_conn *c);
+uint64_t h2_deadline(const struct http_conn *c); /* UINT64_MAX = none */
+void h2_time_out(struct http_conn *c);
+void h2_stop(struct http_conn *c);  /* the server does */
+void h2_eof(struct http_conn *c);
+bool h2_wants_input(const struct http_conn *c);
+void h2_break(struct http_conn *c); /* its streams */
+
+/* h2_stream.c: of a stream */
+void h2_push(struct http_conn *c);           /* what is queued may leave */
+bool h2_all_sent(const struct http_conn *c); /* the kernel has the end of the answer */
+size_t h2_heads(const struct http_conn *c);  /* header sections queued: each counts as a byte */
+uint64_t h2_on_wire(const struct http_conn *c, uint64_t offset);
+void h2_stream_gone(struct http_conn *c);
+void h2_refuse(struct http_conn *c, int status, const struct buf *json); /* the body is json, which is queued next */
+void h2_init_body(struct http_req *r);
+bool h2_body_came(const struct http_conn *c);
+bool h2_may_linger(struct http_conn *c); /* the answer is over, and a body still comes that will be thrown away */
+void h2_body_used(struct http_conn *c, size_t len);
+void h2_want_body(struct http_req *r);
+MUST_CHECK int h2_put_head(struct http_req *r, int status, const char *content_type, int64_t content_length, bool has_body);
+
 /* reply.c */
+void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
 void reply_error_json(struct buf *ret, const char *text);
 
 /* server.c */

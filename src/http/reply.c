@@ -1,5 +1,6 @@
 /* http/reply.c: answers: the header section, framing, streaming. */
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -132,6 +133,16 @@ static int put_head(struct http_req *r, struct buf *b, int status, const char *c
 	return 0;
 }
 
+/* The head of a stream of HTTP/2. Its body's end is that of the stream. */
+static int begin_stream(struct http_req *r, int status, const char *content_type, int64_t content_length)
+{
+	bool no_body = forbids_body(r, status), no_length = status < 200 || status == 204 || (status == 304 && content_length <= 0);
+
+	r->framing = no_body ? FRAME_NO_BODY : content_length >= 0 ? FRAME_LENGTH : FRAME_UNTIL_CLOSE;
+	r->reply_left = content_length > 0 && !no_body ? (uint64_t)content_length : 0;
+	return h2_put_head(r, status, content_type, no_length ? -1 : content_length, !no_body && content_length != 0);
+}
+
 /* -- answers --------------------------------------------------------------------------------------------------- */
 
 static void begin(struct http_req *r, int status, const char *content_type, int64_t content_length)
@@ -142,8 +153,9 @@ static void begin(struct http_req *r, int status, const char *content_type, int6
 	r->base = conn_offset(c);
 	if (c->out.len == 0)
 		c->write_ms = loop_now_ms(c->server->loop);
-	if (put_head(r, &c->out, status, content_type, content_length) < 0)
-		c->failed = true; /* cannot be: out has no maximum */
+	if ((c->wire ? begin_stream(r, status, content_type, content_length) :
+		       put_head(r, &c->out, status, content_type, content_length)) < 0)
+		c->failed = true; /* of a stream that is gone; out has no maximum */
 	buf_done(&r->extra);
 	r->reply = REPLY_STARTED;
 	if (r->answer_fn)
@@ -274,6 +286,35 @@ void reply_error_json(struct buf *ret, const char *text)
 		buf_clear(ret);
 }
 
+static void queue_refusal(struct http_conn *c, int status, size_t length)
+{
+	char head[256];
+	int n = snprintf(head, sizeof(head),
+			 "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+			 "%sConnection: close\r\n\r\n",
+			 status, http_reason(status), server_date(c->server), length,
+			 status == 405 ? "Allow: " HTTP_METHODS_ALLOWED "\r\n" : "");
+
+	conn_queue(c, head, (size_t)n);
+}
+
+void conn_refuse(struct http_conn *c, int status, const char *why)
+{
+	struct buf json;
+
+	buf_init(&json, BUF_UNLIMITED);
+	reply_error_json(&json, why);
+	if (c->wire)
+		h2_refuse(c, status, &json);
+	else
+		queue_refusal(c, status, json.len);
+	conn_queue(c, json.data, json.len);
+	buf_done(&json);
+	c->server->stats.refused++;
+	c->state = CONN_CLOSING;
+	c->want_linger = true;
+}
+
 void http_reply_error(struct http_req *r, int status, const char *fmt, ...)
 {
 	auto_buf struct buf text = { 0 }, json = { 0 };
@@ -301,32 +342,10 @@ bool http_reply_acked(const struct http_req *r, uint64_t offset)
 	return r->reply != REPLY_NONE && conn_acked(r->conn, r->base + offset);
 }
 
-struct http_fate *http_reply_fate(struct http_req *r, uint64_t offset, http_fate_fn *fn, void *arg)
-{
-	struct http_fate *f = NEW(struct http_fate);
-
-	*f = (struct http_fate){ .conn = r->conn, .offset = r->base + offset, .fn = fn, .arg = arg };
-	list_push_back(&r->conn->fates, &f->node);
-	return f;
-}
-
 void http_reply_mark(struct http_req *r, uint64_t offset, uint32_t *word, uint32_t bits)
 {
 	r->mark_at = r->base + offset;
 	r->mark = word;
 	r->mark_bits = bits;
 	conn_mark(r->conn);
-}
-
-bool http_fate_acked(const struct http_fate *f)
-{
-	return conn_acked(f->conn, f->offset);
-}
-
-void http_fate_cancel(struct http_fate *f)
-{
-	if (!f)
-		return;
-	list_remove(&f->node);
-	free(f);
 }

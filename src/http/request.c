@@ -165,7 +165,10 @@ struct http_req *req_new(struct http_conn *c, const char *p, size_t len, size_t 
 	}
 	r->expect = r->head.expect_continue;
 	r->base = conn_offset(c);
-	http_body_init(&r->body, r->head.body_length);
+	if (c->wire)
+		h2_init_body(r);
+	else
+		http_body_init(&r->body, r->head.body_length);
 	buf_init(&r->whole, BUF_UNLIMITED); /* take_whole() bounds it, to answer 413 itself */
 	buf_init(&r->extra, 64 << 10);
 	return r;
@@ -334,10 +337,11 @@ static void ask_for_body(struct http_req *r, enum body_mode mode, http_body_fn *
 	r->body_fn = fn;
 	r->body_arg = arg;
 	c->read_ms = loop_now_ms(c->server->loop);
-	if (r->expect && r->reply == REPLY_NONE) {
+	if (c->wire)
+		h2_want_body(r);
+	else if (r->expect && r->reply == REPLY_NONE)
 		conn_queue(c, go_on, sizeof(go_on) - 1);
-		r->expect = false;
-	}
+	r->expect = r->expect && r->reply != REPLY_NONE;
 	conn_mark_dirty(c);
 }
 
@@ -449,6 +453,10 @@ bool req_eat(struct http_req *r)
 	}
 	c->rd += piece.used;
 	c->rd_len -= piece.used;
+	if (c->wire) {
+		h2_body_used(c, piece.used);
+		piece.end = piece.end || (c->rd_len == 0 && h2_body_came(c));
+	}
 	take_piece(r, &piece);
 	if (c->req != r)
 		return true;

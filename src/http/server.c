@@ -29,6 +29,12 @@ void http_limits_default(struct http_limits *ret)
 		.write_stall_ms = 120000,
 		.handshake_ms = 10000,
 		.handshakes = 1000,
+		.h2 = true,
+		.h2_streams = 128,
+		.h2_resets = 20,
+		.h2_resets_burst = 200,
+		.h2_controls = 250,
+		.h2_controls_burst = 1000,
 	};
 }
 

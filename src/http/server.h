@@ -1,4 +1,4 @@
-/* http/server.h: the HTTP/1.1 server: connections, requests, streaming answers. Loop thread only.
+/* http/server.h: the server of HTTP/1.1 and HTTP/2: connections, requests, streaming answers. Loop thread only.
  *
  * A request (struct http_req) is made when its header section is complete and valid, and is given to the router's
  * handler. The server owns it. It is alive until its on_close callback has run, which happens exactly once, always
@@ -38,6 +38,10 @@ struct http_limits {
 	uint64_t write_stall_ms;     /* a peer that takes no byte of an answer for this long; 120,000 */
 	uint64_t handshake_ms;       /* total time for one of TLS; 10,000 */
 	size_t handshakes;           /* of TLS under way; one more ends the oldest; 1,000 */
+	bool h2;                     /* HTTP/2 for who begins with it, or chooses it by ALPN; true */
+	size_t h2_streams;           /* at once on a connection; 128 */
+	size_t h2_resets, h2_resets_burst;     /* streams cut short by or because of the peer, in a second and at once; 20, 200 */
+	size_t h2_controls, h2_controls_burst; /* frames that are no request and no body; 250, 1,000 */
 };
 void http_limits_default(struct http_limits *ret);
 
@@ -46,6 +50,7 @@ typedef void http_handler_fn(struct http_req *req, void *arg);
 struct http_stats { /* counters since the start; gauges where said */
 	uint64_t connections, requests, refused, bytes_in, bytes_out;
 	uint64_t handshakes, failed_handshakes, dropped_handshakes; /* of TLS: done; failed, plain HTTP included; see limits */
+	uint64_t h2_connections, h2_refused; /* connections of HTTP/2; ended because the peer asked for too much */
 	size_t open_connections, open_handshakes; /* gauges */
 };
 

@@ -35,14 +35,15 @@ static const char *reason(void)
 
 /* -- what is spoken ------------------------------------------------------------------------------------------------ */
 
-/* Whoever offers protocols, and not this one, is refused; whoever offers none speaks it. */
-static int on_alpn(SSL *ssl UNUSED, const unsigned char **ret, unsigned char *ret_len, const unsigned char *in, unsigned in_len,
+/* Whoever offers protocols, and none of these, is refused; whoever offers none speaks HTTP/1.1. HTTP/2 where it is allowed. */
+static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len, const unsigned char *in, unsigned in_len,
 		   void *arg UNUSED)
 {
-	static const unsigned char ours[] = "\x08http/1.1";
+	static const unsigned char ours[] = "\x02h2\x08http/1.1";
+	size_t skip = SSL_get_app_data(ssl) ? 0 : 3;
 	unsigned char *found = NULL;
 
-	if (SSL_select_next_proto(&found, ret_len, ours, sizeof(ours) - 1, in, in_len) != OPENSSL_NPN_NEGOTIATED)
+	if (SSL_select_next_proto(&found, ret_len, ours + skip, (unsigned)(sizeof(ours) - 1 - skip), in, in_len) != OPENSSL_NPN_NEGOTIATED)
 		return SSL_TLSEXT_ERR_ALERT_FATAL;
 	*ret = found;
 	return SSL_TLSEXT_ERR_OK;
@@ -203,7 +204,7 @@ const char *http_tls_pin(const struct http_tls *t)
 	return t->pin;
 }
 
-struct ssl_st *tls_session(const struct http_tls *t, int fd)
+struct ssl_st *tls_session(const struct http_tls *t, int fd, bool h2)
 {
 	SSL *ssl = SSL_new(t->ctx);
 
@@ -211,6 +212,7 @@ struct ssl_st *tls_session(const struct http_tls *t, int fd)
 		SSL_free(ssl);
 		return NULL;
 	}
+	SSL_set_app_data(ssl, h2 ? (void *)t : NULL); /* for on_alpn() */
 	SSL_set_accept_state(ssl);
 	return ssl;
 }

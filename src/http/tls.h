@@ -1,5 +1,5 @@
 /* http/tls.h: a certificate with its key, which connections of a server are made safe with (http_server_listen_tls). TLS 1.2
- * and 1.3, http/1.1 by ALPN, no client certificates, no renegotiation; tickets instead of a cache of sessions.
+ * and 1.3, h2 and http/1.1 by ALPN, no client certificates, no renegotiation; tickets instead of a cache of sessions.
  *
  * Owned by whoever made it, and outlives the servers that use it. Loop thread only. The process must ignore SIGPIPE. */
 #pragma once

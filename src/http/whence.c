@@ -66,7 +66,7 @@ const char *http_req_scheme(struct http_req *r)
 {
 	const struct http_origin *o = origin_of(r);
 
-	return o->scheme ? o->scheme : r->conn->tls ? "https" : "http";
+	return o->scheme ? o->scheme : (r->conn->wire ? r->conn->wire : r->conn)->tls ? "https" : "http";
 }
 
 const char *http_req_host(struct http_req *r)

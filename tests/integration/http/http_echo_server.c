@@ -60,9 +60,10 @@ static void stats(struct http_req *r, void *arg UNUSED)
 	buf_init(&b, BUF_UNLIMITED);
 	if (buf_printf(&b,
 		       "{\"connections\":%lu,\"requests\":%lu,\"refused\":%lu,\"in\":%lu,\"out\":%lu,\"open\":%zu,"
-		       "\"handshakes\":%lu,\"failed\":%lu,\"dropped\":%lu,\"handshaking\":%zu,\"reloads\":%u,\"failed_reloads\":%u}",
+		       "\"handshakes\":%lu,\"failed\":%lu,\"dropped\":%lu,\"handshaking\":%zu,\"reloads\":%u,\"failed_reloads\":%u,"
+		       "\"h2\":%lu,\"h2_refused\":%lu}",
 		       s->connections, s->requests, s->refused, s->bytes_in, s->bytes_out, s->open_connections, s->handshakes,
-		       s->failed_handshakes, s->dropped_handshakes, s->open_handshakes, reloads, failed_reloads) == 0)
+		       s->failed_handshakes, s->dropped_handshakes, s->open_handshakes, reloads, failed_reloads, s->h2_connections, s->h2_refused) == 0)
 		http_reply_json(r, 200, &b);
 }
 
@@ -279,7 +280,7 @@ static void set_limit(struct http_limits *l, const char *arg)
 	unsigned long v = 0;
 	char name[32];
 
-	if (sscanf(arg, "%31[a-z_]=%lu", name, &v) != 2)
+	if (sscanf(arg, "%31[a-z_0-9]=%lu", name, &v) != 2)
 		return;
 	if (!strcmp(name, "header_bytes"))
 		l->header_bytes = v;
@@ -297,6 +298,14 @@ static void set_limit(struct http_limits *l, const char *arg)
 		l->handshake_ms = v;
 	else if (!strcmp(name, "handshakes"))
 		l->handshakes = v;
+	else if (!strcmp(name, "h2"))
+		l->h2 = v;
+	else if (!strcmp(name, "h2_streams"))
+		l->h2_streams = v;
+	else if (!strcmp(name, "h2_resets_burst"))
+		l->h2_resets_burst = v;
+	else if (!strcmp(name, "h2_controls_burst"))
+		l->h2_controls_burst = v;
 }
 
 static const char *text_of(int argc, char **argv, const char *name)

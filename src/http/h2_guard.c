@@ -1,0 +1,74 @@
+/* http/h2_guard.c: counts the frames that answer nothing. */
+#include "http/h2_guard.h"
+
+#define BYTES_PER_FRAME 512 /* of bodies that we send: pays for one frame that grants more */
+#define BLOCK_FRAMES_MAX 24 /* of one block; the largest may need five of the usual 16 KiB */
+#define PADDED_MAX 256      /* a frame of DATA up to here may be nothing but padding */
+
+enum { DATA = 0, HEADERS = 1, CONTINUATION = 9, RST_STREAM = 3 }; /* RFC 9113, 6 */
+enum { FLAG_PADDED = 8 };
+
+static void bucket_init(struct h2_bucket *b, uint64_t per_s, uint64_t burst, uint64_t now_ms)
+{
+	*b = (struct h2_bucket){ .per_s = per_s, .burst = burst, .milli = burst * 1000, .ms = now_ms };
+}
+
+static bool bucket_take(struct h2_bucket *b, uint64_t now_ms)
+{
+	b->milli = MIN(b->milli + (now_ms - b->ms) * b->per_s, b->burst * 1000);
+	b->ms = now_ms;
+	if (b->milli < 1000)
+		return false;
+	b->milli -= 1000;
+	return true;
+}
+
+void h2_guard_init(struct h2_guard *g, const struct http_limits *limits, uint64_t now_ms)
+{
+	*g = (struct h2_guard){ .block_max = limits->header_bytes };
+	bucket_init(&g->resets, limits->h2_resets, limits->h2_resets_burst, now_ms);
+	bucket_init(&g->controls, limits->h2_controls, limits->h2_controls_burst, now_ms);
+}
+
+/* Compressed, a block that is not too long is no longer than this; with padding and a priority at the most. */
+static const char *take_block(struct h2_guard *g, unsigned type, size_t length)
+{
+	if (type == HEADERS)
+		g->block_bytes = g->block_frames = 0;
+	g->block_bytes += length;
+	g->block_frames++;
+	if (g->block_bytes > g->block_max + PADDED_MAX + 5)
+		return "the header fields are too long";
+	return g->block_frames > BLOCK_FRAMES_MAX ? "the header fields come in too many frames" : NULL;
+}
+
+/* A frame that brings something: a request, or bytes of its body. */
+static bool is_useful(unsigned type, unsigned flags, size_t length)
+{
+	if (type == DATA)
+		return length > (flags & FLAG_PADDED ? PADDED_MAX : 0);
+	return type == HEADERS;
+}
+
+const char *h2_guard_frame(struct h2_guard *g, uint64_t now_ms, unsigned type, unsigned flags, size_t length)
+{
+	if (type == RST_STREAM)
+		return h2_guard_reset(g, now_ms);
+	if (!is_useful(type, flags, length) && !bucket_take(&g->controls, now_ms))
+		return "too many frames that are no request and no body";
+	return type == HEADERS || type == CONTINUATION ? take_block(g, type, length) : NULL;
+}
+
+const char *h2_guard_reset(struct h2_guard *g, uint64_t now_ms)
+{
+	return bucket_take(&g->resets, now_ms) ? NULL : "too many streams are cut short";
+}
+
+void h2_guard_sent(struct h2_guard *g, size_t bytes)
+{
+	struct h2_bucket *b = &g->controls;
+
+	g->sent += bytes;
+	b->milli = MIN(b->milli + g->sent / BYTES_PER_FRAME * 1000, b->burst * 1000);
+	g->sent %= BYTES_PER_FRAME;
+}

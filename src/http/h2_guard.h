@@ -1,0 +1,37 @@
+/* http/h2_guard.h: what a peer of HTTP/2 may ask for beside requests. Frames that cost the peer nearly nothing and that answer
+ * nothing (SETTINGS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, empty DATA, CONTINUATION, unknown ones) are counted, and so many
+ * may come at once and in a second. Older releases of nghttp2 have no such limits, or some of them.
+ *
+ * Two buckets: one for streams that are cut short (by the peer, or by us because of what it sent), each of which has made
+ * a handler begin; one for all the others. What we send refills the second: a peer that reads much also grants much. And the
+ * block of header fields has a length, in bytes and in frames, that its end need not be seen for. Pure, no I/O, no allocation. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/macros.h"
+#include "http/server.h"
+
+struct h2_bucket {
+	uint64_t per_s, burst;
+	uint64_t milli; /* thousandths of what may still come */
+	uint64_t ms;    /* when that was so */
+};
+
+struct h2_guard {
+	struct h2_bucket resets, controls;
+	size_t block_max;    /* bytes of a block of header fields, as sent */
+	size_t block_bytes;  /* of the one that arrives */
+	unsigned block_frames;
+	uint64_t sent;       /* bytes of bodies that were not yet paid for with a frame */
+};
+
+void h2_guard_init(struct h2_guard *g, const struct http_limits *limits, uint64_t now_ms);
+/* A frame's header has come; its numbers are those of RFC 9113. NULL, or what is wrong: a static string, and the connection is to
+ * end with ENHANCE_YOUR_CALM. */
+MUST_CHECK const char *h2_guard_frame(struct h2_guard *g, uint64_t now_ms, unsigned type, unsigned flags, size_t length);
+/* We reset a stream because of what the peer sent. As above. */
+MUST_CHECK const char *h2_guard_reset(struct h2_guard *g, uint64_t now_ms);
+void h2_guard_sent(struct h2_guard *g, size_t bytes); /* of a body, in a frame of ours */
