@@ -38,13 +38,6 @@ static int check(struct http2 *h, const char *refusal)
 	return NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
-static int on_begin_frame(nghttp2_session *session UNUSED, const nghttp2_frame_hd *hd, void *arg)
-{
-	struct http2 *h = arg;
-
-	return check(h, h2_guard_frame(&h->guard, now_of(h), hd->type, hd->flags, hd->length));
-}
-
 static bool is_request(const nghttp2_frame *frame)
 {
 	return frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST;
@@ -164,7 +157,6 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 
 static void set_callbacks(nghttp2_session_callbacks *cb)
 {
-	nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
 	nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
 	nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
 	nghttp2_session_callbacks_set_on_invalid_header_callback(cb, on_invalid_header);
@@ -352,7 +344,8 @@ void h2_eof(struct http_conn *c)
 static void take_input(struct http2 *h)
 {
 	struct http_conn *c = h->conn;
-	ssize_t n = nghttp2_session_mem_recv(h->session, (const uint8_t *)c->rd, c->rd_len);
+	int r = check(h, h2_guard_bytes(&h->guard, now_of(h), c->rd, c->rd_len));
+	ssize_t n = r < 0 ? r : nghttp2_session_mem_recv(h->session, (const uint8_t *)c->rd, c->rd_len);
 
 	c->rd_len = 0;
 	if (n < 0)
@@ -388,9 +381,25 @@ static void tell_streams(struct http2 *h)
 	}
 }
 
-static bool is_over(const struct http2 *h)
+/* A stream that nghttp2 will not serve any more, and that does not only wait for the kernel. */
+static struct h2_stream *unserved(const struct http2 *h)
 {
-	return !nghttp2_session_want_read(h->session) && !nghttp2_session_want_write(h->session) && list_empty(&h->streams);
+	list_foreach(&h->streams, struct h2_stream, link, s)
+		if (!s->fin_at)
+			return s;
+	return NULL;
+}
+
+/* Also where nghttp2 has ended the session of its own accord. */
+static bool is_over(struct http2 *h)
+{
+	struct h2_stream *s;
+
+	if (nghttp2_session_want_read(h->session) || nghttp2_session_want_write(h->session))
+		return false;
+	while ((s = unserved(h)))
+		conn_break(&s->conn);
+	return list_empty(&h->streams);
 }
 
 bool h2_wants_input(const struct http_conn *c)
@@ -416,7 +425,7 @@ bool h2_step(struct http_conn *c)
 	conn_flush(c);
 	tell_streams(h);
 	conn_tell_acked(c);
-	if (c->state != CONN_OPEN || c->failed || !is_over(h))
+	if (c->state != CONN_OPEN || c->failed || !is_over(h) || c->state != CONN_OPEN)
 		return c->failed;
 	c->state = CONN_CLOSING;
 	c->want_linger = true;

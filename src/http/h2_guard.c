@@ -1,8 +1,11 @@
 /* http/h2_guard.c: counts the frames that answer nothing. */
 #include "http/h2_guard.h"
 
+#include <string.h>
+
 #define BYTES_PER_FRAME 512 /* of bodies that we send: pays for one frame that grants more */
 #define BLOCK_FRAMES_MAX 24 /* of one block; the largest may need five of the usual 16 KiB */
+#define PREFACE_BYTES 24
 #define PADDED_MAX 256      /* a frame of DATA up to here may be nothing but padding */
 
 enum { DATA = 0, HEADERS = 1, CONTINUATION = 9, RST_STREAM = 3 }; /* RFC 9113, 6 */
@@ -25,7 +28,7 @@ static bool bucket_take(struct h2_bucket *b, uint64_t now_ms)
 
 void h2_guard_init(struct h2_guard *g, const struct http_limits *limits, uint64_t now_ms)
 {
-	*g = (struct h2_guard){ .block_max = limits->header_bytes };
+	*g = (struct h2_guard){ .block_max = limits->header_bytes, .skip = PREFACE_BYTES };
 	bucket_init(&g->resets, limits->h2_resets, limits->h2_resets_burst, now_ms);
 	bucket_init(&g->controls, limits->h2_controls, limits->h2_controls_burst, now_ms);
 }
@@ -57,6 +60,38 @@ const char *h2_guard_frame(struct h2_guard *g, uint64_t now_ms, unsigned type, u
 	if (!is_useful(type, flags, length) && !bucket_take(&g->controls, now_ms))
 		return "too many frames that are no request and no body";
 	return type == HEADERS || type == CONTINUATION ? take_block(g, type, length) : NULL;
+}
+
+/* 24 bits of length, 8 of type, 8 of flags; the stream's number does not matter here. */
+static const char *take_head(struct h2_guard *g, uint64_t now_ms)
+{
+	size_t length = (size_t)g->head[0] << 16 | (size_t)g->head[1] << 8 | g->head[2];
+
+	g->n_head = 0;
+	g->skip = length;
+	return h2_guard_frame(g, now_ms, g->head[3], g->head[4], length);
+}
+
+const char *h2_guard_bytes(struct h2_guard *g, uint64_t now_ms, const void *bytes, size_t len)
+{
+	const uint8_t *p = bytes;
+	const char *refusal = NULL;
+
+	while (len && !refusal) {
+		size_t n = MIN(len, g->skip ? g->skip : sizeof(g->head) - g->n_head);
+
+		if (g->skip) {
+			g->skip -= n;
+		} else {
+			memcpy(g->head + g->n_head, p, n);
+			g->n_head += n;
+		}
+		p += n;
+		len -= n;
+		if (g->n_head == sizeof(g->head))
+			refusal = take_head(g, now_ms);
+	}
+	return refusal;
 }
 
 const char *h2_guard_reset(struct h2_guard *g, uint64_t now_ms)

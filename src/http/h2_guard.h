@@ -26,11 +26,16 @@ struct h2_guard {
 	size_t block_bytes;  /* of the one that arrives */
 	unsigned block_frames;
 	uint64_t sent;       /* bytes of bodies that were not yet paid for with a frame */
+	size_t skip;         /* bytes until the next frame's header */
+	uint8_t head[9];     /* of a frame, as far as it is here */
+	size_t n_head;
 };
 
 void h2_guard_init(struct h2_guard *g, const struct http_limits *limits, uint64_t now_ms);
-/* A frame's header has come; its numbers are those of RFC 9113. NULL, or what is wrong: a static string, and the connection is to
- * end with ENHANCE_YOUR_CALM. */
+/* What the peer sends, from its preface on, cut anywhere: every frame is seen, also those that nghttp2 leaves out without a word.
+ * NULL, or what is wrong: a static string, and the connection is to end with ENHANCE_YOUR_CALM. */
+MUST_CHECK const char *h2_guard_bytes(struct h2_guard *g, uint64_t now_ms, const void *p, size_t len);
+/* One frame's header; its numbers are those of RFC 9113. As above. */
 MUST_CHECK const char *h2_guard_frame(struct h2_guard *g, uint64_t now_ms, unsigned type, unsigned flags, size_t length);
 /* We reset a stream because of what the peer sent. As above. */
 MUST_CHECK const char *h2_guard_reset(struct h2_guard *g, uint64_t now_ms);

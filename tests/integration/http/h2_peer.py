@@ -45,6 +45,7 @@ class Peer:
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder(max_header_list_size=1 << 24)
         self.buffer = bytearray()
         self.ended = False
+        self.acknowledges = True
         self.authority = "h"
         if greet:
             payload = b"".join(struct.pack(">HI", k, v) for k, v in values)
@@ -84,24 +85,33 @@ class Peer:
     def body(self, stream, data, end=True):
         self.send(frame(DATA, END_STREAM if end else 0, stream, data))
 
+    def is_next_here(self):
+        """Without waiting; also where the connection has ended."""
+        while not self.ended and not self.has_frame() and select.select([self.sock], [], [], 0)[0]:
+            self.receive()
+        return self.ended or self.has_frame()
+
+    def has_frame(self):
+        return len(self.buffer) >= 9 and len(self.buffer) >= 9 + int.from_bytes(self.buffer[:3], "big")
+
+    def receive(self):
+        try:
+            piece = self.sock.recv(1 << 16)
+        except ConnectionResetError:
+            piece = b""
+        self.ended = not piece
+        self.buffer += piece
+
     def next(self):
-        """The next frame; None when the connection has ended. Acknowledges SETTINGS and PING."""
-        while True:
-            if len(self.buffer) >= 9:
-                length = int.from_bytes(self.buffer[:3], "big")
-                if len(self.buffer) >= 9 + length:
-                    break
-            try:
-                piece = self.sock.recv(1 << 16)
-            except ConnectionResetError:
-                piece = b""
-            if not piece:
-                self.ended = True
+        """The next frame; None when the connection has ended. SETTINGS and PING are acknowledged, as long as that is wanted."""
+        while not self.has_frame():
+            self.receive()
+            if self.ended:
                 return None
-            self.buffer += piece
+        length = int.from_bytes(self.buffer[:3], "big")
         f = Frame(self.buffer[3], self.buffer[4], int.from_bytes(self.buffer[5:9], "big"), bytes(self.buffer[9:9 + length]))
         del self.buffer[:9 + length]
-        if f.kind == SETTINGS and not f.flags & ACK:
+        if f.kind == SETTINGS and not f.flags & ACK and self.acknowledges:
             self.send_if_taken(frame(SETTINGS, ACK))
         if f.kind == PING and not f.flags & ACK:
             self.send_if_taken(frame(PING, ACK, 0, f.payload))
