@@ -15,6 +15,7 @@
 #define LABEL_MAX 100 /* bytes */
 #define PAGE_DEFAULT 100
 #define PAGE_MAX 1000
+#define LIMIT_MAX 1000000
 #define YEARS_MAX 100
 #define YEAR_MS (366ll * 24 * 3600 * 1000)
 
@@ -30,6 +31,17 @@ static const char *state(const struct store_key *k)
 	return k->revoked_ms ? "revoked" : store_key_is_over(k) ? "expired" : "active";
 }
 
+/* null: the configuration's; 0: none. */
+static void write_limit(struct json_writer *w, const char *name, int64_t limit)
+{
+	if (limit) {
+		json_kv_i64(w, name, limit == STORE_LIMIT_NONE ? 0 : limit);
+	} else {
+		json_key(w, name);
+		json_write_null(w);
+	}
+}
+
 /* text: the key itself, once. */
 static void write_key(struct json_writer *w, const struct store_key *k, const char *text)
 {
@@ -43,6 +55,9 @@ static void write_key(struct json_writer *w, const struct store_key *k, const ch
 	json_kv_str(w, "user", k->user ? k->user->name : NULL);
 	json_kv_str(w, "role", store_role_name(k->role));
 	json_kv_str(w, "state", state(k));
+	write_limit(w, "max_sessions", k->limits[STORE_USE_SESSIONS]);
+	write_limit(w, "max_sandboxes", k->limits[STORE_USE_SANDBOXES]);
+	write_limit(w, "max_rate", k->limits[STORE_LIMIT_RATE]);
 	api_write_time(w, "created_at", k->created_ms);
 	api_write_time(w, "expires_at", k->expires_ms);
 	api_write_time(w, "last_used_at", k->last_used_ms);
@@ -94,6 +109,25 @@ static int read_expiry(json_t *body, int64_t *ret, struct err *err)
 	return 0;
 }
 
+static int read_limit(json_t *body, const char *name, int64_t *limit, struct err *err)
+{
+	int64_t n = 0;
+	int r = json_get_i64(body, name, 0, LIMIT_MAX, &n, err);
+
+	if (r == 0 && json_object_get(body, name))
+		*limit = json_is_null(json_object_get(body, name)) ? 0 : n ? n : STORE_LIMIT_NONE;
+	return r;
+}
+
+/* What is not given stays as it is. */
+static int read_limits(json_t *body, int64_t limits[STORE_LIMITS], struct err *err)
+{
+	int r = read_limit(body, "maxSessions", &limits[STORE_USE_SESSIONS], err);
+
+	r = r < 0 ? r : read_limit(body, "maxSandboxes", &limits[STORE_USE_SANDBOXES], err);
+	return r < 0 ? r : read_limit(body, "maxRate", &limits[STORE_LIMIT_RATE], err);
+}
+
 static int find_user(struct api *a, const char *name, struct store_namespace **ret, struct err *err)
 {
 	struct store_namespace *ns = store_namespace_find(a->store, name);
@@ -134,7 +168,13 @@ static int read_spec(struct api *a, const struct auth_caller *c, json_t *body, s
 		r = err_set(err, -EINVAL, "readOnly: true: expected no role beside it, but there is \"%.60s\"", role);
 	r = r < 0 ? r : read_expiry(body, &spec->expires_ms, err);
 	r = r < 0 ? r : read_owner(a, c, body, spec, err);
-	return r < 0 ? r : auth_may_make_key(c, spec, read_only ? "reader" : role, err);
+	r = r < 0 ? r : auth_may_make_key(c, spec, read_only ? "reader" : role, err);
+	if (r < 0)
+		return r;
+	if (c->role != STORE_ROLE_ADMIN) /* a key that was restricted makes none that is not */
+		memcpy(spec->limits, c->key->limits, sizeof(spec->limits));
+	r = read_limits(body, spec->limits, err);
+	return r < 0 ? r : auth_may_limit(a->auth, c, spec->limits, err);
 }
 
 static void on_create_body(struct http_req *req, const char *data, size_t len, void *arg)
@@ -292,11 +332,40 @@ static void on_revoke(struct http_req *req, void *arg)
 	reply_key(a, req, 200, k, NULL);
 }
 
+/* In force at once: what is open beyond it stays open. */
+static void on_limit_body(struct http_req *req, const char *data, size_t len, void *arg)
+{
+	struct api *a = arg;
+	struct store_key *k = named(a, req);
+	int64_t limits[STORE_LIMITS];
+	auto_json body = NULL;
+	struct err err;
+
+	if (!k)
+		return;
+	memcpy(limits, k->limits, sizeof(limits));
+	if (json_read_object(&body, data, len, &err) < 0 || read_limits(body, limits, &err) < 0 ||
+	    auth_may_limit(a->auth, api_caller(a, req), limits, &err) < 0 || store_check_room(a->store, &err) < 0) {
+		api_reply_err(req, &err);
+		return;
+	}
+	api_audit_note(req, k->ns, k->id, body);
+	store_key_limit(a->store, k, limits);
+	reply_key(a, req, 200, k, NULL);
+}
+
+static void on_limit(struct http_req *req, void *arg)
+{
+	if (named(arg, req))
+		http_req_body(req, BODY_MAX, on_limit_body, arg);
+}
+
 void api_keys_routes(struct api *a, struct http_router *r)
 {
 	http_router_add(r, "POST", "/v1/keys", on_create, a);
 	http_router_add(r, "GET", "/v1/keys", on_list, a);
 	http_router_add(r, "GET", "/v1/keys/current", on_current, a);
 	http_router_add(r, "GET", "/v1/keys/{id}", on_get, a);
+	http_router_add(r, "PATCH", "/v1/keys/{id}", on_limit, a);
 	http_router_add(r, "DELETE", "/v1/keys/{id}", on_revoke, a);
 }

@@ -11,6 +11,7 @@
 #define BODY_MAX (16u * 1024)
 #define PAGE_DEFAULT 100
 #define PAGE_MAX 1000
+#define NAMES_MAX 2000 /* bytes of names in an error */
 
 /* -- the answers ------------------------------------------------------------------------------------------------- */
 
@@ -414,6 +415,27 @@ static int check_owned(const struct store_namespace *user, struct err *err)
 	return r;
 }
 
+static int check_owns_nothing(const struct store_namespace *user, struct err *err)
+{
+	auto_buf struct buf names = { 0 };
+	int r = 0;
+
+	buf_init(&names, NAMES_MAX);
+	list_foreach((struct list *)&user->environments, struct store_environment, of_namespace, e)
+		if (r == 0)
+			r = buf_printf(&names, "%s%s/%s", names.len ? ", " : "", user->name, e->name);
+	if (!names.len)
+		return 0;
+	return err_set(err, -EBUSY, "\"%s\" owns environments, which must be deleted first: %s%s", user->name, names.data,
+		       r < 0 ? ", and more" : "");
+}
+
+static void end_memberships(struct api *a, struct store_namespace *user)
+{
+	while (!list_empty(&user->memberships))
+		store_member_remove(a->store, list_first(&user->memberships, struct store_member, of_user));
+}
+
 static bool revoke_keys_of(void *arg, struct store_namespace *ns)
 {
 	void **both = arg; /* the api, the user */
@@ -439,8 +461,29 @@ static void on_disable(struct http_req *req, void *arg)
 		return;
 	}
 	store_namespaces(a->store, revoke_keys_of, (void *[]){ a, user });
-	while (!list_empty(&user->memberships))
-		store_member_remove(a->store, list_first(&user->memberships, struct store_member, of_user));
+	end_memberships(a, user);
+	reply_namespace(a, req, 200, user);
+}
+
+/* -- DELETE /v1/users/{user} ------------------------------------------------------------------------------------- */
+
+/* Its name is free when this is answered; what the audit log says of it stays. */
+static void on_remove_user(struct http_req *req, void *arg)
+{
+	struct api *a = arg;
+	struct store_namespace *user = NULL;
+	struct err err;
+
+	if (!api_caller_with(a, req, STORE_ROLE_ADMIN))
+		return;
+	if (find_user(a, http_req_param(req, "user"), &user, &err) < 0 || check_owned(user, &err) < 0 ||
+	    check_owns_nothing(user, &err) < 0) {
+		api_reply_err(req, &err);
+		return;
+	}
+	api_audit_note(req, user, user->name, NULL);
+	end_memberships(a, user);
+	store_user_remove(a->store, user);
 	reply_namespace(a, req, 200, user);
 }
 
@@ -449,6 +492,7 @@ void api_orgs_routes(struct api *a, struct http_router *r)
 	http_router_add(r, "GET", "/v1/users", on_users, a);
 	http_router_add(r, "POST", "/v1/users", on_make_user, a);
 	http_router_add(r, "GET", "/v1/users/{user}", on_user, a);
+	http_router_add(r, "DELETE", "/v1/users/{user}", on_remove_user, a);
 	http_router_add(r, "POST", "/v1/users/{user}/disable", on_disable, a);
 	http_router_add(r, "GET", "/v1/orgs", on_orgs, a);
 	http_router_add(r, "POST", "/v1/orgs", on_make_org, a);

@@ -60,30 +60,6 @@ struct auth *auth_free(struct auth *a)
 	return NULL;
 }
 
-/* -- limits ---------------------------------------------------------------------------------------------------- */
-
-void auth_set_limits(struct auth *a, const struct auth_limits *limits)
-{
-	a->limits = *limits;
-}
-
-int auth_may_open(struct auth *a, const struct auth_caller *c, enum store_key_use use, struct err *err)
-{
-	static const char *const names[] = { [STORE_USE_SESSIONS] = "sessions", [STORE_USE_SANDBOXES] = "sandboxes" };
-	uint64_t limit = a->limits.open[use];
-
-	if (!limit || !c->key || c->key->n_open[use] < limit)
-		return 0;
-	return err_set(err, -EUSERS, "%zu %s of this key are open, and keys.%s is %llu: try again later", c->key->n_open[use], names[use],
-		       names[use], (unsigned long long)limit);
-}
-
-void auth_count(struct store_key *key, enum store_key_use use, int by)
-{
-	if (key)
-		key->n_open[use] += (size_t)by;
-}
-
 struct store_key *auth_key_by_id(struct auth *a, const char *id)
 {
 	return id ? store_key_by_id(a->store, id) : NULL;
@@ -187,24 +163,6 @@ static const char *key_of(struct http_req *req)
 	return basic ? basic_part(req, basic, false) : bearer;
 }
 
-/* A bucket of tokens that is filled with `rate` of them a second. */
-static int take_token(struct auth *a, struct store_key *k, struct err *err)
-{
-	uint64_t now = time_now_ms();
-	double full = 2.0 * (double)a->limits.rate;
-
-	if (!k->tokens_ms)
-		k->tokens = full;
-	else
-		k->tokens = MIN(full, k->tokens + (double)(now - k->tokens_ms) * (double)a->limits.rate / 1000);
-	k->tokens_ms = now;
-	if (k->tokens < 1)
-		return err_set(err, -EUSERS, "this key has sent more than %llu requests a second, which is keys.rate: try again later",
-			       (unsigned long long)a->limits.rate);
-	k->tokens -= 1;
-	return 0;
-}
-
 /* What keeps alive and what ends is never refused: that would cost more than it spares. */
 static bool is_free(const struct http_req *req)
 {
@@ -220,7 +178,7 @@ static int on_first_sight(struct auth *a, struct http_req *req, const struct aut
 		return 0;
 	if (!c->session_id)
 		store_key_used(a->store, c->key);
-	return a->limits.rate && !c->session_id && !is_free(req) ? take_token(a, c->key, err) : 0;
+	return c->session_id || is_free(req) ? 0 : auth_take_token(a, c->key, err);
 }
 
 static int check_read_only(struct http_req *req, const struct auth_caller *c, struct err *err)

@@ -12,10 +12,11 @@
 
 struct auth;
 
-/* Of each key, those of the sessions that it opened included; 0 = no limit. */
+/* Of each key that has none of its own; 0 = no limit. By enum store_key_use: what is open at once, that of the sessions that
+ * it opened included. STORE_LIMIT_RATE: requests a second; twice as many may come at once after a pause. Pings and deletes
+ * are free. */
 struct auth_limits {
-	uint64_t open[STORE_USES]; /* sessions, sandboxes */
-	uint64_t rate;             /* requests a second; twice as many may come at once after a pause. Pings and deletes are free */
+	uint64_t of[STORE_LIMITS];
 };
 
 MUST_CHECK int auth_new(struct auth **ret, struct store *store, struct err *err);
@@ -78,6 +79,9 @@ MUST_CHECK int auth_may_manage_key(const struct auth_caller *c, const struct sto
 /* Fills in what spec leaves open (role NULL = the usual one; expires_ms 0 = as long as the caller's own) and checks that the
  * caller may make it: no key does more, or lives longer, than the one that made it. -EINVAL, -EPERM, -ENOENT. */
 MUST_CHECK int auth_may_make_key(const struct auth_caller *c, struct store_key_spec *spec, const char *role, struct err *err);
+/* The limits of a key that c makes, or may manage. Without an operator's key none is wider than the caller's own: -EPERM names
+ * it. */
+MUST_CHECK int auth_may_limit(struct auth *a, const struct auth_caller *c, const int64_t limits[STORE_LIMITS], struct err *err);
 /* -EPERM (403) with what was needed. */
 MUST_CHECK int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err);
 

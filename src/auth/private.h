@@ -22,5 +22,8 @@ struct auth_seen {
 	int64_t audit_id; /* 0 = no entry */
 };
 
+/* limits.c: one request of a key. -EUSERS (429). */
+MUST_CHECK int auth_take_token(struct auth *a, struct store_key *k, struct err *err);
+
 /* audit.c: writes an entry where the request asks for a change; the answer's status follows by itself. */
 void auth_audit_begin(struct auth *a, struct http_req *req, struct auth_seen *seen);

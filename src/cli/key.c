@@ -10,17 +10,20 @@
 
 static const char usage[] =
 	"usage: openreward key create [NAME] [--namespace NAMESPACE] [--user USER] [--role ROLE | --read-only]\n"
-	"                             [--expires DURATION] [--json] [--data DIR]\n"
+	"                             [--expires DURATION] [LIMITS] [--json] [--data DIR]\n"
 	"       openreward key ls [--namespace NAMESPACE] [--all] [--json] [--data DIR]\n"
+	"       openreward key limit ID LIMITS [--json] [--data DIR]\n"
 	"       openreward key revoke ID... [--json] [--data DIR]\n"
 	"`create` prints the new key, this once: the server keeps its hash. --user makes a personal key, for the user's own\n"
 	"namespace or with --namespace for an organisation that the user is a member of; without --user it is a key of the\n"
 	"namespace itself, which is that of the key in use where none is given. Roles: reader (the same as --read-only), member,\n"
-	"owner, admin. DURATION: 12h, 30d. `ls` leaves out keys that are over, unless --all. `revoke` takes an id or its first 8\n"
-	"characters, and is in force when it returns.\n";
+	"owner, admin. DURATION: 12h, 30d. `ls` leaves out keys that are over, unless --all. An ID is one or its first 8\n"
+	"characters; `revoke` and `limit` are in force when they return. LIMITS: --max-sessions N, --max-sandboxes N (open at\n"
+	"once), --max-rate N (requests a second); 0 is no limit, `default` that of the configuration (keys.*).\n";
 
 struct options {
 	const char *data, *namespace, *user, *role, *expires;
+	const char *sessions, *sandboxes, *rate; /* NULL = not given */
 	bool read_only, all, json;
 };
 
@@ -28,6 +31,7 @@ static const struct cli_column columns[] = {
 	{ "ID", "id" },           { "NAME", "name" },          { "KIND", "kind" },       { "NAMESPACE", "namespace" },
 	{ "USER", "user" },       { "ROLE", "role" },          { "STATE", "state" },     { "LAST USED", "last_used_at" },
 	{ "EXPIRES", "expires_at" },
+	{ "MAX SESSIONS", "max_sessions" }, { "MAX SANDBOXES", "max_sandboxes" }, { "MAX RATE", "max_rate" },
 };
 
 /* -- create ------------------------------------------------------------------------------------------------------ */
@@ -60,6 +64,29 @@ static void print_made(json_t *made, bool json)
 		text_of(made, "namespace"), text_of(made, "role"));
 }
 
+static int put_limit(json_t *body, const char *key, const char *value, struct err *err)
+{
+	uint64_t n;
+
+	if (!value)
+		return 0;
+	if (str_eq(value, "default"))
+		json_object_set_new(body, key, json_null());
+	else if (str_to_u64(value, &n) == 0 && n <= INT64_MAX)
+		json_object_set_new(body, key, json_integer((json_int_t)n));
+	else
+		return err_set(err, -EINVAL, "%s: \"%.60s\": expected a whole number, 0 for no limit, or default", key, value);
+	return 0;
+}
+
+static int put_limits(json_t *body, const struct options *o, struct err *err)
+{
+	int r = put_limit(body, "maxSessions", o->sessions, err);
+
+	r = r < 0 ? r : put_limit(body, "maxSandboxes", o->sandboxes, err);
+	return r < 0 ? r : put_limit(body, "maxRate", o->rate, err);
+}
+
 static int create(const struct cli_target *t, char **args, const struct options *o, struct err *err)
 {
 	auto_json body = json_object();
@@ -72,10 +99,11 @@ static int create(const struct cli_target *t, char **args, const struct options 
 	put(body, "expiresIn", o->expires);
 	if (o->read_only)
 		json_object_set_new(body, "readOnly", json_true());
+	int r = put_limits(body, o, err);
 	auto_free char *text = json_dumps(body, JSON_COMPACT);
-	if (!text)
-		return err_set(err, -EINVAL, "the arguments are not text in UTF-8");
-	int r = cli_ask(t, "POST", "/v1/keys", text, &made, err);
+	if (r == 0 && !text)
+		r = err_set(err, -EINVAL, "the arguments are not text in UTF-8");
+	r = r < 0 ? r : cli_ask(t, "POST", "/v1/keys", text, &made, err);
 	if (r == 0)
 		print_made(made, o->json);
 	return r;
@@ -108,6 +136,27 @@ static int revoke(const struct cli_target *t, char **args, const struct options 
 	return r;
 }
 
+/* -- limit ------------------------------------------------------------------------------------------------------- */
+
+static int limit(const struct cli_target *t, char **args, const struct options *o, struct err *err)
+{
+	auto_free char *path = cli_path("/v1/keys/", args[0]);
+	auto_json body = json_object();
+	auto_json rows = json_array();
+	json_t *row = NULL;
+	int r = put_limits(body, o, err);
+
+	if (r == 0 && !json_object_size(body))
+		r = err_set(err, -EINVAL, "expected one at least of --max-sessions, --max-sandboxes and --max-rate");
+	auto_free char *text = json_dumps(body, JSON_COMPACT);
+	r = r < 0 ? r : cli_ask(t, "PATCH", path, text, &row, err);
+	if (r < 0)
+		return r;
+	json_array_append_new(rows, row);
+	cli_print_rows(rows, columns, ARRAY_LEN(columns), o->json, true);
+	return 0;
+}
+
 /* -- the verb ---------------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -117,6 +166,7 @@ static const struct {
 } commands[] = {
 	{ "create", 0, 1, create },
 	{ "ls", 0, 0, ls },
+	{ "limit", 1, 1, limit },
 	{ "revoke", 1, 1000, revoke },
 };
 
@@ -127,7 +177,9 @@ static bool read_options(int argc, char **argv, struct options *ret, int *ret_st
 		{ "role", required_argument, NULL, 'r' },      { "read-only", no_argument, NULL, 'o' },
 		{ "expires", required_argument, NULL, 'e' },   { "all", no_argument, NULL, 'a' },
 		{ "json", no_argument, NULL, 'j' },            { "data", required_argument, NULL, 'd' },
-		{ "help", no_argument, NULL, 'h' },            { 0 }
+		{ "max-sessions", required_argument, NULL, 's' }, { "max-sandboxes", required_argument, NULL, 'x' },
+		{ "max-rate", required_argument, NULL, 't' },  { "help", no_argument, NULL, 'h' },
+		{ 0 }
 	};
 
 	for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -137,6 +189,9 @@ static bool read_options(int argc, char **argv, struct options *ret, int *ret_st
 		case 'r': ret->role = optarg; break;
 		case 'o': ret->read_only = true; break;
 		case 'e': ret->expires = optarg; break;
+		case 's': ret->sessions = optarg; break;
+		case 'x': ret->sandboxes = optarg; break;
+		case 't': ret->rate = optarg; break;
 		case 'a': ret->all = true; break;
 		case 'j': ret->json = true; break;
 		case 'd': ret->data = optarg; break;
@@ -173,5 +228,5 @@ int cli_key(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
 		if (str_eq(commands[i].name, word) && n >= commands[i].min && n <= commands[i].max)
 			return run(i, argv + optind + 1, &o);
-	return cli_misuse(usage, "key: expected create [NAME], ls or revoke ID...");
+	return cli_misuse(usage, "key: expected create [NAME], ls, limit ID or revoke ID...");
 }

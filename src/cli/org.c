@@ -11,9 +11,10 @@
 static const char usage_user[] =
 	"usage: openreward user create NAME [--json] [--data DIR]\n"
 	"       openreward user ls | show NAME [--json] [--data DIR]\n"
-	"       openreward user disable NAME [--json] [--data DIR]\n"
+	"       openreward user disable | rm NAME [--json] [--data DIR]\n"
 	"A user is a namespace of the same name. `openreward key create --user NAME` makes its first key. `disable` revokes its\n"
-	"keys and ends its memberships; what it owns stays.\n";
+	"keys and ends its memberships; what it owns stays. `rm` does the same and takes the user away, with its runs and rollouts:\n"
+	"its environments must be deleted before.\n";
 static const char usage_org[] =
 	"usage: openreward org create NAME [--owner USER] [--json] [--data DIR]\n"
 	"       openreward org ls | members NAME [--json] [--data DIR]\n"
@@ -96,11 +97,19 @@ static int user_disable(const struct cli_target *t, char **args, const struct op
 	return ask_row(t, "POST", path, NULL, user_columns, ARRAY_LEN(user_columns), o, err);
 }
 
+static int user_rm(const struct cli_target *t, char **args, const struct options *o, struct err *err)
+{
+	auto_free char *path = cli_path("/v1/users/", args[0]);
+
+	return ask_row(t, "DELETE", path, NULL, user_columns, ARRAY_LEN(user_columns), o, err);
+}
+
 static const struct command user_commands[] = {
 	{ "create", 1, 1, user_create },
 	{ "ls", 0, 0, user_ls },
 	{ "show", 1, 1, user_show },
 	{ "disable", 1, 1, user_disable },
+	{ "rm", 1, 1, user_rm },
 };
 
 /* -- organisations ----------------------------------------------------------------------------------------------- */

@@ -152,7 +152,7 @@ static void set_limits(struct daemon *d)
 {
 	const struct config *c = d->config;
 	const struct auth_limits limits = {
-		.open = { [STORE_USE_SESSIONS] = c->key_sessions, [STORE_USE_SANDBOXES] = c->key_sandboxes }, .rate = c->key_rate,
+		.of = { [STORE_USE_SESSIONS] = c->key_sessions, [STORE_USE_SANDBOXES] = c->key_sandboxes, [STORE_LIMIT_RATE] = c->key_rate },
 	};
 
 	auth_set_limits(d->auth, &limits);

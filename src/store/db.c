@@ -93,6 +93,11 @@ static const char *const migrations[] = {
 	"  target TEXT NOT NULL, peer TEXT NOT NULL, status INTEGER) STRICT;"
 	"CREATE INDEX audit_of_namespace ON audit (namespace_id, id);"
 	"CREATE INDEX audit_of_actor ON audit (actor_id, id);",
+
+	"ALTER TABLE api_key ADD COLUMN max_sessions INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE api_key ADD COLUMN max_sandboxes INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE api_key ADD COLUMN max_rate INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE record_usage ADD COLUMN is_gone INTEGER NOT NULL DEFAULT 0;",
 };
 
 static int errno_of(int code)

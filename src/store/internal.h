@@ -63,6 +63,7 @@ struct store {
 	char *path;
 	struct seal seal;          /* of secrets in environments' settings */
 	struct list namespaces;    /* struct store_namespace.all */
+	struct list former;        /* the same: those that were removed */
 	struct map *by_name, *by_id;      /* namespaces */
 	struct map *keys_by_hash, *keys_by_id;
 	int64_t last_audit;        /* the newest entry's id */
@@ -119,6 +120,7 @@ MUST_CHECK int store_role_of(const char *name); /* -1 = none has this name */
 struct store_member *store_member_attach(struct store_namespace *org, struct store_namespace *user, enum store_role role);
 void store_keys_init(struct store *s);
 void store_keys_finish(struct store *s); /* queues the uses that are not on disk yet */
+void store_keys_forget(struct store *s, struct store_namespace *user); /* from memory: nobody finds its keys any more */
 void store_keys_free(struct store_namespace *ns); /* its keys, and its members where it is an organisation */
 
 /* origin.c, likewise */

@@ -158,7 +158,8 @@ struct store_key *store_key_by_prefix(struct store *s, const char *prefix)
 static void put_key(struct store *s, const struct store_key *k)
 {
 	struct store_op *op = store_op_new(s, "INSERT INTO api_key (id, namespace_id, label, role, hash, created_ms, revoked_ms,"
-					      " expires_ms, user_id) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)");
+					      " expires_ms, max_sessions, max_sandboxes, max_rate, user_id)"
+			     " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)");
 
 	store_op_text(op, k->id);
 	store_op_text(op, k->ns->id);
@@ -167,6 +168,8 @@ static void put_key(struct store *s, const struct store_key *k)
 	store_op_blob(op, k->hash, sizeof(k->hash));
 	store_op_i64(op, k->created_ms);
 	store_op_i64(op, k->expires_ms);
+	for (size_t i = 0; i < STORE_LIMITS; i++)
+		store_op_i64(op, k->limits[i]);
 	if (k->user)
 		store_op_text(op, k->user->id);
 }
@@ -184,6 +187,7 @@ int store_key_add(struct store *s, const struct store_key_spec *spec, const unsi
 	k->user = spec->user;
 	k->role = spec->role;
 	k->expires_ms = spec->expires_ms;
+	memcpy(k->limits, spec->limits, sizeof(k->limits));
 	k->created_ms = time_wall_ms();
 	put_key(s, k);
 	*ret = k;
@@ -213,6 +217,42 @@ void store_key_revoke(struct store *s, struct store_key *k)
 	struct store_op *op = store_op_new(s, "UPDATE api_key SET revoked_ms = ? WHERE id = ?");
 	store_op_i64(op, k->revoked_ms);
 	store_op_text(op, k->id);
+}
+
+void store_key_limit(struct store *s, struct store_key *k, const int64_t limits[STORE_LIMITS])
+{
+	struct store_op *op = store_op_new(s, "UPDATE api_key SET max_sessions = ?, max_sandboxes = ?, max_rate = ? WHERE id = ?");
+
+	memcpy(k->limits, limits, sizeof(k->limits));
+	for (size_t i = 0; i < STORE_LIMITS; i++)
+		store_op_i64(op, limits[i]);
+	store_op_text(op, k->id);
+}
+
+/* Whoever holds one sees that it is over. One for an organisation stays with its user from now on. */
+static void forget(struct store *s, struct store_key *k, struct store_namespace *user)
+{
+	k->revoked_ms = k->revoked_ms ? k->revoked_ms : time_wall_ms();
+	map_del_bytes(s->keys_by_hash, k->hash, sizeof(k->hash));
+	map_del(s->keys_by_id, k->id);
+	list_remove(&k->used);
+	list_remove(&k->of_namespace);
+	list_push_back(&user->keys, &k->of_namespace);
+}
+
+void store_keys_forget(struct store *s, struct store_namespace *user)
+{
+	struct map_iter it = { 0 };
+	size_t n = 0;
+	auto_free struct store_key **theirs = xcalloc(map_len(s->keys_by_id) + 1, sizeof(struct store_key *));
+
+	while (map_next(s->keys_by_id, &it)) {
+		struct store_key *k = it.value;
+		if (k->user == user || k->ns == user)
+			theirs[n++] = k;
+	}
+	while (n)
+		forget(s, theirs[--n], user);
 }
 
 /* -- the last use ---------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* Retention: one piece of what has to go, on the writer's thread, inside one transaction.
+/* Retention: one piece of what has to go, on the writer's thread, inside one transaction. All of a namespace that was removed.
  *
  * The oldest rollout of a namespace is first taken out of its run, its task and its name: nobody finds it any more,
  * and an event that still comes for it makes another. It has seq 0 then, so that it stays the oldest until the last
@@ -60,10 +60,10 @@ static bool oldest(struct trim *t, const char *ns, struct victim *ret)
 	return true;
 }
 
-static int64_t num_messages(struct trim *t, const char *ns)
+static int64_t usage(struct trim *t, const char *sql, const char *ns)
 {
 	int64_t n = 0;
-	sqlite3_stmt *st = store_db_query(&t->db, "SELECT num_messages FROM record_usage WHERE namespace_id = ?");
+	sqlite3_stmt *st = store_db_query(&t->db, sql);
 
 	if (!st)
 		return 0;
@@ -73,9 +73,19 @@ static int64_t num_messages(struct trim *t, const char *ns)
 	return n;
 }
 
+static int64_t num_messages(struct trim *t, const char *ns)
+{
+	return usage(t, "SELECT num_messages FROM record_usage WHERE namespace_id = ?", ns);
+}
+
+static bool is_gone(struct trim *t, const char *ns)
+{
+	return usage(t, "SELECT is_gone FROM record_usage WHERE namespace_id = ?", ns);
+}
+
 static bool must_go(struct trim *t, const char *ns, const struct victim *v)
 {
-	if (v->seq == 0)
+	if (v->seq == 0 || is_gone(t, ns))
 		return true;
 	if (t->limits->keep_ms && v->updated_ms < t->now_ms - (int64_t)t->limits->keep_ms)
 		return true;

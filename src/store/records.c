@@ -118,6 +118,25 @@ int store_namespace_add(struct store *s, const char *name, const char *type, str
 	return 0;
 }
 
+void store_user_remove(struct store *s, struct store_namespace *user)
+{
+	/* Children before parents. What was recorded for it is many rows: retention takes it (record_trim.c). */
+	static const char *const statements[] = {
+		"DELETE FROM api_key WHERE ?1 IN (namespace_id, user_id)",
+		"INSERT INTO record_usage (namespace_id, last_seq, num_messages, is_gone) VALUES (?, 1, 0, 1)"
+		" ON CONFLICT (namespace_id) DO UPDATE SET is_gone = 1",
+		"DELETE FROM namespace WHERE id = ?",
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(statements); i++)
+		store_op_text(store_op_new(s, statements[i]), user->id);
+	store_keys_forget(s, user);
+	map_del(s->by_name, user->name);
+	map_del(s->by_id, user->id);
+	list_remove(&user->all);
+	list_push_back(&s->former, &user->all);
+}
+
 /* -- environments ---------------------------------------------------------------------------------------------- */
 
 static char *environment_key(const char *owner, const char *name)
@@ -417,6 +436,8 @@ void store_records_free(struct store *s)
 		environment_free(e);
 
 	list_foreach(&s->namespaces, struct store_namespace, all, ns)
+		namespace_free(ns);
+	list_foreach(&s->former, struct store_namespace, all, ns)
 		namespace_free(ns);
 	while (map_next(s->settings, &it))
 		free(it.value);

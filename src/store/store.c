@@ -45,6 +45,8 @@ static int on_key(struct store *s, sqlite3_stmt *st, struct err *err)
 	k->user = store_namespace_by_id(s, text(st, 7));
 	k->expires_ms = sqlite3_column_int64(st, 8);
 	k->last_used_ms = sqlite3_column_int64(st, 9);
+	for (int i = 0; i < STORE_LIMITS; i++)
+		k->limits[i] = sqlite3_column_int64(st, 10 + i);
 	if (*text(st, 7) && !k->user)
 		return damaged(err, "key", k->id);
 	return 0;
@@ -181,8 +183,8 @@ static const struct {
 	row_fn *fn;
 } tables[] = {
 	{ "SELECT id, name, type, created_ms FROM namespace ORDER BY rowid", on_namespace },
-	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms, user_id, expires_ms, last_used_ms"
-	  " FROM api_key ORDER BY rowid", on_key },
+	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms, user_id, expires_ms, last_used_ms,"
+	  " max_sessions, max_sandboxes, max_rate FROM api_key ORDER BY rowid", on_key },
 	{ "SELECT org_id, user_id, role, created_ms FROM member ORDER BY rowid", on_member },
 	{ "SELECT id, namespace_id, name, description, is_private, is_harbor, cpu_milli, memory_bytes, max_concurrency,"
 	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },
@@ -217,6 +219,7 @@ static struct store *store_new(struct loop *l, const char *path)
 	list_init(&s->namespaces);
 	list_init(&s->delivered);
 	list_init(&s->removed);
+	list_init(&s->former);
 	s->by_name = map_new();
 	s->by_id = map_new();
 	store_keys_init(s);

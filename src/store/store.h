@@ -73,6 +73,9 @@ struct store_namespace *store_namespace_by_id(struct store *s, const char *id);
  * -ENOSPC (store_check_room). */
 MUST_CHECK int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret,
 				   struct err *err);
+/* A user that owns no environment and is no member of anything: its keys are of no use and gone, also those for organisations, its
+ * name is free, and its rollouts follow. The struct and those of its keys stay where they are, for whoever holds them. */
+void store_user_remove(struct store *s, struct store_namespace *user);
 bool store_namespace_is_user(const struct store_namespace *ns);
 /* Visits all, in order of creation, until fn returns false. */
 typedef bool store_namespace_fn(void *arg, struct store_namespace *ns);
@@ -108,6 +111,11 @@ bool store_member_is_last_owner(const struct store_member *m);
 
 /* -- keys ------------------------------------------------------------------------------------------------------ */
 enum store_key_use { STORE_USE_SESSIONS, STORE_USE_SANDBOXES, STORE_USES };
+/* What a key may be limited in: each of its uses, in what is open at once, and requests a second. Of a key's own limits 0 = that
+ * of the configuration. */
+#define STORE_LIMIT_RATE STORE_USES
+#define STORE_LIMITS (STORE_USES + 1)
+#define STORE_LIMIT_NONE (-1) /* none, whatever the configuration says */
 
 struct store_key {
 	char id[STORE_ID_LEN];
@@ -120,6 +128,7 @@ struct store_key {
 	int64_t revoked_ms;                /* 0 = valid */
 	int64_t expires_ms;                /* 0 = never */
 	int64_t last_used_ms;              /* 0 = never; on disk within a minute */
+	int64_t limits[STORE_LIMITS];      /* store_key_limit() */
 	struct list of_namespace, used;    /* private */
 	size_t n_open[STORE_USES];         /* free for auth/: what is open of it, */
 	double tokens;                     /* and requests it may send at once, */
@@ -131,12 +140,14 @@ struct store_key_spec {
 	const char *label;
 	enum store_role role;
 	int64_t expires_ms;
+	int64_t limits[STORE_LIMITS];
 };
 
 MUST_CHECK int store_key_add(struct store *s, const struct store_key_spec *spec, const unsigned char hash[STORE_HASH_LEN],
 			     struct store_key **ret, struct err *err);
 bool store_key_is_over(const struct store_key *k);             /* revoked or expired: of no use any more */
 void store_key_revoke(struct store *s, struct store_key *k); /* at once; harmless to repeat */
+void store_key_limit(struct store *s, struct store_key *k, const int64_t limits[STORE_LIMITS]);
 struct store_key *store_key_by_hash(struct store *s, const unsigned char hash[STORE_HASH_LEN]); /* NULL = none */
 struct store_key *store_key_by_id(struct store *s, const char *id);
 /* The same by the beginning of its id, of 8 characters at least; NULL = none, or several. */

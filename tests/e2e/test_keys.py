@@ -153,6 +153,38 @@ def test_whoami_and_the_default_namespace(team):
     assert team.ask("GET", "/v1/namespace/current?type=team")[0] == 400
 
 
+def test_a_removed_user_is_gone_and_told_of(team):
+    name, org = unique("leaver"), unique("firm")
+    team.ok("user", "create", name)
+    key = team.ok("key", "create", "--user", name).stdout.strip()
+    team.ok("org", "create", org, "--owner", name)
+    status, made = team.ask("POST", "/v1/environments", {"name": "mine"}, key)
+    assert status == 201, made
+    assert team.ask("POST", "/v1/rollouts", {"events": [{"eventType": "rollout", "eventId": "r", "timestamp": 1, "runName": "x"}]}, key)[0] == 200
+    done = team.cli("user", "rm", name, key=key)
+    assert done.returncode == 1 and "admin" in done.stderr, "operators only"
+    done = team.cli("user", "rm", name)
+    assert done.returncode == 1 and "last owner" in done.stderr and org in done.stderr
+    team.ok("org", "add", org, team.names["member"], "owner")
+    done = team.cli("user", "rm", name)
+    assert done.returncode == 1 and f"{name}/mine" in done.stderr
+    team.ok("env", "rm", f"{name}/mine")
+    for_org = team.ok("key", "create", "--user", name, "--namespace", org, key=key).stdout.strip()
+    assert lines(team.ok("user", "rm", name, "--json"))[0]["name"] == name
+    for old in (key, for_org):
+        assert team.ask("GET", "/v1/keys/current", key=old)[0] == 401
+    assert team.ask("GET", f"/v1/users/{name}")[0] == 404 and team.cli("user", "rm", name).returncode == 1
+    assert {m["user"] for m in lines(team.ok("org", "members", org, "--json"))} == {team.names["member"]}
+    assert not any(k["user"] == name for k in lines(team.ok("key", "ls", "--all", "--json")))
+    removed = lines(team.ok("audit", "--json", "--action", f"DELETE /v1/users/{name}"))
+    assert [(e["namespace"], e["status"]) for e in removed if e["status"] == 200] == [(name, 200)]
+    assert any(e["actor"] == name for e in lines(team.ok("audit", "--json", "--actor", name))), "its name stays there"
+    team.ok("user", "create", name)
+    again = team.ok("key", "create", "--user", name).stdout.strip()
+    assert team.ask("GET", "/v1/runs", key=again)[1]["total"] == 0, "another one of that name finds nothing of it"
+    assert team.ask("GET", "/v1/keys/current", key=key)[0] == 401
+
+
 # -- who may do what -----------------------------------------------------------------------------------------------
 
 

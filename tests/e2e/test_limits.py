@@ -76,6 +76,51 @@ def test_requests_a_second_of_one_key(base_images):
         wait_until(lambda: ask() == 200, 60, "the next one let through")
 
 
+def test_a_keys_own_limits(limited):
+    """What a key carries goes before the configuration's 2 sessions, wider or narrower, and may be changed while it is used."""
+    key = made(limited, "--user", "carol") if limited.cli("user", "create", "carol").returncode == 0 else ""
+    own = json.loads(limited.request("GET", "/v1/keys/current", key=key)[2])
+    assert (own["max_sessions"], own["max_sandboxes"], own["max_rate"]) == (None, None, None)
+
+    def opened():
+        status, headers, answer = limited.request("POST", "/create_session", b"{}", {"X-Deployment": "local/tiny"}, key=key)
+        return status, answer
+
+    held = [TinySession(limited, "local/tiny", create=False, key=key) for _ in range(2)]
+    assert opened()[0] == 429
+    shown = limited.cli("key", "limit", own["id"][:8], "--max-sessions", "3", "--json")
+    assert json.loads(shown.stdout)["max_sessions"] == 3, shown.stderr
+    held.append(TinySession(limited, "local/tiny", create=False, key=key))
+    status, answer = opened()
+    assert status == 429 and b"own limit is 3" in answer
+    assert limited.cli("key", "limit", own["id"], "--max-sessions", "0", "--max-sandboxes", "default").returncode == 0
+    held.append(TinySession(limited, "local/tiny", create=False, key=key))
+    limited.process.kill()
+    limited.process.wait()
+    limited.listen = limited.url.split("//")[1]
+    limited.start()
+    assert json.loads(limited.request("GET", "/v1/keys/current", key=key)[2])["max_sessions"] == 0
+    for session in held:
+        assert session.post("/delete_session", {})[0] == 200
+    # Who is limited makes no wider key, and widens none; what it makes has its limits.
+    assert limited.cli("key", "limit", own["id"], "--max-sessions", "1").returncode == 0
+    as_own = {"OPENREWARD_API_KEY": key}
+    child = json.loads(limited.cli("key", "create", "--json", env=as_own).stdout)
+    assert child["max_sessions"] == 1
+    for argv in (["create", "--max-sessions", "2"], ["create", "--max-sessions", "0"], ["limit", child["id"], "--max-sessions", "default"],
+                 ["limit", own["id"], "--max-sessions", "2"]):
+        done = limited.cli("key", *argv, env=as_own)
+        assert done.returncode == 1 and "maxSessions" in done.stderr, (argv, done.stderr)
+    for value, told in (("-1", "maxRate"), ("x", "maxRate"), ("1000001", "maxRate")):
+        done = limited.cli("key", "limit", own["id"], "--max-rate", value)
+        assert done.returncode == 1 and told in done.stderr
+    assert limited.cli("key", "limit", own["id"]).returncode == 1
+    assert "MAX SESSIONS" in limited.cli("key", "ls").stdout
+    assert limited.cli("key", "limit", own["id"], "--max-rate", "1").returncode == 0
+    statuses = []
+    wait_until(lambda: statuses.append(limited.request("GET", "/v1/keys/current", key=key)[0]) or 429 in statuses, 60, "a refusal")
+
+
 def test_metrics_from_elsewhere_need_an_operators_key(base_images):
     with base_images.platform("proxies: [127.0.0.1]\n", images=False) as p:
         p.cli("user", "create", "somebody")

@@ -421,6 +421,29 @@ Test(record, the_silent_go_after_a_time)
 	cr_assert_str_eq(gone, "0 in all\n");
 }
 
+Test(record, those_of_a_removed_user_go)
+{
+	struct store_namespace *user = NULL;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(store_namespace_add(store, "alice", "user", &user, &err), 0);
+	auto_free char *first = rollout("r1", "a", 1);
+	auto_free char *text = message("r1", "m1", 0, 0.5);
+	post(user->id, first);
+	post(user->id, text);
+	post_rollout("r1", "a", 2);
+	trim((struct record_limits){ 0 });
+	auto_free char *there = see(user->id, look_at_runs);
+	cr_assert_str_eq(there, "run a 1 1 0.5\n1 in all\n");
+	store_user_remove(store, user);
+	post(NS, first); /* a turn of the writer */
+	trim((struct record_limits){ 0 });
+	auto_free char *gone = see(user->id, look_at_runs);
+	cr_assert_str_eq(gone, "0 in all\n");
+	auto_free char *others = see(NS, look_at_runs);
+	cr_assert_str_eq(others, "run a 1 2 0.5\n1 in all\n");
+}
+
 /* -- the audit log ------------------------------------------------------------------------------------------------- */
 
 static void put_entry(void *arg, const struct audit_entry *e)

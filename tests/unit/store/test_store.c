@@ -459,3 +459,48 @@ Test(store, a_removed_environment_is_gone_and_its_name_free)
 	cr_assert_str_eq(store_environment_find(s, "n", "stays")->description, "here");
 	store_free(s);
 }
+
+Test(store, a_removed_user_leaves_nothing_that_is_found)
+{
+	static const unsigned char hash[2][STORE_HASH_LEN] = { { 1 }, { 2 } };
+	struct store *s = open_store();
+	struct store_namespace *org = NULL, *user = NULL, *again = NULL;
+	struct store_key *own = NULL, *for_org = NULL;
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(store_namespace_add(s, "org", "org", &org, &err), 0);
+	cr_assert_eq(store_namespace_add(s, "alice", "user", &user, &err), 0);
+	store_member_remove(s, store_member_put(s, org, user, STORE_ROLE_MEMBER));
+	const struct store_key_spec specs[] = { { .ns = user, .user = user, .label = "", .limits = { 3, STORE_LIMIT_NONE } },
+						{ .ns = org, .user = user, .label = "" } };
+	cr_assert_eq(store_key_add(s, &specs[0], hash[0], &own, &err), 0);
+	cr_assert_eq(store_key_add(s, &specs[1], hash[1], &for_org, &err), 0);
+	store_free(s);
+
+	s = open_store();
+	own = store_key_by_hash(s, hash[0]);
+	for_org = store_key_by_hash(s, hash[1]);
+	cr_assert(own->limits[0] == 3 && own->limits[1] == STORE_LIMIT_NONE && own->limits[2] == 0);
+	store_key_limit(s, for_org, (int64_t[STORE_LIMITS]){ 0, 5, 7 });
+	store_key_used(s, own);
+	store_free(s);
+
+	s = open_store();
+	for_org = store_key_by_hash(s, hash[1]);
+	own = store_key_by_hash(s, hash[0]);
+	cr_assert(for_org->limits[0] == 0 && for_org->limits[1] == 5 && for_org->limits[2] == 7);
+	store_key_used(s, own);
+	store_user_remove(s, store_namespace_find(s, "alice"));
+	cr_assert(store_key_is_over(own) && store_key_is_over(for_org), "whoever holds one sees it");
+	cr_assert_null(store_key_by_hash(s, hash[0]));
+	cr_assert_null(store_key_by_id(s, for_org->id));
+	cr_assert(list_empty(&store_namespace_find(s, "org")->keys));
+	cr_assert_eq(store_namespace_add(s, "Alice", "org", &again, &err), 0, "the name is free");
+	store_free(s);
+
+	s = open_store();
+	cr_assert_null(store_namespace_find(s, "alice"));
+	cr_assert_not_null(store_namespace_find(s, "Alice"));
+	cr_assert_null(store_key_by_hash(s, hash[1]));
+	store_free(s);
+}
