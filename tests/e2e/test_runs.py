@@ -1,21 +1,18 @@
 """Background runs over HTTP and the verbs that use them: output while it is made, stdin, terminals, signals, lists."""
-import fcntl
 import hashlib
 import http.client
 import json
 import os
-import pty
-import select
 import signal
 import struct
 import subprocess
-import termios
 import threading
 import time
 import urllib.parse
 
 import pytest
 
+from at_terminal import Terminal
 from orw import OPENREWARD, wait_until
 from wire import Sandbox
 
@@ -355,36 +352,6 @@ def test_ls_top_inspect_rm(platform):
     assert json.loads(cli(platform, "inspect", box.id).stdout)["id"] == box.id
     assert cli(platform, "rm", box.id).returncode == 0
     assert b"it was deleted" in cli(platform, "inspect", box.id).stderr
-
-
-class Terminal:
-    """`openreward sandbox ...` at a terminal of ours."""
-
-    def __init__(self, platform, *argv):
-        self.master, slave = pty.openpty()
-        self.resize(30, 100)
-        self.process = subprocess.Popen([OPENREWARD, "sandbox", *argv], env={**os.environ, **platform.env}, stdin=slave,
-                                        stdout=slave, stderr=slave, start_new_session=True)
-        os.close(slave)
-        self.seen = b""
-
-    def resize(self, rows, cols):
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def type(self, data):
-        os.write(self.master, data)
-
-    def expect(self, want, timeout_s=15):
-        deadline = time.monotonic() + timeout_s
-        while want not in self.seen:
-            assert select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0], self.seen
-            self.seen += os.read(self.master, 65536)
-        self.seen = self.seen.partition(want)[2]
-
-    def end(self):
-        status = self.process.wait(15)
-        os.close(self.master)
-        return status
 
 
 def test_shell(platform, box):

@@ -11,13 +11,16 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 import urllib.request
 
 import pytest
 
+from at_terminal import Terminal
 from orw import OPENREWARD, ROOT, Platform, copy_images, wait_until
 from tinyenv import TinySession, deploy_tiny
+from wire import Sandbox
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration", "http"))
 from tls_files import Authority, run as run_openssl  # noqa: E402
@@ -118,6 +121,39 @@ def test_orwd_uploads_and_clients_get_https_addresses(secure, name, tmp_path):
     stored = os.path.join(secure.data, "buckets", env_id, "big")
     with open(stored, "rb") as got:
         assert hashlib.sha256(got.read()).digest() == hashlib.sha256((tmp_path / "big").read_bytes()).digest()
+
+
+def test_a_shell_with_a_terminal(secure):
+    """Both ways at once over HTTPS: keys, their echo, a resize, an interrupt, more output than a record holds, the status."""
+    box = Sandbox(secure)
+    t = Terminal(secure, "shell", box.id)
+    t.type(b"PS1='$ '; stty size; echo in-$((40+2))\n")
+    t.expect(b"30 100\r\n")
+    t.expect(b"in-42\r\n")
+    t.resize(44, 155)
+    t.process.send_signal(signal.SIGWINCH)
+    t.type(b"until [ \"$(stty size)\" = '44 155' ]; do sleep 0.1; done; echo resized-$((1+1))\n")
+    t.expect(b"resized-2\r\n")
+    t.type(b"trap 'echo caught-$((1+1))' INT; echo ready-$((1+1)); sleep 1000\n")
+    t.expect(b"ready-2\r\n")
+    deadline = time.monotonic() + 60
+    while b"caught-2" not in t.seen and time.monotonic() < deadline:  # until sleep is in front
+        t.type(b"\x03")
+        t.look(1)
+    t.expect(b"caught-2")
+    t.type(b"head -c 3000000 /dev/zero | tr '\\0' y; echo; echo all-$((1+1))\n")
+    t.expect(b"all-2\r\n", 120)
+    t.type(b"exit 9\n")
+    assert t.end() == 9
+    box.delete()
+
+
+def test_a_shell_with_a_stranger(secure):
+    box = Sandbox(secure)
+    plain = {k: v for k, v in secure.env.items() if k not in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    done = verb(secure, "sandbox", "shell", box.id, env={**{k: v for k, v in os.environ.items() if "SSL" not in k}, **plain})
+    assert done.returncode == 1 and b"certificate" in done.stderr, done.stderr
+    box.delete()
 
 
 def verb(platform, *argv, env=None, stdin=None):
