@@ -87,6 +87,7 @@ void api_records_routes(struct api *a, struct http_router *r);      /* GET /v1/r
 void api_export_routes(struct api *a, struct http_router *r);       /* /v1/runs/{id}/export */
 void api_backup_routes(struct api *a, struct http_router *r);       /* /v1/backup */
 void api_difficulty_routes(struct api *a, struct http_router *r);   /* .../task-difficulty */
+void api_pages_routes(struct api *a, struct http_router *r);        /* pages for people; of_session is set. The last of all */
 void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billing/api-usage */
 
 /* The child that writes a backup: its verb, and how it ends where it has written nothing. */
@@ -113,6 +114,8 @@ void api_send(struct http_req *req, int status, struct json_writer *w, const str
 void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b);
 /* For the audit log: NAME of ns is what it is about, and which members of body were given (NULL = none), not their values. */
 void api_audit_note(struct http_req *req, const struct store_namespace *ns, const char *name, json_t *body);
+/* Answers with a page that loads, runs and sends nothing; html is of ours, or escaped. */
+void api_page_reply(struct http_req *req, int status, const char *html, size_t len);
 void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms); /* 0 writes null */
 /* A text of the query, in the request's memory; NULL = absent or empty. -EINVAL names it where it is no UTF-8. */
 MUST_CHECK int api_text(struct http_req *req, const char *name, const char **ret, struct err *err);

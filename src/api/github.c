@@ -185,7 +185,7 @@ static void on_page(struct http_req *req, void *arg)
 		"<code>/v1/github/webhook</code> of this server, content type application/json, with the same secret.";
 
 	(void)arg;
-	http_reply(req, 200, "text/html; charset=utf-8", page, sizeof(page) - 1);
+	api_page_reply(req, 200, page, sizeof(page) - 1);
 }
 
 /* -- GET repos --------------------------------------------------------------------------------------------------------- */

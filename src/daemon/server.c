@@ -249,6 +249,7 @@ static int open_api(struct daemon *d, struct err *err)
 	api_difficulty_routes(&d->api, d->router);
 	api_billing_routes(&d->api, d->router);
 	modules_routes(d);
+	api_pages_routes(&d->api, d->router);
 	figures_register(d);
 	return 0;
 }
