@@ -36,6 +36,7 @@ class World:
         self.post("/v1/rollouts", {"events": [{"eventType": "rollout", "eventId": self.rollout, "timestamp": 1, "runName": "fields"}]})
         self.post("/v1/users", {"name": "fielduser"})
         self.post("/v1/orgs", {"name": "fieldorg"})
+        self.key = self.post("/v1/keys", {"name": "limited"})["id"]
         listed = self.get("/v1/runs?search=fields")["runs"][0]
         self.recorded = listed["id"]
 
@@ -148,8 +149,11 @@ def samples_of(w):
         "apiUsage": [Sample(query={"days": "1", "granularity": "total", "service": "search"})],
         "backup": [Sample(query={"buckets": "false"})],
         "listKeys": [Sample(query={**PAGE, "all": "1", "namespace": "local"})],
-        "createKey": [Sample(body={"name": "n", "namespace": "local", "role": "reader", "expiresIn": "1h"}, status=(201,)),
+        "createKey": [Sample(body={"name": "n", "namespace": "local", "role": "reader", "expiresIn": "1h", "maxSessions": 1, "maxSandboxes": 2,
+                                   "maxRate": 3}, status=(201,)),
                       Sample(body={"user": "fielduser", "readOnly": True}, status=(201,))],
+        "limitKey": [Sample(path={"id": w.key}, body={"maxSessions": 1, "maxSandboxes": 2, "maxRate": 1000})],
+        "currentNamespace": [Sample(query={"type": "org"})],
         "listUsers": [Sample(query=PAGE)],
         "createUser": [Sample(body={"name": fresh()}, status=(201, 409))],
         "listOrganisations": [Sample(query=PAGE)],

@@ -48,6 +48,40 @@ def test_other_forms_of_letters_are_refused(platform, form, text):
     assert name.isascii() or (status == 400 and "name" in answer["detail"] and "letters, digits" in answer["detail"]), answer
 
 
+@pytest.mark.parametrize("path", ["/v1/users", "/v1/orgs"])
+def test_names_of_users_and_organisations(platform, path):
+    """They are of one space, so that no organisation is taken for a user either."""
+    n = "name" + uuid.uuid4().hex[:8]
+    assert make(platform, n, path=path)[0] == 201
+    for other in ("/v1/users", "/v1/orgs"):
+        status, answer = make(platform, n.upper(), path=other)
+        assert status == 409 and n in answer["detail"] and "case" in answer["detail"]
+        status, answer = make(platform, n, path=other)
+        assert status == 409 and "exists" in answer["detail"]
+        for look_alike in (n[:-1] + "\u0430", n + "\u200b", unicodedata.normalize("NFD", n + "\u00e9"), n + "\u00e9", "\uff4e" + n[1:]):
+            status, answer = make(platform, look_alike, path=other)
+            assert status == 400 and "name" in answer["detail"] and "letters, digits" in answer["detail"], answer
+    assert make(platform, n + "2", path=path)[0] == 201, "the same request, corrected"
+
+
+def test_a_page_token_of_a_list_of_another_kind(platform):
+    """Lists of one kind: test_files.py, test_rollouts.py, test_audit.py."""
+    assert make(platform, "pages" + uuid.uuid4().hex[:8])[0] == 201
+    assert make(platform, "pages" + uuid.uuid4().hex[:8])[0] == 201
+    env = make(platform, "pages" + uuid.uuid4().hex[:8])[1]["id"]
+
+    def asked(path, token):
+        status, _, answer = platform.request("GET", f"{path}?limit=1&pageToken={token}")
+        return status, json.loads(answer)
+
+    wait_until(lambda: asked("/v1/audit", "")[1]["nextPageToken"], 60, "a second page")
+    token = asked("/v1/audit", "")[1]["nextPageToken"]
+    assert asked("/v1/audit", token)[0] == 200
+    for path in ("/v1/runs", f"/v1/files/{env}"):
+        status, answer = asked(path, token)
+        assert status == 400 and "pageToken" in answer["detail"], answer
+
+
 def test_an_upload_address_expires(base_images):
     with base_images.platform("buckets: {url_lifetime: 1s}\n", images=False) as p:
         env = make(p, "files")[1]["id"]
