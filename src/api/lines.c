@@ -49,17 +49,22 @@ struct lines *lines_start(struct http_req *req, loop_fn *gone, void *arg)
 	return l;
 }
 
-void lines_object(struct lines *l, const struct buf *json)
+void lines_objects(struct lines *l, const struct buf *text)
 {
-	if (l->ended)
+	if (l->ended || !text->len)
 		return;
 	if (http_reply_queued(l->req) > QUEUE_MAX) {
 		http_req_abort(l->req);
 		return;
 	}
 	/* Above high water the queue's maximum decides. */
-	(void)http_reply_write(l->req, json->data, json->len);
-	(void)http_reply_write(l->req, "\n", 1);
+	(void)http_reply_write(l->req, text->data, text->len);
+}
+
+void lines_object(struct lines *l, const struct buf *json)
+{
+	lines_objects(l, json);
+	lines_objects(l, &(struct buf){ .data = (char[]){ "\n" }, .len = 1 });
 }
 
 void lines_line(struct lines *l, const char *text)

@@ -98,18 +98,29 @@ static size_t find_sources(struct api *api, const struct store_environment *e, c
 struct tail { /* of one deployment's log */
 	struct list node;
 	const struct store_deployment *d;
+	char id[STORE_ID_LEN];
 	int fd;
-	uint64_t at; /* of the next byte, counted from the log's beginning: what was cut off in front included */
+	uint64_t at;  /* of the next byte, counted from the log's beginning: what was cut off in front included. Behind that cut until
+		       * what there was is read */
+	uint64_t cut; /* bytes of that, when the worker began */
+	bool grew;    /* for the worker: there is something to read */
+	size_t got;   /* from it: bytes of whole lines */
 };
 
-struct follower { /* ends with its request */
+/* A worker reads the files, parses the lines and writes them as JSON: many followers of logs that grow quickly would hold the
+ * loop up. While it is at it (busy) all but lines and timer is its own. */
+struct follower { /* ends with its request, or with the worker that is on it then */
 	struct api *api;
-	struct http_req *req;
-	struct lines *lines;
+	struct lines *lines; /* NULL = the client is gone */
 	struct store_environment *e;
 	struct asked asked;
 	struct list tails;
 	struct loop_timer timer;
+	struct loop *loop;
+	bool busy;
+	struct log_source *sources; /* the first time: what there was */
+	size_t n_sources;
+	struct buf out; /* bounded by what is read in one turn */
 };
 
 static void tell(void *arg, const struct log_source *s, const struct logentry *x)
@@ -121,8 +132,10 @@ static void tell(void *arg, const struct log_source *s, const struct logentry *x
 	buf_init(&b, 1024 * 1024);
 	json_write_begin(&w, &b);
 	logentry_write(&w, x, s->id);
-	if (json_write_end(&w) == 0)
-		lines_object(f->lines, &b);
+	if (json_write_end(&w) < 0 || buf_append(&b, "\n", 1) < 0)
+		return; /* a line that long is no use to anybody */
+	if (buf_append(&f->out, b.data, b.len) < 0)
+		buf_clear(&f->out); /* cannot be: it has no maximum */
 }
 
 static struct tail *tail_of(struct follower *f, const struct store_deployment *d)
@@ -142,35 +155,104 @@ static void tail_add(struct follower *f, const struct store_deployment *d, uint6
 		return; /* nothing was written yet */
 	struct tail *t = NEW(struct tail);
 	*t = (struct tail){ .d = d, .fd = fd, .at = at };
+	memcpy(t->id, d->id, sizeof(t->id));
 	list_push_back(&f->tails, &t->node);
 }
 
-/* Whole lines that came since; what the owner's limit cut off before it was read is skipped. */
+static void follower_free(struct follower *f)
+{
+	list_foreach(&f->tails, struct tail, node, t) {
+		fd_close(t->fd);
+		free(t);
+	}
+	log_sources_free(f->sources, f->n_sources);
+	buf_done(&f->out);
+	free(f);
+}
+
+static void on_follower_gone(void *arg)
+{
+	struct follower *f = arg;
+
+	loop_timer_stop(&f->timer);
+	f->lines = NULL;
+	if (!f->busy)
+		follower_free(f);
+}
+
+/* True: it goes on. */
+static bool send_out(struct follower *f)
+{
+	f->busy = false;
+	if (!f->lines) {
+		follower_free(f);
+		return false;
+	}
+	loop_timer_start(&f->timer, FOLLOW_MS); /* before the lines: a client that does not read is cut off there */
+	lines_objects(f->lines, &f->out);
+	buf_done(&f->out);
+	return true;
+}
+
+/* -- what comes ---------------------------------------------------------------------------------------------------- */
+
+/* What the owner's limit cut off before it was read is skipped. */
+static bool look(struct tail *t)
+{
+	struct stat st;
+
+	t->got = 0;
+	t->cut = env_log_cut(t->d);
+	t->at = MAX(t->at, t->cut);
+	t->grew = fstat(t->fd, &st) == 0 && (uint64_t)st.st_size + t->cut > t->at;
+	return t->grew;
+}
+
+/* Whole lines that came since. */
 static void read_more(struct follower *f, struct tail *t)
 {
-	uint64_t cut = env_log_cut(t->d);
-	struct log_source s = { .end = 0 };
+	struct log_source s = { .modified_ms = time_wall_ms() };
 	struct log_query q = f->asked.q;
-	struct stat st;
 	char *p;
 
-	t->at = MAX(t->at, cut);
-	if (fstat(t->fd, &st) < 0 || (uint64_t)st.st_size + cut <= t->at)
-		return; /* the commonest: nothing new */
 	buf_init(&s.text, FOLLOW_CHUNK + 1);
 	if (buf_reserve(&s.text, FOLLOW_CHUNK, &p) < 0)
 		return;
-	ssize_t n = pread(t->fd, p, FOLLOW_CHUNK, (off_t)(t->at - cut));
+	ssize_t n = pread(t->fd, p, FOLLOW_CHUNK, (off_t)(t->at - t->cut));
 	const char *end = n > 0 ? memrchr(p, '\n', (size_t)n) : NULL;
 	if (end) {
 		buf_commit(&s.text, (size_t)(end + 1 - p));
-		t->at += s.text.len;
-		memcpy(s.id, t->d->id, sizeof(s.id));
-		s.modified_ms = time_wall_ms();
+		t->got = s.text.len;
+		memcpy(s.id, t->id, sizeof(s.id));
 		q.limit = UINT64_MAX;
 		log_sources_merge(&s, 1, &q, tell, f);
 	}
 	buf_done(&s.text);
+}
+
+static void more_work(void *arg)
+{
+	struct follower *f = arg;
+
+	list_foreach(&f->tails, struct tail, node, t)
+		if (t->grew)
+			read_more(f, t);
+}
+
+static void more_done(void *arg)
+{
+	struct follower *f = arg;
+	bool cut = false;
+
+	if (f->lines)
+		list_foreach(&f->tails, struct tail, node, t)
+			cut = cut || (t->grew && env_log_cut(t->d) != t->cut);
+	if (cut)
+		buf_done(&f->out); /* perhaps read at the wrong place: once more, from where all of them were */
+	else
+		list_foreach(&f->tails, struct tail, node, t)
+			t->at += t->got;
+	send_out(f);
 }
 
 static void on_tick(struct loop_timer *timer, void *arg)
@@ -180,41 +262,54 @@ static void on_tick(struct loop_timer *timer, void *arg)
 	list_foreach(&f->e->deployments, struct store_deployment, of_environment, d)
 		if (is_wanted(&f->asked, d) && !store_deployment_state_final(d->state) && !tail_of(f, d))
 			tail_add(f, d, 0);
-	loop_timer_start(timer, FOLLOW_MS); /* before the lines: a client that does not read is cut off there */
 	list_foreach(&f->tails, struct tail, node, t)
-		read_more(f, t);
+		f->busy = look(t) || f->busy;
+	if (f->busy)
+		loop_work(f->loop, LOOP_LANE_ANY, more_work, more_done, f);
+	else
+		loop_timer_start(timer, FOLLOW_MS);
 }
 
-static void on_follower_gone(void *arg)
+/* -- what there was ------------------------------------------------------------------------------------------------ */
+
+static void first_work(void *arg)
 {
 	struct follower *f = arg;
 
-	loop_timer_stop(&f->timer);
-	list_foreach(&f->tails, struct tail, node, t) {
-		fd_close(t->fd);
-		free(t);
+	log_sources_read(f->sources, f->n_sources, FOLLOW_FIRST_MAX);
+	log_sources_merge(f->sources, f->n_sources, &f->asked.q, tell, f);
+}
+
+static void first_done(void *arg)
+{
+	struct follower *f = arg;
+
+	if (!send_out(f))
+		return;
+	for (size_t i = 0; i < f->n_sources; i++) {
+		struct tail *t = tail_of(f, store_deployment_by_id(f->api->store, f->sources[i].id));
+		if (t)
+			t->at += f->sources[i].end;
 	}
-	free(f);
+	log_sources_free(STEAL(f->sources), f->n_sources);
+	f->n_sources = 0;
 }
 
 static void follow(struct api *api, struct http_req *req, struct store_environment *e, const struct asked *a)
 {
 	struct follower *f = NEW(struct follower);
-	struct log_source *sources;
-	size_t n = find_sources(api, e, a, &sources);
 
-	*f = (struct follower){ .api = api, .req = req, .e = e, .asked = *a };
+	*f = (struct follower){ .api = api, .e = e, .asked = *a, .loop = http_req_loop(req), .busy = true };
+	f->n_sources = find_sources(api, e, a, &f->sources);
 	list_init(&f->tails);
-	loop_timer_init(&f->timer, http_req_loop(req), on_tick, f);
-	f->lines = lines_start(req, on_follower_gone, f);
-	log_sources_read(sources, n, FOLLOW_FIRST_MAX);
-	for (size_t i = 0; i < n; i++) {
-		const struct store_deployment *d = store_deployment_by_id(api->store, sources[i].id);
-		tail_add(f, d, env_log_cut(d) + sources[i].end);
+	for (size_t i = 0; i < f->n_sources; i++) {
+		const struct store_deployment *d = store_deployment_by_id(api->store, f->sources[i].id);
+		tail_add(f, d, env_log_cut(d));
 	}
-	loop_timer_start(&f->timer, FOLLOW_MS);
-	log_sources_merge(sources, n, &a->q, tell, f);
-	log_sources_free(sources, n);
+	buf_init(&f->out, BUF_UNLIMITED);
+	loop_timer_init(&f->timer, f->loop, on_tick, f);
+	f->lines = lines_start(req, on_follower_gone, f);
+	loop_work(f->loop, LOOP_LANE_ANY, first_work, first_done, f);
 }
 
 /* -- the route ------------------------------------------------------------------------------------------------------- */

@@ -10,6 +10,8 @@
 #include "base/time.h"
 #include "env/private.h"
 
+#define REPLAY_BYTES ((size_t)16384)      /* of the kept log in one turn of the loop, and as many more as a line needs */
+#define REPLAY_MAX ((size_t)1024 * 1024) /* a line of that length is told in pieces */
 #define LOG_STAMP_LEN TIME_ISO_LEN /* "2026-01-02T03:04:05.678Z" and a blank */
 
 static void follow_free(struct env_follow *f)
@@ -25,10 +27,11 @@ void follow_line(struct deploy *p, const char *line)
 			f->line(f->arg, line);
 }
 
-static void tell_over(struct env_follow *f)
+/* d NULL: it went with its environment. */
+static void tell_over(struct env_follow *f, const struct store_deployment *d)
 {
 	if (!f->cancelled)
-		f->over(f->arg, f->d->state, f->d->reason);
+		f->over(f->arg, d ? d->state : STORE_DEPLOYMENT_STOPPED, d ? d->reason : "it was removed");
 	follow_free(f);
 }
 
@@ -37,7 +40,7 @@ void follow_over(struct deploy *p)
 	list_foreach(&p->followers, struct env_follow, node, f) {
 		list_remove(&f->node); /* one whose replay is due ends there, with the whole log */
 		if (f->replayed)
-			tell_over(f);
+			tell_over(f, p->d);
 	}
 }
 
@@ -79,26 +82,48 @@ static void replay_lines(struct env_follow *f, char *text)
 	}
 }
 
-/* Runs from the loop, so that a follower's calls never come inside env_follow(). */
+/* Tells the whole lines of the next piece. True: that was the end of the log, which is there to the last line that was told to
+ * others: both are the loop's own. */
+static bool replay_piece(struct env_follow *f)
+{
+	auto_buf struct buf log = { 0 };
+	buf_init(&log, f->piece + 1);
+	if (builds_read_log(f->envs->builds, f->id, f->at, f->piece, &log, NULL) < 0)
+		return true;
+	bool end = log.len < f->piece;
+	const char *last = end ? NULL : memrchr(log.data, '\n', log.len);
+	if (!end && !last && f->piece < REPLAY_MAX) {
+		f->piece *= 2;
+		return false;
+	}
+	size_t len = last ? (size_t)(last + 1 - log.data) : log.len;
+	f->at += len;
+	f->piece = REPLAY_BYTES;
+	if (len) {
+		log.data[len] = '\0';
+		replay_lines(f, log.data);
+	}
+	return end;
+}
+
+/* Runs from the loop, so that a follower's calls never come inside env_follow(); a piece in each turn, because a log may be long and
+ * those who read it many. */
 static void replay(void *arg)
 {
 	struct env_follow *f = arg;
-	auto_buf struct buf log = { 0 };
-	if (f->cancelled) {
-		follow_free(f);
+	struct store_deployment *d = f->cancelled ? NULL : store_deployment_by_id(f->envs->store, f->id);
+	if (d && !replay_piece(f)) {
+		loop_defer(f->envs->loop, replay, f);
 		return;
 	}
-	buf_init(&log, 32u * 1024 * 1024);
-	if (builds_read_log(f->envs->builds, f->d->id, 0, log.max, &log, NULL) == 0)
-		replay_lines(f, log.data);
 	f->deferred = false; /* only now: a line's callback may have unfollowed */
 	f->replayed = true;
-	struct env *v = f->d->environment->user;
-	bool alive = v && v->pending && v->pending->d == f->d;
+	struct env *v = d ? d->environment->user : NULL;
+	bool alive = v && v->pending && v->pending->d == d;
 	if (f->cancelled)
 		follow_free(f);
 	else if (!alive)
-		tell_over(f);
+		tell_over(f, d);
 }
 
 int env_follow(struct env_follow **ret, struct envs *e, struct store_deployment *d, env_line_fn *line, env_over_fn *over, void *arg,
@@ -106,7 +131,8 @@ int env_follow(struct env_follow **ret, struct envs *e, struct store_deployment 
 {
 	struct env *v = env_of(e, d->environment);
 	struct env_follow *f = NEW(struct env_follow);
-	*f = (struct env_follow){ .envs = e, .d = d, .line = line, .over = over, .arg = arg, .deferred = true };
+	*f = (struct env_follow){ .envs = e, .line = line, .over = over, .arg = arg, .deferred = true, .piece = REPLAY_BYTES };
+	memcpy(f->id, d->id, sizeof(f->id));
 	list_init(&f->node);
 	if (v->pending && v->pending->d == d)
 		list_push_back(&v->pending->followers, &f->node);

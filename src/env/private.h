@@ -84,10 +84,12 @@ struct deploy {
 struct env_follow {
 	struct list node; /* in deploy.followers; alone when the deployment is over */
 	struct envs *envs;
-	struct store_deployment *d;
+	char id[STORE_ID_LEN]; /* the deployment's, which may go while its log is told */
 	env_line_fn *line;
 	env_over_fn *over;
 	void *arg;
+	uint64_t at;    /* of the kept log: what was given */
+	size_t piece;   /* bytes of the next one */
 	bool replayed;  /* the kept log was given */
 	bool cancelled;
 	bool deferred;  /* a replay is under way: it frees a cancelled one */
