@@ -14,7 +14,7 @@
 #include "sandbox/link_private.h"
 
 #define RETRY_MS 1000
-#define HELLO_TIMEOUT_MS 10000
+#define HELLO_TIMEOUT_MS 60000 /* a machine that a sandbox floods with processes lets it wait for its turn */
 #define REQUEST_TIMEOUT_MS 120000
 #define SHUTDOWN_TIMEOUT_MS 60000
 
