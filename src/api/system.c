@@ -114,6 +114,9 @@ static void collect_http(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_tls_handshakes_dropped_total", NULL, "Those that were ended for others (tls.handshakes).",
 			    (double)s->dropped_handshakes);
 	api_metrics_gauge(o, "openreward_tls_handshakes_open", NULL, "Those under way.", (double)s->open_handshakes);
+	api_metrics_counter(o, "openreward_http2_connections_total", NULL, "Connections that chose HTTP/2.", (double)s->h2_connections);
+	api_metrics_counter(o, "openreward_http2_refused_total", NULL, "Those that were ended for what they asked for (http.h2_*).",
+			    (double)s->h2_refused);
 }
 
 static double resident_bytes(void)
