@@ -566,7 +566,7 @@ static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 		c->blocked = false;
 	if (events & EPOLLRDHUP) {
 		c->rdhup = true;
-		if ((c->req && c->req->ends_on_rdhup) || (c->h2 && !wants_input(c))) {
+		if ((c->req && c->req->ends_on_rdhup) || (c->h2 && c->state == CONN_OPEN && !wants_input(c))) {
 			conn_break(c);
 			return;
 		}

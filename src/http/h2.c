@@ -48,7 +48,6 @@ static int on_begin_headers(nghttp2_session *session UNUSED, const nghttp2_frame
 	struct http2 *h = arg;
 
 	h2_head_begin(&h->head);
-	h->head_ms = now_of(h);
 	return 0;
 }
 
@@ -102,8 +101,6 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 	struct h2_stream *s = h2_stream_of(session, frame->hd.stream_id);
 
 	h->settled = h->settled || (frame->hd.type == NGHTTP2_SETTINGS && !(frame->hd.flags & NGHTTP2_FLAG_ACK));
-	if (frame->hd.type == NGHTTP2_HEADERS)
-		h->head_ms = 0;
 	if (is_request(frame))
 		return begin_stream(h, frame);
 	if (!s)
@@ -341,6 +338,18 @@ void h2_eof(struct http_conn *c)
 
 /* -- progress -------------------------------------------------------------------------------------------------- */
 
+/* A block that is no request is one that nghttp2 says nothing of at its end: the guard knows. */
+static void note_block(struct http2 *h)
+{
+	const struct h2_guard *g = &h->guard;
+
+	if (!g->block_open)
+		h->head_ms = 0;
+	else if (!h->head_ms || h->head_number != g->blocks)
+		h->head_ms = now_of(h);
+	h->head_number = g->blocks;
+}
+
 static void take_input(struct http2 *h)
 {
 	struct http_conn *c = h->conn;
@@ -348,6 +357,7 @@ static void take_input(struct http2 *h)
 	ssize_t n = r < 0 ? r : nghttp2_session_mem_recv(h->session, (const uint8_t *)c->rd, c->rd_len);
 
 	c->rd_len = 0;
+	note_block(h);
 	if (n < 0)
 		refuse_peer(h, n);
 }

@@ -31,7 +31,8 @@ struct http2 {
 	struct list streams;
 	struct h2_guard guard;
 	struct h2_head head;
-	uint64_t head_ms;     /* when the block that arrives began; 0 = none does */
+	uint64_t head_ms;     /* when the block of header fields that arrives began; 0 = none does */
+	uint64_t head_number; /* which one that is */
 	uint64_t since_ms;    /* when it began, or its last stream ended */
 	uint64_t stop_ms;     /* when its end was announced; 0 = it was not */
 	uint64_t told_sent;   /* of the wire: up to here streams know */

@@ -4,12 +4,13 @@
 #include <string.h>
 
 #define BYTES_PER_FRAME 512 /* of bodies that we send: pays for one frame that grants more */
-#define BLOCK_FRAMES_MAX 24 /* of one block; the largest may need five of the usual 16 KiB */
+#define BLOCK_FRAMES 8      /* of one block, and one more for each of: */
+#define BLOCK_FRAME_BYTES 4096 /* of its maximum; a frame may have 16 KiB */
 #define PREFACE_BYTES 24
 #define PADDED_MAX 256      /* a frame of DATA up to here may be nothing but padding */
 
 enum { DATA = 0, HEADERS = 1, CONTINUATION = 9, RST_STREAM = 3 }; /* RFC 9113, 6 */
-enum { FLAG_PADDED = 8 };
+enum { FLAG_END_HEADERS = 4, FLAG_PADDED = 8 };
 
 static void bucket_init(struct h2_bucket *b, uint64_t per_s, uint64_t burst, uint64_t now_ms)
 {
@@ -34,15 +35,19 @@ void h2_guard_init(struct h2_guard *g, const struct http_limits *limits, uint64_
 }
 
 /* Compressed, a block that is not too long is no longer than this; with padding and a priority at the most. */
-static const char *take_block(struct h2_guard *g, unsigned type, size_t length)
+static const char *take_block(struct h2_guard *g, unsigned type, unsigned flags, size_t length)
 {
-	if (type == HEADERS)
+	if (type == HEADERS) {
 		g->block_bytes = g->block_frames = 0;
+		g->blocks++;
+	}
+	g->block_open = true;
+	g->block_last = flags & FLAG_END_HEADERS;
 	g->block_bytes += length;
 	g->block_frames++;
 	if (g->block_bytes > g->block_max + PADDED_MAX + 5)
 		return "the header fields are too long";
-	return g->block_frames > BLOCK_FRAMES_MAX ? "the header fields come in too many frames" : NULL;
+	return g->block_frames > BLOCK_FRAMES + g->block_max / BLOCK_FRAME_BYTES ? "the header fields come in too many frames" : NULL;
 }
 
 /* A frame that brings something: a request, or bytes of its body. */
@@ -59,7 +64,7 @@ const char *h2_guard_frame(struct h2_guard *g, uint64_t now_ms, unsigned type, u
 		return h2_guard_reset(g, now_ms);
 	if (!is_useful(type, flags, length) && !bucket_take(&g->controls, now_ms))
 		return "too many frames that are no request and no body";
-	return type == HEADERS || type == CONTINUATION ? take_block(g, type, length) : NULL;
+	return type == HEADERS || type == CONTINUATION ? take_block(g, type, flags, length) : NULL;
 }
 
 /* 24 bits of length, 8 of type, 8 of flags; the stream's number does not matter here. */
@@ -90,6 +95,8 @@ const char *h2_guard_bytes(struct h2_guard *g, uint64_t now_ms, const void *byte
 		len -= n;
 		if (g->n_head == sizeof(g->head))
 			refusal = take_head(g, now_ms);
+		if (g->block_last && !g->skip)
+			g->block_open = g->block_last = false;
 	}
 	return refusal;
 }

@@ -25,6 +25,9 @@ struct h2_guard {
 	size_t block_max;    /* bytes of a block of header fields, as sent */
 	size_t block_bytes;  /* of the one that arrives */
 	unsigned block_frames;
+	uint64_t blocks;     /* that began */
+	bool block_open;     /* the last of them has not come whole */
+	bool block_last;     /* but for this frame's payload, which is its last */
 	uint64_t sent;       /* bytes of bodies that were not yet paid for with a frame */
 	size_t skip;         /* bytes until the next frame's header */
 	uint8_t head[9];     /* of a frame, as far as it is here */

@@ -212,6 +212,16 @@ def test_a_slow_block_of_fields(make_server):
         assert p.goaway() == ENHANCE_YOUR_CALM
 
 
+def test_a_request_that_is_none_leaves_no_deadline_behind(make_server):
+    server = make_server(header_deadline_ms=300)
+    with Peer(server) as p:
+        p.request(1, fields=[("connection", "x")])
+        assert p.answer(1)[3] == PROTOCOL_ERROR
+        for i in range(3):
+            p.request(3 + 2 * i, path="/later?ms=400")
+            assert p.answer(3 + 2 * i)[0] == "200"
+
+
 @pytest.mark.parametrize("data", [
     b"\x00" * 100, frame(DATA, 0, 1, b"x"), frame(HEADERS, END_HEADERS, 2, b"\x82"), frame(HEADERS, END_HEADERS, 0, b"\x82"), frame(SETTINGS, 0, 1),
     frame(SETTINGS, 0, 0, b"abc"), frame(PING, 0, 0, b"abc"), frame(RST_STREAM, 0, 1, b"\0\0\0\0"), frame(WINDOW_UPDATE, 0, 0, bytes(4)),

@@ -76,6 +76,26 @@ Test(h2_parts, a_block_of_fields_has_an_end)
 	cr_assert_lt(count(0, CONTINUATION, 0, 0), 30);
 }
 
+static void feed(const void *p, size_t len)
+{
+	cr_assert_null(h2_guard_bytes(&guard, 0, p, len));
+}
+
+Test(h2_parts, a_block_is_open_until_its_last_byte)
+{
+	feed("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
+	cr_assert_not(guard.block_open);
+	feed("\0\0\2\1\0\0\0\0\1xy", 11);
+	cr_assert(guard.block_open);
+	feed("\0\0\2\11\4\0\0\0\1x", 10);
+	cr_assert(guard.block_open);
+	feed("y", 1);
+	cr_assert_not(guard.block_open);
+	feed("\0\0\0\1\4\0\0\0\3", 9);
+	cr_assert_not(guard.block_open);
+	cr_assert_eq(guard.blocks, 2);
+}
+
 Test(h2_parts, frames_are_found_however_they_are_cut)
 {
 	/* The preface; DATA with 300 bytes; SETTINGS that is empty, 60 times. */
