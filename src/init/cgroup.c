@@ -44,16 +44,23 @@ void groups_open(struct init *in)
 	gs->pids_fd = open_first(BOOT_FD_PIDS, "pids.events", NULL);
 }
 
-/* The number behind "KEY " in a file of such lines, from its start; 0 when absent. */
-static uint64_t keyed(int fd, const char *key)
+/* A file from its start; "" when it can't be read. */
+static const char *read_small(int fd, char text[SMALL_FILE])
 {
-	char text[SMALL_FILE], *line = text;
-	size_t len = strlen(key);
-	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+	ssize_t n = fd < 0 ? -1 : pread(fd, text, SMALL_FILE - 1, 0);
 
 	if (n <= 0)
-		return 0;
+		return "";
 	text[n] = '\0';
+	return text;
+}
+
+/* The number behind "KEY " in a text of such lines; 0 when absent. */
+static uint64_t value_of(const char *text, const char *key)
+{
+	const char *line = text;
+	size_t len = strlen(key);
+
 	while (line) {
 		if (!strncmp(line, key, len) && line[len] == ' ')
 			return strtoull(line + len, NULL, 10);
@@ -63,11 +70,21 @@ static uint64_t keyed(int fd, const char *key)
 	return 0;
 }
 
+static uint64_t keyed(int fd, const char *key)
+{
+	char text[SMALL_FILE];
+
+	return value_of(read_small(fd, text), key);
+}
+
 struct counters groups_counters(const struct init *in)
 {
+	char text[SMALL_FILE];
+	const char *oom = read_small(in->groups.oom_fd, text);
+
 	return (struct counters){
-		.oom_kills = keyed(in->groups.oom_fd, "oom_kill"),
-		.limit_hits = keyed(in->groups.oom_fd, "oom"),
+		.oom_kills = value_of(oom, "oom_kill"),
+		.limit_hits = value_of(oom, "oom"),
 		.pids_hits = keyed(in->groups.pids_fd, "max"),
 	};
 }
@@ -165,14 +182,6 @@ static void keep_spare(struct init *in, struct group *g)
 		g->cpu_fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
 	g->cpu_base_us = usage_us(g);
 	in->groups.spare = g;
-}
-
-void groups_prepare(struct init *in)
-{
-	struct group *g;
-
-	if (in->groups.usable && group_make(in, &g) == 0)
-		keep_spare(in, g);
 }
 
 int group_take(struct init *in, struct group **ret)

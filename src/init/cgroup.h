@@ -54,8 +54,6 @@ uint64_t group_read_u64(int dir, const char *name, uint64_t fallback);
 
 /* *ret is NULL where groups are not usable. A failure is passed on: running unkillable would be worse. */
 MUST_CHECK int group_take(struct init *in, struct group **ret);
-/* Makes the one that the next run takes, ahead of time. Best effort. */
-void groups_prepare(struct init *in);
 /* Gives it back: reused, removed, or left to linger. NULL is fine. */
 void group_put(struct init *in, struct group *g);
 /* The same for one that nobody is in any more; false = it is not, or NULL, and stays the caller's. */

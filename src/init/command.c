@@ -170,14 +170,12 @@ static NORETURN void execute(void)
 	give_up(r == -ENOENT || r == -ENOTDIR ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN, "run", name, r);
 }
 
-static NORETURN void child(const struct command *c)
+NORETURN void command_become(const struct command *c)
 {
 	const char *cwd = c->cwd[0] ? c->cwd : "/";
 	sigset_t none;
 	int r;
 
-	seccomp_forget();
-	setsid();
 	collect(c->msg, WIRE_T_ARG, argv);
 	collect_env(c);
 	r = set_descriptors(c);
@@ -192,6 +190,24 @@ static NORETURN void child(const struct command *c)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execute();
+}
+
+const char *command_cwd(const struct wire_in *msg)
+{
+	const char *cwd = wire_get_str(msg, WIRE_T_CWD, 0);
+
+	return cwd ? cwd : "";
+}
+
+int command_isolate(int sock)
+{
+	/* Pages that are written later: each is copied at the first write, better now. */
+	argv[0] = envp[0] = NULL;
+	home[0] = '\0';
+	/* Not above those that come through it: set_descriptors() wants them below the script's number. */
+	if (sock != COMMAND_SOCKET_FD && dup3(sock, COMMAND_SOCKET_FD, O_CLOEXEC) < 0)
+		return -errno;
+	return syscall(SYS_close_range, COMMAND_SOCKET_FD + 1u, ~0u, 0u) < 0 ? -errno : 0;
 }
 
 static long clone_child(int cgroup)
@@ -225,20 +241,32 @@ void command_open(void)
 		own_score.fd = fd_close(own_score.fd);
 }
 
-int command_start(pid_t *ret, const struct command *c, struct err *err)
+long command_clone(int cgroup)
 {
 	long pid;
-	int r = 0;
 
 	set_oom_score(OOM_SCORE);
-	pid = clone_child(c->cgroup);
-	if (pid < 0 && c->cgroup >= 0 && (errno == EOPNOTSUPP || errno == EBUSY || errno == EINVAL))
-		pid = clone_child(-1);
-	if (pid < 0)
-		r = err_sys(err, errno == EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
-	if (pid == 0)
-		child(c);
+	pid = clone_child(cgroup);
+	if (pid == 0) {
+		seccomp_forget();
+		setsid();
+		return 0;
+	}
+	pid = pid < 0 ? -errno : pid;
 	set_oom_score(own_score.text);
+	return pid;
+}
+
+int command_start(pid_t *ret, const struct command *c, struct err *err)
+{
+	long pid = command_clone(c->cgroup);
+
+	if (c->cgroup >= 0 && (pid == -EOPNOTSUPP || pid == -EBUSY || pid == -EINVAL))
+		pid = command_clone(-1);
+	if (pid < 0)
+		return err_sys_code(err, (int)pid, pid == -EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
+	if (pid == 0)
+		command_become(c);
 	*ret = (pid_t)pid;
-	return r;
+	return 0;
 }

@@ -230,7 +230,7 @@ static void drain(struct output *o, struct watch *pipe)
 	if (pipe->fd < 0)
 		return;
 	/* What is on its way through a terminal shows when it is read, not before. */
-	if (isatty(pipe->fd))
+	if (o->flags & OUTPUT_TERMINAL)
 		waiting = TERMINAL_MAX;
 	else if (ioctl(pipe->fd, FIONREAD, &waiting) < 0)
 		return;

@@ -20,7 +20,7 @@
 #include "init/logfile.h"
 #include "init/loop.h"
 
-enum output_flag { OUTPUT_FRAMED = 1, OUTPUT_TAIL = 2 };
+enum output_flag { OUTPUT_FRAMED = 1, OUTPUT_TAIL = 2, OUTPUT_TERMINAL = 4 /* the pipe is a terminal's master */ };
 
 struct output {
 	struct watch pipe;     /* read end; -1 = all writers are gone, or the output goes elsewhere. A terminal's master */

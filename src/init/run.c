@@ -101,6 +101,7 @@ static void finish(struct init *in, struct run *run)
 		end_sandbox(in, run);
 	if (group_put_empty(in, run->group))
 		run->group = NULL;
+	next_run_ended(in);
 }
 
 static void ended(struct init *in, struct run *run, int status, const struct rusage *usage)
@@ -132,7 +133,7 @@ void runs_reap(struct init *in)
 				found = run;
 		if (found)
 			ended(in, found, status, &usage);
-		orphans |= !found;
+		orphans |= !found && !next_reaped(in, pid);
 	}
 	if (orphans)
 		groups_touch(in, time_now_us());
@@ -234,14 +235,13 @@ static int spec_fds(struct spec *s, const struct request *q, struct err *err)
 static int spec_read(struct spec *s, struct request *q, struct err *err)
 {
 	const char *user = wire_get_str(q->msg, WIRE_T_USER, 0);
-	const char *cwd = wire_get_str(q->msg, WIRE_T_CWD, 0);
 	int r;
 
 	q->stage = "command";
 	if (!wire_get_str(q->msg, WIRE_T_ARG, 0))
 		return err_set(err, -EINVAL, "RUN without ARG: there is no command");
 	s->cmd.msg = q->msg;
-	s->cmd.cwd = cwd ? cwd : "";
+	s->cmd.cwd = command_cwd(q->msg);
 	s->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
 	q->stage = "user";
 	r = user_lookup(&s->cmd.user, USER_FOLDER, user ? user : "", err);
@@ -277,7 +277,8 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	run->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
 	run->main = run->flags & WIRE_RUN_MAIN;
 	run->input = run->slave = -1;
-	run->out.flags = (run->flags & WIRE_RUN_SEPARATE ? OUTPUT_FRAMED : 0u) | (run->flags & WIRE_RUN_TAIL ? OUTPUT_TAIL : 0u);
+	run->out.flags = (run->flags & WIRE_RUN_SEPARATE ? OUTPUT_FRAMED : 0u) | (run->flags & WIRE_RUN_TAIL ? OUTPUT_TAIL : 0u) |
+			 (run->flags & WIRE_RUN_TTY ? OUTPUT_TERMINAL : 0u);
 	if (run->flags & WIRE_RUN_FETCH)
 		run->out.inline_max = FETCH_INLINE_MAX;
 	run->start_us = time_now_us();
@@ -309,15 +310,29 @@ static bool is_room_coming(const struct init *in)
 	return groups_dying(in);
 }
 
-static int start(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
+/* The prepared process, or else a clone. */
+static int start_process(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
 {
 	int r;
 
+	q->stage = "clone";
+	if (next_start(in, run, &s->cmd))
+		return 0;
 	q->stage = "cgroup";
 	r = group_take(in, &run->group);
 	if (r < 0)
 		return err_sys_code(err, r, "make the run's cgroup");
 	s->cmd.cgroup = run->group ? run->group->fd : -1;
+	q->stage = "clone";
+	r = command_start(&run->pid, &s->cmd, err);
+	q->again = r == -EAGAIN && is_room_coming(in);
+	return r;
+}
+
+static int start(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
+{
+	int r;
+
 	run->base = groups_counters(in);
 	q->stage = "output";
 	r = s->log >= 0 ? open_log(run, s->log, err) : 0;
@@ -329,9 +344,7 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 		r = watch_open(in, &run->out.err_pipe, fd_steal(&s->ends->read_err), EPOLLIN, on_error_output);
 	if (r < 0)
 		return err_sys_code(err, r, "watch the output");
-	q->stage = "clone";
-	r = command_start(&run->pid, &s->cmd, err);
-	q->again = r == -EAGAIN && is_room_coming(in);
+	r = start_process(in, run, s, q, err);
 	if (r < 0)
 		return r;
 	run->input = fd_steal(&s->ends->input);

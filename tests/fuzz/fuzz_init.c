@@ -76,6 +76,32 @@ void command_open(void)
 {
 }
 
+/* Nothing is prepared. */
+long command_clone(int cgroup)
+{
+	(void)cgroup;
+	return -EAGAIN;
+}
+
+int command_isolate(int sock)
+{
+	(void)sock;
+	return -ENOSYS;
+}
+
+void command_become(const struct command *c)
+{
+	(void)c;
+	abort();
+}
+
+const char *command_cwd(const struct wire_in *msg)
+{
+	const char *cwd = wire_get_str(msg, WIRE_T_CWD, 0);
+
+	return cwd ? cwd : "";
+}
+
 int seccomp_sethostname(const char *name, size_t len)
 {
 	(void)name;
@@ -403,6 +429,7 @@ static void begin(bool steer)
 	in = (struct init){ .epoll = epoll_create1(EPOLL_CLOEXEC) };
 	check(socket_at(BOOT_FD_CONTROL, &to_control) == 0 && socket_at(BOOT_FD_EGRESS, &to_egress) == 0);
 	runs_init(&in.runs);
+	next_init(&in.next);
 	groups_open(&in);
 	net_init(&in.net);
 	check(control_open(&in) == 0);
