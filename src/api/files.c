@@ -61,7 +61,7 @@ static int hash_begin(struct file_hash *h)
 	return h->md && EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) == 1 ? 0 : -ENOMEM;
 }
 
-static int hash_end(struct file_hash *h)
+int file_hash_end(struct file_hash *h)
 {
 	unsigned char digest[32];
 	bool ok = EVP_DigestFinal_ex(h->md, digest, NULL) == 1;
@@ -69,6 +69,16 @@ static int hash_end(struct file_hash *h)
 	file_hash_done(h);
 	str_hex(digest, sizeof(digest), h->hex);
 	return ok ? 0 : -ENOMEM;
+}
+
+int file_hash_add(struct file_hash *h, const void *p, size_t len)
+{
+	int r = hash_begin(h);
+
+	if (r == 0 && EVP_DigestUpdate(h->md, p, len) != 1)
+		r = -ENOMEM;
+	h->size += len;
+	return r;
 }
 
 int file_hash_step(struct file_hash *h, int fd, struct err *err)
@@ -85,9 +95,8 @@ int file_hash_step(struct file_hash *h, int fd, struct err *err)
 		if (n < 0)
 			return err_set(err, -EIO, "read the file");
 		if (n == 0)
-			return hash_end(h) < 0 ? err_set(err, -ENOMEM, "make the digest") : 0;
-		r = EVP_DigestUpdate(h->md, block, (size_t)n) == 1 ? 0 : -ENOMEM;
-		h->size += (uint64_t)n;
+			return file_hash_end(h) < 0 ? err_set(err, -ENOMEM, "make the digest") : 0;
+		r = file_hash_add(h, block, (size_t)n);
 	}
 	return r < 0 ? err_set(err, r, "make the digest") : 1;
 }

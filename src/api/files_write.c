@@ -22,6 +22,8 @@ struct upload {
 	bool committed;           /* size and hex say what */
 	uint64_t size;
 	char hex[FILE_HEX_LEN];
+	struct file_hash sent;    /* of all that was written so far, as long as piece followed piece; begun or not. The running
+				     call's alone */
 	struct write_op *running; /* NULL = idle */
 	struct list waiting;      /* struct write_op */
 	bool orphan;              /* the sandbox is gone: freed with its running call */
@@ -53,6 +55,7 @@ static void op_work(struct write_op *op);
 
 static void upload_free(struct upload *up)
 {
+	file_hash_done(&up->sent);
 	free(up->path);
 	free(up->tmp);
 	free(up);
@@ -169,24 +172,36 @@ static void op_fail(struct write_op *op, const struct err *err)
 
 /* -- pieces ----------------------------------------------------------------------------------------------------------------------- */
 
+static void forget_digest(struct upload *up)
+{
+	file_hash_done(&up->sent);
+	up->sent.size = 0;
+}
+
+/* While it is at hand: reading the file again for its digest would cost as much as all else. A piece that does not follow the
+ * one before ends it, and the commit reads. */
+static void digest_piece(const struct write_op *op)
+{
+	struct upload *up = op->up;
+	bool follows = op->offset == 0 || (up->sent.md && up->sent.size == op->offset);
+
+	if (op->offset == 0)
+		forget_digest(up);
+	if (!follows || file_hash_add(&up->sent, op->data, op->len) < 0)
+		forget_digest(up);
+}
+
 static void piece_work(void *arg)
 {
 	struct write_op *op = arg;
-	size_t done = 0;
 
 	/* A first piece begins anew, whatever an upload that was given up has left. */
 	if (op->offset == 0 && ftruncate(op->fd, 0) < 0)
 		err_sys(&op->err, "write the file");
-	while (!op->err.code && done < op->len) {
-		ssize_t n = pwrite(op->fd, op->data + done, op->len - done, (off_t)(op->offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			err_sys(&op->err, "write the file");
-		else
-			done += (size_t)n;
-	}
+	else if (file_piece_write(op->fd, op->data, op->len, op->offset, &op->err) == 0)
+		digest_piece(op);
+	if (op->err.code)
+		forget_digest(op->up);
 }
 
 static void piece_done(void *arg)
@@ -217,6 +232,17 @@ static void commit_renamed(void *arg, const struct err *err)
 	op_over(op);
 }
 
+/* What was made on the way. It is that of what was sent: whoever inside may write the file could have changed it as well a
+ * moment later. */
+static int take_digest(struct write_op *op)
+{
+	int r = file_hash_end(&op->up->sent);
+
+	op->digest.size = op->size;
+	memcpy(op->digest.hex, op->up->sent.hex, sizeof(op->digest.hex));
+	return r < 0 ? err_set(&op->err, r, "make the digest") : 0;
+}
+
 static void commit_work(void *arg)
 {
 	struct write_op *op = arg;
@@ -228,6 +254,8 @@ static void commit_work(void *arg)
 	else if ((uint64_t)st.st_size != op->size)
 		op->step = err_set(&op->err, -EEXIST, "size: %llu, but %llu bytes were written", (unsigned long long)op->size,
 				   (unsigned long long)st.st_size);
+	else if (op->up->sent.md && op->up->sent.size == op->size)
+		op->step = take_digest(op);
 	else
 		op->step = file_hash_step(&op->digest, op->fd, &op->err);
 	if (op->step == 0 && op->digest.size != op->size)

@@ -1,6 +1,7 @@
 """Sandboxes through the unmodified SDK: commands, output, limits, files."""
 import asyncio
 import hashlib
+import json
 import os
 import threading
 import time
@@ -268,6 +269,21 @@ def test_upload_from_and_download_to(sandbox, tmp_path):
     assert (result.size, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     sandbox.download_to("/data/deep/er/a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == content
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_pieces_of_any_size_far_into_a_file(platform, sandbox, again):
+    """Behind 32 MiB they take another way to the disk. One that is sent twice changes nothing but where the digest comes from."""
+    content, head, at = os.urandom(1 << 20) * 41 + b"the end", {"X-Session-ID": sandbox.sid}, 0
+    for size in [4 << 20] * 8 + [4096, 1 << 20, 8191, 4095, (4 << 20) - 4096, 2 << 20, 100, 4 << 20]:
+        piece = content[at:at + size]
+        for _ in range(1 + again):
+            assert platform.request("POST", f"/write_file?path=/tmp/large&offset={at}", piece, headers=head)[0] == 200
+        at += len(piece)
+    assert at == len(content)
+    status, _, body = platform.request("POST", f"/write_file?path=/tmp/large&commit=1&size={len(content)}", b"", headers=head)
+    assert status == 200 and json.loads(body) == {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    assert sandbox.run("sha256sum </tmp/large").output.split()[0] == hashlib.sha256(content).hexdigest()
 
 
 def test_empty_file(sandbox, tmp_path):
