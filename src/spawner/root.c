@@ -338,40 +338,39 @@ int root_mount_proc(struct start *s)
 	return r < 0 ? fail(s, -r, "/dev/mqueue") : 0;
 }
 
-static int cover(int dir, const char *path, int mount_fd)
+/* dir/path gets a read-only (and more) clone of from/what put over it. The place first: closing a clone that was never attached
+ * would wait for a grace period, in a queue with all who do. */
+static int cover(int dir, const char *path, int from, const char *what, unsigned int attrs)
 {
-	auto_fd m = mount_fd;
-	auto_fd target = -1;
+	auto_fd target = open_below(dir, path, SYS_RESOLVE_BENEATH);
+	auto_fd m = -1;
 
-	if (m < 0)
-		return m;
-	target = open_below(dir, path, SYS_RESOLVE_BENEATH);
 	if (target == -ENOENT)
 		return 0; /* nothing to hide in this net namespace or on this machine */
-	return target < 0 ? target : attach(m, target);
+	if (target < 0)
+		return target;
+	m = clone_mount(from, what, attrs);
+	return m < 0 ? m : attach(m, target);
 }
 
 /* The prepared /dev has an empty folder where each sandbox's own pts goes; a folder of the disk would tell its path. */
 static int mask_dir(int dir, const char *path)
 {
-	const unsigned int attrs = SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC;
-
-	return cover(dir, path, clone_mount(AT_FDCWD, "dev/pts", attrs));
+	return cover(dir, path, AT_FDCWD, "dev/pts", SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
 }
 
 int root_mask_proc(struct start *s)
 {
+	const unsigned int attrs = SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC;
 	const struct host *h = s->host;
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && h->masked_files[i]; i++)
-		r = cover(s->proc_fd, s->path = h->masked_files[i],
-			  clone_mount(AT_FDCWD, "dev/null", SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC));
+		r = cover(s->proc_fd, s->path = h->masked_files[i], AT_FDCWD, "dev/null", attrs);
 	for (size_t i = 0; r == 0 && h->masked_dirs[i]; i++)
 		r = mask_dir(s->proc_fd, s->path = h->masked_dirs[i]);
 	for (size_t i = 0; r == 0 && h->readonly[i]; i++)
-		r = cover(s->proc_fd, s->path = h->readonly[i],
-			  clone_mount(s->proc_fd, h->readonly[i], SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC));
+		r = cover(s->proc_fd, s->path = h->readonly[i], s->proc_fd, h->readonly[i], attrs);
 	return r;
 }
 
@@ -386,8 +385,8 @@ static int show_cgroup(struct start *s, int sys_fd)
 	if (!c->on_v2[CGROUP_MEMORY])
 		return 0;
 	snprintf(path, sizeof(path), "%s/%s", c->path[CGROUP_V2], s->plan->id);
-	return cover(sys_fd, "fs/cgroup",
-		     clone_mount(AT_FDCWD, path, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC));
+	return cover(sys_fd, "fs/cgroup", AT_FDCWD, path,
+		     SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
 }
 
 int root_mount_sys(struct start *s)
