@@ -1,4 +1,6 @@
 """Every command of `orwd`, with every option in every output format, against transcripts of what it prints (transcript.py)."""
+import collections
+import functools
 import glob
 import json
 import os
@@ -7,7 +9,7 @@ import urllib.parse
 import pytest
 import transcript
 from github_server import GitHub
-from orw import Platform, wait_until
+from orw import ROOT, Platform, wait_until
 from tinyenv import TinySession, deploy_tiny
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "orwd")
@@ -170,10 +172,16 @@ def test_transcript(stage, name):
 REFUSED = {("create", "--harbor"), ("new", "--harbor"), ("update", "--harbor"), ("task-build-logs", "")}
 
 
+@functools.cache
+def pages_of_help():
+    return transcript.commands()
+
+
 def seen():
-    """{(command, option, format)}, {(command, option, choice)} and {command used wrongly}, in all transcripts."""
-    triples, choices, wrong, pages = set(), set(), set(), transcript.commands()
-    for step in [s for name in FILES for s in steps_of(name) if s.command is not None]:
+    """What is in the transcripts: {(command, option, format): the files that show it}, {(command, option, choice)} and {command used
+    wrongly: files}."""
+    triples, choices, wrong, pages = collections.defaultdict(set), set(), collections.defaultdict(set), pages_of_help()
+    for name, step in [(name, s) for name in FILES for s in steps_of(name) if s.command is not None]:
         command, *rest = [*step.words(), ""]
         if command not in pages:
             continue
@@ -181,9 +189,11 @@ def seen():
         given = {page.long(a): b for a, b in zip(rest, rest[1:] + [""]) if a.startswith("-")}
         fmt = given.get("--output", "table")
         failed = step.failed()
-        triples |= {(command, o, fmt) for o in [*given, ""] if not failed or (command, o) in REFUSED or (command, "") in REFUSED}
+        for option in [*given, ""]:
+            if not failed or (command, option) in REFUSED or (command, "") in REFUSED:
+                triples[command, option, fmt].add(name)
         if failed:
-            wrong.add(command)
+            wrong[command].add(name)
         if not failed or (command, "") in REFUSED:
             choices |= {(command, option, value) for option, value in given.items()}
     return triples, choices, wrong
@@ -191,7 +201,7 @@ def seen():
 
 def table():
     """What --help says there is: the same three."""
-    triples, choices, pages = set(), set(), transcript.commands()
+    triples, choices, pages = set(), set(), pages_of_help()
     for command, page in pages.items():
         formats = page.options.get("--output", ["table"])
         triples |= {(command, option, fmt) for fmt in formats for option in [*page.options, ""] if option != "--output" or fmt != "table"}
@@ -201,7 +211,46 @@ def table():
 
 def test_every_command_option_and_format_is_in_a_transcript(monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
-    assert len(transcript.commands()) >= 21
+    assert len(pages_of_help()) >= 21
     for what, there, shown in zip(("option in a format", "choice of an option", "wrong use"), table(), seen()):
-        missing = sorted(there - shown)
+        missing = sorted(there - set(shown))
         assert not missing, f"in no transcript of tests/e2e/orwd ({what}): {missing}"
+
+
+# -- the same for people --------------------------------------------------------------------------------------------------
+
+HEAD = """# orwd, command by option
+
+The SDK's `orwd`, unmodified, against this server. Each cell names the transcripts (`tests/e2e/orwd/NAME.txt`) that show a command with
+an option in a format, and that `make test T=transcript` plays and compares; the version is in [clients.md](clients.md). A dash is what a
+command does not have. The table is written by `OPENREWARD_GOLDEN=write make test T=test_orwd`, and a test says when it is not the newest
+`orwd`'s.
+
+"""
+
+
+def cell(files):
+    return ", ".join(sorted(f.removesuffix(".txt") for f in files)) or "-"
+
+
+def document():
+    shown, _, wrong = seen()
+    formats = sorted({fmt for _, _, fmt in table()[0]}, key=lambda f: (f != "table", f))
+    lines = ["| command | option | " + " | ".join(formats) + " |", "|---|---|" + "---|" * len(formats)]
+    for command, page in pages_of_help().items():
+        for option in ["", *page.options]:
+            cells = [cell(shown.get((command, option, fmt), ())) for fmt in formats]
+            what = f"`{option}`" + (" (refused here)" if (command, option) in REFUSED else "") if option else ""
+            lines.append(f"| `{command}` | {what} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{command}` | used wrongly | " + cell(wrong[command]) + " |" + " |" * (len(formats) - 1))
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def test_the_table_is_in_the_documents(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    path = os.path.join(ROOT, "docs", "orwd.md")
+    if WRITE:
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(document())
+    with open(path, encoding="utf-8") as f:
+        assert f.read() == document(), "OPENREWARD_GOLDEN=write make test T=test_orwd writes it anew"
