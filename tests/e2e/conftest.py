@@ -8,6 +8,7 @@ import tempfile
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from clients import write_table  # noqa: E402
 from orw import ROOT, Platform, copy_images, running, settings  # noqa: E402
 from tinyenv import deploy_tiny  # noqa: E402
 
@@ -20,7 +21,21 @@ log:
 """
 
 
+RESULTS = []  # of tests with the mark "client": ((package, ...), name, outcome)
 collect_ignore = [] if os.environ.get("ALL_CLIENTS") else ["test_clients_large.py", "test_clients_readme.py"]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    mark = item.get_closest_marker("client")
+    if mark and (report.when == "call" or report.outcome != "passed"):
+        RESULTS.append((mark.args, item.name, report.outcome))
+
+
+def pytest_sessionfinish():
+    if os.environ.get("ALL_CLIENTS") and RESULTS:
+        print("\nclients: " + write_table(RESULTS))
 
 
 @pytest.fixture(scope="session")

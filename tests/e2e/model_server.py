@@ -1,8 +1,9 @@
-"""A model server of the suite's own, on loopback: OpenAI's chat completions and responses, and Anthropic's messages, whole or
-streamed. What it answers is scripted by the model's name: a list of turns, each a text or a list of (tool, arguments); or a
-function of the request's body that gives the turn."""
+"""A model server of the suite's own, on loopback: OpenAI's chat completions and responses, Anthropic's messages and Google's
+generateContent, whole or streamed. What it answers is scripted by the model's name: a list of turns, each a text or a list of (tool,
+arguments); or a function of the request's body that gives the turn. A tool of a namespace is "NAMESPACE/TOOL"."""
 import http.server
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -40,9 +41,9 @@ class ModelServer:
 
     @property
     def env(self) -> dict[str, str]:
-        """What clients of all three kinds read."""
+        """What clients of all kinds read."""
         return {"OPENAI_BASE_URL": self.url + "/v1", "OPENAI_API_KEY": "sk-scripted", "ANTHROPIC_BASE_URL": self.url,
-                "ANTHROPIC_API_KEY": "sk-ant-scripted"}
+                "ANTHROPIC_API_KEY": "sk-ant-scripted", "GOOGLE_GEMINI_BASE_URL": self.url, "GEMINI_API_KEY": "scripted"}
 
 
 def new_id(kind: str) -> str:
@@ -81,14 +82,19 @@ def chat_stream(answer: dict) -> list[tuple[str, object]]:
 
 # -- OpenAI: responses -------------------------------------------------------------------------------------------------
 
+def named(tool: str) -> dict:
+    namespace, _, name = tool.rpartition("/")
+    return {"name": name, "namespace": namespace} if namespace else {"name": name}
+
+
 def response(turn: Turn, model: str, n: int) -> dict:
     """Its id tells the next request, which may bring nothing else of the conversation, which turn this was."""
     if isinstance(turn, str):
         output = [{"type": "message", "id": new_id("msg"), "role": "assistant", "status": "completed",
                    "content": [{"type": "output_text", "text": turn, "annotations": []}]}]
     else:
-        output = [{"type": "function_call", "id": new_id("fc"), "call_id": new_id("call"), "name": name, "status": "completed",
-                   "arguments": json.dumps(args)} for name, args in turn]
+        output = [{"type": "function_call", "id": new_id("fc"), "call_id": new_id("call"), "status": "completed",
+                   "arguments": json.dumps(args), **named(name)} for name, args in turn]
     return {"id": f"resp_{n}_{uuid.uuid4().hex}", "object": "response", "created_at": 1_700_000_000, "status": "completed", "model": model,
             "output": output, "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "tools": [],
             "parallel_tool_calls": True, "tool_choice": "auto", "temperature": 1.0, "top_p": 1.0,
@@ -138,6 +144,45 @@ def anthropic_stream(answer: dict) -> list[tuple[str, object]]:
     return [(e["type"], e) for e in events]
 
 
+# -- Google: generateContent ---------------------------------------------------------------------------------------------
+
+def google(turn: Turn, model: str) -> dict:
+    parts = [{"text": turn}] if isinstance(turn, str) else [{"functionCall": {"name": name, "args": args}} for name, args in turn]
+    return {"candidates": [{"index": 0, "content": {"role": "model", "parts": parts}, "finishReason": "STOP"}], "modelVersion": model,
+            "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}}
+
+
+def google_turn(body: dict) -> int:
+    return sum(c.get("role") == "model" for c in body["contents"])
+
+
+# -- what a request says, whichever its kind ----------------------------------------------------------------------------------
+
+def tools_offered(body: dict) -> list[str]:
+    """Their names, as turns have them."""
+    names = []
+    for t in body.get("tools", []):
+        if t.get("type") == "namespace":
+            names += [f"{t['name']}/{x['name']}" for x in t["tools"]]
+        else:
+            names += [d["name"] for d in t.get("functionDeclarations", [])] or [(t.get("function") or t).get("name", "")]
+    return names
+
+
+def calls_made(body: dict) -> list[str]:
+    """The names of the tools that the conversation has called so far."""
+    if "input" in body:
+        items = body["input"] if isinstance(body["input"], list) else []
+        calls = [c for c in items if c.get("type") == "function_call"]
+    elif "contents" in body:
+        calls = [p["functionCall"] for c in body["contents"] for p in c["parts"] if "functionCall" in p]
+    else:
+        said = [m for m in body["messages"] if m["role"] == "assistant"]
+        calls = [c["function"] for m in said for c in m.get("tool_calls") or []]
+        calls += [b for m in said if isinstance(m["content"], list) for b in m["content"] if b.get("type") == "tool_use"]
+    return [f"{c['namespace']}/{c['name']}" if c.get("namespace") else c["name"] for c in calls]
+
+
 # -- HTTP --------------------------------------------------------------------------------------------------------------
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -154,6 +199,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         path = self.path.partition("?")[0]
+        of_google = re.search(r"/models/([^/:]+):(generate|streamGenerate)Content$", path)
+        if of_google:  # what the others say in the body
+            body |= {"model": of_google.group(1), "stream": of_google.group(2) == "streamGenerate"}
         self.models.seen.append((path, body))
         model = body.get("model", "")
         if path.endswith("/count_tokens"):
@@ -167,6 +215,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer, stream = response(self.models.turn(body, n), model, n), response_stream
         elif path.endswith("/messages"):
             answer, stream = anthropic(self.models.turn(body, chat_turn(body)), model), anthropic_stream
+        elif of_google:
+            answer, stream = google(self.models.turn(body, google_turn(body)), model), lambda whole: [("", whole)]
         else:
             return self.reply(404, {"error": {"message": f"no such path: {path}"}})
         return self.events(stream(answer)) if body.get("stream") else self.reply(200, answer)

@@ -5,7 +5,7 @@ import shutil
 import urllib.parse
 
 import pytest
-from clients import HERE, client_program, run_client
+from clients import BEGIN, DOCUMENT, END, HERE, client_program, run_client
 from model_server import ModelServer
 from orw import ROOT, wait_until
 
@@ -31,14 +31,16 @@ def get(platform, path, **query):
 
 # -- firehorse: an agent at the tools of each style ----------------------------------------------------------------------
 
-@pytest.mark.parametrize("provider, toolset, model, reward", [
-    ("anthropic", "claude-code", "shell", 1.0), ("openai", "codex", "shell", 1.0), ("openrouter", "hermes", "lazy", 0.0),
+@pytest.mark.client("firehorse-cli")
+@pytest.mark.parametrize("agent, provider, toolset, model, reward", [
+    ("react", "anthropic", "claude-code", "shell", 1.0), ("react", "openai", "codex", "shell", 1.0), ("react", "openrouter", "hermes", "lazy", 0.0),
     *([] if not ALL else [
-        ("openai", "gemini-cli", "lazy", 0.0), ("anthropic", "", "shell", 1.0)])])
-def test_firehorse(platform, terminal, models, tmp_path, provider, toolset, model, reward):
-    name = f"firehorse {provider} {toolset}"
+        ("react", "openai", "gemini-cli", "lazy", 0.0), ("react", "anthropic", "", "shell", 1.0), ("resum", "openai", "", "shell", 1.0),
+        ("resum", "anthropic", "claude-code", "shell", 1.0)])])
+def test_firehorse(platform, terminal, models, tmp_path, agent, provider, toolset, model, reward):
+    name = f"firehorse {agent} {provider} {toolset}"
     url = models.url if provider == "anthropic" else models.url + "/v1"
-    run_client(platform, [client_program("firehorse", "firehorse"), "--env", terminal, "--agent", "react", "--model", f"{provider}/{model}",
+    run_client(platform, [client_program("firehorse", "firehorse"), "--env", terminal, "--agent", agent, "--model", f"{provider}/{model}",
                           "--split", "test", "--max-tasks", "1", "--max-turns", "5", "--toolset", toolset, "--run-name", name,
                           "--provider-url", url, "--output-dir", str(tmp_path)], models, cwd=tmp_path, OPENROUTER_API_KEY="sk-or-scripted")
     results = json.loads((tmp_path / "run_result.json").read_text(encoding="utf-8"))
@@ -75,6 +77,7 @@ def terminal():
 """
 
 
+@pytest.mark.client("inspect-openreward", "inspect-ai")
 @pytest.mark.parametrize("model, toolset, score", [("openai/shell", "codex", 1.0), ("anthropic/lazy", None, 0.0)])
 def test_inspect(platform, terminal, models, tmp_path, model, toolset, score):
     (tmp_path / "terminal.py").write_text(INSPECT.replace("TOOLSET", repr(toolset)), encoding="utf-8")
@@ -113,6 +116,7 @@ def orsmath(platform):
     return "local/orsmath"
 
 
+@pytest.mark.client("ors-sdk")
 def test_ors_sdk_client_and_server(platform, orsmath, tmp_path):
     (tmp_path / "ors_client.py").write_text(ORS, encoding="utf-8")
     address = f"http://{urllib.parse.quote(orsmath, safe='')}:{platform.key}@{urllib.parse.urlsplit(platform.url).netloc}"
@@ -122,6 +126,7 @@ def test_ors_sdk_client_and_server(platform, orsmath, tmp_path):
         "sessions": [["What is 2+2?", "Correct!", 1.0, True], ["What is 3+3?", "Incorrect", 0.0, True]]}
 
 
+@pytest.mark.client("openreward", "ors-sdk")
 def test_the_openreward_sdk_at_a_server_of_ors_sdk(client, orsmath):
     env = client.environments.get(orsmath)
     with env.session(split="test", index=1) as session:
@@ -131,6 +136,7 @@ def test_the_openreward_sdk_at_a_server_of_ors_sdk(client, orsmath):
 
 # -- the SDK's toolsets and its judging --------------------------------------------------------------------------------------
 
+@pytest.mark.client("openreward")
 @pytest.mark.parametrize("toolset", ["claude-code", "codex", "gemini-cli", "hermes", "openclaw"])
 def test_toolsets(client, terminal, toolset):
     with client.environments.get(terminal).session(split="test", index=0, toolset=toolset) as session:
@@ -151,6 +157,7 @@ def judged(platform, tmp_path_factory):
     return "local/judged"
 
 
+@pytest.mark.client("openreward")
 def test_score_group_with_the_sdks_judge(client, judged):
     from openreward.api.environments.types import Message, TextBlock
     with client.environments.get(judged).session(split="train", index=0) as session:
@@ -160,6 +167,7 @@ def test_score_group_with_the_sdks_judge(client, judged):
         assert [s.reward for s in scores] == [0.25, 1.0, 0.25]
 
 
+@pytest.mark.client("openreward")
 def test_the_toolset_of_an_environment(client, judged):
     """CLIToolset, which an environment declares."""
     with client.environments.get(judged).session(split="train", index=0) as session:
@@ -172,9 +180,10 @@ def test_the_toolset_of_an_environment(client, judged):
 
 
 def test_the_table_names_what_is_installed():
-    """docs/clients.md has a line for every package of tests/clients.txt."""
+    """docs/clients.md has every package of tests/clients.txt in the table that `make clients` writes."""
     with open(os.path.join(ROOT, "tests", "clients.txt"), encoding="utf-8") as f:
         packages = [line.split()[1].partition("[")[0] for line in f if not line.startswith("#")]
-    with open(os.path.join(ROOT, "docs", "clients.md"), encoding="utf-8") as f:
-        text = f.read()
-    assert [p for p in packages if f"| {p} |" not in text] == []
+    with open(DOCUMENT, encoding="utf-8") as f:
+        table = f.read().partition(BEGIN)[2].partition(END)[0]
+    assert [p for p in packages if f" {p} " not in table] == []
+    assert "passed" in table and "failed" not in table
