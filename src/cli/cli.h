@@ -117,6 +117,7 @@ void cli_progress_line(void *progress, const char *line, size_t len); /* a cli_l
 /* Reads server-sent events: joins chunk and end. */
 struct cli_events {
 	char event[32];      /* of the event being read */
+	char task_id[64];    /* by which the answer may be asked for again; "" = did not come */
 	struct buf json;     /* chunk + end */
 	struct buf error;    /* text of `error` */
 	bool ended, failed;

@@ -37,6 +37,7 @@ struct sandbox {
 	bool block_network, input, terminal;
 	char **cmd;
 	char *sid;
+	char task_id[64]; /* of the command, as soon as it is known; "" before */
 };
 
 static volatile int stopped;
@@ -108,13 +109,15 @@ static int run_body(const struct sandbox *s, struct buf *b, struct err *err)
 	json_kv_str(&w, "shell", "/bin/sh");
 	if (s->timeout)
 		json_kv_double(&w, "timeout_s", seconds);
+	if (*s->task_id)
+		json_kv_str(&w, "task_id", s->task_id);
 	json_close(&w);
 	return json_write_end(&w);
 }
 
 /* -- calls ----------------------------------------------------------------------------------------------------- */
 
-/* A call that answers with events; *ret: the JSON of chunk and end. */
+/* A call that answers with events; *ret: the JSON of chunk and end. Its task_id is kept. */
 static int call(struct sandbox *s, const char *path, const struct buf *body, json_t **ret, struct err *err)
 {
 	struct cli_events ev;
@@ -126,6 +129,8 @@ static int call(struct sandbox *s, const char *path, const struct buf *body, jso
 	cli_events_init(&ev, RESULT_MAX);
 	int r = cli_http(&s->target, &rq, err);
 	cli_request_done(&rq);
+	if (*ev.task_id)
+		memcpy(s->task_id, ev.task_id, sizeof(s->task_id));
 	if (r == 0 && ev.failed)
 		r = err_set(err, -EPROTO, "%s", ev.error.len ? ev.error.data : "the answer is too large");
 	else if (r == 0 && !ev.ended)
@@ -148,17 +153,24 @@ static int create(struct sandbox *s, struct err *err)
 	r = r < 0 ? r : json_need_str(answer, "sid", &sid, err);
 	if (r == 0)
 		s->sid = xstrdup(sid);
+	s->task_id[0] = '\0';
 	return r;
 }
 
 static void delete(struct sandbox *s)
 {
 	struct cli_request rq = { .method = "POST", .path = "/delete_session", .body = "{}", .body_len = 2, .session_id = s->sid };
+	unsigned tries = 0;
 	struct err err;
+	int r = 0;
 
-	if (s->sid && cli_http(&s->target, &rq, &err) < 0)
-		cli_fail("removing the sandbox: %s", err.msg);
+	do {
+		cli_request_done(&rq);
+		r = s->sid ? cli_http(&s->target, &rq, &err) : 0;
+	} while (sandbox_again(r, &tries));
 	cli_request_done(&rq);
+	if (r < 0)
+		cli_fail("removing the sandbox: %s", err.msg);
 }
 
 static int print_result(json_t *result, struct err *err)
@@ -182,14 +194,20 @@ static int print_result(json_t *result, struct err *err)
 	return (int)code;
 }
 
+/* A command whose connection breaks goes on: its result is asked for by its task_id, or by the same body where that had not come. */
 static int run_command(struct sandbox *s, struct err *err)
 {
-	auto_buf struct buf body = { 0 };
 	auto_json result = NULL;
+	unsigned tries = 0;
+	int r;
 
-	buf_init(&body, 64 * 1024 * 1024);
-	int r = run_body(s, &body, err);
-	r = r < 0 ? r : call(s, "/run", &body, &result, err);
+	do {
+		auto_buf struct buf body = { 0 };
+
+		buf_init(&body, 64 * 1024 * 1024);
+		r = run_body(s, &body, err);
+		r = r < 0 ? r : call(s, "/run", &body, &result, err);
+	} while (!stopped && sandbox_again(r, &tries));
 	return r < 0 ? r : print_result(result, err);
 }
 

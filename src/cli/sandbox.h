@@ -11,6 +11,10 @@ MUST_CHECK int sandbox_quote(struct buf *b, char **words);
 MUST_CHECK int sandbox_call(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
 			    struct err *err);
 
+/* Whether to ask again after r, the result of a request that may be repeated: the connection broke, or nobody answers, as while
+ * the server starts anew. Waits half a second; *tries, 0 at first, is counted up to a minute's worth. */
+MUST_CHECK bool sandbox_again(int r, unsigned *tries);
+
 /* ls, top, inspect, rm, exec, shell, logs: argv[0] is the word. Returns the exit status, or -1 for another word. */
 int sandbox_verbs(int argc, char **argv, const char *usage);
 

@@ -17,8 +17,6 @@
 
 #define PIECE_BYTES (64u * 1024)
 #define ANSWER_MAX (64u * 1024)
-#define RETRIES 10
-#define RETRY_MS 500
 #define FRAME_HEAD 8 /* sandbox/wire.h has the format */
 
 struct stream {
@@ -37,7 +35,7 @@ struct stream {
 	bool input_over, closing, sending;
 	int write_error;       /* our own stdout is gone */
 	struct buf answer;     /* of a request that was refused */
-	int retries;
+	unsigned tries;        /* since something came */
 };
 
 static int wake[2] = { -1, -1 };
@@ -103,7 +101,7 @@ static size_t on_output(char *p, size_t size, size_t n, void *arg)
 	if (status != 200)
 		return buf_append(&s->answer, p, len) < 0 ? 0 : len;
 	s->received += len;
-	s->retries = 0;
+	s->tries = 0;
 	if (s->a->separate)
 		put_frames(s, p, len);
 	else
@@ -173,8 +171,7 @@ static void input_done(struct stream *s, CURLcode code)
 		s->sent += s->n_piece;
 		return;
 	}
-	if (code != CURLE_OK && s->retries++ < RETRIES) {
-		usleep(RETRY_MS * 1000);
+	if (code != CURLE_OK && sandbox_again(-EPIPE, &s->tries)) {
 		start_input(s);
 		return;
 	}
@@ -243,9 +240,8 @@ static int output_done(struct stream *s, CURLcode code, struct err *err)
 		return 1;
 	if (code == CURLE_OK)
 		return refused(s, status, err);
-	if (s->retries++ >= RETRIES)
+	if (!sandbox_again(-EPIPE, &s->tries))
 		return err_set(err, -EPIPE, "%s: %s", s->a->target->url, curl_easy_strerror(code));
-	usleep(RETRY_MS * 1000);
 	start_output(s);
 	return 0;
 }
@@ -388,8 +384,12 @@ int attach_result(const struct attach *a, struct err *err)
 	const char *error = NULL;
 	bool timed_out = false;
 	int64_t code = 1;
-	int r = sandbox_call(a->target, "POST", path, "", &run, err);
+	unsigned tries = 0;
+	int r;
 
+	do
+		r = sandbox_call(a->target, "POST", path, "", &run, err);
+	while (sandbox_again(r, &tries));
 	r = r < 0 ? r : json_get_str(run, "error", &error, err);
 	r = r < 0 ? r : json_get_i64(run, "return_code", 0, 255, &code, err);
 	r = r < 0 ? r : json_get_bool(run, "timed_out", &timed_out, err);

@@ -10,6 +10,8 @@
 #include "base/str.h"
 #include "cli/sandbox.h"
 
+#define RETRIES 120
+#define RETRY_MS 500
 #define PAGE 500
 #define BODY_MAX (1024u * 1024)
 
@@ -33,6 +35,13 @@ int sandbox_call(const struct cli_target *t, const char *method, const char *pat
 		r = json_read_object(ret, rq.answer.data, rq.answer.len, err);
 	cli_request_done(&rq);
 	return r;
+}
+
+bool sandbox_again(int r, unsigned *tries)
+{
+	if ((r != -EPIPE && r != -ECONNREFUSED) || (*tries)++ >= RETRIES)
+		return false;
+	return usleep(RETRY_MS * 1000) == 0; /* a signal ends it */
 }
 
 static const char *text_of(json_t *o, const char *key)

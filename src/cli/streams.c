@@ -68,6 +68,8 @@ static void take_data(struct cli_events *e, const char *data, size_t len)
 {
 	if (str_eq(e->event, "chunk") || str_eq(e->event, "end"))
 		e->failed |= buf_append(&e->json, data, len) < 0;
+	if (str_eq(e->event, "task_id"))
+		snprintf(e->task_id, sizeof(e->task_id), "%.*s", (int)MIN(len, sizeof(e->task_id)), data);
 	if (str_eq(e->event, "error"))
 		e->failed |= buf_append(&e->error, data, len) < 0;
 }

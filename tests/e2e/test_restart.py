@@ -2,6 +2,7 @@
 than a pause. Commands append a line to a file of their sandbox, so that what is lost or run twice can be counted."""
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from orw import command_of, nothing_new, pids, settings
+from orw import command_of, nothing_new, pids, settings, wait_until
 from tinyenv import TinySession, deploy_tiny
 
 TAKEN_OVER_S = 20  # bench/ measures it; this is how long a client would wait
@@ -223,6 +224,22 @@ def test_a_creation_is_taken_up_again(own):
             s = result()
             assert s.run("echo here").output == "here"
             s.stop()
+
+
+def test_the_command_line_waits_for_its_command(own):
+    words = "echo x >> /tmp/lines; until [ -e /tmp/go ]; do sleep 0.1; done; wc -l < /tmp/lines; exit 5"
+    result = in_background(lambda: own.cli("sandbox", "run", "python:3.11-slim", "--", "sh", "-c", words))
+    def ids():
+        return [one["id"] for one in json.loads(own.request("GET", "/v1/sandboxes")[2])["sandboxes"]]
+    wait_until(ids, 60, "its sandbox")
+    one, = ids()
+    wait_until(lambda: own.cli("sandbox", "exec", one, "--", "test", "-e", "/tmp/lines").returncode == 0, 60, "the command")
+    restart(own)
+    leave(own)
+    restart(own)
+    assert own.cli("sandbox", "exec", one, "--", "touch", "/tmp/go").returncode == 0
+    done = result()
+    assert (done.stdout, done.returncode) == ("1\n", 5), done.stderr
 
 
 def test_a_planned_restart_lets_open_requests_finish(own):
