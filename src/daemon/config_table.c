@@ -43,7 +43,7 @@ const struct config_key config_keys[] = {
 	{ "http.high_water", CONFIG_SIZE, AT(http.high_water_bytes), "256KiB", 4 * KIB, GIB,
 	  "Unsent bytes of one answer above which its source is made to wait." },
 	{ "http.max_connections", CONFIG_COUNT, AT(http.max_connections), "16000", 16, 1000000,
-	  "Open connections; beyond it new ones wait to be accepted." },
+	  "Open connections; beyond it new ones wait to be accepted. Of a sandbox to the platform: a sixteenth." },
 	{ "http.header_deadline", CONFIG_DURATION, AT(http.header_deadline_ms), "15s", 100 * MS, HOUR,
 	  "A request's headers must be complete this long after their first byte." },
 	{ "http.idle", CONFIG_DURATION, AT(http.idle_ms), "75s", 100 * MS, DAY, "A kept connection without a request is closed." },

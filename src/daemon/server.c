@@ -25,6 +25,7 @@
 #define WATCH_TIMES 3
 #define DRAIN_LOOK_MS 20
 #define START_FAILED 2 /* of the loop */
+#define TELL_DROPPED_MS 60000 /* between two lines of the log */
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
 
@@ -108,6 +109,18 @@ static void on_hangup(int signo UNUSED, void *arg)
 	listeners_reload_tls(arg);
 }
 
+/* Who is refused may ask again at once: the log hears of it now and then. */
+static void tell_dropped(struct daemon *d, const char *id, const struct err *err)
+{
+	uint64_t now = loop_now_ms(d->loop);
+
+	d->denied_total++;
+	if (d->told_dropped_ms && now - d->told_dropped_ms < TELL_DROPPED_MS)
+		return;
+	d->told_dropped_ms = now;
+	log_event(LOG_WARN, "daemon", LOG_KV("sandbox", id), "a connection was dropped: %s", err->msg);
+}
+
 /* A connection from inside that wants the platform becomes one of the server's, tagged with its sandbox. */
 static void on_platform(void *arg, const char *id, uint64_t number, uint16_t port, int fd)
 {
@@ -119,7 +132,7 @@ static void on_platform(void *arg, const char *id, uint64_t number, uint16_t por
 	if (d->ending)
 		fd_close(fd);
 	else if (http_server_adopt(d->http, fd, number, &err) < 0)
-		log_event(LOG_WARN, "daemon", LOG_KV("sandbox", id), "a connection was dropped: %s", err.msg);
+		tell_dropped(d, id, &err);
 }
 
 static void on_denied(void *arg, const char *id, const char *text)

@@ -67,6 +67,7 @@ struct daemon {
 	char **mount_texts;          /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
 	struct engine_mount *mounts; /* ends with a NULL source */
 	uint64_t platform_total, denied_total; /* connections from inside: to the platform; refused */
+	uint64_t told_dropped_ms;    /* when the log was told of one that was dropped; 0 = never */
 	struct http_tls *tls;        /* NULL = no TLS */
 	char address[128];           /* HOST:PORT for programs of this machine: a plain one of loopback, else the first */
 	bool address_tls;

@@ -78,7 +78,7 @@ static void close_socket(struct http_conn *c)
 	conn_tls_close(c);
 	loop_io_close(&c->io);
 	list_remove(&c->link);
-	server_conn_closed(c->server);
+	server_conn_closed(c->server, c);
 }
 
 static void conn_close(struct http_conn *c)

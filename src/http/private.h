@@ -55,6 +55,8 @@ struct http_server {
 	bool dead;              /* freed by run_dirty() */
 	struct loop_timer accept_timer;
 	struct http_stats stats;
+	size_t n_adopted;       /* of the open connections */
+	uint32_t adopted[HTTP_TAGS]; /* the same, by tag modulo HTTP_TAGS */
 	struct http_range *trusted; /* proxies */
 	size_t n_trusted;
 	uint64_t date_s;        /* of date[] */
@@ -280,5 +282,5 @@ void reply_error_json(struct buf *ret, const char *text);
 
 /* server.c */
 const char *server_date(struct http_server *s);
-void server_conn_closed(struct http_server *s); /* one less: accepting may go on */
+void server_conn_closed(struct http_server *s, const struct http_conn *c); /* one less: accepting may go on */
 void server_mark_dirty(struct http_server *s, struct http_conn *c);

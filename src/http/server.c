@@ -13,6 +13,8 @@
 #include "http/private.h"
 
 #define DEFER_ACCEPT_S 1 /* who says nothing for so long becomes a connection all the same */
+#define OF_ONE_TAG 16 /* parts of max_connections: the most that one sandbox has */
+#define OF_TAGS 2     /* and that all have */
 #define ACCEPT_SHARE 4 /* of what a turn does, the part that is new connections: neither they nor those already here starve */
 
 void http_limits_default(struct http_limits *ret)
@@ -194,6 +196,17 @@ static void close_listener(struct http_listener *l)
 	loop_release(l->server->loop, free, l);
 }
 
+static int check_share(const struct http_server *s, uint64_t tag, struct err *err)
+{
+	size_t own = s->adopted[tag % HTTP_TAGS], most = s->limits.max_connections / OF_ONE_TAG, all = s->limits.max_connections / OF_TAGS;
+
+	if (own >= MAX(most, (size_t)1))
+		return err_set(err, -EMFILE, "it has %zu connections to the platform already", own);
+	if (s->n_adopted >= MAX(all, (size_t)1))
+		return err_set(err, -EMFILE, "sandboxes have %zu connections to the platform already", s->n_adopted);
+	return 0;
+}
+
 int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct err *err)
 {
 	struct sockaddr_storage peer = { 0 };
@@ -202,6 +215,9 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	struct http_conn *c;
 	int r, on = 1;
 
+	r = check_share(s, tag, err);
+	if (r < 0)
+		return r;
 	r = fd_set_nonblock(fd, true);
 	if (r < 0)
 		return err_sys_code(err, r, "make a connection non-blocking");
@@ -209,9 +225,12 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
 	r = conn_new(&c, s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
-	if (r == 0)
-		c->adopted = true;
-	return r;
+	if (r < 0)
+		return r;
+	c->adopted = true;
+	s->n_adopted++;
+	s->adopted[tag % HTTP_TAGS]++;
+	return 0;
 }
 
 int http_server_trust(struct http_server *s, const char *const *proxies, struct err *err)
@@ -230,8 +249,12 @@ int http_server_trust(struct http_server *s, const char *const *proxies, struct 
 	return 0;
 }
 
-void server_conn_closed(struct http_server *s)
+void server_conn_closed(struct http_server *s, const struct http_conn *c)
 {
+	if (c->adopted) {
+		s->n_adopted--;
+		s->adopted[c->tag % HTTP_TAGS]--;
+	}
 	if (s->stats.open_connections-- >= s->limits.max_connections)
 		update_listeners(s);
 }

@@ -63,7 +63,10 @@ MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct e
 /* The same with TLS; tls is the caller's and outlives s. A request in plain HTTP is answered with 400 there. */
 MUST_CHECK int http_server_listen_tls(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err);
 /* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
- * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets. */
+ * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets.
+ * -EMFILE: those of this tag (or of another that is the same modulo HTTP_TAGS) are a sixteenth of max_connections already, or
+ * those of all tags half of it: what is inside keeps nobody outside from being accepted. */
+#define HTTP_TAGS 1024
 MUST_CHECK int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err);
 /* Whose word about the client of a request is believed (http/origin.h): addresses and ranges, ending in NULL. Before the first
  * connection. -EINVAL names the one that is neither. */

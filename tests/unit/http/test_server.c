@@ -394,6 +394,41 @@ Test(http_server, acknowledged_where_we_connected)
 	check_acked(active, passive);
 }
 
+static int adopt_one(struct http_server *s, uint64_t tag, int *ret_peer)
+{
+	struct err err = ERR_INIT;
+	int pair[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	*ret_peer = pair[1];
+	return http_server_adopt(s, pair[0], tag, &err);
+}
+
+Test(http_server, what_is_inside_has_a_share_of_the_connections)
+{
+	struct http_limits few;
+	struct http_server *s;
+	int peers[32], n = 0;
+
+	http_limits_default(&few);
+	few.max_connections = 32;
+	cr_assert_eq(http_server_new(&s, loop, &few, handle, NULL, NULL), 0);
+	for (uint64_t tag = 1; tag <= 8; tag++)
+		for (int i = 0; i < 2; i++)
+			cr_assert_eq(adopt_one(s, tag, &peers[n++]), 0, "%d of tag %d", i + 1, (int)tag);
+	cr_assert_eq(adopt_one(s, 1, &peers[n++]), -EMFILE);
+	cr_assert_eq(adopt_one(s, 9, &peers[n++]), -EMFILE); /* sixteen are half of all */
+	cr_assert_eq(http_server_stats(s)->open_connections, 16);
+	close(peers[0]);
+	run_for(20);
+	cr_assert_eq(http_server_stats(s)->open_connections, 15);
+	cr_assert_eq(adopt_one(s, 1, &peers[0]), 0);
+	http_server_free(s);
+	run_for(5);
+	for (int i = 0; i < n; i++)
+		close(peers[i]);
+}
+
 /* A peer that stops reading and dies: what is in our buffers is not acknowledged, and on_close can tell. */
 Test(http_server, not_acknowledged_by_a_dead_peer)
 {
