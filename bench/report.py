@@ -4,7 +4,6 @@ import os
 import re
 
 import gateway
-import noisy
 import rollouts
 import strangers
 
@@ -174,8 +173,7 @@ def write(world, boxes, through, logged, alone, beside, shaken, load):
         parts += sandbox_tables(*boxes)
     if alone:
         parts.append(alone_table(alone))
-    if beside:
-        parts.append(noisy.tables(beside, Table, number))
+    parts += [module.tables(found, Table, number) for module, found in beside]
     if shaken:
         parts.append(strangers.tables(shaken, Table, number))
     failed = [f"- {c.label} ({c.group}): {c.failed}" for c in (boxes[1] + boxes[2] if boxes else []) if c.failed]

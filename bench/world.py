@@ -130,7 +130,7 @@ class World:
         self.certificate, tls_key = f"{self.dir}/tls.pem", f"{self.dir}/tls.key"
         make_certificate(self.certificate, tls_key)
         with open(config, "w", encoding="ascii") as f:  # what is measured is never how long the queue for room is
-            f.write("admission:\n" + "".join(f"  {key}: 0\n" for key in (
+            f.write("sandboxes:\n  idle: 1h\nadmission:\n" + "".join(f"  {key}: 0\n" for key in (
                 "cpu_factor", "memory_factor", "instances", "memory_pressure", "io_pressure")))
             f.write(f"listen: ['http://127.0.0.1:0', '127.0.0.1:0']\ntls: {{certificate: {self.certificate}, key: {tls_key}}}\n")
         self.server = Server([f"{self.build}/openreward", "serve", "--data", data, "--config", config], f"{self.dir}/server.log")

@@ -1,0 +1,76 @@
+"""A busy disk: creates and runs of others while 1.5 GB are written elsewhere on it and a sandbox of 200,000 files is being deleted."""
+import os
+import subprocess
+import time
+
+from noisy import Client
+from workers import WorkerError, percentile
+
+GOAL = 2  # times the calm p99
+BLOCK = 1 << 20
+
+
+def fill(client, files):
+    """A sandbox that holds so many."""
+    sid = client.create()
+    text = client.ask("POST", "/run", {"cmd": f"for ((i = 0; i < {files}; i++)); do : > /tmp/$i; done", "timeout_s": 300}, sid)
+    if b"event: end" not in text or b'"return_code":0' not in text.replace(b" ", b""):
+        raise WorkerError(f"{files} files could not be made: {text[-300:]}")
+    return sid
+
+
+class Series:
+    def __init__(self):
+        self.creates, self.runs = [], []
+
+    def one(self, client, living):
+        """A sandbox and its end, then a run in one that lives."""
+        start = time.monotonic()
+        client.delete(client.create())
+        self.creates.append(time.monotonic() - start)
+        self.runs += client.pace(living, 1)
+
+
+def measure(world, quick, say):
+    """(calm, beside): Series. They alternate, so that both see the same machine."""
+    rounds, files, megabytes, count = (1, 20000, 150, 40) if quick else (5, 200000, 1536, 100)
+    client, calm, beside = Client(world.port, world.key), Series(), Series()
+    living, path = client.create(), f"{world.dir}/dirty"
+    client.pace(living, 10)
+    for n in range(rounds):
+        full = fill(client, files)
+        os.sync()
+        for _ in range(count):
+            calm.one(client, living)
+        writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={path}", f"bs={BLOCK}", f"count={megabytes}"], stderr=subprocess.DEVNULL)
+        client.delete(full)
+        try:
+            busy(client, living, beside, f"{world.data}/sandboxes/{full}", writer, count)
+        finally:
+            writer.kill()
+            writer.wait()
+            os.unlink(path)
+        say(f"beside a busy disk: round {n + 1} of {rounds}, {len(beside.creates)} creates")
+    client.delete(living)
+    return calm, beside
+
+
+def busy(client, living, series, folder, writer, count):
+    """As long as it is being deleted, and at least so often."""
+    end, n = time.monotonic() + 60, 0
+    while n < count or os.path.exists(folder) or writer.poll() is None:
+        if time.monotonic() > end:
+            raise WorkerError(f"{folder} is still there after 60 s")
+        series.one(client, living)
+        n += 1
+
+
+def tables(found, table, number):
+    calm, beside = found
+    t = table("ms", "calm p50", "calm p99", "beside p50", "beside p99", "p99, times", "goal", "reached")
+    for what, a, b in (("create and delete", calm.creates, beside.creates), ("/run of true", calm.runs, beside.runs)):
+        c, d = ([1000 * v for v in x] for x in (a, b))
+        times = percentile(d, 99) / percentile(c, 99)
+        t.add(what, number(percentile(c, 50)), number(percentile(c, 99)), number(percentile(d, 50)), number(percentile(d, 99)),
+              f"{times:.2f}", f"≤ {GOAL}", "yes" if times <= GOAL else "no")
+    return "### A busy disk: 1.5 GB dirty elsewhere, and a sandbox of 200,000 files being deleted\n\n" + t.text()
