@@ -39,12 +39,22 @@ const char *backup_part_name(enum backup_part p);
 struct backup_settings {
 	const char *data_dir; /* of a daemon that runs, or of none */
 	bool buckets;
+	bool offline; /* the caller holds DATA's lock: no daemon runs */
 };
 
-/* Writes it to out_fd. The database is copied to DATA/run first: a backup needs that much room, and no more. -EBUSY: another
- * one is being made; -ENOSPC: no room for the copy; -EPIPE: nobody reads. *ret_begun: something was written; then the file
+/* Writes it to out_fd. The database of a daemon that runs is copied to DATA/run first: a backup needs that much room, and no more;
+ * offline it is read where it lies. -EBUSY: another one is being made; -ENOSPC: no room for the copy; -EPIPE: nobody reads. *ret_begun: something was written; then the file
  * itself says how it failed (-EPIPE apart). */
 MUST_CHECK int backup_write(int out_fd, const struct backup_settings *s, bool *ret_begun, struct err *err);
+
+/* Makes it smaller on its way into a file (zstd): fn gets the bytes, and ends it with a negative errno. What looks at a backup,
+ * or restores one, reads both. */
+typedef int backup_bytes_fn(void *arg, const char *p, size_t len, struct err *err);
+struct backup_squeeze;
+struct backup_squeeze *backup_squeeze_new(backup_bytes_fn *fn, void *arg);
+struct backup_squeeze *backup_squeeze_free(struct backup_squeeze *s); /* NULL is allowed; returns NULL */
+MUST_CHECK int backup_squeeze_feed(struct backup_squeeze *s, const char *p, size_t len, struct err *err);
+MUST_CHECK int backup_squeeze_end(struct backup_squeeze *s, struct err *err); /* the last bytes */
 
 /* -- looking at one ------------------------------------------------------------------------------------------------ */
 struct backup_info {
@@ -63,7 +73,7 @@ struct backup_check;
 struct backup_check *backup_check_new(const char *file);
 struct backup_check *backup_check_free(struct backup_check *c); /* NULL is allowed; returns NULL */
 DEFINE_FREEP(backup_check, backup_check_free)
-/* The next bytes. -EINVAL: no backup, or damaged; -EPROTONOSUPPORT: of a newer program, with both versions; -EIO: it ends with
+/* The next bytes, also of one that was squeezed. -EINVAL: no backup, or damaged; -EPROTONOSUPPORT: of a newer program, with both versions; -EIO: it ends with
  * the reason why it was not finished. */
 MUST_CHECK int backup_check_feed(struct backup_check *c, const char *p, size_t len, struct err *err);
 /* There are no more: is it whole? */

@@ -16,6 +16,8 @@ enum reading { NOTHING, HEAD, PARTS, MANIFEST, FAILED };
 struct backup_check {
 	const char *file;
 	struct backup_sink sink; /* members may be NULL */
+	bool begun;          /* it had a first byte */
+	struct swell *swell; /* it is squeezed; NULL = it is not */
 	struct tar_reader *tar;
 	struct sums sums;
 	enum reading state;
@@ -246,15 +248,29 @@ struct backup_check *backup_check_free(struct backup_check *c)
 	if (!c)
 		return NULL;
 	tar_reader_free(c->tar);
+	swell_free(c->swell);
 	sums_done(&c->sums);
 	buf_done(&c->text);
 	free(c);
 	return NULL;
 }
 
-static bool is_compressed(const char *p, size_t len)
+static bool is_of_another(const char *p, size_t len)
 {
-	return len >= 4 && (!memcmp(p, "\x1f\x8b", 2) || !memcmp(p, "\x28\xb5\x2f\xfd", 4) || !memcmp(p, "\xfd" "7zX", 4));
+	return len >= 4 && (!memcmp(p, "\x1f\x8b", 2) || !memcmp(p, "\xfd" "7zX", 4));
+}
+
+static int feed_tar(void *arg, const char *p, size_t len, struct err *err)
+{
+	struct backup_check *c = arg;
+	struct err own = ERR_INIT;
+	int r = tar_read(c->tar, p, len, &own);
+
+	if (r == 0)
+		return 0;
+	if (c->refused)
+		return err_set(err, r, "%s", own.msg);
+	return c->state == NOTHING ? foreign(c, err) : damaged(c, err, own.msg);
 }
 
 int backup_check_feed(struct backup_check *c, const char *p, size_t len, struct err *err)
@@ -263,21 +279,24 @@ int backup_check_feed(struct backup_check *c, const char *p, size_t len, struct 
 
 	if (c->sums_code < 0)
 		return err_set(err, c->sums_code, "OpenSSL has no SHA-256");
-	if (tar_position(c->tar) == 0 && is_compressed(p, len))
-		return err_set(err, -EINVAL, "%s is compressed: unpack it first, with gzip -d, zstd -d or xz -d", c->file);
-	int r = tar_read(c->tar, p, len, &own);
-	if (r == 0)
-		return 0;
-	if (c->refused)
-		return err_set(err, r, "%s", own.msg);
-	return c->state == NOTHING ? foreign(c, err) : damaged(c, err, own.msg);
+	if (!c->begun && is_of_another(p, len))
+		return err_set(err, -EINVAL, "%s is compressed: unpack it first, with gzip -d or xz -d", c->file);
+	if (!c->begun && len && (unsigned char)*p == ZSTD_FIRST_BYTE)
+		c->swell = swell_new();
+	c->begun |= len > 0;
+	if (!c->swell)
+		return feed_tar(c, p, len, err);
+	int r = swell_feed(c->swell, p, len, feed_tar, c, &own);
+	if (r == -EBADMSG && !c->refused)
+		return c->state == NOTHING ? foreign(c, err) : damaged(c, err, own.msg);
+	return r < 0 ? err_set(err, r, "%s", own.msg) : 0;
 }
 
 int backup_check_end(struct backup_check *c, struct backup_info *ret, struct err *err)
 {
 	if (c->state == NOTHING)
 		return foreign(c, err);
-	if (!tar_ended(c->tar) || c->state != MANIFEST)
+	if (!tar_ended(c->tar) || c->state != MANIFEST || (c->swell && !swell_ended(c->swell)))
 		return err_set(err, -EINVAL, "%s is damaged: it ends in the middle, after %llu bytes", c->file,
 			       (unsigned long long)tar_position(c->tar));
 	*ret = c->info;

@@ -38,6 +38,15 @@ struct backup_sink {
 };
 struct backup_check *check_new_with(const char *file, const struct backup_sink *sink);
 
+/* -- zstd.c -------------------------------------------------------------------------------------------------------- */
+#define ZSTD_FIRST_BYTE 0x28 /* of what it makes; no tar of ours begins so */
+struct swell; /* what was squeezed becomes what it was */
+struct swell *swell_new(void);
+struct swell *swell_free(struct swell *s); /* NULL is allowed; returns NULL */
+/* fn gets what comes of it; its failures are passed on. -EBADMSG: damaged. */
+MUST_CHECK int swell_feed(struct swell *s, const char *p, size_t len, backup_bytes_fn *fn, void *arg, struct err *err);
+bool swell_ended(const struct swell *s); /* nothing is missing */
+
 /* -- tree.c -------------------------------------------------------------------------------------------------------- */
 struct writer {
 	int out, data; /* data: DATA */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "backup/private.h"
@@ -268,6 +269,23 @@ static int mend_database(struct restore *x, struct backup_restored *ret, struct 
 	return r == 0 && m.err.code ? err_set(err, m.err.code, "%s", m.err.msg) : r;
 }
 
+/* Before anything is written. The database may grow a little while it is brought to this program's schema. */
+static int check_room(const struct restore *x, const struct backup_info *i, struct err *err)
+{
+	uint64_t need = STORE_ROOM_BYTES;
+	struct statvfs fs;
+
+	for (size_t k = 0; k < BACKUP_N_PARTS; k++)
+		need += i->parts[k].bytes;
+	if (statvfs(x->s->data_dir, &fs) < 0)
+		return err_sys(err, "%s", x->s->data_dir);
+	uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (need <= have)
+		return 0;
+	return err_set(err, -ENOSPC, "%s: what is in the backup takes %llu MiB, and %llu MiB are free: %llu MiB are missing", x->s->data_dir,
+		       (unsigned long long)(need >> 20), (unsigned long long)(have >> 20), (unsigned long long)((need - have) >> 20) + 1);
+}
+
 /* -- the whole ----------------------------------------------------------------------------------------------------- */
 
 /* Everything is on the disk before anything is in its place, and the database, which makes it a platform, comes last. */
@@ -325,6 +343,7 @@ int backup_restore(const struct backup_restore *s, struct backup_restored *ret, 
 	if (r == 0 && !empty)
 		r = err_set(err, -ENOTEMPTY, "%s is not empty: a backup is restored into an empty data directory", s->data_dir);
 	r = r < 0 ? r : read_backup(&x, file, NULL, &ret->info, err);
+	r = r < 0 ? r : check_room(&x, &ret->info, err);
 	if (r == 0) {
 		r = extract(&x, file, data, ret, err);
 		(void)!rmtree(data, ASIDE);

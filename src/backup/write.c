@@ -115,11 +115,23 @@ static int copy_database(struct snapshot *s, const char *data, int *ret_fd)
 	return r;
 }
 
-static int put_database(struct writer *w, const char *data, const char *created)
+/* Nobody writes to it, and all of it is in the one file. */
+static int open_database(struct writer *w, const char *data, int *ret_fd)
+{
+	auto_free char *path = xasprintf("%s/" BACKUP_DATABASE_FILE, data);
+	int r = store_settle(path, w->err);
+
+	if (r < 0)
+		return r;
+	*ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return *ret_fd < 0 ? err_sys(w->err, "opening %s", path) : 0;
+}
+
+static int put_database(struct writer *w, const struct backup_settings *settings, const char *created)
 {
 	struct snapshot s = { .w = w, .created = created };
 	auto_fd fd = -1;
-	int r = copy_database(&s, data, &fd);
+	int r = settings->offline ? open_database(w, settings->data_dir, &fd) : copy_database(&s, settings->data_dir, &fd);
 
 	if (r == 0 && !s.head)
 		r = put_json(w, BACKUP_HEAD, created, false);
@@ -143,7 +155,7 @@ static int put_all(struct writer *w, const struct backup_settings *s)
 	char created[TIME_ISO_LEN];
 
 	time_iso(time_wall_ms(), created);
-	int r = put_database(w, s->data_dir, created);
+	int r = put_database(w, s, created);
 	r = r < 0 ? r : put_key(w, "admin.key", true);
 	r = r < 0 ? r : put_key(w, "secrets.key", false);
 	r = r < 0 ? r : tree_git(w);
@@ -199,7 +211,7 @@ int backup_write(int out_fd, const struct backup_settings *s, bool *ret_begun, s
 	buf_init(&w.buf, BUF_UNLIMITED);
 	if (data < 0)
 		return err_sys(err, "opening %s", s->data_dir);
-	int r = take_turn(data, &turn, err);
+	int r = s->offline ? 0 : take_turn(data, &turn, err);
 	r = r < 0 ? r : sums_init(&w.sums, err);
 	r = r < 0 ? r : put_all(&w, s);
 	if (r < 0 && w.begun && r != -EPIPE)

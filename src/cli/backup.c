@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "api/api.h"
@@ -20,13 +21,15 @@
 #include "daemon/launch.h"
 
 #define PROGRESS_MS 200
+#define PIECE_BYTES (64u * 1024)
 
 static const char backup_usage[] =
-	"usage: openreward backup FILE [--buckets] [--data DIR]\n"
+	"usage: openreward backup FILE [--buckets] [--no-compress] [--data DIR]\n"
 	"Writes what the running server must keep to FILE, which appears once it is whole, readable for its owner alone: the database\n"
 	"(keys, environments and their settings, runs and rollouts), the operator's key, the key of stored secrets, git repositories,\n"
 	"the sources of deployments, and with --buckets the files of environments. Not in it: images (a restored server builds them\n"
-	"again from the sources; imported ones have to be imported again) and the configuration file. Needs an operator's key.\n";
+	"again from the sources; imported ones have to be imported again) and the configuration file. Needs an operator's key; with\n"
+	"--data DIR the server need not run. FILE is a tar that zstd has made smaller, or with --no-compress a plain one.\n";
 
 static const char restore_usage[] =
 	"usage: openreward restore FILE [--data DIR] [--config FILE]\n"
@@ -94,10 +97,16 @@ static void watch_signals(void)
 		(void)sigaction(signals[i], &action, NULL);
 }
 
+struct options {
+	const char *data, *config;
+	bool buckets, plain;
+};
+
 /* -- backup -------------------------------------------------------------------------------------------------------- */
 
 struct saving {
 	FILE *f;
+	struct backup_squeeze *squeeze; /* NULL = as it comes */
 	struct backup_check *check;
 	struct meter meter;
 	uint64_t bytes;
@@ -105,20 +114,36 @@ struct saving {
 	int failed;     /* its code */
 };
 
+static int put(void *arg, const char *p, size_t len, struct err *err)
+{
+	const struct saving *s = arg;
+
+	return fwrite(p, 1, len, s->f) == len ? 0 : err_sys(err, "writing");
+}
+
 static void on_data(void *arg, const char *p, size_t len)
 {
 	struct saving *s = arg;
 
 	if (s->failed)
 		return;
-	if (fwrite(p, 1, len, s->f) != len)
-		s->failed = err_sys(&s->err, "writing");
-	else
-		s->failed = backup_check_feed(s->check, p, len, &s->err);
+	s->failed = backup_check_feed(s->check, p, len, &s->err);
+	if (s->failed == 0)
+		s->failed = s->squeeze ? backup_squeeze_feed(s->squeeze, p, len, &s->err) : put(s, p, len, &s->err);
 	if (s->failed)
 		stopped = 1;
 	s->bytes += len;
 	meter_show(&s->meter, "backup", s->bytes, 0);
+}
+
+/* What came, from wherever, to its end. r: how the coming ended. */
+static int end_saving(struct saving *s, int r, struct backup_info *ret, struct err *err)
+{
+	meter_end(&s->meter);
+	if (s->failed)
+		return err_set(err, s->failed, "%s", s->err.msg);
+	r = r < 0 ? r : backup_check_end(s->check, ret, err);
+	return r < 0 || !s->squeeze ? r : backup_squeeze_end(s->squeeze, err);
 }
 
 static int fetch(const struct cli_target *t, bool buckets, struct saving *s, struct backup_info *ret, struct err *err)
@@ -128,10 +153,75 @@ static int fetch(const struct cli_target *t, bool buckets, struct saving *s, str
 	int r = cli_http(t, &rq, err);
 
 	cli_request_done(&rq);
-	meter_end(&s->meter);
-	if (s->failed)
-		return err_set(err, s->failed, "%s", s->err.msg);
-	return r < 0 ? r : backup_check_end(s->check, ret, err);
+	return end_saving(s, r, ret, err);
+}
+
+/* -- of a server that does not run --------------------------------------------------------------------------------- */
+
+/* What the server's own child does, in one of ours. */
+static int write_offline(int out, const char *data, bool buckets)
+{
+	const struct backup_settings s = { .data_dir = data, .buckets = buckets, .offline = true };
+	bool begun = false;
+	struct err err;
+	int r = backup_write(out, &s, &begun, &err);
+
+	return r == 0 || r == -EPIPE ? 0 : cli_fail("%s", err.msg);
+}
+
+static int read_all(struct saving *s, int fd, struct err *err)
+{
+	char piece[PIECE_BYTES];
+	ssize_t n;
+
+	while (!stopped && (n = read(fd, piece, sizeof(piece))) != 0) {
+		if (n < 0 && errno != EINTR)
+			return err_sys(err, "reading the backup");
+		if (n > 0)
+			on_data(s, piece, (size_t)n);
+	}
+	return stopped ? err_set(err, -EINTR, "stopped") : 0;
+}
+
+static int read_offline(const char *data, bool buckets, struct saving *s, struct backup_info *ret, struct err *err)
+{
+	int ends[2], status = 0;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return err_sys(err, "making a pipe");
+	auto_fd in = ends[0];
+	pid_t pid = fork();
+	if (pid == 0) {
+		(void)signal(SIGPIPE, SIG_IGN);
+		fd_close(ends[0]);
+		_exit(write_offline(ends[1], data, buckets));
+	}
+	fd_close(ends[1]);
+	int r = pid < 0 ? err_sys(err, "starting a process") : read_all(s, in, err);
+	fd_close(fd_steal(&in)); /* one that still writes ends */
+	if (pid > 0 && waitpid(pid, &status, 0) == pid && r == 0 && status)
+		r = err_set(err, -EIO, "there is no backup");
+	return end_saving(s, r, ret, err);
+}
+
+/* *ret_fd stays -1 where a server has it, or there is nothing: then the usual way finds out which. A lock that was not there, as in
+ * what was just restored, is to be removed again: *ret_made. */
+static void lock_offline(const char *data, int *ret_fd, bool *ret_made)
+{
+	auto_free char *database = xasprintf("%s/openreward.db", data);
+	auto_free char *lock = xasprintf("%s/lock", data);
+
+	*ret_made = access(lock, F_OK) < 0;
+	if (access(database, R_OK | W_OK) == 0)
+		(void)!launch_lock(ret_fd, data, NULL);
+}
+
+static void unlock_offline(const char *data, bool made)
+{
+	auto_free char *lock = xasprintf("%s/lock", data);
+
+	if (made)
+		(void)unlink(lock);
 }
 
 static int flush(FILE *f, const char *aside, const char *name, struct err *err)
@@ -142,7 +232,7 @@ static int flush(FILE *f, const char *aside, const char *name, struct err *err)
 }
 
 /* Beside its place, and for the owner alone from the first byte on. */
-static int save(const struct cli_target *t, const char *name, bool buckets, struct backup_info *ret, struct err *err)
+static int save(const struct cli_target *t, const char *name, const struct options *o, struct backup_info *ret, struct err *err)
 {
 	auto_free char *aside = xasprintf("%s.partial", name);
 	AUTO(backup_check_freep) struct backup_check *check = backup_check_new(name);
@@ -154,7 +244,9 @@ static int save(const struct cli_target *t, const char *name, bool buckets, stru
 	if (fd < 0)
 		return err_sys(err, "%s", aside);
 	s.f = fdopen(fd, "w");
-	int r = fetch(t, buckets, &s, ret, err);
+	s.squeeze = o->plain ? NULL : backup_squeeze_new(put, &s);
+	int r = t ? fetch(t, o->buckets, &s, ret, err) : read_offline(o->data, o->buckets, &s, ret, err);
+	backup_squeeze_free(s.squeeze);
 	r = r < 0 ? r : flush(s.f, aside, name, err);
 	if (fclose(s.f) == EOF && r == 0)
 		r = err_sys(err, "%s", name);
@@ -163,31 +255,35 @@ static int save(const struct cli_target *t, const char *name, bool buckets, stru
 	return r;
 }
 
-static int backup(const char *file, const char *data, bool buckets)
+static int backup(const char *file, const struct options *o)
 {
 	struct cli_target t = { 0 };
 	struct backup_info info;
+	auto_fd lock = -1;
+	bool made = false;
 	struct err err;
-	int r = cli_target_find(&t, data, &err);
+	int r = 0;
 
-	r = r < 0 ? r : save(&t, file, buckets, &info, &err);
+	if (o->data)
+		lock_offline(o->data, &lock, &made);
+	if (lock < 0)
+		r = cli_target_find(&t, o->data, &err);
+	r = r < 0 ? r : save(lock < 0 ? &t : NULL, file, o, &info, &err);
 	cli_target_done(&t);
+	if (lock >= 0)
+		unlock_offline(o->data, made);
 	if (r < 0)
 		return cli_fail("%s", err.msg);
-	printf("%s: of openreward %s, %s\n", file, info.program, info.created);
+	printf("%s: of openreward %s, %s%s\n", file, info.program, info.created, lock < 0 ? "" : ", of a server that does not run");
 	print_info(&info);
 	return 0;
 }
 
-struct options {
-	const char *data, *config;
-	bool buckets;
-};
-
 /* accepted: the letters of the options that the verb has. False: the verb is over, with *ret_status. */
 static bool read_options(int argc, char **argv, const char *accepted, const char *usage, struct options *ret, int *ret_status)
 {
-	static const struct option options[] = { { "buckets", no_argument, NULL, 'b' }, { "data", required_argument, NULL, 'd' },
+	static const struct option options[] = { { "buckets", no_argument, NULL, 'b' }, { "no-compress", no_argument, NULL, 'n' },
+						 { "data", required_argument, NULL, 'd' },
 						 { "config", required_argument, NULL, 'c' }, { "help", no_argument, NULL, 'h' }, { 0 } };
 
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -197,6 +293,7 @@ static bool read_options(int argc, char **argv, const char *accepted, const char
 		}
 		switch (o) {
 		case 'b': ret->buckets = true; break;
+		case 'n': ret->plain = true; break;
 		case 'd': ret->data = optarg; break;
 		case 'c': ret->config = optarg; break;
 		case 'h': fputs(usage, stdout); *ret_status = 0; return false;
@@ -211,11 +308,11 @@ int cli_backup(int argc, char **argv)
 	struct options o = { 0 };
 	int status;
 
-	if (!read_options(argc, argv, "bdh", backup_usage, &o, &status))
+	if (!read_options(argc, argv, "bdhn", backup_usage, &o, &status))
 		return status;
 	if (optind + 1 != argc)
 		return cli_misuse(backup_usage, "backup takes one file");
-	return backup(argv[optind], o.data, o.buckets);
+	return backup(argv[optind], &o);
 }
 
 /* Of the daemon's user, with a pipe to the daemon as standard output: see api/backup.c. */

@@ -2,9 +2,11 @@
  * is what was committed when it began. */
 #include <errno.h>
 #include <libgen.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "base/mem.h"
+#include "base/str.h"
 #include "store/internal.h"
 
 #define STEP_PAGES 256
@@ -45,8 +47,8 @@ static int check_room(sqlite3 *db, const char *to, struct err *err)
 	uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
 	if (need <= have)
 		return 0;
-	return err_set(err, -ENOSPC, "a backup needs room for a copy of the database, %llu MiB, and %llu MiB are free",
-		       (unsigned long long)(need >> 20) + 1, (unsigned long long)(have >> 20));
+	return err_set(err, -ENOSPC, "a backup needs room for a copy of the database, %llu MiB, and %llu MiB are free: %llu MiB are missing",
+		       (unsigned long long)(need >> 20) + 1, (unsigned long long)(have >> 20), (unsigned long long)((need - have) >> 20) + 1);
 }
 
 static int copy(sqlite3 *from, sqlite3 *to, const char *path, store_copying_fn *fn, void *arg, struct err *err)
@@ -79,4 +81,22 @@ int store_snapshot(const char *path, const char *to, store_copying_fn *fn, void 
 	r = r < 0 ? r : open_at(&copied, to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
 				"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF", err);
 	return r < 0 ? r : copy(from, copied, to, fn, arg, err);
+}
+
+int store_settle(const char *path, struct err *err)
+{
+	AUTO(closep) sqlite3 *db = NULL;
+	auto_free char *log = xasprintf("%s-wal", path);
+	struct stat st;
+
+	if (stat(log, &st) < 0 && errno == ENOENT)
+		return 0;
+	/* Exclusive: SQLite needs no file of shared memory then, which would be of whoever calls. */
+	int r = open_at(&db, path, SQLITE_OPEN_READWRITE, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_checkpoint(TRUNCATE)", err);
+	int code = r == 0 ? sqlite3_close(db) : SQLITE_OK;
+	if (r == 0)
+		db = NULL;
+	if (r == 0 && (code != SQLITE_OK || (stat(log, &st) == 0 && st.st_size > 0)))
+		r = err_set(err, -EBUSY, "%s is open elsewhere", path);
+	return r;
 }

@@ -28,6 +28,9 @@ struct store;
  * not a database, or made by a newer version of the program (-EPROTONOSUPPORT, with both versions; it is not touched). */
 MUST_CHECK int store_open(struct store **ret, struct loop *l, const char *path, struct err *err);
 int store_schema_version(void); /* of the databases that this program makes, from 1 */
+/* Of a database that nobody has open, and that this program's schema or an older one made: what its log holds goes into the file
+ * itself, which is then all of it. -EBUSY: somebody has it open. */
+MUST_CHECK int store_settle(const char *path, struct err *err);
 /* Waits until everything queued is written, then closes. NULL is allowed; returns NULL. */
 struct store *store_free(struct store *s);
 DEFINE_FREEP(store, store_free)

@@ -86,7 +86,7 @@ def test_all_of_it_comes_back(source, tmp_path):
     wait_until(lambda: len(posting.answered) > 20, 60)
     before = list(posting.answered)
     try:
-        done = p.cli("backup", str(file), "--buckets")
+        done = p.cli("backup", str(file), "--buckets", "--no-compress")
     finally:
         posting.stop()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -209,8 +209,11 @@ def test_who_may(source):
 
 def test_refused_and_nothing_is_touched(source, tmp_path):
     good = tmp_path / "good"
-    assert source.cli("backup", str(good)).returncode == 0
+    assert source.cli("backup", str(good), "--no-compress").returncode == 0
     data = good.read_bytes()
+    assert source.cli("backup", str(tmp_path / "small")).returncode == 0
+    small = (tmp_path / "small").read_bytes()
+    assert small[:4] == b"\x28\xb5\x2f\xfd" and len(small) < len(data) / 2
     before = sorted(os.listdir(source.data))
     done = restore(good, source.data)
     assert done.returncode == 1 and "in use by another daemon" in done.stderr
@@ -232,7 +235,13 @@ def test_refused_and_nothing_is_touched(source, tmp_path):
     flipped = bytearray(data)
     flipped[data.index(b"SQLite format 3") + 5000] ^= 1
     refused(bytes(flipped), "damaged", 'part "database"')
+    for n in (len(small) // 2, len(small) - 1):
+        refused(small[:n], "damaged", "ends in the middle")
+    flipped = bytearray(small)
+    flipped[len(small) // 2] ^= 1
+    refused(bytes(flipped), "damaged")
     refused(b"", "no backup")
+    refused(small[:4] + b"x" * 1000, "no backup")
     refused(os.urandom(5000), "no backup")
     refused(data.replace(b'"format":1', b'"format":7', 1), "format 7", "format 1", "openreward")
     done = restore(tmp_path / "is not there", tmp_path / "new")
@@ -287,3 +296,31 @@ def test_one_at_a_time_and_what_breaks_leaves_nothing(source, tmp_path):
     assert saving.wait(60) in (0, 1)
     assert not os.path.exists(tmp_path / "x.partial")
     wait_until(lambda: source.cli("backup", str(tmp_path / "y")).returncode == 0, 60)
+
+
+def test_of_a_server_that_does_not_run(base_images, tmp_path):
+    """After a kill, with what is only in the database's log; nothing of DATA changes hands, and the server goes on."""
+    with base_images.platform(images=False) as p:
+        record(p, rollout("offline"))
+        p.process.kill()
+        p.process.wait()
+        assert os.path.getsize(os.path.join(p.data, "openreward.db-wal")) > 0
+        owner = os.stat(os.path.join(p.data, "openreward.db")).st_uid
+        done = subprocess.run([OPENREWARD, "backup", str(tmp_path / "x"), "--data", p.data], text=True, capture_output=True, timeout=300,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0 and "of a server that does not run" in done.stdout, done.stdout + done.stderr
+        assert {os.stat(e).st_uid for e in os.scandir(p.data) if e.name.startswith("openreward.db")} == {owner}
+        done = restore(tmp_path / "x", tmp_path / "new")
+        assert done.returncode == 0, done.stderr
+        with restored(tmp_path / "x") as (q, _):
+            assert get(q, "/v1/runs/offline")["num_rollouts"] == 1
+        p.listen = p.url.split("//")[1]
+        p.start()
+        assert get(p, "/v1/runs/offline")["num_rollouts"] == 1
+        record(p, rollout("offline"))
+        done = subprocess.run([OPENREWARD, "backup", str(tmp_path / "y"), "--data", p.data], text=True, capture_output=True, timeout=300,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0 and "does not run" not in done.stdout, done.stdout + done.stderr
+    done = subprocess.run([OPENREWARD, "backup", str(tmp_path / "z"), "--data", str(tmp_path)], text=True, capture_output=True, timeout=300,
+                          stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 1 and not os.path.exists(tmp_path / "z"), "there is nothing"

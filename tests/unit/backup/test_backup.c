@@ -308,6 +308,89 @@ Test(backup, every_end_in_the_middle_is_noticed)
 	refused("cut", -EINVAL, "no backup");
 }
 
+/* -- made smaller -------------------------------------------------------------------------------------------------- */
+
+static int append(void *arg, const char *p, size_t len, struct err *err UNUSED)
+{
+	return buf_append(arg, p, len);
+}
+
+static struct buf squeezed(const char *file)
+{
+	auto_buf struct buf b = read_file(file);
+	struct buf small;
+	struct err err = ERR_INIT;
+
+	buf_init(&small, BUF_UNLIMITED);
+	struct backup_squeeze *s = backup_squeeze_new(append, &small);
+	for (size_t at = 0; at < b.len; at += 1000)
+		cr_assert_eq(backup_squeeze_feed(s, b.data + at, MIN((size_t)1000, b.len - at), &err), 0, "%s", err.msg);
+	cr_assert_eq(backup_squeeze_end(s, &err), 0, "%s", err.msg);
+	backup_squeeze_free(s);
+	cr_assert_lt(small.len, b.len / 2);
+	return small;
+}
+
+Test(backup, a_squeezed_one_comes_back)
+{
+	struct backup_restored r;
+	struct err err = ERR_INIT;
+
+	backup("plain", true);
+	auto_buf struct buf small = squeezed("plain");
+	write_file("file", &small);
+	cr_assert_eq(restore("file", &r, &err), 0, "%s", err.msg);
+	same("git/local/served.git/objects/pack/p.pack");
+	same("buckets/id/a b/\xc3\xa4");
+	with_store("new", look);
+}
+
+/* A byte at a time, whole and cut and flipped anywhere. */
+static int check(const struct buf *b, size_t len, struct err *err)
+{
+	AUTO(backup_check_freep) struct backup_check *c = backup_check_new("file");
+	struct backup_info info;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < len; i++)
+		r = backup_check_feed(c, b->data + i, 1, err);
+	return r < 0 ? r : backup_check_end(c, &info, err);
+}
+
+Test(backup, a_squeezed_one_that_is_damaged_is_noticed)
+{
+	struct err err = ERR_INIT;
+	size_t n = 0, same_all_the_same = 0;
+
+	backup("plain", true);
+	auto_buf struct buf b = squeezed("plain");
+	cr_assert_eq(check(&b, b.len, &err), 0, "%s", err.msg);
+	for (size_t len = 1; len < b.len; len += 997)
+		cr_assert_eq(check(&b, len, &err), -EINVAL, "%zu of %zu", len, b.len);
+	cr_assert_eq(check(&b, b.len - 1, &err), -EINVAL);
+	for (size_t at = 16; at < b.len; at += 97, n++) {
+		b.data[at] ^= 16;
+		same_all_the_same += check(&b, b.len, &err) == 0; /* what is read is what was written: the bit means nothing */
+		b.data[at] ^= 16;
+	}
+	cr_assert_lt(same_all_the_same, n / 10, "%zu of %zu", same_all_the_same, n);
+}
+
+Test(backup, of_a_server_that_does_not_run)
+{
+	const struct backup_settings s = { .data_dir = "data", .offline = true };
+	int fd = open("file", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct backup_restored r;
+	struct err err = ERR_INIT;
+	bool begun = false;
+
+	cr_assert_eq(backup_write(fd, &s, &begun, &err), 0, "%s", err.msg);
+	close(fd);
+	cr_assert_not(is_there("data/run/backup.lock"));
+	cr_assert_eq(restore("file", &r, &err), 0, "%s", err.msg);
+	with_store("new", look);
+}
+
 /* Of every block one bit. What is left out is padding, which nothing depends on. */
 Test(backup, every_flipped_bit_is_noticed)
 {
