@@ -158,11 +158,16 @@ static int probe_v2_controllers(struct cgroups *c, struct err *err)
 	return 0;
 }
 
+static enum cgroup_tree pids_tree(const struct cgroups *c)
+{
+	return c->on_v2[CGROUP_PIDS] ? CGROUP_V2 : CGROUP_PIDS;
+}
+
 /* All sandboxes and jobs together leave the host an eighth of its process ids, at least HOST_PIDS: however many sandboxes
  * there are, each within its own limit, somebody can still log in and end them. */
 static int limit_all(const struct cgroups *c, struct err *err)
 {
-	enum cgroup_tree t = c->on_v2[CGROUP_PIDS] ? CGROUP_V2 : CGROUP_PIDS;
+	enum cgroup_tree t = pids_tree(c);
 	auto_fd fd = open("/proc/sys/kernel/pid_max", O_RDONLY | O_CLOEXEC);
 	char text[24];
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
@@ -298,6 +303,29 @@ static int make_in_tree(const struct cgroups *c, enum cgroup_tree t, const char 
 	return r < 0 || t != CGROUP_V2 || !owner ? r : delegate_v2(dir, owner);
 }
 
+/* Some managers of v1 hierarchies take empty folders away that are not their own, also ours while no sandbox is in it. The
+ * descriptor keeps its number: whoever has it has the new one. */
+static int make_parent_again(const struct cgroups *c, enum cgroup_tree t, struct err *err)
+{
+	if (mkdir(c->path[t], 0755) < 0 && errno != EEXIST)
+		return err_sys(err, "mkdir %s", c->path[t]);
+	auto_fd fd = open_dir(AT_FDCWD, c->path[t]);
+	if (fd < 0 || dup3(fd, c->dir[t], O_CLOEXEC) < 0)
+		return err_sys(err, "open %s", c->path[t]);
+	int r = t == CGROUP_V2 ? hand_down(c->dir[t], c->path[t], err) : 0;
+	return r < 0 || t != pids_tree(c) ? r : limit_all(c, err);
+}
+
+static int make_parents_again(const struct cgroups *c, struct err *err)
+{
+	int r = 0;
+
+	for (int t = 0; r == 0 && t < CGROUP_TREES; t++)
+		if (c->dir[t] >= 0 && faccessat(c->dir[t], "cgroup.procs", F_OK, 0) < 0 && errno == ENOENT)
+			r = make_parent_again(c, (enum cgroup_tree)t, err);
+	return r;
+}
+
 static int make_one(const struct cgroups *c, enum cgroup_tree t, const char *id, const struct cgroup_limits *limits,
 		    uid_t owner, struct err *err)
 {
@@ -309,7 +337,9 @@ static int make_one(const struct cgroups *c, enum cgroup_tree t, const char *id,
 int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner,
 		   struct err *err)
 {
-	return make_one(c, CGROUP_V2, id, limits, owner, err);
+	int r = make_parents_again(c, err);
+
+	return r < 0 ? r : make_one(c, CGROUP_V2, id, limits, owner, err);
 }
 
 int cgroup_make_v1(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err)

@@ -36,7 +36,8 @@ MUST_CHECK int cgroups_open(struct cgroups *c, const char *name, const char *mou
 /* Removes the parents; they must be empty by now. */
 void cgroups_close(struct cgroups *c, const char *name);
 
-/* Makes and limits <id> on v2. owner: the range's first id, 0 = nothing is delegated (jobs). -EEXIST if there. */
+/* Makes and limits <id> on v2, and before it whatever of the parents somebody has removed, on all hierarchies: so this is the
+ * first call for an <id>, and the spawner's own. owner: the range's first id, 0 = nothing is delegated (jobs). -EEXIST if there. */
 MUST_CHECK int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner,
 			      struct err *err);
 /* The same on the v1 hierarchies in use, if any. */

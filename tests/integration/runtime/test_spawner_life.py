@@ -560,3 +560,32 @@ def test_volumes_of_their_own(own):
     s.kill()
     c.close()
     assert settle(lambda: not os.path.exists(f"/sys/block/{loops[0]}/loop/backing_file"))
+
+
+def test_groups_that_somebody_removed_are_made_again(own):
+    """As a manager of the host's v1 hierarchies does to what is empty and not its own."""
+    s = own()
+
+    def tops():
+        return [f"{top}/{d}" for top, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d == s.name()]
+
+    def limit(path, name):
+        with open(f"{path}/{name}", encoding="ascii") as f:
+            return f.read().strip()
+
+    all_of_them = {t: limit(t, "pids.max") for t in tops() if os.path.exists(f"{t}/pids.max")}
+    assert all_of_them and "max" not in all_of_them.values()
+    before = sorted(tops())
+    for _ in range(2):
+        s.end(s.make())
+        assert settle(lambda: census(s.name(), s.data)["cgroups"] == 0)
+        for top in tops():
+            os.rmdir(top)
+        b = s.make()
+        assert b.run("echo here")[1] == "here\n"
+        assert sorted(tops()) == before
+        assert {t: limit(t, "pids.max") for t in all_of_them} == all_of_them, "the limit of all of them, too"
+        with open(f"/proc/{b.pid}/cgroup", encoding="ascii") as f:
+            assert sum(s.name() in line for line in f) == len(before)
+        s.end(b)
+    assert s.leaks() == ""
