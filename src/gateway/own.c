@@ -5,7 +5,7 @@
 #include "gateway/private.h"
 
 #define BODY_MAX 16384
-#define EXISTS_MS 10000 /* a server that is busy for longer is asked by the /create itself */
+#define EXISTS_MS 60000 /* a server that is busy for longer is asked by the /create itself, and refuses what it has already */
 #define LIST_MS 10000 /* a server that takes longer for its list is asked again by another session */
 
 struct own { /* one request without a body */
