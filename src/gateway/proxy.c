@@ -22,6 +22,7 @@
 #include "gateway/private.h"
 
 #define LATE_MS 500
+#define REFUSAL_MAX 65536
 #define RESENT_MS 30000 /* see resent_calls_total */
 
 enum proxy_kind { PROXY_PLAIN, PROXY_CREATE, PROXY_DELETE, PROXY_CALL };
@@ -37,6 +38,9 @@ struct proxy {
 	bool turn;                    /* holds session.creating */
 	bool begun;                   /* a /create: the server has it */
 	struct own *asks;             /* a /create: whether the one before came through; NULL = not now */
+	bool doubted;                 /* it did not, by what was said */
+	char *refusal_type;           /* of what the server then said, */
+	struct buf refusal;           /* which waits while it is asked once more; max 0 = it did not refuse */
 	struct env_wait *place;       /* of the session's first /create: waits for a place in an instance */
 	struct instance *instance;    /* a use of the one that it goes to; the session may move on to another */
 	struct upstream_wait *wait;
@@ -151,6 +155,8 @@ static void on_req_closed(struct http_req *req UNUSED, bool complete, void *arg)
 	session_unhold(p->s);
 	free(p->broken);
 	free(p->secrets);
+	free(p->refusal_type);
+	buf_done(&p->refusal);
 	free(p);
 }
 
@@ -236,9 +242,28 @@ static void note_status(struct proxy *p, int status)
 	table_save(s);
 }
 
+/* "Session already exists": the /create before may have lain unread at the server when it was asked, and come through since. */
+static bool keep_refusal(struct proxy *p, int status, const struct http_header *h, size_t n)
+{
+	if (!p->doubted || status != 400)
+		return false;
+	for (size_t k = 0; k < n && !p->refusal_type; k++)
+		if (str_ieq(h[k].name, "Content-Type"))
+			p->refusal_type = xstrdup(h[k].value);
+	buf_init(&p->refusal, REFUSAL_MAX);
+	return true;
+}
+
+static bool is_refused(const struct proxy *p)
+{
+	return p->refusal.max > 0;
+}
+
 static void on_head(struct http_client *c UNUSED, int status, const struct http_header *h, size_t n, int64_t body_length, void *arg)
 {
 	struct proxy *p = arg;
+	if (keep_refusal(p, status, h, n))
+		return;
 	note_status(p, status);
 	for (size_t k = 0; k < n; k++)
 		if (!http_is_hop_by_hop(h[k].name) && !str_ieq(h[k].name, "Content-Length"))
@@ -251,7 +276,9 @@ static void on_head(struct http_client *c UNUSED, int status, const struct http_
 static void on_data(struct http_client *c, const char *data, size_t len, void *arg)
 {
 	struct proxy *p = arg;
-	if (!http_reply_write(p->req, data, len))
+	if (is_refused(p))
+		(void)!buf_append(&p->refusal, data, len); /* what is longer is cut */
+	else if (!http_reply_write(p->req, data, len))
 		http_client_pause(c);
 }
 
@@ -270,6 +297,13 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 		upstream_put(p->s->g, p->instance, c);
 	else
 		http_client_free(c);
+	if (is_refused(p)) {
+		if (p->s->instance)
+			p->asks = own_exists(p->s, on_exists, p);
+		else
+			on_exists(p, false);
+		return;
+	}
 	list_remove(&p->session_node); /* answered whole, and on its way to the client */
 	if (p->turn)
 		p->s->create_open = false;
@@ -457,7 +491,13 @@ static void on_exists(void *arg, bool exists)
 {
 	struct proxy *p = arg;
 	p->asks = NULL;
+	if (!exists && is_refused(p)) {
+		list_remove(&p->session_node);
+		http_reply(p->req, 400, p->refusal_type, p->refusal.data, p->refusal.len);
+		return;
+	}
 	if (!exists || gone_reason(p->s)) {
+		p->doubted = true;
 		proxy_connect(p, false); /* which finds out, too */
 		return;
 	}

@@ -118,6 +118,47 @@ FAKE_TEST(endings, one_create_after_another)
 	hang_up(d);
 }
 
+/* The first /create lies unread at a busy server, which says that it has no such session; by the second it has. */
+static int create_twice(struct client *d, unsigned then)
+{
+	struct client *c = dial();
+
+	up_script = script;
+	up_hold = "/create";
+	auto_free char *sid = open_session();
+	ask_of(c, sid, "POST", "/create", "{}");
+	run_until(held);
+	hang_up(c);
+	run_until(!held);
+	up_status = 404;
+	ask_of(d, sid, "POST", "/create", "{}");
+	run_until(held);
+	cr_assert_eq(up_count("POST /ping"), 1);
+	up_status = (int)then;
+	let_go(400);
+	int status = status_of(d);
+	cr_assert_eq(up_count("POST /ping"), 2);
+	return status;
+}
+
+FAKE_TEST(endings, a_create_that_came_through_late)
+{
+	struct client *d = dial();
+
+	cr_assert_eq(create_twice(d, 200), 200);
+	cr_assert(has(d, "\"sid\""), "%s", d->text);
+	hang_up(d);
+}
+
+FAKE_TEST(endings, a_create_that_is_refused_both_times)
+{
+	struct client *d = dial();
+
+	cr_assert_eq(create_twice(d, 404), 400);
+	cr_assert(has(d, "application/json") && has(d, "{}"), "%s", d->text);
+	hang_up(d);
+}
+
 /* -- pings --------------------------------------------------------------------------------------------------------- */
 
 FAKE_TEST(endings, pings_are_passed_on_between_create_and_delete_only)
