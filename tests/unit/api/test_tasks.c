@@ -173,17 +173,19 @@ Test(tasks, a_result_that_was_read_goes_after_its_time)
 
 Test(tasks, reading_again_prolongs_it)
 {
+	tasks = tasks_free(tasks, "another patience");
+	tasks = tasks_new(loop, 2000, 200, NULL);
 	struct task *t = make(key_a);
 	int fd = connect_pair();
 
 	attach(fd, t);
 	task_finish(t, read_text);
-	run_for(60);
+	run_for(1200);
 	close(fd);
 	fd = connect_pair();
 	as_first = false;
 	attach(fd, t);
-	run_for(60);
+	run_for(1200);
 	cr_assert_eq(tasks_count(tasks), 1);
 	close(fd);
 }
