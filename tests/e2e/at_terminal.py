@@ -40,6 +40,14 @@ class Terminal:
         if select.select([self.master], [], [], timeout_s)[0]:
             self.seen += os.read(self.master, 65536)
 
+    def insist(self, data, want, timeout_s=60):
+        """Types it each second until it has been answered."""
+        deadline = time.monotonic() + timeout_s
+        while want not in self.seen and time.monotonic() < deadline:
+            self.type(data)
+            self.look(1)
+        self.expect(want, 0)
+
     def end(self):
         status = self.process.wait(60)
         os.close(self.master)
