@@ -11,6 +11,7 @@ from workers import WorkerError
 
 GOAL_S = 3
 CONNECTIONS = 8
+DELETING = 500  # connections: one answers its requests one after the other
 
 
 def open_descriptors(pids):
@@ -18,8 +19,7 @@ def open_descriptors(pids):
     found = {}
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/comm", encoding="ascii") as f:
-                name = f.read().strip()
+            name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
             found[name] = found.get(name, 0) + len(os.listdir(f"/proc/{pid}/fd"))
         except OSError:
             pass  # it has just ended
@@ -42,12 +42,12 @@ def request(world, sid):
 
 
 def delete(world, sids):
-    """Seconds until every delete is answered, which is when nothing of it lives. All are asked for at once, one behind the other on a
-    few connections: the client is not to be what is measured."""
+    """Seconds until every delete is answered, which is when nothing of it lives. All are asked for at once, one behind the other on
+    many connections: the client is not to be what is measured."""
     sel, left = selectors.DefaultSelector(), {}
-    for i in range(CONNECTIONS):
+    for i in range(DELETING):
         s = socket.create_connection(("127.0.0.1", world.port), 60)
-        left[s] = [b"".join(request(world, sid) for sid in sids[i::CONNECTIONS]), len(sids[i::CONNECTIONS])]
+        left[s] = [b"".join(request(world, sid) for sid in sids[i::DELETING]), len(sids[i::DELETING])]
         sel.register(s, selectors.EVENT_READ | selectors.EVENT_WRITE)
     start = time.monotonic()
     while left:
@@ -87,7 +87,7 @@ def measure(world, quick, say):
     after = open_descriptors(descendants(pids[0]))
     took = delete(world, sids)
     say(f"{count} idle sandboxes: made in {made:.1f} s, deleted in {took:.2f} s")
-    each = {name: (n - before.get(name, 0)) / count for name, n in after.items()}
+    each = {name: (n - before.get(name, 0)) / count for name, n in after.items() if name.startswith("openreward")}
     return {"count": count, "made": made, "took": took, "each": each, "most": max(after.values())}
 
 
