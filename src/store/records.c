@@ -123,8 +123,8 @@ void store_user_remove(struct store *s, struct store_namespace *user)
 	/* Children before parents. What was recorded for it is many rows: retention takes it (record_trim.c). */
 	static const char *const statements[] = {
 		"DELETE FROM api_key WHERE ?1 IN (namespace_id, user_id)",
-		"INSERT INTO record_usage (namespace_id, last_seq, num_messages, is_gone) VALUES (?, 1, 0, 1)"
-		" ON CONFLICT (namespace_id) DO UPDATE SET is_gone = 1",
+		("INSERT INTO record_usage (namespace_id, last_seq, num_messages, is_gone) VALUES (?, 1, 0, 1)"
+		 " ON CONFLICT (namespace_id) DO UPDATE SET is_gone = 1"),
 		"DELETE FROM namespace WHERE id = ?",
 	};
 
