@@ -58,14 +58,12 @@ static const char *read_small(int fd, char text[SMALL_FILE])
 /* The number behind "KEY " in a text of such lines; 0 when absent. */
 static uint64_t value_of(const char *text, const char *key)
 {
-	const char *line = text;
 	size_t len = strlen(key);
 
-	while (line) {
+	for (const char *line = text, *end; line; line = end ? end + 1 : NULL) {
 		if (!strncmp(line, key, len) && line[len] == ' ')
 			return strtoull(line + len, NULL, 10);
-		line = strchr(line, '\n');
-		line += line ? 1 : 0;
+		end = strchr(line, '\n');
 	}
 	return 0;
 }
