@@ -255,20 +255,13 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 
 static int check_room(struct sandboxes *s, const struct auth_caller *caller, struct err *err)
 {
-	size_t waiting = s->preparing + s->engine->ops->waiting(s->engine), own = MIN(waiting, tally_of(&s->creating, caller->key_id));
+	size_t waiting = s->preparing + s->engine->ops->waiting(s->engine);
 
 	if (s->closed)
 		return err_set(err, -EAGAIN, "the server is going down");
-	if (share_admits(&s->settings.queue, waiting, own))
-		return 0;
-	s->counts.refused_total++;
-	if (waiting >= s->settings.queue.max)
-		return err_set(err, -EUSERS, "%zu creates wait for room already, and queue.max is %zu: try again later", waiting,
-			       s->settings.queue.max);
-	return err_set(err, -EUSERS,
-		       "%zu creates wait for room already, %zu of them of this key, and queue.max is %zu: the places that are left are "
-		       "for other keys (queue.share), try again later",
-		       waiting, own, s->settings.queue.max);
+	int r = share_check(&s->settings.queue, waiting, tally_of(&s->creating, caller->key_id), "creates wait for room", err);
+	s->counts.refused_total += r < 0;
+	return r;
 }
 
 /* Both kinds of keys, so that neither lands where an agent's commands run. */

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/err.h"
+
 struct map;
 
 struct tally {
@@ -27,3 +29,6 @@ struct share {
  * times/(times+1) of the queue, two get times/(2*times+1) each, and so on: however many are greedy, places stay free for who
  * comes next, and nobody is held to a fixed part while the queue is empty. */
 bool share_admits(const struct share *s, size_t waiting, size_t own);
+/* The same for people: 0, or -EUSERS that says how many wait ("sessions wait for an instance") and which setting is in the way. own
+ * may count some that wait no more. */
+MUST_CHECK int share_check(const struct share *s, size_t waiting, size_t own, const char *who_wait, struct err *err);

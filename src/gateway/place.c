@@ -65,17 +65,11 @@ bool queue_is_full(struct gateway *g, struct http_req *req, const char *key, str
 {
 	if (!env_would_wait(g->envs, env, want))
 		return false;
-	size_t waiting = envs_waiting(g->envs), own = envs_waiting_of(g->envs, key), max = g->settings.queue.max;
-	if (share_admits(&g->settings.queue, waiting, MIN(own, waiting)))
+	struct err err;
+	if (share_check(&g->settings.queue, envs_waiting(g->envs), envs_waiting_of(g->envs, key), "sessions wait for an instance", &err) == 0)
 		return false;
 	http_reply_header(req, "Retry-After", "5");
-	if (waiting >= max)
-		http_reply_error(req, 429, "%zu sessions wait for an instance already, and queue.max is %zu: try again later", waiting, max);
-	else
-		http_reply_error(req, 429,
-				 "%zu sessions wait for an instance already, %zu of them of this key, and queue.max is %zu: the places that "
-				 "are left are for other keys (queue.share), try again later",
-				 waiting, own, max);
+	http_reply_error(req, 429, "%s", err.msg);
 	g->counts.refused_total++;
 	return true;
 }
