@@ -29,10 +29,21 @@ static bool is_full_name(const char *name)
 	return slash && str_is_name(owner, 100) && str_is_name(slash + 1, 100);
 }
 
-int cli_full_name(const struct cli_target *t, const char *name, char **ret, struct err *err)
+int cli_own_namespace(const struct cli_target *t, char **ret, struct err *err)
 {
 	auto_json body = NULL;
-	const char *owner = NULL;
+	const char *name = NULL;
+	int r = cli_ask(t, "GET", "/v1/namespace/current", NULL, &body, err);
+
+	r = r < 0 ? r : json_need_str(body, "name", &name, err);
+	if (r == 0)
+		*ret = xstrdup(name);
+	return r;
+}
+
+int cli_full_name(const struct cli_target *t, const char *name, char **ret, struct err *err)
+{
+	auto_free char *owner = NULL;
 
 	if (is_full_name(name)) {
 		*ret = xstrdup(name);
@@ -41,8 +52,7 @@ int cli_full_name(const struct cli_target *t, const char *name, char **ret, stru
 	if (!str_is_name(name, 100))
 		return err_set(err, -EINVAL, "\"%.200s\": expected NAMESPACE/NAME or NAME, each of letters, digits, '.', '_' and '-'",
 			       name);
-	int r = cli_ask(t, "GET", "/v1/namespace/current", NULL, &body, err);
-	r = r < 0 ? r : json_need_str(body, "name", &owner, err);
+	int r = cli_own_namespace(t, &owner, err);
 	if (r == 0)
 		*ret = xasprintf("%s/%s", owner, name);
 	return r;

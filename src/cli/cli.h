@@ -86,6 +86,8 @@ void cli_request_done(struct cli_request *rq);
 /* One call with a JSON body (NULL = none) and a JSON answer; the caller owns *ret. Errors as cli_http(). */
 MUST_CHECK int cli_ask(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
 		       struct err *err);
+/* The name of the namespace that the key acts for; the caller frees. */
+MUST_CHECK int cli_own_namespace(const struct cli_target *t, char **ret, struct err *err);
 /* "NAME" becomes "NAMESPACE/NAME" with the key's own; the caller frees. -EINVAL: neither form. */
 MUST_CHECK int cli_full_name(const struct cli_target *t, const char *name, char **ret, struct err *err);
 

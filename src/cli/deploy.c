@@ -212,21 +212,6 @@ static int follow(struct deploy *d, uint64_t started_ms)
 
 /* -- names ----------------------------------------------------------------------------------------------------- */
 
-static int own_namespace(struct deploy *d, struct err *err)
-{
-	struct cli_request rq = { .method = "GET", .path = "/v1/namespace/current" };
-	auto_json body = NULL;
-	const char *name;
-	int r = cli_http(&d->target, &rq, err);
-
-	r = r < 0 ? r : json_read_object(&body, rq.answer.data, rq.answer.len, err);
-	r = r < 0 ? r : json_need_str(body, "name", &name, err);
-	if (r == 0)
-		d->owner = xstrdup(name);
-	cli_request_done(&rq);
-	return r;
-}
-
 static char *folder_name(const char *dir)
 {
 	auto_free char *real = realpath(dir, NULL);
@@ -243,7 +228,7 @@ static int resolve_name(struct deploy *d, const char *given, struct err *err)
 	if (slash)
 		d->owner = xstrndup(given, (size_t)(slash - given));
 	else
-		r = own_namespace(d, err);
+		r = cli_own_namespace(&d->target, &d->owner, err);
 	if (r < 0)
 		return r;
 	if (!str_is_name(d->owner, 100) || !str_is_name(d->name, 100))
