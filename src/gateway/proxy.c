@@ -487,16 +487,26 @@ static void on_place(void *arg, struct instance *i, const struct err *err)
 	proxy_connect(p, false);
 }
 
+/* The request's body is spent, so it is not sent once more. */
+static void pass_refusal(struct proxy *p)
+{
+	if (gone_reason(p->s)) {
+		fail_now(p, gone_reason(p->s));
+		return;
+	}
+	list_remove(&p->session_node);
+	http_reply(p->req, 400, p->refusal_type, p->refusal.data, p->refusal.len);
+}
+
 static void on_exists(void *arg, bool exists)
 {
 	struct proxy *p = arg;
 	p->asks = NULL;
-	if (!exists && is_refused(p)) {
-		list_remove(&p->session_node);
-		http_reply(p->req, 400, p->refusal_type, p->refusal.data, p->refusal.len);
-		return;
-	}
 	if (!exists || gone_reason(p->s)) {
+		if (is_refused(p)) {
+			pass_refusal(p);
+			return;
+		}
 		p->doubted = true;
 		proxy_connect(p, false); /* which finds out, too */
 		return;
