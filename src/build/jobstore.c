@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -14,6 +15,8 @@
 #include "build/jobpriv.h"
 #include "image/cstore.h"
 #include "image/ref.h"
+
+enum { CGROUP_TRIES = 250, CGROUP_PAUSE_NS = 20000000 }; /* 5 s for what was killed to be reaped, on a busy machine */
 
 size_t env_store_argv(const struct env_store *s, const char **argv)
 {
@@ -49,29 +52,41 @@ static bool rmdir_tree(int at, const char *name, int depth)
 	return unlinkat(at, name, AT_REMOVEDIR) == 0;
 }
 
-static void remove_in(const char *hierarchy, const char *cgroup)
+/* Is nothing left of it there? */
+static bool remove_in(const char *hierarchy, const char *cgroup)
 {
 	auto_fd at = open(hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (at >= 0)
-		rmdir_tree(at, cgroup + 1, 8);
+	return at < 0 || rmdir_tree(at, cgroup + 1, 8) || errno == ENOENT;
 }
 
-static void remove_cgroup(const char *cgroup)
+static bool remove_once(const char *cgroup)
 {
+	bool gone = remove_in("/sys/fs/cgroup", cgroup);
 	DIR *d = opendir("/sys/fs/cgroup");
 
-	if (!d || *cgroup != '/' || !cgroup[1] || strstr(cgroup, ".."))
-		goto out; /* never the root */
-	remove_in("/sys/fs/cgroup", cgroup);
-	for (struct dirent *e; (e = readdir(d));) {
+	for (struct dirent *e; d && (e = readdir(d));) {
 		auto_free char *path = xasprintf("/sys/fs/cgroup/%s", e->d_name);
 		if (*e->d_name != '.' && access(path, X_OK) == 0)
-			remove_in(path, cgroup);
+			gone &= remove_in(path, cgroup);
 	}
-out:
 	if (d)
 		closedir(d);
+	return gone;
+}
+
+/* A process that was killed counts in its group until its parent has reaped it, so the group of a build that was killed
+ * a moment ago is busy for a while (cgroups(7)). False when it still is after the last try. */
+static bool remove_cgroup(const char *cgroup)
+{
+	bool gone = *cgroup != '/' || !cgroup[1] || strstr(cgroup, ".."); /* never the root */
+
+	for (int tries = 0; !gone && tries < CGROUP_TRIES; tries++) {
+		if (tries)
+			nanosleep(&(struct timespec){ .tv_nsec = CGROUP_PAUSE_NS }, NULL);
+		gone = remove_once(cgroup);
+	}
+	return gone;
 }
 
 /* At the top, so that no parent is left over in hierarchies that the spawner does not use. Names follow from DATA, so that
@@ -90,10 +105,8 @@ void job_cgroup_close(struct env_store *s)
 {
 	auto_free char *note = xasprintf("%s/cgroup", s->dir);
 
-	if (s->cgroup) {
-		remove_cgroup(s->cgroup);
+	if (s->cgroup && remove_cgroup(s->cgroup))
 		unlink(note);
-	}
 	free(s->cgroup);
 	s->cgroup = NULL;
 }
@@ -107,8 +120,8 @@ static void clean_cgroup(const char *dir)
 	buf_init(&text, 4096);
 	if (fd_read_file(note, &text, NULL) < 0)
 		return;
-	remove_cgroup(text.data);
-	unlink(note);
+	if (remove_cgroup(text.data))
+		unlink(note); /* otherwise the next cleaning tries again */
 }
 
 static void say_nothing(void *arg, const char *line)

@@ -234,6 +234,13 @@ def test_run_steps_are_in_the_given_net_namespace(data):
 
 # -- cancel ------------------------------------------------------------------------------------------------------------
 
+def stay_in(cgroup, seconds):
+    """A process in that group, as one that was killed is until it has been reaped."""
+    p = subprocess.Popen(["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec sleep "$1"', cgroup, str(seconds)])
+    assert wait_until(lambda: os.path.basename(cgroup) in open(f"/proc/{p.pid}/cgroup", encoding="ascii").read())
+    return p
+
+
 def test_kill_leaves_nothing(data):
     data.source("kill", {"Dockerfile": FROM + "RUN echo begun; (trap '' TERM; sleep 300 & sleep 300)\n"})
     p = data.start("build", "kill", "alice/hello")
@@ -245,7 +252,9 @@ def test_kill_leaves_nothing(data):
         kill_hard(p)
     assert wait_until(lambda: not processes_under(data.path)), processes_under(data.path)
     assert not mounts_under(data.path)
+    dying = stay_in(cgroups(data.path)[0], 1)
     r = data.job("clean", "alice/hello")
+    dying.wait(10)
     assert r.status == 0, r
     clean(data)
     env = os.path.join(data.images, "env/alice/hello")
