@@ -101,7 +101,7 @@ static int find_target(struct arrival *a, struct err *err)
 	int r = auth_may_change_namespace(a->caller, ns, err);
 	if (r < 0)
 		return r;
-	return store_environment_check(ns, a->name, err);
+	return store_environment_check(ns, NULL, "name", a->name, err);
 }
 
 static int make_target(struct arrival *a, struct err *err)

@@ -75,7 +75,7 @@ static int check_url(json_t *body, const char *key, struct err *err)
 	return 0;
 }
 
-static int check(json_t *body, struct err *err)
+static int check(const struct store_environment *e, json_t *body, struct err *err)
 {
 	static const char *const urls[] = { "new_arxiv_url", "new_external_github_url", "new_external_hf_url" };
 	const char *text = NULL;
@@ -87,20 +87,18 @@ static int check(json_t *body, struct err *err)
 	r = r < 0 ? r : json_get_bool(body, "new_is_private", &private, err);
 	r = r < 0 ? r : json_get_str(body, "new_name", &text, err);
 	if (r == 0 && !str_empty(text))
-		r = store_check_name("new_name", text, err);
+		r = store_environment_check(e->ns, e, "new_name", text, err);
 	r = r < 0 ? r : json_get_str(body, "new_description", &text, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(urls); i++)
 		r = check_url(body, urls[i], err);
 	return r < 0 ? r : details_check_origin(body, err);
 }
 
-/* The repository first: it may be in use, and a name that is taken is told by the record's check. */
+/* The repository first: it may be in use. The name was checked. */
 static int rename_to(struct api *a, struct store_environment *e, const char *name, struct err *err)
 {
 	if (str_empty(name) || str_eq(name, e->name))
 		return 0;
-	if (store_environment_find(a->store, e->ns->name, name))
-		return store_environment_rename(a->store, e, name, err);
 	int r = a->git ? git_rename(a->git, e->ns->name, e->name, name, err) : 0;
 	return r < 0 ? r : store_environment_rename(a->store, e, name, err);
 }
@@ -115,7 +113,7 @@ static void set_text(json_t *body, const char *key, char **field)
 
 static int change(struct api *a, struct store_environment *e, json_t *body, struct err *err)
 {
-	int r = check(body, err);
+	int r = check(e, body, err);
 
 	r = r < 0 ? r : store_check_room(a->store, err);
 	r = r < 0 ? r : rename_to(a, e, json_string_value(json_object_get(body, "new_name")), err);

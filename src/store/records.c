@@ -11,7 +11,9 @@
 #include "base/random.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "base/unicode.h"
 
+#define FOLDED_MAX (4 * STORE_NAME_MAX) /* bytes: no character of UTF-8 has more than 4 */
 #define PREFIX_MIN 8 /* characters of an id, as command lines show it */
 
 void store_set_str(char **field, const char *value)
@@ -34,7 +36,7 @@ int store_check_room(const struct store *s, struct err *err)
 		       (unsigned long long)fs.f_bavail * fs.f_frsize >> 10, STORE_ROOM_BYTES >> 10);
 }
 
-int store_check_name(const char *what, const char *name, struct err *err)
+static int check_name(const char *what, const char *name, struct err *err)
 {
 	if (str_is_name(name, STORE_NAME_MAX))
 		return 0;
@@ -47,7 +49,14 @@ static int taken(const char *what, const char *name, const char *by, struct err 
 {
 	if (str_eq(name, by))
 		return err_set(err, -EEXIST, "the %s \"%s\" exists", what, name);
-	return err_set(err, -EEXIST, "the %s \"%s\" exists, and \"%s\" differs from it by case only", what, by, name);
+	return err_set(err, -EEXIST, "the %s \"%s\" exists, and \"%s\" differs from it by %s only", what, by, name,
+		       str_ieq(name, by) ? "case" : "the form of its letters");
+}
+
+/* What a new name is compared as, by str_ieq(): names that exist are ASCII. NULL for what no name could fold to. */
+static char *comparable(const char *name)
+{
+	return name && strlen(name) <= FOLDED_MAX ? unicode_fold(name) : NULL;
 }
 
 void store_copy_id(char ret[STORE_ID_LEN], const char *id)
@@ -96,14 +105,13 @@ void store_namespaces(struct store *s, store_namespace_fn *fn, void *arg)
 
 int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret, struct err *err)
 {
-	int r = store_check_name("namespace", name, err);
+	auto_free char *as = comparable(name);
 
-	if (r < 0)
-		return r;
 	list_foreach(&s->namespaces, struct store_namespace, all, other)
-		if (str_ieq(other->name, name))
+		if (str_ieq(other->name, as))
 			return taken("namespace", name, other->name, err);
-	r = store_check_room(s, err);
+	int r = check_name("namespace", name, err);
+	r = r < 0 ? r : store_check_room(s, err);
 	if (r < 0)
 		return r;
 	struct store_namespace *ns = store_namespace_attach(s, NULL, name, type);
@@ -200,11 +208,14 @@ static void put_environment(struct store *s, const struct store_environment *e)
 	store_op_i64(op, e->updated_ms);
 }
 
-/* Two names of one namespace that differ by case only would be one on a file system that folds it, and in people's ears. */
+/* Two names of one namespace that differ by case only would be one on a file system that folds it, and in people's ears; other
+ * forms of a letter are in their eyes. */
 static int check_free(const struct store_namespace *ns, const struct store_environment *self, const char *name, struct err *err)
 {
+	auto_free char *as = comparable(name);
+
 	list_foreach((struct list *)&ns->environments, struct store_environment, of_namespace, other) {
-		if (other == self || !str_ieq(other->name, name))
+		if (other == self || !str_ieq(other->name, as))
 			continue;
 		auto_free char *full = environment_key(ns->name, name);
 		auto_free char *by = environment_key(ns->name, other->name);
@@ -213,17 +224,18 @@ static int check_free(const struct store_namespace *ns, const struct store_envir
 	return 0;
 }
 
-int store_environment_check(const struct store_namespace *ns, const char *name, struct err *err)
+int store_environment_check(const struct store_namespace *ns, const struct store_environment *self, const char *field,
+			    const char *name, struct err *err)
 {
-	int r = store_check_name("name", name, err);
+	int r = check_free(ns, self, name, err);
 
-	return r < 0 ? r : check_free(ns, NULL, name, err);
+	return r < 0 ? r : check_name(field, name, err);
 }
 
 int store_environment_add(struct store *s, struct store_namespace *ns, const char *name, struct store_environment **ret,
 			  struct err *err)
 {
-	int r = store_environment_check(ns, name, err);
+	int r = store_environment_check(ns, NULL, "name", name, err);
 
 	r = r < 0 ? r : store_check_room(s, err);
 	if (r < 0)
@@ -245,9 +257,8 @@ void store_environment_save(struct store *s, struct store_environment *e)
 
 int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err)
 {
-	int r = store_check_name("name", name, err);
+	int r = store_environment_check(e->ns, e, "name", name, err);
 
-	r = r < 0 ? r : check_free(e->ns, e, name, err);
 	if (r < 0 || str_eq(e->name, name))
 		return r;
 	r = store_check_room(s, err);

@@ -72,8 +72,8 @@ struct store_namespace {
 
 struct store_namespace *store_namespace_find(struct store *s, const char *name); /* NULL = none */
 struct store_namespace *store_namespace_by_id(struct store *s, const char *id);
-/* -EINVAL for a name against the rules, -EEXIST also for one that differs from another by case only;
- * -ENOSPC (store_check_room). */
+/* -EINVAL for a name against the rules, -EEXIST also for one that differs from another by case, or by the form of its letters
+ * only; -ENOSPC (store_check_room). */
 MUST_CHECK int store_namespace_add(struct store *s, const char *name, const char *type, struct store_namespace **ret,
 				   struct err *err);
 /* A user that owns no environment and is no member of anything: its keys are of no use and gone, also those for organisations, its
@@ -197,17 +197,16 @@ struct store_environment {
 /* NULL = none. name may not hold a slash. */
 struct store_environment *store_environment_find(struct store *s, const char *owner, const char *name);
 struct store_environment *store_environment_by_id(struct store *s, const char *id);
-/* -EINVAL, naming the field, for what can be no name of a namespace or an environment; NULL too. */
-MUST_CHECK int store_check_name(const char *field, const char *name, struct err *err);
-/* Whether one of this name may be made. -EINVAL for a name against the rules; -EEXIST for one that another in the namespace
- * has, in any case of its letters. */
-MUST_CHECK int store_environment_check(const struct store_namespace *ns, const char *name, struct err *err);
+/* Whether one of this name may be made, or self (NULL = a new one) be called so. -EEXIST for a name that another in the namespace
+ * has, in any case or form of its letters ("Ａ"); -EINVAL, naming the field, for one against the rules; NULL too. */
+MUST_CHECK int store_environment_check(const struct store_namespace *ns, const struct store_environment *self, const char *field,
+				       const char *name, struct err *err);
 /* A new one with the defaults of size and scale. Fails as the check does; -ENOSPC. */
 MUST_CHECK int store_environment_add(struct store *s, struct store_namespace *ns, const char *name,
 				     struct store_environment **ret, struct err *err);
 /* Queues the record as it now is, with updated_ms = now. ns may not be changed, and name by the next call only. */
 void store_environment_save(struct store *s, struct store_environment *e);
-/* -EINVAL for a name against the rules, -EEXIST, -ENOSPC. */
+/* Fails as the check does; -ENOSPC. */
 MUST_CHECK int store_environment_rename(struct store *s, struct store_environment *e, const char *name, struct err *err);
 void store_origin_save(struct store *s, struct store_environment *e); /* queues origin alone */
 /* Visits all, in order of creation, until fn returns false. */

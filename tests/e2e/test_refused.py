@@ -1,6 +1,8 @@
-"""Names that people would take for one another: those that differ only by case are a conflict, other forms of a letter are
-refused; and an address for an upload when its time is over. Page tokens and signatures: test_files.py, test_rollouts.py."""
+"""Names that people would take for one another: those that differ only by case, or by the form of their letters, are a conflict;
+what is not ASCII is refused otherwise; and an address for an upload when its time is over. Page tokens and signatures: test_files.py, test_rollouts.py."""
+import base64
 import json
+import os
 import unicodedata
 import urllib.parse
 import uuid
@@ -40,11 +42,45 @@ def test_a_folder_is_not_taken_for_another_case(platform, name):
     assert platform.request("GET", f"/v1/environments/local/{name.upper()}")[0] == 404
 
 
+def test_another_form_is_a_conflict(platform, name):
+    other = "other" + uuid.uuid4().hex[:8]
+    assert make(platform, other)[0] == 201
+    details = f"/v1/environments/local/{other}/details"
+    for look_alike in ("\uff43" + name[1:], "ca\u00ad" + name[2:], name + "\u200d"):
+        upload = f"/v1/environments/local/{urllib.parse.quote(look_alike)}/deployments"
+        for status, answer in (make(platform, look_alike), make(platform, look_alike, "PUT", details, "new_name"),
+                               make(platform, look_alike, path=upload)):
+            assert status == 409 and name in answer["detail"] and look_alike in answer["detail"] and "form" in answer["detail"], answer
+        assert platform.request("GET", f"/v1/environments/local/{urllib.parse.quote(look_alike)}")[0] == 404
+
+
+def test_what_is_not_utf8_is_refused(platform, name):
+    for body in (b'{"name": "\xff\xef\xbd"}', b'{"name": "\xed\xa0\x80"}', b'{"name": "\\ud800"}'):
+        assert platform.request("POST", "/v1/environments", body)[0] == 400
+    assert platform.request("POST", "/v1/environments/local/%FF%C3/deployments", b"x" * 1024)[0] == 400
+
+
+def test_a_rename_that_is_refused_moves_no_repository(platform, name):
+    """The repository has its folder by the environment's name."""
+    other = "other" + uuid.uuid4().hex[:8]
+    assert make(platform, other)[0] == 201
+    address = f"/git/local/{other}/info/refs?service=git-receive-pack"
+    basic = {"Authorization": "Basic " + base64.b64encode(f"x:{platform.key}".encode()).decode()}
+    assert platform.request("GET", address, None, basic)[0] == 200
+    repository = os.path.join(platform.data, "git", "local", other + ".git")
+    wait_until(lambda: os.path.isdir(repository), 60, "the repository")
+    details = f"/v1/environments/local/{other}/details"
+    assert make(platform, name.upper(), "PUT", details, "new_name")[0] == 409
+    assert os.path.isdir(repository)
+    assert make(platform, other + "2", "PUT", details, "new_name")[0] == 200
+    assert os.path.isdir(repository[:-4] + "2.git")
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
 @pytest.mark.parametrize("text", ["caf\u00e9", "\uff48\uff45llo", "\u0430bc", "a\u200bb", "\ufb01ne"])
 def test_other_forms_of_letters_are_refused(platform, form, text):
     name = unicodedata.normalize(form, text)
-    status, answer = make(platform, name)
+    status, answer = make(platform, name)  # of no environment that is there
     assert name.isascii() or (status == 400 and "name" in answer["detail"] and "letters, digits" in answer["detail"]), answer
 
 
@@ -58,7 +94,10 @@ def test_names_of_users_and_organisations(platform, path):
         assert status == 409 and n in answer["detail"] and "case" in answer["detail"]
         status, answer = make(platform, n, path=other)
         assert status == 409 and "exists" in answer["detail"]
-        for look_alike in (n[:-1] + "\u0430", n + "\u200b", unicodedata.normalize("NFD", n + "\u00e9"), n + "\u00e9", "\uff4e" + n[1:]):
+        for look_alike in (n + "\u200b", "\uff4e" + n[1:], "\uff2e" + n[1:]):
+            status, answer = make(platform, look_alike, path=other)
+            assert status == 409 and f'"{n}"' in answer["detail"] and look_alike in answer["detail"] and "form" in answer["detail"]
+        for look_alike in (n[:-1] + "\u0430", unicodedata.normalize("NFD", n + "\u00e9"), n + "\u00e9", "\uff4e" + n[2:]):
             status, answer = make(platform, look_alike, path=other)
             assert status == 400 and "name" in answer["detail"] and "letters, digits" in answer["detail"], answer
     assert make(platform, n + "2", path=path)[0] == 201, "the same request, corrected"

@@ -276,6 +276,37 @@ Test(rules, names_that_differ_by_case_collide)
 	cr_assert_eq(store_environment_find(store, "acme", "Open"), open_env);
 }
 
+Test(rules, names_that_differ_by_the_form_of_their_letters_collide)
+{
+	/* fullwidth; a long s; with a soft hyphen, a joiner; a ligature; mathematical letters, of which "acme" has 16 bytes */
+	static const char *const alike[] = {
+		"\xef\xbd\x81\xef\xbd\x83\xef\xbd\x8d\xef\xbd\x85", "ac\xc2\xadme", "ac\xe2\x80\x8dme",
+		"\xf0\x9d\x90\x9a\xf0\x9d\x90\x9c\xf0\x9d\x90\xa6\xf0\x9d\x90\x9e", "\xef\xbc\xa1" "CME",
+	};
+	/* a Cyrillic a; invalid: cut off, overlong, a surrogate, too large */
+	static const char *const other[] = { "\xd0\xb0" "cme", "acme\xc3", "\xc1\xa1" "cme", "acm\xed\xa0\x80", "\xf7\xbf\xbf\xbf", "\xff" };
+	struct store_namespace *ns;
+	struct store_environment *e;
+	struct err err;
+	char text[4096];
+
+	for (size_t i = 0; i < ARRAY_LEN(alike); i++) {
+		cr_assert_eq(store_namespace_add(store, alike[i], "org", &ns, &err), -EEXIST, "%zu", i);
+		cr_assert(strstr(err.msg, "\"acme\"") && strstr(err.msg, alike[i]) && strstr(err.msg, "form"), "%s", err.msg);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(other); i++)
+		cr_assert_eq(store_namespace_add(store, other[i], "org", &ns, &err), -EINVAL, "%zu", i);
+	for (size_t i = 0; i < sizeof(text) - 1; i++)
+		text[i] = (i & 1) ? (char)0x81 : (char)0xcc; /* marks, and nothing that they belong to */
+	text[sizeof(text) - 1] = '\0';
+	cr_assert_eq(store_namespace_add(store, text, "org", &ns, &err), -EINVAL);
+	cr_assert_eq(store_environment_add(store, acme, "o\xc2\xadpen", &e, &err), -EEXIST);
+	cr_assert(strstr(err.msg, "acme/open") && strstr(err.msg, "acme/o\xc2\xadpen"), "%s", err.msg);
+	cr_assert_eq(store_environment_rename(store, closed_env, "o\xc2\xadpen", &err), -EEXIST);
+	cr_assert_eq(store_environment_rename(store, closed_env, "clo\xc5\xbf" "ed", &err), -EINVAL, "its own, but no name");
+	cr_assert_eq(store_environment_add(store, stranger, "o\xc2\xadpen", &e, &err), -EINVAL, "of another namespace");
+}
+
 Test(rules, all_of_it_outlives_the_daemon)
 {
 	struct store_key_spec spec = { .ns = acme, .user = member, .role = STORE_ROLE_MEMBER, .label = "laptop",
