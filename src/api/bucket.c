@@ -33,6 +33,7 @@ struct call { /* a request whose work a worker does */
 	struct json_writer files_writer, folders_writer;
 	char *last;
 	bool more;
+	json_t *body;         /* upload URLs: what was asked for */
 };
 
 static void call_free(struct call *c)
@@ -42,6 +43,7 @@ static void call_free(struct call *c)
 	free(c->name);
 	free(c->after);
 	free(c->last);
+	json_decref(c->body);
 	free(c);
 }
 
@@ -152,7 +154,8 @@ static int write_url(struct api *a, struct json_writer *w, json_t *file, const c
 	return 0;
 }
 
-static int write_urls(struct api *a, struct http_req *req, json_t *body, struct json_writer *w, struct err *err)
+static int write_urls(struct api *a, struct http_req *req, json_t *body, struct json_writer *w, struct store_environment **ret,
+		      struct err *err)
 {
 	const struct auth_caller *caller;
 	struct store_environment *e;
@@ -176,23 +179,48 @@ static int write_urls(struct api *a, struct http_req *req, json_t *body, struct 
 		r = r < 0 ? r : write_url(a, w, file, base, e->id, err);
 	json_close(w);
 	json_close(w);
+	*ret = e;
 	return r;
+}
+
+/* Told here, before a byte is sent, and once more when the file gets its place. */
+static void urls_work(void *arg)
+{
+	struct call *c = arg;
+	json_t *file;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(json_object_get(c->body, "files"), i, file)
+		r = r < 0 ? r : bucket_check_form(buckets_fd(c->api->bucket.buckets), c->e->id,
+						  json_string_value(json_object_get(file, "fileName")), &c->err);
+	if (r < 0)
+		err_wrap(&c->err, r, "files.fileName");
+}
+
+static void urls_done(void *arg)
+{
+	struct call *c = arg;
+
+	if (!call_over(c))
+		return;
+	api_send(c->req, 200, &c->files_writer, &c->files_json);
+	call_free(c);
 }
 
 static void on_urls_body(struct http_req *req, const char *data, size_t len, void *arg)
 {
-	struct api *a = arg;
-	auto_buf struct buf b = { 0 };
-	auto_json body = NULL;
-	struct json_writer w;
+	struct call *c = call_new(arg, req, NULL, NULL);
 	struct err err;
 
-	buf_init(&b, 2 << 20);
-	json_write_begin(&w, &b);
-	if (json_read_object(&body, data, len, &err) < 0 || write_urls(a, req, body, &w, &err) < 0)
-		api_reply_err(req, &err);
-	else
-		api_send(req, 200, &w, &b);
+	buf_init(&c->files_json, 2 << 20);
+	json_write_begin(&c->files_writer, &c->files_json);
+	if (json_read_object(&c->body, data, len, &err) == 0 && write_urls(arg, req, c->body, &c->files_writer, &c->e, &err) == 0) {
+		call_start(c, urls_work, urls_done);
+		return;
+	}
+	api_reply_err(req, &err);
+	call_free(c);
 }
 
 static void on_urls(struct http_req *req, void *arg)

@@ -273,11 +273,12 @@ static bool is_platform_key(void *arg, const char *value)
 }
 
 /* Before the stream begins, so that what is wrong is a 400. The spawner looks again, beneath the bucket, when it mounts. */
-static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, const struct sandbox_spec *spec, char *ret_id,
+static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, struct sandbox_spec *spec, char *ret_id,
 		       struct err *err)
 {
 	const struct bucket_access *a = s->buckets;
 	struct store_environment *e;
+	auto_free char *dir = NULL;
 	bool change;
 	int r;
 
@@ -287,12 +288,14 @@ static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, co
 		return err_set(err, -EINVAL, "bucket_config: this server keeps no files of environments");
 	r = bucket_of_sandbox(a, caller, spec->environment, &e, &change, err);
 	r = r < 0 ? r : bucket_make(buckets_fd(a->buckets), e->id, err);
-	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, err);
+	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, &dir, err);
 	if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
 		return err_wrap(err, -EINVAL, "bucket_config.only_dir");
-	if (r == 0)
-		snprintf(ret_id, STORE_ID_LEN, "%s", e->id);
-	return r;
+	if (r < 0)
+		return r;
+	snprintf(ret_id, STORE_ID_LEN, "%s", e->id);
+	store_set_str(&spec->bucket.dir, dir);
+	return 0;
 }
 
 /* id: NULL = a new one. */

@@ -11,5 +11,19 @@ int beneath(int dir, const char *path, int flags, mode_t mode);
 int open_folder(int buckets, const char *env_id, const char *name);
 /* The same for reading it. */
 int open_listing(int buckets, const char *env_id, const char *name);
+
+/* -- form.c -------------------------------------------------------------------------------------------------------- */
+/* A checked name as it lies in the bucket, where it does in another Unicode form; what is not there stays as it is. The caller
+ * frees it; BUCKET_NAME_MAX holds for it, too. */
+char *name_there(int buckets, const char *env_id, const char *name);
+/* How a name may begin: so, or composed, or decomposed; NULL = as another one. */
+struct begins {
+	char *form[3];
+};
+void begins_init(struct begins *b, const char *begin);
+void begins_done(struct begins *b);
+bool begins_with(const char *name, const struct begins *b);
+
+/* -- tree.c -------------------------------------------------------------------------------------------------------- */
 /* Of a name: its last component, and the folder before it ("" = the top) into folder[BUCKET_NAME_MAX + 1]. */
 const char *split_name(const char *name, char *folder);

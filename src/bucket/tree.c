@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/mem.h"
 #include "base/random.h"
 #include "base/rmtree.h"
 #include "base/str.h"
@@ -173,8 +174,9 @@ static int64_t written_ms(const struct stat *st)
 int bucket_open(int buckets, const char *env_id, const char *name, int *ret_fd, uint64_t *ret_size, int64_t *ret_written_ms,
 		struct err *err)
 {
+	auto_free char *there = name_there(buckets, env_id, name);
 	auto_fd top = open_folder(buckets, env_id, "");
-	auto_fd fd = top < 0 ? top : beneath(top, name, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	auto_fd fd = top < 0 ? top : beneath(top, there, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 	struct stat st;
 
 	if (fd < 0)
@@ -251,6 +253,8 @@ int bucket_place(int buckets, const char *env_id, const char *name, const char *
 
 	if (r == 0)
 		r = make_dir(buckets, env_id);
+	if (r == 0 && bucket_check_form(buckets, env_id, name, err) < 0)
+		return -EEXIST;
 	if (r == 0)
 		r = move_in(buckets, dir, aside, env_id, name, &old);
 	if (r < 0)
@@ -259,12 +263,15 @@ int bucket_place(int buckets, const char *env_id, const char *name, const char *
 	return 0;
 }
 
-int bucket_check_folder(int buckets, const char *env_id, const char *name, bool make, struct err *err)
+int bucket_check_folder(int buckets, const char *env_id, const char *name, bool make, char **ret_name, struct err *err)
 {
-	auto_fd fd = make ? make_folders(buckets, env_id, name) : open_folder(buckets, env_id, name);
+	auto_free char *there = name_there(buckets, env_id, name);
+	auto_fd fd = make ? make_folders(buckets, env_id, there) : open_folder(buckets, env_id, there);
 
-	if (fd >= 0)
+	if (fd >= 0) {
+		*ret_name = xstrdup(there);
 		return 0;
+	}
 	return fd == -ENOENT ? err_set(err, fd, "there is no folder \"%.200s\" in the environment's files", name) : say(err, fd, name);
 }
 
@@ -287,8 +294,9 @@ static void prune(int buckets, const char *env_id, char *folder)
 
 int bucket_remove(int buckets, const char *env_id, const char *name, uint64_t *ret_size, struct err *err)
 {
+	auto_free char *there = name_there(buckets, env_id, name);
 	char folder[BUCKET_NAME_MAX + 1];
-	const char *leaf = split_name(name, folder);
+	const char *leaf = split_name(there, folder);
 	auto_fd dir = open_folder(buckets, env_id, folder);
 	struct stat st;
 
@@ -338,7 +346,8 @@ int bucket_remove_folder(int buckets, const char *env_id, const char *name, uint
 {
 	char aside[UUID_LEN + 3];
 	uint64_t files = 0, bytes = 0;
-	int r = move_aside(buckets, env_id, name, aside, sizeof(aside));
+	auto_free char *there = name_there(buckets, env_id, name);
+	int r = move_aside(buckets, env_id, there, aside, sizeof(aside));
 	auto_fd top = r < 0 ? -1 : beneath(buckets, BUCKET_ASIDE, O_PATH | O_DIRECTORY, 0);
 
 	if (r < 0)

@@ -20,6 +20,10 @@
  * at either end. -EINVAL names field, value and what was expected. Pure. */
 MUST_CHECK int bucket_check_name(const char *field, const char *name, struct err *err);
 
+/* Whether a checked name is free of twins: -EEXIST names one that is there, or a folder on the way, and differs by its Unicode form
+ * only (NFC, NFD). All below find what is there by either form, and by the one that was asked for first. */
+MUST_CHECK int bucket_check_form(int buckets, const char *env_id, const char *name, struct err *err);
+
 /* The folder itself; there already is fine. */
 MUST_CHECK int bucket_make(int buckets, const char *env_id, struct err *err);
 /* True when there is anything in it. */
@@ -30,7 +34,7 @@ bool bucket_has_anything(int buckets, const char *env_id);
 MUST_CHECK int bucket_open(int buckets, const char *env_id, const char *name, int *ret_fd, uint64_t *ret_size,
 			   int64_t *ret_written_ms, struct err *err);
 /* Gives what lies at .aside/<aside> its place: synced, readable by all, renamed over what was there (*ret_old bytes of it;
- * 0 = nothing). Folders on the way are made. On failure the old file is untouched and the aside still there. */
+ * 0 = nothing). Folders on the way are made. -EEXIST as bucket_check_form(), unless two come at once. On failure the old file is untouched and the aside still there. */
 MUST_CHECK int bucket_place(int buckets, const char *env_id, const char *name, const char *aside, uint64_t *ret_old,
 			    struct err *err);
 
@@ -41,8 +45,9 @@ MUST_CHECK int bucket_remove_folder(int buckets, const char *env_id, const char 
 				    uint64_t *ret_bytes, struct err *err);
 
 /* Whether a folder of this name is there ("" = the bucket), for mounting it; made when `make` says so. -ENOENT, -ENOTDIR,
- * -ELOOP. It may be gone or a link the next moment: who mounts it looks again. */
-MUST_CHECK int bucket_check_folder(int buckets, const char *env_id, const char *name, bool make, struct err *err);
+ * -ELOOP. *ret_name is how it is spelled there, for the caller to free. It may be gone or a link the next moment: who mounts it
+ * looks again. */
+MUST_CHECK int bucket_check_folder(int buckets, const char *env_id, const char *name, bool make, char **ret_name, struct err *err);
 
 /* Files and their bytes below a folder (name "" = the bucket); what is named longer than BUCKET_NAME_MAX is left out. */
 MUST_CHECK int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *ret_files, uint64_t *ret_bytes,

@@ -158,13 +158,13 @@ static void page_add(struct page *p, const struct found *f)
 }
 
 /* Cheap refusals first: most names of a large folder are not of this page. */
-static void consider(struct page *p, int dir, const char *name, const char *begin, const char *after)
+static void consider(struct page *p, int dir, const char *name, const struct begins *begin, const char *after)
 {
 	struct stat st;
 	struct found f;
 	bool beyond;
 
-	if (is_dot(name) || !str_starts(name, begin) || (after && strcmp(name, after) <= 0) || !str_is_utf8(name, strlen(name)))
+	if (is_dot(name) || !begins_with(name, begin) || (after && strcmp(name, after) <= 0) || !str_is_utf8(name, strlen(name)))
 		return;
 	beyond = p->n == p->limit && strcmp(name, p->heap[0].name) > 0;
 	if (beyond && p->more)
@@ -197,8 +197,10 @@ static void page_give(struct page *p, const char *folder, bucket_entry_fn *fn, v
 int bucket_list(int buckets, const char *env_id, const char *prefix, const char *after, size_t limit, bucket_entry_fn *fn,
 		void *arg, bool *ret_more, struct err *err)
 {
-	char folder[BUCKET_NAME_MAX + 1];
-	const char *begin = split_name(prefix, folder);
+	char asked[BUCKET_NAME_MAX + 1];
+	const char *leaf = split_name(prefix, asked);
+	auto_free char *folder = name_there(buckets, env_id, asked);
+	AUTO(begins_done) struct begins begin = { { NULL } };
 	int fd = open_listing(buckets, env_id, folder);
 	struct page p = { .limit = limit };
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -210,9 +212,10 @@ int bucket_list(int buckets, const char *env_id, const char *prefix, const char 
 		/* Nothing has such a name: an empty list. */
 		return fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP ? 0 : err_sys_code(err, fd, "listing \"%.200s\"", prefix);
 	}
+	begins_init(&begin, leaf);
 	p.heap = xcalloc(limit + 1, sizeof(*p.heap));
 	while ((e = readdir(d)))
-		consider(&p, dirfd(d), e->d_name, begin, after);
+		consider(&p, dirfd(d), e->d_name, &begin, after);
 	closedir(d);
 	*ret_more = p.more;
 	page_give(&p, folder, fn, arg);

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import unicodedata
 import urllib.parse
 import uuid
 
@@ -142,6 +143,38 @@ def test_bad_names_are_refused(files):
         assert files.call("GET", "/" + path)[0] == 400, path
         assert files.call("DELETE", "/" + path)[0] == 400, path
         assert files.call("DELETE", "/folder/" + path)[0] == 400, path
+
+
+def test_one_name_in_two_unicode_forms(platform, files, tmp_path):
+    """Linux writes NFC, macOS hands over NFD: a file is found by both, and has no twin that looks the same. Case is another name."""
+    nfc, nfd = (unicodedata.normalize(form, "donn\u00e9es/caf\u00e9.txt") for form in ("NFC", "NFD"))
+    files.put(nfd, b"decomposed")
+    files.put(nfd, b"again")
+    message = files.url(nfc, status=409)
+    assert "files.fileName" in message and f'"{nfc}" (NFC)' in message and f'"{nfd}" (NFD)' in message
+    assert "(NFC)" in files.url(nfc.replace("caf", "new-"), status=409), "beside it, in a folder that looks the same"
+    assert files.get(nfc)[::2] == files.get(nfd)[::2] == (200, b"again")
+    assert files.list() == ([], [nfd.split("/")[0]], None)
+    for prefix in (nfc.split("/")[0] + "/", nfd.split("/")[0] + "/", nfc[:-4], nfd[:-4]):
+        assert files.list(prefix=prefix) == ([nfd], [], None)
+    # Its time: what was free when the URL was made is not any more.
+    late_nfc, late_nfd = (unicodedata.normalize(form, "late-\u00e9") for form in ("NFC", "NFD"))
+    url = files.url(late_nfc)
+    files.put(late_nfd)
+    status, _, answer = files.raw_put(url, b"y")
+    assert status == 409 and "(NFD)" in json.loads(answer)["detail"]
+    files.put(late_nfd.upper())
+    files.put(late_nfd, b"z")
+    assert files.get(late_nfc)[2] == b"z" and files.get(late_nfc.upper())[2] == b"x"
+
+    (tmp_path / nfc.split("/")[0]).mkdir()
+    (tmp_path / nfc).write_bytes(b"composed")
+    done = orwd(platform, "upload", f"local/{files.name}", nfc.split("/")[0], cwd=tmp_path, check=False)
+    assert done.returncode != 0 and "differs by its Unicode form only" in done.stdout + done.stderr
+    orwd(platform, "delete-file", f"local/{files.name}", nfc)
+    assert files.get(nfd)[0] == 404
+    orwd(platform, "upload", f"local/{files.name}", nfc.split("/")[0], cwd=tmp_path)
+    assert files.get(nfd)[::2] == (200, b"composed")
 
 
 def test_batches_have_limits(platform, files):
@@ -314,6 +347,14 @@ def test_sandboxes_see_a_folder_read_only(platform, deployed, client):
             assert out.startswith("input\n" + {"1": "one", "2": "two"}[task]) and "Read-only" in out and code != 0
             deployed.put(f"tasks/{task}/later", b"seen")
             assert s.run(f"cat {mount}/later").output == "seen"
+
+
+def test_a_folder_is_mounted_by_either_form_of_its_name(deployed, client):
+    nfc, nfd = (unicodedata.normalize(form, "t\u00e2ches") for form in ("NFC", "NFD"))
+    deployed.put(nfc + "/input", b"one")
+    config = SandboxBucketConfig(mount_path="/workspace", only_dir=nfd)
+    with client.sandbox(settings(environment=f"local/{deployed.name}", bucket_config=config)) as s:
+        assert s.run("cat /workspace/input").output == "one"
 
 
 def test_the_whole_bucket_and_what_is_missing(platform, deployed):

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
+#include "base/mem.h"
 #include "base/rmtree.h"
 #include "base/time.h"
 #include "bucket/tree.h"
@@ -16,6 +18,7 @@
 static char top[] = "/tmp/orw-bucket-XXXXXX";
 static int dir;
 static struct err err;
+static char *as; /* how a folder is spelled; a test ends before it could leak much */
 
 static void setup(void)
 {
@@ -139,7 +142,7 @@ Test(bucket, what_instances_wrote_leads_nowhere)
 		snprintf(name, sizeof(name), ID "/%s", links[i]);
 		cr_assert_eq(symlinkat(to[i], dir, name), 0);
 		cr_assert_eq(bucket_open(dir, ID, links[i], &fd, &size, &when, &err), -ELOOP, "%s", links[i]);
-		cr_assert_eq(bucket_check_folder(dir, ID, links[i], false, &err), -ELOOP, "%s", links[i]);
+		cr_assert_eq(bucket_check_folder(dir, ID, links[i], false, &as, &err), -ELOOP, "%s", links[i]);
 		snprintf(name, sizeof(name), "%s/passwd", links[i]);
 		cr_assert_eq(bucket_open(dir, ID, name, &fd, &size, &when, &err), -ELOOP, "%s", name);
 		write_file(BUCKET_ASIDE "/x", "mine");
@@ -237,10 +240,57 @@ Test(bucket, what_broken_uploads_left_goes)
 Test(bucket, folders_for_mounting)
 {
 	put("tasks/1/x", "");
-	cr_assert_eq(bucket_check_folder(dir, ID, "", false, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1", false, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2", false, &err), -ENOENT);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1/x", true, &err), -ENOTDIR);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", true, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", false, &err), 0);
+	cr_assert_eq(bucket_check_folder(dir, ID, "", false, &as, &err), 0);
+	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1", false, &as, &err), 0);
+	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2", false, &as, &err), -ENOENT);
+	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1/x", true, &as, &err), -ENOTDIR);
+	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", true, &as, &err), 0);
+	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", false, &as, &err), 0);
+}
+
+#define NFC "caf\xc3\xa9"
+#define NFD "cafe\xcc\x81"
+
+Test(bucket, names_in_two_forms)
+{
+	uint64_t size, files, bytes;
+	int64_t when;
+	auto_fd fd = -1;
+
+	put("data/" NFC "/1", "one");
+	cr_assert_eq(bucket_check_form(dir, ID, "data/" NFC "/1", &err), 0);
+	cr_assert_eq(bucket_check_form(dir, ID, "DATA/" NFC "/1", &err), 0, "another case is another name");
+	cr_assert_eq(bucket_check_form(dir, ID, "data/" NFD "/2", &err), -EEXIST, "a folder on the way is enough");
+	cr_assert(strstr(err.msg, "\"data/" NFD "/2\" (NFD)") && strstr(err.msg, "\"data/" NFC "/2\" (NFC)"), "%s", err.msg);
+	write_file(BUCKET_ASIDE "/up-2", "x");
+	cr_assert_eq(bucket_place(dir, ID, "data/" NFD "/1", "up-2", &size, &err), -EEXIST);
+	cr_assert_eq(faccessat(dir, BUCKET_ASIDE "/up-2", F_OK, 0), 0);
+	lists("data/", NULL, 10, "data/" NFC "/:0 ", false);
+	lists("data/" NFD, NULL, 10, "data/" NFC "/:0 ", false);
+	lists("data/" NFD "/", NULL, 10, "data/" NFC "/1:3 ", false);
+	cr_assert_eq(bucket_open(dir, ID, "data/" NFD "/1", &fd, &size, &when, &err), 0, "%s", err.msg);
+	cr_assert_eq(size, 3);
+	cr_assert_eq(bucket_check_folder(dir, ID, "data/" NFD, false, &as, &err), 0);
+	cr_assert_str_eq(as, "data/" NFC);
+	/* An instance may have made a twin: what was asked for goes first. */
+	cr_assert_eq(mkdirat(dir, ID "/data/" NFD, 0755), 0);
+	write_file(ID "/data/" NFD "/1", "another");
+	cr_assert_eq(bucket_remove(dir, ID, "data/" NFD "/1", &size, &err), 0);
+	cr_assert_eq(size, 7);
+	cr_assert_eq(bucket_remove_folder(dir, ID, "data/" NFD, &files, &bytes, &err), 0, "the other is found by it now: %s", err.msg);
+	cr_assert_eq(bytes, 3);
+	cr_assert(!bucket_has_anything(dir, ID));
+}
+
+Test(bucket, names_of_which_no_form_fits)
+{
+	char text[BUCKET_NAME_MAX + 1];
+
+	/* 341 times U+0958, of 3 bytes, which has 6 in either form; one part, then parts of one each */
+	for (size_t i = 0; i < BUCKET_NAME_MAX / 3; i++)
+		memcpy(text + 3 * i, "\xe0\xa5\x98", 4);
+	cr_assert_eq(bucket_check_form(dir, ID, text, &err), 0);
+	text[255] = '\0';
+	put(text, "x");
+	cr_assert_eq(bucket_check_form(dir, ID, text, &err), 0);
 }
