@@ -294,9 +294,11 @@ int backup_check_feed(struct backup_check *c, const char *p, size_t len, struct 
 
 int backup_check_end(struct backup_check *c, struct backup_info *ret, struct err *err)
 {
-	if (c->state == NOTHING)
+	bool cut = c->swell && !swell_ended(c->swell); /* perhaps before anything came of it: zstd gives whole blocks */
+
+	if (c->state == NOTHING && !cut)
 		return foreign(c, err);
-	if (!tar_ended(c->tar) || c->state != MANIFEST || (c->swell && !swell_ended(c->swell)))
+	if (!tar_ended(c->tar) || c->state != MANIFEST || cut)
 		return err_set(err, -EINVAL, "%s is damaged: it ends in the middle, after %llu bytes", c->file,
 			       (unsigned long long)tar_position(c->tar));
 	*ret = c->info;
