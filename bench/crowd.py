@@ -48,7 +48,7 @@ def delete(world, sids):
     """Seconds until every delete is answered, which is when nothing of it lives. All are asked for at once, one behind the other on
     many connections: the client is not to be what is measured."""
     sel, left = selectors.DefaultSelector(), {}
-    for i in range(DELETING):
+    for i in range(min(DELETING, len(sids))):
         s = socket.create_connection(("127.0.0.1", world.port), 60)
         left[s] = [b"".join(request(world, sid) for sid in sids[i::DELETING]), len(sids[i::DELETING])]
         sel.register(s, selectors.EVENT_READ | selectors.EVENT_WRITE)

@@ -133,8 +133,8 @@ class World:
             f.write("sandboxes:\n  idle: 1h\nadmission:\n" + "".join(f"  {key}: 0\n" for key in (
                 "cpu_factor", "memory_factor", "instances", "memory_pressure", "io_pressure")))
             f.write(f"listen: ['http://127.0.0.1:0', '127.0.0.1:0']\ntls: {{certificate: {self.certificate}, key: {tls_key}}}\n")
-        self.server = Server([f"{self.build}/openreward", "serve", "--data", data, "--config", config], f"{self.dir}/server.log")
-        self.servers.append(self.server)
+        self.serve = [f"{self.build}/openreward", "serve", "--data", data, "--config", config]
+        self.start_daemon()
         self.tls_port = int(self.server.wait_for(r"listening on https://[0-9.]+:(\d+)", 30).group(1))
         host, port = self.server.wait_for(r"listening on http://([0-9.]+):(\d+)", 30).groups()
         self.data = data
@@ -145,6 +145,11 @@ class World:
             key = f.read().strip()
         self.port, self.key = int(port), key
         self.worker("http", f"{self.build}/bench/bench-http", host, port, key, IMAGE)
+
+    def start_daemon(self):
+        """The first, or the next one after it was killed: it takes over what there is, listening sockets too."""
+        self.server = Server(self.serve, f"{self.dir}/server.log")
+        self.servers.append(self.server)
 
     def deploy_upstream(self):
         folder = f"{self.dir}/environment"
