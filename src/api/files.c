@@ -184,7 +184,7 @@ static void stat_opened(void *arg, int fd, uint64_t size, const char *tmp UNUSED
 
 void stat_handler(struct http_req *req, void *sandboxes)
 {
-	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	struct sandbox *b = sandbox_of_request(sandboxes, req, stat_handler);
 	struct stat_job *j;
 	struct use *u;
 	const char *path;
@@ -270,7 +270,7 @@ static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNU
 
 void read_handler(struct http_req *req, void *sandboxes)
 {
-	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	struct sandbox *b = sandbox_of_request(sandboxes, req, read_handler);
 	uint64_t offset = 0, length = INT64_MAX;
 	struct reading *j;
 	struct use *u;

@@ -439,7 +439,7 @@ static void on_body(struct http_req *req, const char *data UNUSED, size_t len, v
 
 void write_handler(struct http_req *req, void *sandboxes)
 {
-	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	struct sandbox *b = sandbox_of_request(sandboxes, req, write_handler);
 	struct write_use *w;
 	const char *path;
 	struct err err;

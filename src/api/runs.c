@@ -180,7 +180,7 @@ void runs_reply_empty(struct http_req *req)
 
 /* -- requests about one ------------------------------------------------------------------------------------------------------ */
 
-struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, struct err *err)
+static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, struct err *err)
 {
 	const struct auth_caller *caller;
 	struct sandbox *b;
@@ -195,6 +195,16 @@ struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, struct e
 	return b;
 }
 
+struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, http_handler_fn *handler)
+{
+	struct err err;
+	struct sandbox *b = find_ready(s, req, &err);
+
+	if (!b)
+		api_reply_err(req, &err);
+	return b && sandbox_park(b, req, handler) ? NULL : b;
+}
+
 struct brun *runs_find(struct sandbox *b, const char *id, struct err *err)
 {
 	struct brun *run = b->runs ? map_get(b->runs->by_id, id) : NULL;
@@ -204,15 +214,17 @@ struct brun *runs_find(struct sandbox *b, const char *id, struct err *err)
 	return run;
 }
 
-struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, struct use *use, void (*closed)(struct use *u))
+struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler, struct use *use,
+			     void (*closed)(struct use *u))
 {
-	struct err err = ERR_INIT;
-	struct sandbox *b = runs_sandbox(s, req, &err);
+	struct sandbox *b = runs_sandbox(s, req, handler);
 	const char *sidecar = http_req_param(req, "sidecar");
-	struct brun *run = NULL;
+	struct brun *run;
+	struct err err;
 
-	if (b)
-		run = sidecar ? sidecar_run(b, sidecar, file_flag(req, "previous"), &err) : runs_find(b, http_req_param(req, "run"), &err);
+	if (!b)
+		return NULL;
+	run = sidecar ? sidecar_run(b, sidecar, file_flag(req, "previous"), &err) : runs_find(b, http_req_param(req, "run"), &err);
 	if (run)
 		use_start(use, req, b, closed);
 	else
@@ -268,12 +280,14 @@ void brun_on_more(void *arg)
 static void list_handler(struct http_req *req, void *sandboxes)
 {
 	struct err err;
-	struct sandbox *b = runs_sandbox(sandboxes, req, &err);
+	struct sandbox *b = runs_sandbox(sandboxes, req, list_handler);
 	uint64_t limit, offset, i = 0;
 	auto_buf struct buf text = { 0 };
 	struct json_writer w;
 
-	if (!b || api_page(req, LIST_DEFAULT, LIST_MAX, &limit, &offset, &err) < 0) {
+	if (!b)
+		return;
+	if (api_page(req, LIST_DEFAULT, LIST_MAX, &limit, &offset, &err) < 0) {
 		api_reply_err(req, &err);
 		return;
 	}
@@ -297,7 +311,7 @@ static void list_handler(struct http_req *req, void *sandboxes)
 static void get_handler(struct http_req *req, void *sandboxes)
 {
 	struct use *u = http_req_alloc(req, sizeof(*u));
-	struct brun *run = brun_of_request(sandboxes, req, u, NULL);
+	struct brun *run = brun_of_request(sandboxes, req, get_handler, u, NULL);
 
 	if (run)
 		brun_reply(req, 200, run);
@@ -339,7 +353,7 @@ static void wait_handler(struct http_req *req, void *sandboxes)
 		api_reply_err(req, &err);
 		return;
 	}
-	w->run = brun_of_request(s, req, &w->use, on_wait_closed);
+	w->run = brun_of_request(s, req, wait_handler, &w->use, on_wait_closed);
 	if (!w->run)
 		return;
 	if (w->run->over) {
@@ -355,7 +369,7 @@ static void wait_handler(struct http_req *req, void *sandboxes)
 static void delete_handler(struct http_req *req, void *sandboxes)
 {
 	struct use *u = http_req_alloc(req, sizeof(*u));
-	struct brun *run = brun_of_request(sandboxes, req, u, NULL);
+	struct brun *run = brun_of_request(sandboxes, req, delete_handler, u, NULL);
 
 	if (!run)
 		return;

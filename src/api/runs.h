@@ -35,15 +35,17 @@ struct brun {
 	struct feed *feed;   /* what is known of its input: runs_input.c; NULL = nothing yet */
 };
 
-/* The run of a request's path, used by `use` from now on; or NULL after an answer. closed as for use_start(). */
-struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, struct use *use, void (*closed)(struct use *u));
+/* The run of a request's path, used by `use` from now on; or NULL: the request was answered, or waits until handler gets it
+ * again. closed as for use_start(). */
+struct brun *brun_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler, struct use *use,
+			     void (*closed)(struct use *u));
 
 /* runs.c, for the other two: */
 #define RUNS_BODY_MAX (1u << 20)
 #define RUNS_CELLS_MAX 10000 /* rows or columns of a terminal */
 
-/* The sandbox of a request's path, READY or ENDING. NULL with *err: 401, 404, 409. */
-struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, struct err *err);
+/* The READY sandbox of a request's path; or NULL: the request was answered (401, 404, 409, 410), or waits as above. */
+struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, http_handler_fn *handler);
 /* NULL with *err (-ENOENT): no such run, or forgotten. */
 struct brun *runs_find(struct sandbox *b, const char *id, struct err *err);
 /* Forgets the oldest that is over where there are too many; -EUSERS: all are alive. */

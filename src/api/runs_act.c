@@ -128,10 +128,10 @@ static void on_resize_body(struct http_req *req UNUSED, const char *data, size_t
 	act_body(arg, data, len, resize);
 }
 
-static void act_handler(struct http_req *req, struct sandboxes *s, http_body_fn *fn)
+static void act_handler(struct http_req *req, struct sandboxes *s, http_handler_fn *handler, http_body_fn *fn)
 {
 	struct act_use *u = http_req_alloc(req, sizeof(*u));
-	struct brun *run = brun_of_request(s, req, &u->use, NULL);
+	struct brun *run = brun_of_request(s, req, handler, &u->use, NULL);
 
 	if (!run)
 		return;
@@ -141,10 +141,10 @@ static void act_handler(struct http_req *req, struct sandboxes *s, http_body_fn 
 
 void run_signal_handler(struct http_req *req, void *sandboxes)
 {
-	act_handler(req, sandboxes, on_signal_body);
+	act_handler(req, sandboxes, run_signal_handler, on_signal_body);
 }
 
 void run_resize_handler(struct http_req *req, void *sandboxes)
 {
-	act_handler(req, sandboxes, on_resize_body);
+	act_handler(req, sandboxes, run_resize_handler, on_resize_body);
 }

@@ -286,7 +286,7 @@ void run_input_handler(struct http_req *req, void *sandboxes)
 
 	*u = (struct feed_use){ .feed = NULL };
 	buf_init(&u->rest, 1u << 20);
-	run = brun_of_request(sandboxes, req, &u->use, on_closed);
+	run = brun_of_request(sandboxes, req, run_input_handler, &u->use, on_closed);
 	if (run && begin(u, run, &err) < 0)
 		api_reply_err(req, &err);
 }

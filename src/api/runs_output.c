@@ -309,7 +309,7 @@ void run_output_handler(struct http_req *req, void *sandboxes)
 	struct err err;
 
 	u->reader = NULL;
-	run = brun_of_request(sandboxes, req, &u->use, on_closed);
+	run = brun_of_request(sandboxes, req, run_output_handler, &u->use, on_closed);
 	if (!run)
 		return;
 	r = reader_new(u, run->b->s->loop);

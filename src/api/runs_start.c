@@ -164,14 +164,12 @@ static void on_start_body(struct http_req *req, const char *data, size_t len, vo
 
 void run_start_handler(struct http_req *req, void *sandboxes)
 {
-	struct start_use *u = http_req_alloc(req, sizeof(*u));
-	struct err err;
-	struct sandbox *b = runs_sandbox(sandboxes, req, &err);
+	struct sandbox *b = runs_sandbox(sandboxes, req, run_start_handler);
+	struct start_use *u;
 
-	if (!b) {
-		api_reply_err(req, &err);
+	if (!b)
 		return;
-	}
+	u = http_req_alloc(req, sizeof(*u));
 	use_start(&u->use, req, b, NULL);
 	http_req_body(req, RUNS_BODY_MAX, on_start_body, u);
 }

@@ -91,19 +91,19 @@ static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, str
 	return b;
 }
 
-struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req)
+struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler)
 {
 	struct err err;
 	struct sandbox *b = find_ready(s, req, &err);
 
 	if (!b)
 		api_reply_err(req, &err);
-	return b;
+	return b && sandbox_park(b, req, handler) ? NULL : b;
 }
 
 /* -- uses -------------------------------------------------------------------------------------------------------------------- */
 
-static void renew(struct sandbox *b)
+void sandbox_renew(struct sandbox *b)
 {
 	b->used_ms = loop_now_ms(b->s->loop);
 	if (b->box)
@@ -122,7 +122,7 @@ static void on_use_closed(struct http_req *req UNUSED, bool complete, void *arg)
 	if (!u->b)
 		return;
 	list_remove(&u->node);
-	renew(u->b);
+	sandbox_renew(u->b);
 }
 
 void use_start(struct use *u, struct http_req *req, struct sandbox *b, void (*closed)(struct use *u))
@@ -133,7 +133,7 @@ void use_start(struct use *u, struct http_req *req, struct sandbox *b, void (*cl
 	u->closed = closed;
 	list_push_back(&b->uses, &u->node);
 	http_req_on_close(req, on_use_closed, u);
-	renew(b);
+	sandbox_renew(b);
 }
 
 bool use_alive(struct use *u)
@@ -175,6 +175,7 @@ struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *nam
 	b->created_ms = time_wall_ms();
 	b->used_ms = loop_now_ms(s->loop);
 	list_init(&b->uses);
+	list_init(&b->parked);
 	list_init(&b->sidecars);
 	list_init(&b->creators);
 	list_init(&b->removals);
@@ -300,6 +301,7 @@ static void dispose(struct sandbox *b, const char *why)
 		list_remove(&u->node);
 		u->b = NULL;
 	}
+	sandbox_unpark(b);
 	answer_removals(b);
 	check_enders(s);
 	loop_release(s->loop, sandbox_free, b);
@@ -377,7 +379,7 @@ bool sandboxes_ping(void *sandboxes, struct http_req *req, const char *sid)
 		api_reply_err(req, &err);
 		return true;
 	}
-	renew(b);
+	sandbox_renew(b);
 	http_reply(req, 200, "application/json", ok, sizeof(ok) - 1);
 	return true;
 }
@@ -433,8 +435,8 @@ static void on_tick(struct loop_timer *t, void *arg)
 	struct ended_sandbox *e;
 
 	list_foreach(&s->all, struct sandbox, node, b)
-		if (!list_empty(&b->uses))
-			renew(b);
+		if (!list_empty(&b->uses) || !list_empty(&b->parked))
+			sandbox_renew(b);
 	while ((e = list_first(&s->ended_list, struct ended_sandbox, node)) &&
 	       (e->until_ms <= loop_now_ms(s->loop) || map_len(s->ended) > s->settings.remember_max))
 		sandbox_ended_forget(s, e);

@@ -6,6 +6,7 @@
 #include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "http/server.h"
 
 #define NOTE_MAX_BYTES (16u * 1024 + SPEC_SIDECARS_BYTES)
 
@@ -130,6 +131,57 @@ static uint32_t take_back(struct sandboxes *s, const char *id)
 	return slot;
 }
 
+/* -- before it is known what runs in one ------------------------------------------------------------------------------------ */
+
+struct parked { /* a request; in its memory */
+	struct list node;
+	struct http_req *req;
+	http_handler_fn *handler;
+};
+
+static void on_parked_closed(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	list_remove(&((struct parked *)arg)->node);
+}
+
+bool sandbox_park(struct sandbox *b, struct http_req *req, http_handler_fn *handler)
+{
+	struct parked *p;
+
+	if (!b->unknown)
+		return false;
+	p = http_req_alloc(req, sizeof(*p));
+	*p = (struct parked){ .req = req, .handler = handler };
+	list_push_back(&b->parked, &p->node);
+	http_req_on_close(req, on_parked_closed, p);
+	/* Its client may come again without the id of a task: the two must not be taken for two who want the same. */
+	http_req_watch_peer(req);
+	sandbox_renew(b);
+	return true;
+}
+
+void sandbox_unpark(struct sandbox *b)
+{
+	struct parked *p;
+
+	while ((p = list_first(&b->parked, struct parked, node))) {
+		list_remove(&p->node);
+		http_req_on_close(p->req, NULL, NULL);
+		p->handler(p->req, b->s);
+	}
+}
+
+void sandbox_known(struct sandbox *b)
+{
+	b->unknown--;
+	if (b->unknown)
+		return;
+	creators_tell(b, NULL);
+	sandbox_unpark(b);
+}
+
+/* -- taking over ------------------------------------------------------------------------------------------------------------- */
+
 static void on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
 {
 	sandbox_gone(arg, reason);
@@ -139,6 +191,11 @@ static void on_left(void *arg, struct engine_exec *x, const struct engine_left *
 {
 	if (!runs_adopt(arg, x, left))
 		run_adopt(arg, x, left);
+}
+
+static void on_known(void *arg)
+{
+	sandbox_known(arg);
 }
 
 /* What lists tell. A note of an older program has none of it. */
@@ -174,6 +231,7 @@ static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t
 	record_live(b);
 	b->state = SANDBOX_READY;
 	b->adopted = true;
+	b->unknown = 1;
 	b->box = box;
 	return b;
 }
@@ -192,7 +250,7 @@ bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, 
 	if (!b)
 		return false;
 	s->engine->ops->adopt(box, on_box_end, b);
-	s->engine->ops->left(box, on_left, b);
+	s->engine->ops->left(box, on_left, on_known, b);
 	s->counts.adopted_total++;
 	return true;
 }

@@ -130,7 +130,7 @@ static void attach(struct sandbox *b, struct http_req *req)
 	list_init(&c->node);
 	http_req_on_close(req, on_stream_closed, c);
 	sse_event(c->sse, "task_id", b->id, strlen(b->id));
-	if (b->state == SANDBOX_READY)
+	if (b->state == SANDBOX_READY && !b->unknown)
 		send_end(c->sse, b->id);
 	else
 		list_push_back(&b->creators, &c->node);

@@ -42,7 +42,8 @@ static void put_members(struct json_writer *w, const struct sandbox *b)
 	json_kv_str(w, "created_at", time_iso(b->created_ms, at));
 	json_kv_double(w, "age_s", (double)(time_wall_ms() - b->created_ms) / 1000);
 	json_kv_double(w, "lease_left_s", (double)lease_left_ms(b) / 1000);
-	json_kv_i64(w, "background_runs", (int64_t)runs_count(b));
+	if (!b->unknown)
+		json_kv_i64(w, "background_runs", (int64_t)runs_count(b));
 }
 
 /* -- list -------------------------------------------------------------------------------------------------------------------- */
@@ -155,7 +156,7 @@ static void get_handler(struct http_req *req, void *sandboxes)
 	struct sandbox *b = find(s, req);
 	struct look *k;
 
-	if (!b)
+	if (!b || sandbox_park(b, req, get_handler))
 		return;
 	if (!b->box) {
 		reply_one(&(struct look){ .req = req }, b, NULL);

@@ -45,6 +45,8 @@ struct sandbox {
 	enum sandbox_state state;
 	uint32_t slot;             /* of its record; SLOTS_NONE = none */
 	bool adopted;              /* from a former daemon: uploads may be open that we do not know of */
+	size_t unknown;            /* boxes, its own and sidecars', of a former daemon that have not told yet what runs in them */
+	struct list parked;        /* struct parked: requests that wait for that (sandbox_adopt.c) */
 	char *namespace_id;
 	char *owner;               /* session that it ends with, NULL = none */
 	struct store_key *key;     /* whose limit it counts for; NULL = not known */
@@ -92,10 +94,11 @@ void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */
 void sandbox_gone(struct sandbox *b, const char *reason); /* nothing of it is left: tells all who wait, frees it */
 void sandbox_forget(struct sandbox *b); /* one that never was and nobody waits for: without memory of its id */
-/* The READY sandbox of X-Session-ID, or an answered request and NULL: 400, 401, 404, 409, 410. */
-struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req);
+/* The READY sandbox of X-Session-ID, or NULL: the request was answered (400, 401, 404, 409, 410), or waits (sandbox_park()). */
+struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler);
 /* A sandbox that this caller may see, or NULL with err: -ENOENT, -EIDRM. */
 struct sandbox *sandbox_find(struct sandboxes *s, const struct auth_caller *caller, const char *id, struct err *err);
+void sandbox_renew(struct sandbox *b); /* its lease */
 /* Why it ended, for a 410: "it was deleted", from a reason of the engine's. */
 void sandbox_explain(const struct sandboxes *s, const char *reason, struct err *ret);
 
@@ -121,6 +124,10 @@ void record_live(struct sandbox *b);
 /* The sandbox's record becomes e's. */
 void record_ended(struct sandbox *b, struct ended_sandbox *e);
 void sandbox_note(const struct sandbox *b, struct buf *ret); /* what a successor is to know */
+/* False: it is known what runs in b. True: the request waits; handler gets it anew when that is known, or b is gone. */
+bool sandbox_park(struct sandbox *b, struct http_req *req, http_handler_fn *handler);
+void sandbox_known(struct sandbox *b);  /* one of b->unknown has told */
+void sandbox_unpark(struct sandbox *b); /* all who wait */
 
 /* sandbox_create.c */
 void create_handler(struct http_req *req, void *sandboxes);

@@ -350,7 +350,7 @@ static void on_closed(struct use *u)
 
 void run_handler(struct http_req *req, void *sandboxes)
 {
-	struct sandbox *b = sandbox_of_request(sandboxes, req);
+	struct sandbox *b = sandbox_of_request(sandboxes, req, run_handler);
 	struct run_use *u;
 
 	if (!b)
@@ -367,7 +367,7 @@ void set_network_handler(struct http_req *req, void *sandboxes)
 {
 	struct err err;
 
-	if (!sandbox_of_request(sandboxes, req))
+	if (!sandbox_of_request(sandboxes, req, set_network_handler))
 		return;
 	err_set(&err, -EINVAL, "network: policies are not supported here yet; no sandbox was made with one");
 	api_reply_err(req, &err);

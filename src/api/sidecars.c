@@ -77,6 +77,7 @@ static void become_stray(struct sidecar *c)
 	c->run = sidecar_run_free(c, c->run);
 	c->previous = sidecar_run_free(c, c->previous);
 	c->b = NULL;
+	c->unknown = false;
 	list_remove(&c->node);
 	list_push_back(&c->s->strays, &c->node);
 	free_if_over(c);
@@ -308,6 +309,14 @@ static void start(struct sidecar *c)
 	c->s->engine->ops->usage(c->box, on_begun, c);
 }
 
+void sidecar_known(struct sidecar *c)
+{
+	if (!c->unknown)
+		return;
+	c->unknown = false;
+	sandbox_known(c->b);
+}
+
 /* -- the box --------------------------------------------------------------------------------------------------------------- */
 
 void sidecar_on_box_end(void *arg, struct engine_box *box UNUSED, const char *reason)
@@ -322,6 +331,7 @@ void sidecar_on_box_end(void *arg, struct engine_box *box UNUSED, const char *re
 	free(c->error);
 	c->error = xasprintf("its container has ended: %s", reason);
 	sidecar_start_later(c);
+	sidecar_known(c);
 }
 
 static void on_made(void *arg, struct engine_box *box, const struct err *err)

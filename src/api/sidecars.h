@@ -44,6 +44,7 @@ struct sidecar {
 	size_t port;         /* the next of spec.ports to be seen */
 	uint64_t ports_until_ms;
 	bool begun;          /* its command was seen to begin, once */
+	bool unknown;        /* counted in b->unknown: its box was a former daemon's, and has not told of its command yet */
 	bool up;             /* it has been started, and its ports were seen or given up */
 	char *error;         /* why there is no command, or no box; NULL = nothing is wrong */
 };
@@ -84,6 +85,7 @@ struct brun *sidecar_run_new(struct sidecar *c);
 struct brun *sidecar_run_free(struct sidecar *c, struct brun *run); /* NULL is allowed; returns NULL */
 void sidecar_ask_image(struct sidecar *c);
 void sidecar_start_later(struct sidecar *c);
+void sidecar_known(struct sidecar *c); /* its box has told, or is gone; harmless to repeat */
 /* The engine's calls, with the sidecar as their arg. */
 void sidecar_on_box_end(void *arg, struct engine_box *box, const char *reason);
 void sidecar_on_done(void *arg, struct engine_exec *x, const struct engine_exec_result *res, const struct err *err);

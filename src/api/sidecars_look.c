@@ -83,7 +83,7 @@ static void on_left(void *arg, struct engine_exec *x, const struct engine_left *
 	struct sidecar *c = arg;
 	struct sidecar_label label;
 
-	if (left->label_len != sizeof(label) || memcmp(left->label, SIDECAR_LABEL, sizeof(label.magic)) != 0) {
+	if (!c->b || left->label_len != sizeof(label) || memcmp(left->label, SIDECAR_LABEL, sizeof(label.magic)) != 0) {
 		c->s->engine->ops->exec_release(x);
 		return;
 	}
@@ -99,6 +99,15 @@ static void on_left(void *arg, struct engine_exec *x, const struct engine_left *
 	c->state = SIDECAR_RUNNING;
 	c->s->engine->ops->exec_on_more(x, sidecar_on_more);
 	c->s->engine->ops->claim(x, sidecar_on_done, c);
+}
+
+static void on_known(void *arg)
+{
+	struct sidecar *c = arg;
+
+	if (c->b && !c->run)
+		sidecar_start_later(c);
+	sidecar_known(c);
 }
 
 bool sidecars_adopt(struct sandboxes *s, struct engine_box *box, json_t *note)
@@ -138,12 +147,13 @@ static void take_back(struct sandbox *b, struct spec_sidecar *spec)
 	c->up = true; /* nobody waits */
 	list_remove(&c->node);
 	list_push_back(&b->sidecars, &c->node);
-	if (c->box)
-		c->s->engine->ops->left(c->box, on_left, c);
-	else
+	if (!c->box) {
 		sidecar_ask_image(c);
-	if (c->box && !c->run)
-		sidecar_start_later(c);
+		return;
+	}
+	c->unknown = true;
+	b->unknown++;
+	c->s->engine->ops->left(c->box, on_left, on_known, c);
 }
 
 static void take_over(struct sandbox *b)

@@ -26,6 +26,7 @@ struct tasks {
 	struct list unsure;   /* struct task.unsure_node: whether the id arrived is not known yet */
 	struct loop_timer look; /* at those */
 	uint64_t look_ms;     /* its next interval */
+	uint64_t made_ms;     /* when it was made itself */
 	uint64_t restored_ms; /* when the last task was restored */
 	struct list waits;    /* struct waiting */
 };
@@ -160,7 +161,9 @@ struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, st
 {
 	struct tasks *t = NEW(struct tasks);
 
-	*t = (struct tasks){ .loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new(), .records = records };
+	*t = (struct tasks){
+		.loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new(), .records = records, .made_ms = loop_now_ms(l),
+	};
 	list_init(&t->all);
 	list_init(&t->read);
 	list_init(&t->unsure);
@@ -257,7 +260,7 @@ static void judge(struct task *task)
 	broke_ms = r->broke_s ? r->broke_s * 1000ull : now;
 	task->joinable = true;
 	task->doubtful = !r->broke_s;
-	task->broke_ms = MIN(broke_ms, now);
+	task->broke_ms = MIN(broke_ms + (now - task->tasks->made_ms), now);
 }
 
 struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result)

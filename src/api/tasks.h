@@ -86,7 +86,8 @@ struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], co
 const char *task_id(const struct task *task);
 /* For its successor: key and place of the record. */
 void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN]);
-/* A task of a former daemon, from its id and label (another length: the task is found by its id only). */
+/* A task of a former daemon, from its id and label (another length: the task is found by its id only). Repetitions of it have
+ * waited since the table was made: that time is not counted against repeat_ms. */
 struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result);
 struct task *task_find(struct tasks *t, const char *id);                               /* NULL = unknown */
 /* Somebody came with its id. */

@@ -108,6 +108,7 @@ struct engine_left {
 	uint64_t age_ms;         /* since its start */
 };
 typedef void engine_left_fn(void *arg, struct engine_exec *x, const struct engine_left *left);
+typedef void engine_known_fn(void *arg);
 
 struct engine_exec_result {
 	int return_code;         /* 0..255; 128 + n for a signal; 124 = timed out; 127 = no shell */
@@ -176,10 +177,12 @@ struct engine_ops {
 	/* foreground: to the foreground of its terminal only, as a key would; that is no end by request. */
 	void (*exec_signal)(struct engine_exec *x, int signo, bool foreground, engine_done_fn *done, void *arg);
 	void (*usage)(struct engine_box *b, engine_usage_fn *done, void *arg);
-	/* For boxes that a former daemon made: the caller holds it now. Then, once, its commands, in the order of their
-	 * starts where that is known; each is to be claimed or released inside fn. done may be due at once. */
+	/* For boxes that a former daemon made: the caller holds it now. Then, once, its commands: fn for each, in the order of
+	 * their starts where that is known, inside which it is to be claimed or released, whose done may be due at once; then
+	 * known. They are called later, since the box has to be asked, or from inside left() where that was done; never when
+	 * the box ends before. What is asked of a box in between waits in it, and it is not known whether it has a command. */
 	void (*adopt)(struct engine_box *b, engine_end_fn *on_end, void *arg);
-	void (*left)(struct engine_box *b, engine_left_fn *fn, void *arg);
+	void (*left)(struct engine_box *b, engine_left_fn *fn, engine_known_fn *known, void *arg);
 	void (*claim)(struct engine_exec *x, engine_exec_fn *done, void *arg);
 	void (*exec_on_more)(struct engine_exec *x, void (*more)(void *arg)); /* of one that was claimed: as spec.more */
 	/* Replaces spec.note. */

@@ -376,6 +376,15 @@ static void on_left(void *arg, struct engine_exec *x, const struct engine_left *
 	i->env->envs->engine->ops->claim(x, on_main_done, i);
 }
 
+static void on_known(void *arg)
+{
+	struct instance *i = arg;
+	if (!i->main)
+		instance_end(i, "its server was never started");
+	else if (i->state == INSTANCE_STARTING)
+		health_start(i);
+}
+
 int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box, bool healthy)
 {
 	const struct engine_ops *ops = v->envs->engine->ops;
@@ -385,16 +394,11 @@ int instance_adopt(struct instance **ret, struct env *v, struct store_deployment
 		return r;
 	i->box = box;
 	ops->adopt(box, on_box_end, i);
-	ops->left(box, on_left, i);
 	i->served = healthy;
 	loop_timer_start(&i->renew, 1); /* a lease that ran while no daemon lived */
-	if (healthy && i->main) {
+	if (healthy)
 		instance_leave_starting(i, INSTANCE_HEALTHY);
-	} else if (i->main) {
-		health_start(i);
-	} else {
-		instance_end(i, "its server was never started");
-	}
+	ops->left(box, on_left, on_known, i);
 	*ret = i;
 	return 0;
 }

@@ -9,7 +9,8 @@
 #include "base/time.h"
 #include "sandbox/private.h"
 
-#define INIT_TIMEOUT_MS 60000 /* an answer of init's */
+/* An answer of init's: one that shares two CPUs with thousands of busy processes may take more than a minute. */
+#define INIT_TIMEOUT_MS 180000
 #define ORPHAN_MS 5000        /* from the loss of init's socket to the end by force */
 #define NAMESERVER "198.18.0.53"
 
@@ -37,8 +38,6 @@ static void box_close(struct box *b)
 	b->state = BOX_GONE;
 	loop_timer_stop(&b->orphan);
 	room_leave(&b->local->room, &b->place);
-	if (b->taking)
-		takeover_box_gone(b);
 	if (map_get(b->local->boxes, b->id) == b)
 		map_del(b->local->boxes, b->id);
 	b->init = chan_free(b->init);
@@ -214,7 +213,7 @@ static void on_init_event(void *arg, const struct wire_in *in, int *fds, size_t 
 
 struct chan *box_chan(struct box *b, struct err *err)
 {
-	if (b->state == BOX_READY && b->init)
+	if (box_lives(b) && b->init)
 		return b->init;
 	err_set(err, -EIDRM, "the sandbox has ended%s%s", b->end_reason ? ": " : "", b->end_reason ? b->end_reason : "");
 	return NULL;
@@ -491,7 +490,7 @@ void local_renew(struct engine_box *base)
 	uint64_t now = loop_now_ms(b->local->loop);
 	struct wire_out *o;
 
-	if (!b->lease_ms || b->state != BOX_READY || !c || now - b->renewed_ms < MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4))
+	if (!b->lease_ms || !box_lives(b) || !c || now - b->renewed_ms < MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4))
 		return;
 	o = chan_begin(c, WIRE_RENEW, false);
 	wire_put_str(o, WIRE_T_ID, b->id);

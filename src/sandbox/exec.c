@@ -115,8 +115,8 @@ void execs_orphan(struct box *b)
 	list_foreach(&b->execs, struct exec, node, x) {
 		x->base.box = NULL;
 		list_remove(&x->node);
-		/* Only when the engine is freed with runs under way. */
-		if (x->released)
+		/* Only when the engine is freed with runs under way, or nobody has asked what is left in the box. */
+		if (x->released || x->left)
 			loop_release(x->loop, exec_release_memory, x);
 	}
 }
@@ -220,9 +220,8 @@ void exec_left(struct box *b, const struct wire_in *in)
 	b->local->counts.execs++;
 }
 
-void local_left(struct engine_box *base, engine_left_fn *fn, void *arg)
+void execs_left(struct box *b, engine_left_fn *fn, void *arg)
 {
-	struct box *b = (struct box *)base;
 	uint64_t now = loop_now_ms(b->local->loop);
 
 	list_foreach(&b->execs, struct exec, node, x) {

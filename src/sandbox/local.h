@@ -2,10 +2,13 @@
  * engine/engine.h; owned by the daemon, loop thread only. It takes the link's events for itself.
  *
  *   WAITING -> MAKING -> CONFIGURING -> READY -> ENDING -> (gone)
+ *                              TAKEN ---^
  *
  *   WAITING      there is no room for it: see room.h. Most are made at once.            local_create(), box_admitted()
  *   MAKING       MAKE is with the spawner.                                             local_create()
  *   CONFIGURING  init has its socket and writes /etc; nobody else knows the box yet.   on_made()
+ *   TAKEN        it was a former daemon's. Its holder has it, but init has not told yet what runs in it: what is asked
+ *                of init waits behind that.                                            takeover.c
  *   READY        its holder has it.                                                    on_configured()
  *   ENDING       END is with the spawner; every call fails with -EIDRM.                local_destroy()
  *   gone         the last process is dead: ENDED came, or GONE by itself, or the
@@ -50,8 +53,8 @@ struct local_heirs {
 	void *instances, *sandboxes; /* their args */
 };
 typedef void local_taken_fn(void *arg, size_t n_taken);
-/* Takes over what the spawner has of a former daemon; done, once, when each box has its heir or is being ended: after 10 s at
- * the latest. Once, before anybody is served. */
+/* Takes over what the spawner has of a former daemon; done, once, when each box has its heir or is being ended: after 30 s at
+ * the latest. What runs in a box may be known later: engine_ops.left tells. Once, before anybody is served. */
 void local_engine_take_over(struct engine *e, const struct local_heirs *heirs, local_taken_fn *done, void *arg);
 /* The daemon ends and its boxes are to live: nothing is told to any of them from now on. Before what holds them is freed. */
 void local_engine_leave(struct engine *e);

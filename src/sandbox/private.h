@@ -23,7 +23,7 @@ struct local {
 	uint64_t told_full_ms; /* when the log was told that somebody waits; 0 = never */
 };
 
-enum box_state { BOX_WAITING, BOX_MAKING, BOX_CONFIGURING, BOX_READY, BOX_ENDING, BOX_GONE };
+enum box_state { BOX_WAITING, BOX_MAKING, BOX_CONFIGURING, BOX_TAKEN, BOX_READY, BOX_ENDING, BOX_GONE };
 
 struct box {
 	struct engine_box base; /* first: engine.h */
@@ -55,11 +55,15 @@ struct box {
 	uint64_t hard_ms;
 	void *note;          /* the holder's; NULL = none */
 	size_t note_len;
-	bool taking;         /* counted by the take-over */
-	bool left;           /* of a former daemon, and not adopted yet */
+	engine_left_fn *left; /* while TAKEN: the heir's, who asked for its commands; NULL = not asked */
+	engine_known_fn *known;
+	void *heir;          /* their arg */
 	struct loop_timer orphan; /* init is lost and the spawner says nothing */
 	struct err err;      /* why it could not be made */
 };
+
+/* Its holder has it, and nobody has asked for its end. */
+static inline bool box_lives(const struct box *b) { return b->state == BOX_TAKEN || b->state == BOX_READY; }
 
 struct waiter {
 	struct list node;
@@ -102,14 +106,14 @@ void local_renew(struct engine_box *b);
 void box_end(struct box *b, const char *reason); /* it is gone: from the loop only */
 void box_leave(struct box *b);                   /* it lives on, without us */
 void box_forget(struct box *b);                  /* no callback */
-/* The channel of a READY box, or NULL with -EIDRM. */
+/* The channel of a READY or TAKEN box, or NULL with -EIDRM. */
 struct chan *box_chan(struct box *b, struct err *err);
 void local_reconcile(struct local *e); /* ends boxes that the spawner has and we do not know */
 struct box *box_new(struct local *e, const char *id, struct image *img);
 void ask_end(struct box *b, const char *reason);
 /* One of which we may have no box; nobody hears of it. */
 void box_end_by_id(struct local *e, const char *id);
-/* Makes a READY one of a CONFIGURING one: done is the answer to CONFIG. */
+/* Makes a READY one of a CONFIGURING or TAKEN one: done is the answer to CONFIG. */
 MUST_CHECK int box_configure(struct box *b, chan_answer_fn *done, struct err *err);
 /* Takes ownership of fd: init's socket. */
 MUST_CHECK int box_connect(struct box *b, int fd, struct err *err);
@@ -124,7 +128,7 @@ MUST_CHECK int note_read(struct local *e, const char *id, const void *note, size
 
 /* takeover.c */
 void local_adopt(struct engine_box *b, engine_end_fn *on_end, void *arg);
-void takeover_box_gone(struct box *b); /* while b->taking */
+void local_left(struct engine_box *b, engine_left_fn *fn, engine_known_fn *known, void *arg);
 void takeover_free(struct takeover *t);
 
 /* env.c */
@@ -139,7 +143,7 @@ ssize_t local_exec_read(struct engine_exec *x, uint64_t offset, void *p, size_t 
 void local_exec_kill(struct engine_exec *x, int signo);
 void local_exec_release(struct engine_exec *x);
 void exec_left(struct box *b, const struct wire_in *in); /* an ITEM of RUNS */
-void local_left(struct engine_box *b, engine_left_fn *fn, void *arg);
+void execs_left(struct box *b, engine_left_fn *fn, void *arg); /* each that nobody has claimed yet */
 void local_claim(struct engine_exec *x, engine_exec_fn *done, void *arg);
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */
 void execs_fail(struct box *b, const struct err *err); /* all that are not over */

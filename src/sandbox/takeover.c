@@ -1,11 +1,14 @@
 /* sandbox/takeover.c: the boxes of a former daemon become this one's.
  *
- *   LIST -> for each: TAKE -> MADE with the note, a box is made of it -> RUNS -> its commands are known -> READY
- *                                                                             \-> CONFIG (it was being made) -> READY
+ *   LIST -> for each: TAKE -> MADE with the note: a box is made of it, TAKEN, and offered to its heir
+ *             \-> RUNS -> its commands are known: left() -> READY
+ *                    \-> CONFIG (it was being made)  -> READY
  *
- * Requests to the spawner and to all inits are under way at the same time, TAKEs at most WINDOW, since an answer brings two
- * descriptors and a note. When every box is READY or given up, each is offered to its heir; what nobody takes is ended, as
- * is whatever does not answer in time. Nothing here waits for a sandbox's processes. */
+ * TAKEs are under way at the same time, WINDOW at most, since an answer brings two descriptors and a note. When the spawner
+ * has answered all, or LIMIT_MS are over, done is called: whose the boxes are is known then. Their inits are asked at the same
+ * time, and nobody waits for them but who wants something of that box: a thousand of them may share a processor with what
+ * they run. What nobody takes is ended, and so is what does not answer in the time that init has for any answer. Nothing here
+ * waits for a sandbox's processes. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +20,7 @@
 #include "sandbox/private.h"
 
 #define WINDOW 128
-#define LIMIT_MS 30000 /* an init that shares two CPUs with four thousand busy processes takes more than ten seconds */
+#define LIMIT_MS 30000 /* for the spawner */
 
 struct takeover {
 	struct local *local;
@@ -27,7 +30,7 @@ struct takeover {
 	char (*ids)[PLAN_ID_LEN];
 	size_t n_ids, cap_ids, next; /* next: its TAKE is not sent yet */
 	size_t taking;               /* TAKEs without an answer */
-	size_t open;                 /* boxes that are being asked for their runs */
+	size_t taken;                /* that have an heir */
 	bool listed, finishing;
 	struct loop_timer limit;
 };
@@ -43,7 +46,7 @@ static void finish(void *arg);
 
 static void check_over(struct takeover *t)
 {
-	if (!t->listed || t->next < t->n_ids || t->taking || t->open || t->finishing)
+	if (!t->listed || t->next < t->n_ids || t->taking || t->finishing)
 		return;
 	t->finishing = true;
 	loop_defer(t->local->loop, finish, t);
@@ -58,29 +61,10 @@ static bool offer(struct takeover *t, struct box *b)
 	return h->sandbox && h->sandbox(h->sandboxes, &b->base, b->note, b->note_len);
 }
 
-static size_t offer_all(struct takeover *t)
-{
-	struct map_iter it = { 0 };
-	size_t taken = 0;
-
-	while (map_next(t->local->boxes, &it)) {
-		struct box *b = it.value;
-
-		if (!b->left || b->state >= BOX_ENDING)
-			continue;
-		if (b->state == BOX_READY && offer(t, b))
-			taken++;
-		else
-			ask_end(b, "host");
-	}
-	return taken;
-}
-
 static void finish(void *arg)
 {
 	struct takeover *t = arg;
 	struct local *e = t->local;
-	size_t taken;
 
 	if (!e) { /* takeover_free() came first */
 		free(t);
@@ -88,8 +72,7 @@ static void finish(void *arg)
 	}
 	e->takeover = NULL;
 	loop_timer_stop(&t->limit);
-	taken = offer_all(t);
-	t->done(t->arg, taken);
+	t->done(t->arg, t->taken);
 	free(t->ids);
 	t->ids = NULL;
 	t->local = NULL;
@@ -114,50 +97,38 @@ void takeover_free(struct takeover *t)
 	}
 }
 
-static void box_over(struct box *b)
-{
-	struct takeover *t = b->local->takeover;
 
-	if (!b->taking)
-		return;
-	b->taking = false;
-	if (!t)
-		return;
-	t->open--;
-	check_over(t);
-}
-
-void takeover_box_gone(struct box *b)
-{
-	box_over(b);
-}
+/* -- one box ----------------------------------------------------------------------------------------------------------------- */
 
 static void give_up(struct box *b, const struct err *err)
 {
 	log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", b->id), "not taken over: %s", err->msg);
-	if (b->state < BOX_ENDING)
-		ask_end(b, "host");
-	box_over(b);
+	ask_end(b, "host");
 }
 
-/* -- one box ----------------------------------------------------------------------------------------------------------------- */
+static void tell_left(struct box *b, engine_left_fn *fn, engine_known_fn *known, void *heir)
+{
+	execs_left(b, fn, heir);
+	known(heir);
+}
 
-static void box_taken(struct box *b)
+static void box_known(struct box *b)
 {
 	b->state = BOX_READY;
-	box_over(b);
+	if (b->left)
+		tell_left(b, b->left, b->known, b->heir);
 }
 
 static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
 {
 	struct box *b = arg;
 
-	if (b->state != BOX_CONFIGURING)
+	if (b->state != BOX_TAKEN)
 		return;
 	if (err)
 		give_up(b, err);
 	else
-		box_taken(b);
+		box_known(b);
 }
 
 static void on_runs(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
@@ -165,14 +136,14 @@ static void on_runs(void *arg, const struct wire_in *in, int *fds UNUSED, size_t
 	struct box *b = arg;
 	struct err e = ERR_INIT;
 
-	if (b->state != BOX_CONFIGURING)
+	if (b->state != BOX_TAKEN)
 		return;
 	if (err)
 		give_up(b, err);
 	else if (in->type == WIRE_ITEM)
 		exec_left(b, in);
 	else if (wire_get_u64(in, WIRE_T_CONFIGURED, 0))
-		box_taken(b);
+		box_known(b);
 	else if (box_configure(b, on_configured, &e) < 0)
 		give_up(b, &e);
 }
@@ -194,14 +165,17 @@ static int take(struct takeover *t, const char *id, const struct wire_in *in, in
 	r = note_read(t->local, id, note, len, &b, err);
 	if (r < 0)
 		return r;
-	b->left = b->taking = true;
-	t->open++;
 	map_put(t->local->boxes, b->id, b);
 	room_take(&t->local->room, &b->place);
 	r = box_connect(b, fd_steal(&fds[0]), err);
+	b->state = BOX_TAKEN;
 	r = r < 0 ? r : ask_runs(b, err);
 	if (r < 0)
 		give_up(b, err);
+	else if (offer(t, b))
+		t->taken++;
+	else
+		ask_end(b, "host");
 	return 0;
 }
 
@@ -280,12 +254,12 @@ static void on_list(void *arg, const struct wire_in *in, int *fds UNUSED, size_t
 	check_over(t);
 }
 
-/* Whoever did not answer is not READY, and so is ended. */
+/* Of which the spawner told nothing, they end with their leases. */
 static void on_limit(struct loop_timer *timer UNUSED, void *arg)
 {
 	struct takeover *t = arg;
 
-	log_warn("sandbox", "%zu sandboxes did not answer within %d s", t->open + t->taking, LIMIT_MS / 1000);
+	log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->taking, LIMIT_MS / 1000);
 	t->listed = true;
 	t->next = t->n_ids;
 	if (t->finishing)
@@ -314,7 +288,19 @@ void local_adopt(struct engine_box *base, engine_end_fn *on_end, void *arg)
 {
 	struct box *b = (struct box *)base;
 
-	b->left = false;
 	b->on_end = on_end;
 	b->arg = arg;
+}
+
+void local_left(struct engine_box *base, engine_left_fn *fn, engine_known_fn *known, void *arg)
+{
+	struct box *b = (struct box *)base;
+
+	if (b->state == BOX_READY) {
+		tell_left(b, fn, known, arg);
+		return;
+	}
+	b->left = fn;
+	b->known = known;
+	b->heir = arg;
 }

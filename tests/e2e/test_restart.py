@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from orw import command_of, nothing_new, pids, settings, wait_until
+from orw import command_of, lines_of, nothing_new, pids, settings, wait_until
 from tinyenv import TinySession, deploy_tiny
 
 TAKEN_OVER_S = 20  # bench/ measures it; this is how long a client would wait
@@ -248,6 +248,36 @@ def test_a_planned_restart_lets_open_requests_finish(own):
         time.sleep(0.5)
         leave(own)
         assert result().output == "out" and lines(s) == ["x"]
+
+
+def test_an_init_that_is_slow_to_tell_holds_up_its_own_sandbox_only(own):
+    with own.client() as client, client.sandbox(settings()) as slow, client.sandbox(settings()) as other:
+        status, _, _ = own.request("POST", f"/v1/sandboxes/{slow.sid}/runs", b'{"cmd": "sleep 3000"}')
+        assert status == 201
+        result = in_background(lambda: slow.run("echo x >> /tmp/lines; until [ -e /tmp/go ]; do sleep 0.1; done; echo out"))
+        wait_until(lambda: lines(slow) == ["x"], 60, "the command")
+        init = init_of(slow.sid)
+        os.kill(init, signal.SIGSTOP)
+        try:
+            restart(own)
+            listed = in_background(lambda: own.request("GET", f"/v1/sandboxes/{slow.sid}/runs"))
+            assert own.request("POST", "/ping", b"{}", headers={"X-Session-ID": slow.sid})[0] == 200
+            assert other.run("echo here").output == "here"
+            with client.sandbox(settings()) as new:
+                assert new.run("echo new").output == "new"
+            known = {one["id"]: one for one in json.loads(own.request("GET", "/v1/sandboxes")[2])["sandboxes"]}
+            assert "background_runs" in known[other.sid] and "background_runs" not in known[slow.sid]
+        finally:
+            os.kill(init, signal.SIGCONT)
+        assert json.loads(listed()[2])["total"] == 1
+        slow.run("touch /tmp/go")
+        assert result().output == "out" and lines(slow) == ["x"]
+
+
+def init_of(sid):
+    """The process that is number 1 inside."""
+    return next(p for p in pids() if any(sid in line for line in lines_of(f"/proc/{p}/cgroup"))
+                and any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines_of(f"/proc/{p}/status")))
 
 
 def test_many_sandboxes_with_commands_in_flight(own):

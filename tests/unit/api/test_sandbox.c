@@ -27,6 +27,11 @@ static struct {
 	bool waits;                  /* the last create waits for room */
 	engine_progress_fn *progress;
 	char spec_key[64];
+	engine_end_fn *old_end;      /* of a former daemon's box */
+	engine_left_fn *left;
+	engine_known_fn *known;
+	void *heir;
+	int runs;                    /* exec's calls */
 } fake;
 
 static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress UNUSED, engine_image_fn *done,
@@ -80,6 +85,7 @@ static int fake_exec(struct engine_box *b, const struct engine_exec_spec *spec, 
 {
 	if (str_eq(spec->cmd, "gone"))
 		return err_set(err, -EIDRM, "the sandbox has ended");
+	fake.runs++;
 	fake.exec_done = done;
 	fake.exec_arg = arg;
 	fake.exec = (struct engine_exec){ .box = b };
@@ -104,7 +110,26 @@ static void fake_release(struct engine_exec *x UNUSED)
 	fake.released = true;
 }
 
+static void fake_adopt(struct engine_box *b UNUSED, engine_end_fn *on_end, void *arg UNUSED)
+{
+	fake.old_end = on_end;
+}
+
+static void fake_left(struct engine_box *b UNUSED, engine_left_fn *fn, engine_known_fn *known, void *arg)
+{
+	fake.left = fn;
+	fake.known = known;
+	fake.heir = arg;
+}
+
+static void fake_claim(struct engine_exec *x UNUSED, engine_exec_fn *done, void *arg)
+{
+	fake.exec_done = done;
+	fake.exec_arg = arg;
+}
+
 static const struct engine_ops ops = {
+	.adopt = fake_adopt, .left = fake_left, .claim = fake_claim,
 	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
 	.exec_read = fake_read, .exec_release = fake_release, .uncreate = fake_uncreate, .waiting = fake_waiting,
 };
@@ -482,4 +507,95 @@ Test(sandbox, the_end_of_all)
 	run_for(5);
 	cr_assert_eq(n_done, 1);
 	close(fd);
+}
+
+/* -- of a former daemon: until its init has told what runs in it ---------------------------------------------------------- */
+
+#define OLD "00000000-0000-8000-8000-0123456789ab"
+
+static struct engine_box old = { .engine = &engine, .id = OLD };
+
+static void take_over(void)
+{
+	auto_free char *note = xasprintf("{\"namespace\": \"%s\"}", store_namespace_find(store, "local")->id);
+
+	cr_assert(sandboxes_adopt(sandboxes, &old, note, strlen(note)));
+	cr_assert_not_null(fake.known);
+}
+
+static const char *get(int c, const char *path)
+{
+	auto_free char *text = xasprintf("GET %s HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\n\r\n", path, key);
+
+	return talk(c, text);
+}
+
+Test(sandbox, what_needs_its_commands_waits_for_them_and_nothing_else_does)
+{
+	struct engine_exec left = { .box = &old, .id = "0123456789abcdef0123456789abcdef" };
+	struct engine_exec_result res = { .return_code = 3, .outcome = ENGINE_EXITED, .bytes = 5 };
+	int anew = connect_pair(), resumed = connect_pair(), runs = connect_pair(), one = connect_pair();
+
+	fd = connect_pair();
+	take_over();
+	cr_assert_str_empty(post(anew, "/run", OLD, NULL, "{\"cmd\": \"c\"}"));
+	cr_assert_str_empty(post(resumed, "/run", OLD, NULL, "{\"cmd\": \"c\", \"task_id\": \"0123456789abcdef0123456789abcdef\"}"));
+	cr_assert_str_empty(get(runs, "/v1/sandboxes/" OLD "/runs"));
+	cr_assert_str_empty(get(one, "/v1/sandboxes/" OLD "/runs/0123456789abcdef0123456789abcdef"));
+
+	cr_assert(str_starts(post(fd, "/ping", OLD, NULL, ""), "HTTP/1.1 200 "));
+	const char *all = get(fd, "/v1/sandboxes");
+	cr_assert_not_null(strstr(all, OLD));
+	cr_assert_null(strstr(all, "background_runs"));
+	ready(fd);
+	cr_assert_not_null(strstr(post(fd, "/run", fake.id, NULL, "{\"cmd\": \"c\"}"), "event: task_id"));
+	cr_assert_eq(fake.runs, 1);
+
+	fake.left(fake.heir, &left, &(struct engine_left){ .label = "", .age_ms = 1000 });
+	engine_exec_fn *left_done = fake.exec_done;
+	void *left_arg = fake.exec_arg;
+	fake.known(fake.heir);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(anew), "event: task_id"));
+	cr_assert_eq(fake.runs, 2, "the one that named no task is a command of its own, once");
+	cr_assert_not_null(strstr(read_now(runs), "\"total\":0"), "it is none in the background");
+	cr_assert(str_starts(read_now(one), "HTTP/1.1 404 "));
+	cr_assert_not_null(strstr(read_now(resumed), "event: task_id\ndata: 0123456789abcdef0123456789abcdef"));
+	left_done(left_arg, &left, &res, NULL);
+	run_for(5);
+	cr_assert_not_null(strstr(read_now(resumed), "\"return_code\":3,"));
+	cr_assert_not_null(strstr(get(fd = connect_pair(), "/v1/sandboxes"), "background_runs"));
+}
+
+Test(sandbox, who_goes_while_it_waits_begins_nothing)
+{
+	fd = connect_pair();
+	take_over();
+	post(fd, "/run", OLD, NULL, "{\"cmd\": \"c\"}");
+	close(fd);
+	run_for(20);
+	fake.known(fake.heir);
+	run_for(5);
+	cr_assert_eq(fake.runs, 0);
+}
+
+Test(sandbox, the_end_of_one_that_never_told_is_told_to_who_waits)
+{
+	int deletes = connect_pair(), late = connect_pair(), attached = connect_pair();
+
+	fd = connect_pair();
+	take_over();
+	post(fd, "/run", OLD, NULL, "{\"cmd\": \"c\"}");
+	const char *text = post(attached, "/create_sandbox", NULL, NULL, "{\"task_id\": \"" OLD "\"}");
+	cr_assert_not_null(strstr(text, "event: task_id"));
+	cr_assert_null(strstr(text, "event: end"));
+	post(deletes, "/delete_session", OLD, NULL, "");
+	cr_assert_str_eq(fake.destroyed, "deleted");
+	cr_assert(str_starts(post(late, "/run", OLD, NULL, "{\"cmd\": \"c\"}"), "HTTP/1.1 410 "));
+	fake.old_end(fake.heir, &old, "deleted");
+	run_for(5);
+	cr_assert(str_starts(read_now(fd), "HTTP/1.1 410 "));
+	cr_assert(str_starts(read_now(deletes), "HTTP/1.1 200 "));
+	cr_assert_not_null(strstr(read_now(attached), "event: error"));
+	cr_assert_eq(fake.runs, 0);
 }

@@ -371,6 +371,21 @@ Test(kept_tasks, one_whose_connection_broke_is_joined_at_once)
 	cr_assert_eq(task_find_twin(tasks, key_a), t);
 }
 
+/* Its repetition came in time and waited, with others, for what runs in the sandbox. */
+Test(kept_tasks, the_time_until_it_is_known_is_not_counted)
+{
+	uint32_t broke_s = (uint32_t)MAX(loop_now_ms(loop) / 1000, (uint64_t)1);
+	struct task *t;
+
+	tasks_free(tasks, "the end");
+	tasks = tasks_new(loop, 60000, 2000, records);
+	run_for(3200);
+	t = killed_with(TASK_USED | TASK_TOLD, broke_s);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
+	run_for(2200);
+	cr_assert_null(task_find_twin(tasks, key_a));
+}
+
 static struct task *reading;
 
 static ssize_t read_once_told(void *arg, uint64_t *pos, char *p, size_t cap)

@@ -28,7 +28,11 @@
 
 struct fake_box {
 	char id[PLAN_ID_LEN];
-	int fd; /* init's end; -1 = free */
+	int fd;           /* init's end; -1 = free */
+	int daemon;       /* the other end, for a daemon that takes over */
+	char note[4096];
+	size_t note_len;
+	uint64_t runs;    /* RUNS that is not answered: fake_tell_runs() */
 };
 
 static struct {
@@ -41,7 +45,7 @@ static struct {
 	int ended, renewed, acked;    /* messages seen */
 	uint64_t lease_ms;            /* of the last RENEW */
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
-	char old_id[PLAN_ID_LEN];     /* LIST tells of it: of a former daemon */
+	char old_id[PLAN_ID_LEN];     /* LIST tells of it beside those that were made: of a former daemon */
 	char ended_id[PLAN_ID_LEN];
 } fake;
 
@@ -195,6 +199,8 @@ static void fake_init(struct fake_box *b)
 		fake_open(b->fd, &in);
 	else if (in.type == WIRE_CONNECT)
 		fake_connect(b->fd, &in);
+	else if (in.type == WIRE_RUNS)
+		__atomic_store_n(&b->runs, in.request, __ATOMIC_SEQ_CST);
 	else if (in.type == WIRE_ACK)
 		__atomic_add_fetch(&fake.acked, 1, __ATOMIC_SEQ_CST);
 	else {
@@ -206,6 +212,20 @@ static void fake_init(struct fake_box *b)
 	}
 	for (size_t i = 0; i < n; i++)
 		close(fds[i]);
+}
+
+static struct fake_box *fake_box_of(const char *id)
+{
+	for (size_t i = 0; i < FAKE_BOXES; i++)
+		if (fake.boxes[i].fd >= 0 && str_eq(fake.boxes[i].id, id))
+			return &fake.boxes[i];
+	return NULL;
+}
+
+static void fake_close(struct fake_box *b)
+{
+	b->fd = fd_close(b->fd);
+	b->daemon = fd_close(b->daemon);
 }
 
 /* -- spawner --------------------------------------------------------------------------------------------------------------- */
@@ -236,6 +256,7 @@ static void fake_make(const struct wire_in *in)
 	struct plan p;
 	int pair[2], fds[2];
 	size_t i = 0;
+	const void *note;
 
 	if (fake.fail_make[0] || plan_decode(&p, in, &err) < 0) {
 		fake_fail(fake.daemon, in->request, fake.fail_make[0] ? ENOSPC : EINVAL, fake.fail_make[0] ? fake.fail_make : err.msg);
@@ -247,22 +268,36 @@ static void fake_make(const struct wire_in *in)
 		abort();
 	snprintf(fake.boxes[i].id, sizeof(fake.boxes[i].id), "%s", p.id);
 	fake.boxes[i].fd = pair[1];
+	fake.boxes[i].daemon = pair[0];
+	note = wire_get(in, WIRE_T_NOTE, 0, &fake.boxes[i].note_len);
+	memcpy(fake.boxes[i].note, note, MIN(fake.boxes[i].note_len, sizeof(fake.boxes[i].note)));
 	fds[0] = pair[0];
 	fds[1] = dup(0);
 	wire_put_str(&o, WIRE_T_ID, p.id);
 	fake_send(fake.daemon, &o, fds, 2);
-	close(fds[0]);
 	close(fds[1]);
+}
+
+static void fake_take(const struct wire_in *in)
+{
+	struct wire_out o = fake_begin(WIRE_MADE, in->request);
+	const struct fake_box *b = fake_box_of(wire_get_str(in, WIRE_T_ID, 0));
+
+	if (b) {
+		wire_put_str(&o, WIRE_T_ID, b->id);
+		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
+	}
+	fake_send(fake.daemon, &o, b ? &b->daemon : NULL, b ? 1 : 0);
 }
 
 static void fake_end(const struct wire_in *in)
 {
 	struct wire_out o = fake_begin(WIRE_ENDED, in->request);
 	const char *id = wire_get_str(in, WIRE_T_ID, 0);
+	struct fake_box *b = fake_box_of(id);
 
-	for (size_t i = 0; i < FAKE_BOXES; i++)
-		if (fake.boxes[i].fd >= 0 && str_eq(fake.boxes[i].id, id))
-			fake.boxes[i].fd = fd_close(fake.boxes[i].fd);
+	if (b)
+		fake_close(b);
 	snprintf(fake.ended_id, sizeof(fake.ended_id), "%s", id);
 	__atomic_add_fetch(&fake.ended, 1, __ATOMIC_SEQ_CST);
 	wire_put_str(&o, WIRE_T_ID, id);
@@ -294,10 +329,15 @@ static void fake_job(const struct wire_in *in)
 
 static void fake_list(const struct wire_in *in)
 {
-	struct wire_out o = fake_begin(WIRE_ITEM, in->request);
+	struct wire_out o;
 
-	if (fake.old_id[0]) {
-		wire_put_str(&o, WIRE_T_ID, fake.old_id);
+	for (size_t i = 0; i <= FAKE_BOXES; i++) {
+		const char *id = i == FAKE_BOXES ? fake.old_id : fake.boxes[i].fd >= 0 ? fake.boxes[i].id : "";
+
+		if (!*id)
+			continue;
+		o = fake_begin(WIRE_ITEM, in->request);
+		wire_put_str(&o, WIRE_T_ID, id);
 		fake_send(fake.daemon, &o, NULL, 0);
 	}
 	fake_ok(fake.daemon, in->request);
@@ -333,6 +373,8 @@ static void fake_spawner(void)
 		fake_job(&in);
 	else if (in.type == WIRE_LIST)
 		fake_list(&in);
+	else if (in.type == WIRE_TAKE)
+		fake_take(&in);
 	else if (in.type == WIRE_LEAKS)
 		fake_text(&in);
 	else if (in.type == WIRE_RENEW) {
@@ -380,13 +422,29 @@ static inline void fake_gone(const char *id, const char *reason)
 	cr_assert_eq(wire_send(fake.daemon, &o, NULL, 0), 0);
 }
 
+/* What init owes, from the test's thread: one run that is alive, with its label. */
+static inline void fake_tell_runs(struct fake_box *b, const char *run, const char *label)
+{
+	static _Alignas(8) char buf[512];
+	struct wire_out o;
+
+	wire_begin(&o, buf, sizeof(buf), WIRE_ITEM, b->runs);
+	wire_put_str(&o, WIRE_T_RUN_ID, run);
+	wire_put_u64(&o, WIRE_T_AGE_MS, 1000);
+	wire_put(&o, WIRE_T_LABEL, label, strlen(label));
+	cr_assert_eq(wire_send(b->fd, &o, NULL, 0), 0);
+	wire_begin(&o, buf, sizeof(buf), WIRE_OK, b->runs);
+	wire_put_u64(&o, WIRE_T_CONFIGURED, 1);
+	cr_assert_eq(wire_send(b->fd, &o, NULL, 0), 0);
+}
+
 static inline void fake_start(void)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 
 	fake.daemon = fake.egress = -1;
 	for (size_t i = 0; i < FAKE_BOXES; i++)
-		fake.boxes[i].fd = -1;
+		fake.boxes[i].fd = fake.boxes[i].daemon = -1;
 	snprintf(fake.dir, sizeof(fake.dir), "/tmp/fake-spawner-XXXXXX");
 	cr_assert_not_null(mkdtemp(fake.dir));
 	snprintf(fake.path, sizeof(fake.path), "%s/socket", fake.dir);
@@ -407,7 +465,7 @@ static inline void fake_die(void)
 	fake.egress = fd_close(fake.egress);
 	fake.listener = fd_close(fake.listener);
 	for (size_t i = 0; i < FAKE_BOXES; i++)
-		fake.boxes[i].fd = fd_close(fake.boxes[i].fd);
+		fake_close(&fake.boxes[i]);
 	unlink(fake.path);
 }
 

@@ -292,6 +292,148 @@ Test(local, old_boxes_without_a_note_are_ended)
 	cr_assert_str_eq(fake.ended_id, ID);
 }
 
+/* -- of a former daemon ------------------------------------------------------------------------------------------------- */
+
+static struct engine_box *adopted;
+static struct engine_exec *left;
+static char left_label[32];
+static int n_known;
+static bool wanted = true;
+
+static bool adopt(void *arg UNUSED, struct engine_box *box, const void *note, size_t len)
+{
+	if (!wanted)
+		return false;
+	cr_assert(len == 4 && !memcmp(note, "mine", 4));
+	adopted = box;
+	engine->ops->adopt(box, on_end, NULL);
+	return true;
+}
+
+static void on_left_done(void *arg UNUSED, struct engine_exec *x UNUSED, const struct engine_exec_result *res UNUSED,
+			 const struct err *e UNUSED)
+{
+	cr_assert_fail("it has not ended");
+}
+
+static void on_left(void *arg UNUSED, struct engine_exec *x, const struct engine_left *l)
+{
+	snprintf(left_label, sizeof(left_label), "%.*s", (int)l->label_len, (const char *)l->label);
+	left = x;
+	engine->ops->claim(x, on_left_done, NULL);
+}
+
+static void on_known(void *arg UNUSED)
+{
+	n_known++;
+	stop();
+}
+
+/* The daemon is killed, and the next one has taken over all that the spawner tells of. */
+static size_t next_daemon(void)
+{
+	const struct local_heirs heirs = { .sandbox = adopt };
+	size_t taken = 99;
+
+	local_engine_leave(engine);
+	local_engine_free(engine);
+	link_free(spawner);
+	cr_assert_eq(link_new(&spawner, loop, fake.path, &err), 0, "%s", err.msg);
+	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0, "%s", err.msg);
+	local_engine_take_over(engine, &heirs, on_taken, &taken);
+	cr_assert(turn(20000));
+	return taken;
+}
+
+static void old_box(void)
+{
+	struct engine_spec spec = { .id = ID, .image = image, .note = "mine", .note_len = 4 };
+
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	cr_assert(turn(5000));
+}
+
+/* A box of a former daemon whose init was asked, and does not answer. */
+static struct fake_box *silent_init(void)
+{
+	struct fake_box *b = &fake.boxes[0];
+
+	old_box();
+	cr_assert_eq(next_daemon(), 1);
+	for (int i = 0; i < 1000 && !__atomic_load_n(&b->runs, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert(b->runs);
+	return b;
+}
+
+Test(local, an_init_that_is_slow_to_tell_its_commands_keeps_nobody_waiting)
+{
+	struct fake_box *b = silent_init();
+	struct engine_box *old = adopted;
+
+	cr_assert_str_eq(old->id, ID);
+	engine->ops->left(old, on_left, on_known, NULL);
+	cr_assert_not_null(create("00000000-0000-8000-8000-0123456789ac"));
+	cr_assert_eq(n_known, 0);
+	fake_tell_runs(b, "run1", "label1");
+	cr_assert(turn(5000));
+	cr_assert_eq(n_known, 1);
+	cr_assert_str_eq(left->id, "run1");
+	cr_assert_str_eq(left_label, "label1");
+	cr_assert_eq(counts().execs, 1);
+	engine->ops->exec_release(left);
+}
+
+Test(local, commands_that_are_known_already_are_told_at_once)
+{
+	struct fake_box *b = silent_init();
+
+	fake_tell_runs(b, "run1", "label1");
+	for (int i = 0; i < 1000 && !counts().execs; i++)
+		turn(10);
+	turn(10); /* the OK behind it */
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	cr_assert_eq(n_known, 1);
+	engine->ops->exec_release(left);
+}
+
+Test(local, a_box_that_ends_before_it_has_told_tells_nothing)
+{
+	struct fake_box *b = silent_init();
+
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	engine->ops->destroy(adopted, "deleted", NULL, NULL);
+	cr_assert(turn(5000));
+	cr_assert_eq(n_ended, 1);
+	cr_assert_str_eq(end_reason, "deleted");
+	cr_assert_eq(n_known, 0);
+	cr_assert_lt(b->fd, 0);
+	cr_assert_eq(boxes(), 0);
+}
+
+Test(local, an_init_that_dies_before_it_has_told_ends_its_box)
+{
+	struct fake_box *b = silent_init();
+
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	shutdown(b->fd, SHUT_RDWR);
+	cr_assert(turn(5000));
+	cr_assert_eq(n_ended, 1);
+	cr_assert_str_eq(end_reason, "host");
+	cr_assert_eq(n_known, 0);
+}
+
+Test(local, a_box_that_nobody_wants_is_ended)
+{
+	wanted = false;
+	old_box();
+	cr_assert_eq(next_daemon(), 0);
+	for (int i = 0; i < 1000 && boxes(); i++)
+		turn(10);
+	cr_assert_eq(boxes(), 0);
+	cr_assert_str_eq(fake.ended_id, ID);
+}
+
 Test(local, leases_are_renewed_now_and_then)
 {
 	struct engine_box *b = create(ID);
