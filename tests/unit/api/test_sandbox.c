@@ -1,5 +1,5 @@
 /* The table of sandboxes over an engine that does what the test says, when it says. */
-#include "api/sandbox.h"
+#include "api/sandbox_private.h"
 
 #include "unit/http/harness.h"
 #include "base/str.h"
@@ -171,7 +171,7 @@ static void on_delete(struct http_req *req, void *arg UNUSED)
 
 static void begin(void)
 {
-	struct sandboxes_settings s = { .queue.max = 2, .idle_ms = 400 };
+	struct sandboxes_settings s = { .queue.max = 2, .idle_ms = 400, .remember_max = 3 };
 	struct err err = ERR_INIT;
 	char path[128];
 
@@ -413,6 +413,39 @@ Test(sandbox, its_end_tells_runs_and_is_remembered)
 	cr_assert(str_starts(text, "HTTP/1.1 410 "));
 	cr_assert_not_null(strstr(text, "no ping"));
 	cr_assert(str_starts(post(fd, "/delete_session", fake.id, NULL, ""), "HTTP/1.1 200 "));
+	close(fd);
+}
+
+static void forge_id(char ret[SID_LEN], unsigned n)
+{
+	snprintf(ret, SID_LEN, "%08x-0000-8000-8000-0123456789ab", n);
+}
+
+/* sessions.remember_max, which is less here than the file of ids holds: so many are remembered. */
+Test(sandbox, of_those_that_have_ended_the_newest_are_remembered)
+{
+	const char *namespace_id = store_namespace_find(store, "local")->id;
+	char first[SID_LEN], id[SID_LEN];
+
+	fd = connect_pair();
+	snprintf(first, sizeof(first), "%s", ready(fd));
+	fake.on_end(fake.create_arg, &fake.box, "lease");
+	for (unsigned n = 1; n < SANDBOX_RECORDS_MAX; n++) {
+		forge_id(id, n);
+		sandbox_ended_add(sandboxes, id, namespace_id, "deleted");
+	}
+	run_for(150); /* they are looked at each 100 ms */
+	cr_assert(str_starts(post(fd, "/ping", first, NULL, ""), "HTTP/1.1 410 "), "there is room for it");
+	forge_id(id, SANDBOX_RECORDS_MAX);
+	sandbox_ended_add(sandboxes, id, namespace_id, "deleted");
+	for (int i = 0; i < 100 && map_get(sandboxes->ended, first); i++)
+		run_for(20);
+	cr_assert(str_starts(post(fd, "/ping", first, NULL, ""), "HTTP/1.1 404 "), "it is the oldest");
+	cr_assert(str_starts(post(fd, "/delete_session", first, NULL, ""), "HTTP/1.1 404 "));
+	cr_assert(str_starts(post(fd, "/run", first, NULL, "{\"cmd\": \"c\"}"), "HTTP/1.1 404 "));
+	forge_id(id, 1);
+	cr_assert(str_starts(post(fd, "/run", id, NULL, "{\"cmd\": \"c\"}"), "HTTP/1.1 410 "));
+	cr_assert(str_starts(post(fd, "/delete_session", id, NULL, ""), "HTTP/1.1 200 "));
 	close(fd);
 }
 

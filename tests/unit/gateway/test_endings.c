@@ -118,8 +118,8 @@ FAKE_TEST(endings, one_create_after_another)
 	hang_up(d);
 }
 
-/* The first /create lies unread at a busy server, which says that it has no such session; by the second it has. */
-static int create_twice(struct client *d, unsigned then)
+/* The first /create lies unread at a busy server, which says that it has no such session; the second is with it, unanswered. */
+static void create_again(struct client *d)
 {
 	struct client *c = dial();
 
@@ -134,6 +134,12 @@ static int create_twice(struct client *d, unsigned then)
 	ask_of(d, sid, "POST", "/create", "{}");
 	run_until(held);
 	cr_assert_eq(up_count("POST /ping"), 1);
+}
+
+/* By the second one's refusal it has the session, where `then` says so. */
+static int create_twice(struct client *d, unsigned then)
+{
+	create_again(d);
 	up_status = (int)then;
 	let_go(400);
 	int status = status_of(d);
@@ -157,6 +163,25 @@ FAKE_TEST(endings, a_create_that_is_refused_both_times)
 	cr_assert_eq(create_twice(d, 404), 400);
 	cr_assert(has(d, "application/json") && has(d, "{}"), "%s", d->text);
 	hang_up(d);
+}
+
+/* Its end is known before whether it has the session. The body of the /create is spent: it must not be sent once more. */
+FAKE_TEST(endings, a_create_that_is_refused_by_a_server_that_ends)
+{
+	struct client *d = dial();
+
+	create_again(d);
+	up_hold = "/ping";
+	let_go(400);
+	run_until(held);
+	fake_main_over(&boxes[0], 3);
+	let_go(200);
+	cr_assert_eq(status_of(d), 410);
+	cr_assert(has(d, "the instance exited with code 3"), "%s", d->text);
+	run_for(20);
+	cr_assert_eq(up_count("POST /create"), 2);
+	hang_up(d);
+	fake_box_over(&boxes[0]);
 }
 
 /* -- pings --------------------------------------------------------------------------------------------------------- */
