@@ -132,7 +132,7 @@ int listeners_open(struct daemon *d, struct err *err)
 	for (size_t i = 1; i < n; i++)
 		if (is_better(&ls[i], best))
 			best = &ls[i];
-	snprintf(d->address, sizeof(d->address), "%s", best->address);
+	memcpy(d->address, best->address, sizeof(d->address));
 	d->address_tls = best->tls;
 	for (size_t i = 0; i < n; i++)
 		printf("listening on http%s://%s\n", ls[i].tls ? "s" : "", ls[i].address);

@@ -24,6 +24,7 @@
 #include "daemon/config.h"
 #include "daemon/launch.h"
 #include "engine/engine.h"
+#include "http/origin.h"
 #include "sandbox/link.h"
 
 struct buckets;
@@ -69,7 +70,7 @@ struct daemon {
 	uint64_t platform_total, denied_total; /* connections from inside: to the platform; refused */
 	uint64_t told_dropped_ms;    /* when the log was told of one that was dropped; 0 = never */
 	struct http_tls *tls;        /* NULL = no TLS */
-	char address[128];           /* HOST:PORT for programs of this machine: a plain one of loopback, else the first */
+	char address[HTTP_SOCKADDR_TEXT]; /* HOST:PORT for programs of this machine: a plain one of loopback, else the first */
 	bool address_tls;
 	void (*ended)(void *arg);    /* whom modules_end() tells */
 	void *ended_arg;
