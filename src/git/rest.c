@@ -162,7 +162,11 @@ struct github_call *github_get(struct github *h, const char *path, github_answer
 	buf_init(&c->body, BODY_MAX);
 	list_push_back(&h->calls, &c->node);
 	curl_easy_setopt(c->curl, CURLOPT_URL, url);
+#if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
 	curl_easy_setopt(c->curl, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, h->headers);
 	curl_easy_setopt(c->curl, CURLOPT_USERAGENT, "openreward/" OPENREWARD_VERSION);
