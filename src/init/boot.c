@@ -16,6 +16,7 @@
 #include "base/time.h"
 #include "init/command.h"
 #include "init/init.h"
+#include "init/lend.h"
 #include "init/seccomp.h"
 #include "init/user.h"
 
@@ -183,7 +184,6 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 	} while (0)
 	in->epoll = -1;
 	runs_init(&in->runs);
-	next_init(&in->next);
 	net_init(&in->net);
 	STAGE("descriptors", fill_descriptors(err));
 	in->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -194,6 +194,7 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 		STAGE("privileges", cut_privileges(in, err));
 	groups_open(in);
 	command_open();
+	lend_open();
 	STAGE("control", boot_control(in, err));
 	if (in->steer || in->holder)
 		STAGE("listen", net_open(in, err));
@@ -210,7 +211,7 @@ static uint64_t next_us(const struct init *in)
 {
 	uint64_t a = MIN(runs_next_us(in), groups_next_us(in)), b = MIN(net_next_us(in), control_next_us(in));
 
-	return MIN(MIN(a, b), next_due_us(in));
+	return MIN(a, b);
 }
 
 /* What the first command needs, before anybody asks: most of all in a sandbox that is kept prepared. */
@@ -219,7 +220,7 @@ static void prepare(struct init *in)
 	struct err err;
 	struct user user;
 
-	next_prepare(in);
+	groups_prepare(in);
 	(void)!user_lookup(&user, USER_FOLDER, "", &err);
 }
 
@@ -236,7 +237,6 @@ void init_loop(struct init *in)
 		now = time_now_us();
 		runs_tick(in, now);
 		groups_tick(in, now);
-		next_tick(in, now);
 		net_tick(in, now);
 		control_tick(in, now);
 	}

@@ -42,6 +42,7 @@ void groups_open(struct init *in)
 	list_init(&gs->lingering);
 	gs->oom_fd = open_first(BOOT_FD_STATS, "memory.events", "memory.oom_control");
 	gs->pids_fd = open_first(BOOT_FD_PIDS, "pids.events", NULL);
+	gs->processes_fd = open_first(BOOT_FD_PIDS, "pids.current", NULL);
 }
 
 /* A file from its start; "" when it can't be read. */
@@ -85,6 +86,13 @@ struct counters groups_counters(const struct init *in)
 		.limit_hits = value_of(oom, "oom"),
 		.pids_hits = keyed(in->groups.pids_fd, "max"),
 	};
+}
+
+bool groups_alone(const struct init *in)
+{
+	char text[SMALL_FILE];
+
+	return strcmp(read_small(in->groups.processes_fd, text), "1\n") == 0;
 }
 
 uint64_t group_read_u64(int dir, const char *name, uint64_t fallback)
@@ -136,7 +144,7 @@ static int group_make(struct init *in, struct group **ret)
 
 	if (!g)
 		return -ENOMEM;
-	g->cpu_fd = -1;
+	g->cpu_fd = g->events_fd = -1;
 	g->number = ++in->groups.last;
 	group_name(name, g->number);
 	if (mkdirat(BOOT_FD_CGROUP, name, 0755) < 0)
@@ -163,6 +171,7 @@ static uint64_t usage_us(const struct group *g)
 static void group_free(struct group *g)
 {
 	fd_close(g->cpu_fd);
+	fd_close(g->events_fd);
 	fd_close(g->fd);
 	free(g);
 }
@@ -178,6 +187,8 @@ static void keep_spare(struct init *in, struct group *g)
 {
 	if (g->cpu_fd < 0)
 		g->cpu_fd = openat(g->fd, "cpu.stat", O_RDONLY | O_CLOEXEC);
+	if (g->events_fd < 0)
+		g->events_fd = openat(g->fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
 	g->cpu_base_us = usage_us(g);
 	in->groups.spare = g;
 }
@@ -193,11 +204,19 @@ int group_take(struct init *in, struct group **ret)
 	return 0;
 }
 
+void groups_prepare(struct init *in)
+{
+	struct group *g;
+
+	if (group_take(in, &g) == 0)
+		group_put(in, g);
+}
+
 bool group_populated(const struct group *g)
 {
-	auto_fd fd = openat(g->fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+	auto_fd fd = g->events_fd < 0 ? openat(g->fd, "cgroup.events", O_RDONLY | O_CLOEXEC) : -1;
 
-	return keyed(fd, "populated") != 0;
+	return keyed(g->events_fd < 0 ? fd : g->events_fd, "populated") != 0;
 }
 
 /* An empty group: kept as the spare, or removed. -EBUSY when it is not empty after all. */

@@ -19,7 +19,7 @@ struct init;
 struct group {
 	struct list link;     /* in groups.lingering, or in none */
 	int fd;               /* the folder */
-	int cpu_fd;           /* its cpu.stat, from when it is first kept as the spare on; else -1 */
+	int cpu_fd, events_fd; /* its cpu.stat and cgroup.events, from when it is first kept as the spare on; else -1 */
 	unsigned number;      /* "run-<number>" */
 	uint64_t cpu_base_us; /* usage when the current run began */
 	bool killed;          /* never used again: on some kernels (6.18 is one) a process that is cloned into a group which
@@ -34,6 +34,7 @@ struct groups {
 	struct list lingering;  /* runs are over, processes live on */
 	uint64_t check_us;      /* when to look at the lingering ones; 0 = nothing happened since */
 	int oom_fd, pids_fd;    /* files with the counters, -1 = there are none */
+	int processes_fd;       /* pids.current; -1 = not counted */
 };
 
 /* Totals since the sandbox began. */
@@ -47,11 +48,15 @@ void groups_open(struct init *in);
 struct counters groups_counters(const struct init *in);
 /* The change from one to the other. */
 struct counters groups_counted(const struct counters *from, const struct counters *to);
+/* Whether init is the only process there is: none that was reaped, none that comes. False when nobody counts. */
+bool groups_alone(const struct init *in);
 uint64_t groups_cpu_us(const struct init *in); /* of all commands so far; 0 = unknown */
 
 /* One number of a file such as memory.current in a cgroup folder; fallback when it can't be read. */
 uint64_t group_read_u64(int dir, const char *name, uint64_t fallback);
 
+/* Has a spare one ready, if it can. */
+void groups_prepare(struct init *in);
 /* *ret is NULL where groups are not usable. A failure is passed on: running unkillable would be worse. */
 MUST_CHECK int group_take(struct init *in, struct group **ret);
 /* Gives it back: reused, removed, or left to linger. NULL is fine. */

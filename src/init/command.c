@@ -15,6 +15,8 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "init/init.h"
+#include "init/lend.h"
 #include "init/path.h"
 #include "init/seccomp.h"
 
@@ -24,15 +26,12 @@
 
 enum { EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 
-/* Filled in the child only: the parent never touches these pages. */
+/* Filled in the child only: in its copy, or in pages that it has borrowed of init (lend.h). */
 static const char *argv[FIELDS_MAX + 2];
 static const char *envp[FIELDS_MAX + 4];
 static char home[sizeof("HOME=") + USER_HOME_MAX];
 
-static struct {
-	int fd; /* of init's own oom_score_adj; -1 = commands get no other */
-	char text[16]; /* what it is */
-} own_score = { .fd = -1 };
+static bool raises_score; /* init's own is lower */
 
 static NORETURN void give_up(int status, const char *what, const char *name, int code)
 {
@@ -170,12 +169,31 @@ static NORETURN void execute(void)
 	give_up(r == -ENOENT || r == -ENOTDIR ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN, "run", name, r);
 }
 
+void command_open(void)
+{
+	auto_fd fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+	char text[16] = "";
+
+	raises_score = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strtol(text, NULL, 10) < strtol(OOM_SCORE, NULL, 10);
+}
+
+/* The child's, not init's around a clone: /proc/1 is read-only inside, so that nobody there can raise that. */
+static void raise_score(void)
+{
+	auto_fd fd = raises_score ? open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC) : -1;
+
+	if (fd >= 0)
+		(void)!write(fd, OOM_SCORE, sizeof(OOM_SCORE) - 1);
+}
+
 NORETURN void command_become(const struct command *c)
 {
 	const char *cwd = c->cwd[0] ? c->cwd : "/";
 	sigset_t none;
 	int r;
 
+	setsid();
+	raise_score();
 	collect(c->msg, WIRE_T_ARG, argv);
 	collect_env(c);
 	r = set_descriptors(c);
@@ -199,74 +217,41 @@ const char *command_cwd(const struct wire_in *msg)
 	return cwd ? cwd : "";
 }
 
-int command_isolate(int sock)
-{
-	/* Pages that are written later: each is copied at the first write, better now. */
-	argv[0] = envp[0] = NULL;
-	home[0] = '\0';
-	/* Not above those that come through it: set_descriptors() wants them below the script's number. */
-	if (sock != COMMAND_SOCKET_FD && dup3(sock, COMMAND_SOCKET_FD, O_CLOEXEC) < 0)
-		return -errno;
-	return syscall(SYS_close_range, COMMAND_SOCKET_FD + 1u, ~0u, 0u) < 0 ? -errno : 0;
-}
-
-static long clone_child(int cgroup)
+/* Returns twice, like fork(): 0 in the child. */
+static long clone_copying(int cgroup)
 {
 	struct clone_args args = { .exit_signal = SIGCHLD };
+	long pid;
 
 	if (cgroup >= 0) {
 		args.flags = CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)cgroup;
 	}
-	/* Not vfork: somebody with the command's user id could stop the child before exec, and init with it. */
-	return seccomp_clone3(&args, sizeof(args));
+	pid = seccomp_clone3(&args, sizeof(args));
+	return pid < 0 ? -errno : pid;
 }
 
-/* init's own score is the commands' for as long as it clones one: a child inherits it, and opening its own in /proc would be
- * the dearest thing that it does. Meanwhile init is killed no sooner than they, who are larger. */
-static void set_oom_score(const char *score)
+static long start(struct init *in, const struct command *c)
 {
-	if (own_score.fd >= 0 && pwrite(own_score.fd, score, strlen(score), 0) < 0)
-		own_score.fd = fd_close(own_score.fd); /* it stays what it is */
-}
+	long pid = lend_start(in, c);
 
-void command_open(void)
-{
-	ssize_t n;
-
-	own_score.fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
-	n = own_score.fd < 0 ? -1 : pread(own_score.fd, own_score.text, sizeof(own_score.text) - 1, 0);
-	/* Only ever raised: one that is higher already is the commands' too. */
-	if (n <= 0 || strtol(own_score.text, NULL, 10) >= strtol(OOM_SCORE, NULL, 10))
-		own_score.fd = fd_close(own_score.fd);
-}
-
-long command_clone(int cgroup)
-{
-	long pid;
-
-	set_oom_score(OOM_SCORE);
-	pid = clone_child(cgroup);
-	if (pid == 0) {
-		seccomp_forget();
-		setsid();
-		return 0;
-	}
-	pid = pid < 0 ? -errno : pid;
-	set_oom_score(own_score.text);
-	return pid;
-}
-
-int command_start(pid_t *ret, const struct command *c, struct err *err)
-{
-	long pid = command_clone(c->cgroup);
-
+	if (pid != 0)
+		return pid;
+	pid = clone_copying(c->cgroup);
 	if (c->cgroup >= 0 && (pid == -EOPNOTSUPP || pid == -EBUSY || pid == -EINVAL))
-		pid = command_clone(-1);
+		pid = clone_copying(-1);
+	if (pid != 0)
+		return pid;
+	seccomp_forget();
+	command_become(c);
+}
+
+int command_start(struct init *in, pid_t *ret, const struct command *c, struct err *err)
+{
+	long pid = start(in, c);
+
 	if (pid < 0)
 		return err_sys_code(err, (int)pid, pid == -EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
-	if (pid == 0)
-		command_become(c);
 	*ret = (pid_t)pid;
 	return 0;
 }

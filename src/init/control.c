@@ -140,13 +140,12 @@ static int status_request(struct init *in, struct request *q, struct err *err)
 	struct wire_out *o = control_begin(WIRE_OK, q->msg->request);
 	uint64_t current = group_read_u64(BOOT_FD_STATS, "memory.current", 0);
 	uint64_t peak = group_read_u64(BOOT_FD_STATS, "memory.peak", 0);
-	uint64_t procs = group_read_u64(BOOT_FD_PIDS, "pids.current", 0); /* one may only be prepared */
 	struct statvfs fs;
 
 	(void)err;
 	wire_put_u64(o, WIRE_T_N_RUNS, in->runs.n);
 	wire_put_u64(o, WIRE_T_CPU_US, groups_cpu_us(in));
-	wire_put_u64(o, WIRE_T_N_PROCS, procs - MIN(procs, (uint64_t)!!in->next.pid));
+	wire_put_u64(o, WIRE_T_N_PROCS, group_read_u64(BOOT_FD_PIDS, "pids.current", 0));
 	wire_put_u64(o, WIRE_T_MEMORY, group_read_u64(BOOT_FD_STATS, "memory.usage_in_bytes", current));
 	wire_put_u64(o, WIRE_T_MEMORY_PEAK, group_read_u64(BOOT_FD_STATS, "memory.max_usage_in_bytes", peak));
 	if (statvfs("/", &fs) == 0)

@@ -20,7 +20,6 @@
 #include "init/control.h"
 #include "init/loop.h"
 #include "init/net.h"
-#include "init/next.h"
 #include "init/run.h"
 
 struct init {
@@ -35,7 +34,6 @@ struct init {
 	struct control control;
 	struct runs runs;
 	struct groups groups;
-	struct next next;
 	struct net net;
 };
 

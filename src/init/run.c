@@ -83,11 +83,25 @@ static void end_sandbox(struct init *in, const struct run *run)
 	in->runs.over_us = run->end_us + OVER_MAX_US;
 }
 
+static void close_ends(struct run *run)
+{
+	run->input = fd_close(run->input);
+	run->slave = fd_close(run->slave);
+	run->writer = fd_close(run->writer);
+	run->err_writer = fd_close(run->err_writer);
+}
+
+/* Mostly nobody else has its end: not worth another turn of the loop. */
+static void close_if_over(struct init *in, struct run *run, struct watch *pipe)
+{
+	if (pipe->fd >= 0 && output_read(&run->out, pipe, READ_BUDGET))
+		watch_close(in, pipe);
+}
+
 static void finish(struct init *in, struct run *run)
 {
 	output_end(&run->out);
-	run->input = fd_close(run->input);
-	run->slave = fd_close(run->slave);
+	close_ends(run);
 	run->watched = false; /* its end says more */
 	run_set_more(in, run, false);
 	run_watch(in, run);
@@ -101,7 +115,8 @@ static void finish(struct init *in, struct run *run)
 		end_sandbox(in, run);
 	if (group_put_empty(in, run->group))
 		run->group = NULL;
-	next_run_ended(in);
+	close_if_over(in, run, &run->out.pipe);
+	close_if_over(in, run, &run->out.err_pipe);
 }
 
 static void ended(struct init *in, struct run *run, int status, const struct rusage *usage)
@@ -133,7 +148,7 @@ void runs_reap(struct init *in)
 				found = run;
 		if (found)
 			ended(in, found, status, &usage);
-		orphans |= !found && !next_reaped(in, pid);
+		orphans |= !found;
 	}
 	if (orphans)
 		groups_touch(in, time_now_us());
@@ -148,8 +163,7 @@ static void run_free(struct init *in, struct run *run)
 	watch_close(in, &run->out.pipe);
 	watch_close(in, &run->out.err_pipe);
 	output_done(&run->out);
-	fd_close(run->input);
-	fd_close(run->slave);
+	close_ends(run);
 	list_remove(&run->link);
 	free(run);
 }
@@ -182,18 +196,11 @@ static void take_output(struct init *in, struct run *run, struct watch *w)
 	runs_flush(in);
 }
 
-/* A pipe whose last writer is gone is mostly the first that is seen of a command's end: its result goes before the cleaning up. */
-static void reap_at_end(struct init *in, const struct run *run, uint32_t events)
-{
-	if (events & EPOLLHUP && run->state == RUN_ALIVE)
-		runs_reap(in);
-}
-
 static void on_output(struct init *in, struct watch *w, uint32_t events)
 {
 	struct run *run = container_of(w, struct run, out.pipe);
 
-	reap_at_end(in, run, events);
+	(void)events;
 	take_output(in, run, w);
 }
 
@@ -201,7 +208,7 @@ static void on_error_output(struct init *in, struct watch *w, uint32_t events)
 {
 	struct run *run = container_of(w, struct run, out.err_pipe);
 
-	reap_at_end(in, run, events);
+	(void)events;
 	take_output(in, run, w);
 }
 
@@ -276,7 +283,7 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	output_init(&run->out, wire_get_u64(q->msg, WIRE_T_MAX_BYTES, UINT64_MAX), BOOT_FD_SPOOL);
 	run->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
 	run->main = run->flags & WIRE_RUN_MAIN;
-	run->input = run->slave = -1;
+	run->input = run->slave = run->writer = run->err_writer = -1;
 	run->out.flags = (run->flags & WIRE_RUN_SEPARATE ? OUTPUT_FRAMED : 0u) | (run->flags & WIRE_RUN_TAIL ? OUTPUT_TAIL : 0u) |
 			 (run->flags & WIRE_RUN_TTY ? OUTPUT_TERMINAL : 0u);
 	if (run->flags & WIRE_RUN_FETCH)
@@ -310,21 +317,17 @@ static bool is_room_coming(const struct init *in)
 	return groups_dying(in);
 }
 
-/* The prepared process, or else a clone. */
 static int start_process(struct init *in, struct run *run, struct spec *s, struct request *q, struct err *err)
 {
 	int r;
 
-	q->stage = "clone";
-	if (next_start(in, run, &s->cmd))
-		return 0;
 	q->stage = "cgroup";
 	r = group_take(in, &run->group);
 	if (r < 0)
 		return err_sys_code(err, r, "make the run's cgroup");
 	s->cmd.cgroup = run->group ? run->group->fd : -1;
 	q->stage = "clone";
-	r = command_start(&run->pid, &s->cmd, err);
+	r = command_start(in, &run->pid, &s->cmd, err);
 	q->again = r == -EAGAIN && is_room_coming(in);
 	return r;
 }
@@ -349,6 +352,8 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 		return r;
 	run->input = fd_steal(&s->ends->input);
 	run->slave = fd_steal(&s->ends->slave);
+	run->writer = fd_steal(&s->ends->child_out);
+	run->err_writer = fd_steal(&s->ends->child_err);
 	return 0;
 }
 

@@ -52,6 +52,7 @@ struct run {
 	uint64_t flags;       /* enum wire_run_flag */
 	int input;            /* write end of stdin; -1 = none, or closed */
 	int slave;            /* RUN_TTY: held while the run is alive, so that the terminal never seems closed; else -1 */
+	int writer, err_writer; /* of the output's pipes, held likewise: their end and that of the process are one event */
 	bool watched;         /* a MORE is owed when there is more output */
 	bool more;            /* it is due, and waits for room in the socket: counts in runs.n_unsent */
 	bool main;            /* the sandbox ends with it */

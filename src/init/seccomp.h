@@ -3,7 +3,7 @@
  *
  * Two calls that the filter refuses to everybody are init's work. It lets them pass with a key of 128 random bits in
  * arguments that the kernel does not look at. Commands never see the key: a child is born as undumpable as init, and
- * forgets it before it becomes anybody else. */
+ * forgets it before it becomes anybody else, or stays as undumpable until it executes (lend.h). */
 #pragma once
 
 #include <stddef.h>
@@ -20,6 +20,9 @@ MUST_CHECK int seccomp_load(void);
 
 /* The calls that need the key; they work without a filter too. Results as of the system calls, errno set. */
 MUST_CHECK long seccomp_clone3(const struct clone_args *args, size_t size);
+/* clone3 with a stack of the child's own (args->stack), on which it calls fn(arg), which must not return. Its result, or a
+ * negative errno, in the parent only. -ENOSYS on machines that this is not written for. */
+MUST_CHECK long seccomp_clone3_call(const struct clone_args *args, size_t size, void (*fn)(const void *), const void *arg);
 MUST_CHECK int seccomp_sethostname(const char *name, size_t len);
 
 /* In a child: wipes the key. The calls above fail from then on. */

@@ -22,7 +22,7 @@ def box(platform):
 
 
 def init_of(sandbox) -> int:
-    """Its process 1, as the host sees it; what that has prepared for the next command lies in a group of commands."""
+    """Its process 1, as the host sees it; a copy that is about to be a command lies in a group of commands."""
     groups = {p: lines_of(f"/proc/{p}/cgroup") for p in pids() if "steer" in "".join(lines_of(f"/proc/{p}/cmdline"))}
     return next(p for p, lines in groups.items() if any(sandbox.sid in line for line in lines) and not any("/runs/" in line for line in lines))
 

@@ -58,8 +58,9 @@ static void kid_close(struct kid *k)
 	k->err = fd_close(k->err);
 }
 
-int command_start(pid_t *ret, const struct command *c, struct err *err)
+int command_start(struct init *of, pid_t *ret, const struct command *c, struct err *err)
 {
+	(void)of;
 	for (int i = 0; i < KIDS; i++) {
 		if (kids[i].lives)
 			continue;
@@ -70,29 +71,6 @@ int command_start(pid_t *ret, const struct command *c, struct err *err)
 		return 0;
 	}
 	return err_set(err, -EAGAIN, "too many");
-}
-
-void command_open(void)
-{
-}
-
-/* Nothing is prepared. */
-long command_clone(int cgroup)
-{
-	(void)cgroup;
-	return -EAGAIN;
-}
-
-int command_isolate(int sock)
-{
-	(void)sock;
-	return -ENOSYS;
-}
-
-void command_become(const struct command *c)
-{
-	(void)c;
-	abort();
 }
 
 const char *command_cwd(const struct wire_in *msg)
@@ -429,7 +407,6 @@ static void begin(bool steer)
 	in = (struct init){ .epoll = epoll_create1(EPOLL_CLOEXEC) };
 	check(socket_at(BOOT_FD_CONTROL, &to_control) == 0 && socket_at(BOOT_FD_EGRESS, &to_egress) == 0);
 	runs_init(&in.runs);
-	next_init(&in.next);
 	groups_open(&in);
 	net_init(&in.net);
 	check(control_open(&in) == 0);

@@ -29,7 +29,7 @@ def script(box, data, **kw):
 
 
 def processes(box):
-    """Names of what lives inside, seen by a command, without itself, init and what init has prepared."""
+    """Names of what lives inside, seen by a command, without itself and init."""
     m = box.run("/usr/bin/python3", "-c", "import os\nfor p in os.listdir('/proc'):\n"
                 "  if not p.isdigit() or p == str(os.getpid()): continue\n"
                 "  name = open(f'/proc/{p}/cmdline').read().split(chr(0))[0]\n"
@@ -419,7 +419,7 @@ def test_cgroups_of_ended_runs_go(fresh):
 def test_descriptors_do_not_leak(fresh):
     def count():
         return len(os.listdir(f"/proc/{fresh.pid}/fd"))
-    for _ in range(5):  # what is prepared for the next one, and the groups that take turns, are there
+    for _ in range(5):  # the groups that take turns are there
         fresh.sh("true")
     before = count()
     for i in range(50):
