@@ -3,6 +3,7 @@
  * and so are the clock and the room on the disk. Every answer is well-formed, no request is answered twice, and when all is
  * acknowledged nothing is left. */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -29,6 +30,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
+void __asan_on_error(void);
+FILE *open_outside(const char *path, const char *mode) __asm__("fopen"); /* the C library's own name would be fopen64 here */
 
 #define KIDS 8
 #define FIRST_PID 1000
@@ -215,6 +218,31 @@ static int open_high(const char *path)
 static void enter(int root, int folder)
 {
 	check(fchdir(root) == 0 && chroot(".") == 0 && fchdir(folder) == 0);
+}
+
+/* An input that failed, or took too long, is written by libFuzzer while it is still under way, by a name of the folder that it was
+ * started in; and the symbolizer is a program of the machine. */
+static void leave(void)
+{
+	inside = false;
+	enter(root_outside, folder_outside);
+}
+
+void __asan_on_error(void)
+{
+	if (inside)
+		leave();
+}
+
+FILE *open_outside(const char *path, const char *mode)
+{
+	static FILE *(*real)(const char *, const char *);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "fopen");
+	if (inside)
+		leave();
+	return real(path, mode);
 }
 
 /* Nobody else is to get a number that init has. */
@@ -479,7 +507,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (uint64_t request = 1; request <= STEPS && s.p < s.end && !in.over; request++)
 		step(&s, request);
 	end();
-	inside = false;
-	enter(root_outside, folder_outside);
+	leave();
 	return 0;
 }
