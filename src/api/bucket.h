@@ -20,6 +20,9 @@ MUST_CHECK int bucket_find(const struct bucket_access *a, const struct auth_call
 MUST_CHECK int bucket_of_sandbox(const struct bucket_access *a, const struct auth_caller *c, const char *name,
 				 struct store_environment **ret, bool *ret_change, struct err *err);
 
+/* What the session talks to whose own key the caller has; NULL = it is an ordinary key, or there is no key. */
+struct store_environment *bucket_session_environment(const struct bucket_access *a, const struct auth_caller *c);
+
 /* Most bytes in a bucket; 0 = no limit. */
 uint64_t bucket_quota(const struct bucket_access *a, const struct store_environment *e);
 

@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-static struct store_environment *of_session(const struct bucket_access *a, const struct auth_caller *c)
+struct store_environment *bucket_session_environment(const struct bucket_access *a, const struct auth_caller *c)
 {
 	return c && c->session_id && a->session_environment ? a->session_environment(a->session_arg, c->session_id) : NULL;
 }
@@ -14,7 +14,7 @@ static struct store_environment *of_session(const struct bucket_access *a, const
 /* The owner of a session's environment is who wrote the code that holds the session's key. */
 static bool session_may_read(const struct bucket_access *a, const struct auth_caller *c, const struct store_environment *e)
 {
-	const struct store_environment *own = of_session(a, c);
+	const struct store_environment *own = bucket_session_environment(a, c);
 
 	return own && own->ns == e->ns;
 }
@@ -51,7 +51,7 @@ static struct store_environment *named(const struct bucket_access *a, const stru
 int bucket_of_sandbox(const struct bucket_access *a, const struct auth_caller *c, const char *name,
 		      struct store_environment **ret, bool *ret_change, struct err *err)
 {
-	struct store_environment *e = named(a, c, name), *session = of_session(a, c);
+	struct store_environment *e = named(a, c, name), *session = bucket_session_environment(a, c);
 
 	if (session) {
 		*ret = e && e->ns == session->ns ? e : session;

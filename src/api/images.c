@@ -5,6 +5,7 @@
 
 #include "api/api.h"
 #include "api/errors.h"
+#include "api/image_access.h"
 #include "api/lines.h"
 #include "api/metrics.h"
 #include "base/mem.h"
@@ -48,8 +49,9 @@ static void on_list(struct http_req *req, void *arg)
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 	struct err err;
+	const struct auth_caller *caller = api_caller(a, req);
 
-	if (!api_caller(a, req) || !images_of(a, req))
+	if (!caller || !images_of(a, req))
 		return;
 	if (images_list(a->images, &list, &n, &err) < 0) {
 		api_reply_err(req, &err);
@@ -63,7 +65,8 @@ static void on_list(struct http_req *req, void *arg)
 	json_key(&w, "images");
 	json_open_array(&w);
 	for (size_t i = 0; i < n; i++) {
-		write_image(&w, a->images, list[i]);
+		if (!image_is_hidden(&a->bucket, caller, list[i]->name))
+			write_image(&w, a->images, list[i]);
 		image_unref(list[i]);
 	}
 	free(list);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/bucket.h"
+#include "api/image_access.h"
 #include "api/sidecars.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -298,6 +299,15 @@ static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, st
 	return 0;
 }
 
+static int check_images(struct sandboxes *s, const struct auth_caller *caller, const struct sandbox_spec *spec, struct err *err)
+{
+	int r = image_check_access(s->buckets, caller, spec->image, err);
+
+	for (size_t i = 0; r == 0 && i < spec->n_sidecars; i++)
+		r = image_check_access(s->buckets, caller, spec->sidecars[i].image, err);
+	return r;
+}
+
 /* id: NULL = a new one. */
 static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const struct auth_caller *caller, const char *id,
 		 struct err *err)
@@ -315,7 +325,8 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	r = spec_read(&spec, body, http_req_header(req, "X-Secrets"), &machine, &defaults, is_platform_key, s->auth, err);
 	if (r < 0)
 		return r;
-	r = find_bucket(s, caller, &spec, bucket, err);
+	r = check_images(s, caller, &spec, err);
+	r = r < 0 ? r : find_bucket(s, caller, &spec, bucket, err);
 	r = r < 0 ? r : check_room(s, caller, err);
 	r = r < 0 ? r : auth_may_open(s->auth, caller, STORE_USE_SANDBOXES, err);
 	if (r < 0) {
