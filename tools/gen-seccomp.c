@@ -5,33 +5,43 @@
  * The list follows what container runtimes allow a process with Docker's default capabilities. Beyond that are blocked:
  * io_uring, kexec, keyrings, perf, bpf, userfaultfd, module loading, every call of the mount family, other namespaces,
  * and socket families other than unix, inet, inet6, netlink and packet. clone3 does not exist (its arguments are out of a
- * filter's sight; every C library then uses clone). What is known but not allowed fails with EPERM; what is not known
- * here at all with ENOSYS, so that programs fall back as on an older kernel.
+ * filter's sight; every C library then uses clone), nor does Linux AIO (its contexts are counted for the whole machine, so
+ * one sandbox could have them all; databases fall back). Leases are refused: one on a file that others have as well, which
+ * a bucket mounted read-only is enough for, makes them wait for it. What is known but not allowed fails with EPERM; what
+ * is not known here at all with ENOSYS, so that programs fall back as on an older kernel.
  *
  * init loads the filter once and commands inherit it: loading one per command costs a third of a small command's time.
  * So init lives under it too, and has a key to the two calls that it alone needs: clone3 and sethostname let pass whoever
  * gives 128 secret bits in the third and fourth argument, which those calls ignore. The key is drawn when init starts
- * and lies in its memory only, which nobody inside can read. The header says which instructions hold its four parts. */
+ * and lies in its memory only, which nobody inside can read. The header says which instructions hold its four parts.
+ *
+ * Where the host gives core dumps to a program, init sets a limit of one byte, the only one that prevents it, and whoever
+ * changes that is told that it worked. The header says which instructions compare with RLIMIT_CORE; elsewhere init makes
+ * them compare with nothing. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define NUMBERS 512 /* above every number that is known; x32's and what is newer lies beyond */
 #define PROGRAM_MAX 1024
 
-enum fate { UNKNOWN, DENY, ALLOW, NO_SYS, CLONE, PERSONALITY, SOCKET, KEY_OR_NO_SYS, KEY_OR_DENY };
+enum fate { UNKNOWN, DENY, ALLOW, NO_SYS, CLONE, FCNTL, PERSONALITY, PRLIMIT, SETRLIMIT, SOCKET, KEY_OR_NO_SYS, KEY_OR_DENY };
 
 #define KEYED_MAX 2 /* fates of the last kind */
 #define KEY_PARTS 4
+#define CORES 2 /* calls that set a limit */
 
 static const char *const allowed[] = {
 	"accept", "accept4", "access", "adjtimex", "alarm", "arch_prctl", "bind", "brk", "cachestat", "capget", "capset",
@@ -39,14 +49,13 @@ static const char *const allowed[] = {
 	"close_range", "connect", "copy_file_range", "creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1",
 	"epoll_ctl", "epoll_ctl_old", "epoll_pwait", "epoll_pwait2", "epoll_wait", "epoll_wait_old", "eventfd", "eventfd2",
 	"execve", "execveat", "exit", "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fanotify_mark",
-	"fchdir", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "fcntl", "fdatasync", "fgetxattr", "flistxattr",
+	"fchdir", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "fdatasync", "fgetxattr", "flistxattr",
 	"flock", "fork", "fremovexattr", "fsetxattr", "fstat", "fstatfs", "fsync", "ftruncate", "futex", "futex_requeue",
 	"futex_wait", "futex_waitv", "futex_wake", "futimesat", "getcpu", "getcwd", "getdents", "getdents64", "getegid",
 	"geteuid", "getgid", "getgroups", "getitimer", "getpeername", "getpgid", "getpgrp", "getpid", "getppid",
 	"getpriority", "getrandom", "getresgid", "getresuid", "getrlimit", "get_robust_list", "getrusage", "getsid",
 	"getsockname", "getsockopt", "get_thread_area", "gettid", "gettimeofday", "getuid", "getxattr", "inotify_add_watch",
-	"inotify_init", "inotify_init1", "inotify_rm_watch", "io_cancel", "ioctl", "io_destroy", "io_getevents",
-	"io_pgetevents", "ioprio_get", "ioprio_set", "io_setup", "io_submit", "kill", "landlock_add_rule",
+	"inotify_init", "inotify_init1", "inotify_rm_watch", "ioctl", "ioprio_get", "ioprio_set", "kill", "landlock_add_rule",
 	"landlock_create_ruleset", "landlock_restrict_self", "lchown", "lgetxattr", "link", "linkat", "listen", "listxattr",
 	"llistxattr", "lremovexattr", "lseek", "lsetxattr", "lstat", "madvise", "map_shadow_stack", "membarrier",
 	"memfd_create", "memfd_secret", "mincore", "mkdir", "mkdirat", "mknod", "mknodat", "mlock", "mlock2", "mlockall",
@@ -54,7 +63,7 @@ static const char *const allowed[] = {
 	"mq_unlink", "mremap", "mseal", "msgctl", "msgget", "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap",
 	"name_to_handle_at", "nanosleep", "newfstatat", "open", "openat", "openat2", "pause", "pidfd_getfd", "pidfd_open",
 	"pidfd_send_signal", "pipe", "pipe2", "pkey_alloc", "pkey_free", "pkey_mprotect", "poll", "ppoll", "prctl",
-	"pread64", "preadv", "preadv2", "prlimit64", "process_mrelease", "process_vm_readv", "process_vm_writev",
+	"pread64", "preadv", "preadv2", "process_mrelease", "process_vm_readv", "process_vm_writev",
 	"pselect6", "ptrace", "pwrite64", "pwritev", "pwritev2", "read", "readahead", "readlink", "readlinkat", "readv",
 	"recvfrom", "recvmmsg", "recvmsg", "remap_file_pages", "removexattr", "rename", "renameat", "renameat2",
 	"restart_syscall", "rmdir", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigqueueinfo",
@@ -63,7 +72,7 @@ static const char *const allowed[] = {
 	"sched_rr_get_interval", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler",
 	"sched_yield", "seccomp", "select", "semctl", "semget", "semop", "semtimedop", "sendfile", "sendmmsg", "sendmsg",
 	"sendto", "setfsgid", "setfsuid", "setgid", "setgroups", "setitimer", "setpgid", "setpriority", "setregid",
-	"setresgid", "setresuid", "setreuid", "setrlimit", "set_robust_list", "setsid", "setsockopt", "set_thread_area",
+	"setresgid", "setresuid", "setreuid", "set_robust_list", "setsid", "setsockopt", "set_thread_area",
 	"set_tid_address", "setuid", "setxattr", "shmat", "shmctl", "shmdt", "shmget", "shutdown", "sigaltstack",
 	"signalfd", "signalfd4", "socketpair", "splice", "stat", "statfs", "statx", "symlink", "symlinkat", "sync",
 	"sync_file_range", "sync_file_range2", "syncfs", "sysinfo", "tee", "tgkill", "time", "timer_create",
@@ -76,7 +85,9 @@ static const struct {
 	const char *name;
 	enum fate fate;
 } special[] = {
-	{ "clone", CLONE }, { "clone3", KEY_OR_NO_SYS }, { "personality", PERSONALITY }, { "sethostname", KEY_OR_DENY },
+	{ "clone", CLONE }, { "clone3", KEY_OR_NO_SYS }, { "fcntl", FCNTL }, { "io_cancel", NO_SYS }, { "io_destroy", NO_SYS },
+	{ "io_getevents", NO_SYS }, { "io_pgetevents", NO_SYS }, { "io_setup", NO_SYS }, { "io_submit", NO_SYS },
+	{ "personality", PERSONALITY }, { "prlimit64", PRLIMIT }, { "sethostname", KEY_OR_DENY }, { "setrlimit", SETRLIMIT },
 	{ "socket", SOCKET },
 };
 
@@ -94,6 +105,8 @@ static struct sock_filter program[PROGRAM_MAX];
 static size_t n_program;
 static size_t keys[KEYED_MAX][KEY_PARTS]; /* instructions whose constant init fills in */
 static size_t n_keys;
+static size_t cores[CORES]; /* instructions that compare with RLIMIT_CORE */
+static size_t n_cores;
 
 static void fail(const char *what, const char *name)
 {
@@ -186,6 +199,29 @@ static void emit_key(uint32_t otherwise)
 	emit_return(otherwise);
 }
 
+static void emit_equal(uint32_t value, uint8_t if_equal, uint8_t else_skip)
+{
+	emit((struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, if_equal, else_skip));
+}
+
+/* The resource is argument n. A prlimit64 that only asks (its third argument is NULL) goes through. */
+static void emit_limit(size_t n, bool may_ask)
+{
+	emit_load_arg(n);
+	if (n_cores == CORES)
+		fail("too many calls at", "emit_limit");
+	cores[n_cores++] = n_program;
+	emit_equal(RLIMIT_CORE, 0, may_ask ? 5 : 1);
+	if (may_ask) {
+		emit_load_arg(2);
+		emit_equal(0, 0, 2);
+		emit_load(offsetof(struct seccomp_data, args) + 8 * 2 + 4);
+		emit_equal(0, 1, 0);
+	}
+	emit_return(SECCOMP_RET_ERRNO | 0);
+	emit_return(SECCOMP_RET_ALLOW);
+}
+
 static void emit_fate(enum fate fate)
 {
 	static const uint32_t personalities[] = { 0, 8, 0x20000, 0x20008, 0xffffffff };
@@ -206,9 +242,21 @@ static void emit_fate(enum fate fate)
 		emit_return(SECCOMP_RET_ERRNO | EPERM);
 		emit_return(SECCOMP_RET_ALLOW);
 		break;
+	case FCNTL:
+		emit_load_arg(1);
+		emit_equal(F_SETLEASE, 0, 1);
+		emit_return(SECCOMP_RET_ERRNO | EPERM);
+		emit_return(SECCOMP_RET_ALLOW);
+		break;
 	case PERSONALITY:
 		emit_load_arg(0);
 		emit_one_of(personalities, sizeof(personalities) / sizeof(personalities[0]), SECCOMP_RET_ERRNO | EPERM);
+		break;
+	case PRLIMIT:
+		emit_limit(1, true);
+		break;
+	case SETRLIMIT:
+		emit_limit(0, false);
 		break;
 	case SOCKET:
 		emit_load_arg(0);
@@ -319,6 +367,9 @@ int main(int argc, char **argv)
 	fprintf(f, "static const unsigned short seccomp_keys[%zu][%d] = {\n", n_keys, KEY_PARTS);
 	for (size_t i = 0; i < n_keys; i++)
 		fprintf(f, "\t{ %zu, %zu, %zu, %zu },\n", keys[i][0], keys[i][1], keys[i][2], keys[i][3]);
-	fprintf(f, "};\n");
+	fprintf(f, "};\n\n/* Those that compare with RLIMIT_CORE. */\nstatic const unsigned short seccomp_cores[%zu] = {", n_cores);
+	for (size_t i = 0; i < n_cores; i++)
+		fprintf(f, " %zu,", cores[i]);
+	fprintf(f, " };\n");
 	return fclose(f) == 0 ? 0 : 1;
 }

@@ -32,6 +32,8 @@ int init_flags(struct init *in, const char *flags, struct err *err)
 			in->steer = true;
 		else if (len == 3 && !strncmp(flags, "nnp", len))
 			in->nnp = true;
+		else if (len == 6 && !strncmp(flags, "nocore", len))
+			in->nocore = true;
 		else if (len == 6 && !strncmp(flags, "holder", len))
 			in->holder = true;
 		else if (len)
@@ -132,18 +134,20 @@ static int cut_privileges(const struct init *in, struct err *err)
 	return 0;
 }
 
-static void set_limits(void)
+static void set_limits(const struct init *in)
 {
-	struct rlimit files, core = { .rlim_cur = 0 };
+	struct rlimit files, core;
 
 	umask(022);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max = MIN(files.rlim_max, (rlim_t)NOFILE_MAX);
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
-	/* Core dumps would fill the disk, or run the host's collector. A command may raise it. */
+	/* Core dumps would fill the disk. A command may raise it, but not where the host gives them to a program, which the kernel
+	 * runs whatever the limit is, unless that is 1 (core(5)); the filter keeps it. */
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
-		core.rlim_cur = 0;
+		core.rlim_cur = in->nocore;
+		core.rlim_max = in->nocore ? 1 : core.rlim_max;
 		(void)setrlimit(RLIMIT_CORE, &core);
 	}
 }
@@ -156,9 +160,9 @@ static int tell_ready(struct err *err)
 	return dup3(0, BOOT_FD_READY, O_CLOEXEC) < 0 ? err_sys(err, "close the ready pipe") : 0;
 }
 
-static int load_filter(struct err *err)
+static int load_filter(const struct init *in, struct err *err)
 {
-	int r = seccomp_load();
+	int r = seccomp_load(in->nocore);
 
 	return r < 0 ? err_sys_code(err, r, "load the system-call filter") : 0;
 }
@@ -189,7 +193,7 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 	in->epoll = epoll_create1(EPOLL_CLOEXEC);
 	STAGE("epoll", in->epoll < 0 ? err_sys(err, "epoll_create1") : 0);
 	STAGE("signals", open_signals(in, on_signal, err));
-	set_limits();
+	set_limits(in);
 	if (!in->holder)
 		STAGE("privileges", cut_privileges(in, err));
 	groups_open(in);
@@ -199,7 +203,7 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 	if (in->steer || in->holder)
 		STAGE("listen", net_open(in, err));
 	if (!in->holder)
-		STAGE("seccomp", load_filter(err));
+		STAGE("seccomp", load_filter(in, err));
 	if (!in->holder)
 		user_die_with_parent();
 	STAGE("ready", tell_ready(err)); /* nobody reads it any more if the spawner died before that */

@@ -26,6 +26,7 @@ struct init {
 	int epoll;
 	bool steer;  /* hold the steering listeners */
 	bool nnp;    /* commands get no_new_privs */
+	bool nocore; /* no core dumps, whatever commands ask for */
 	bool holder; /* listeners only; ends with the control socket */
 	bool configured; /* a CONFIG succeeded */
 	bool over;   /* leave the loop */

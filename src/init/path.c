@@ -49,9 +49,10 @@ int path_check_fs(int fd)
 static int enter(int dir, const char *name, mode_t mode)
 {
 	int fd = path_open(dir, name, O_PATH | O_DIRECTORY, 0);
+	int r = fd == -ENOENT ? path_check_fs(dir) : fd;
 
-	if (fd != -ENOENT)
-		return fd;
+	if (fd != -ENOENT || r < 0)
+		return r;
 	if (mkdirat(dir, name, mode) < 0 && errno != EEXIST)
 		return -errno;
 	return path_open(dir, name, O_PATH | O_DIRECTORY, 0);

@@ -14,7 +14,7 @@ static struct sock_filter code[ARRAY_LEN(seccomp_filter)];
 static const struct sock_fprog program = { .len = ARRAY_LEN(code), .filter = code };
 static uint64_t init_key[2];
 
-const struct sock_fprog *seccomp_program(const uint64_t key[2])
+const struct sock_fprog *seccomp_program(const uint64_t key[2], bool no_core)
 {
 	uint32_t parts[ARRAY_LEN(seccomp_keys[0])];
 
@@ -23,16 +23,19 @@ const struct sock_fprog *seccomp_program(const uint64_t key[2])
 	for (size_t i = 0; i < ARRAY_LEN(seccomp_keys); i++)
 		for (size_t j = 0; j < ARRAY_LEN(parts); j++)
 			code[seccomp_keys[i][j]].k = parts[j];
+	for (size_t i = 0; i < ARRAY_LEN(seccomp_cores) && !no_core; i++)
+		code[seccomp_cores[i]].k = UINT32_MAX; /* no such limit */
 	return &program;
 }
 
-int seccomp_load(void)
+int seccomp_load(bool no_core)
 {
 	if (getrandom(init_key, sizeof(init_key), 0) != (ssize_t)sizeof(init_key))
 		return -EIO;
 	/* Without SPEC_ALLOW kernels before 5.16 slow every filtered process down against speculative store bypass;
 	 * container runtimes pass it too. */
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, seccomp_program(init_key)) < 0)
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+		    seccomp_program(init_key, no_core)) < 0)
 		return -errno;
 	explicit_bzero(code, sizeof(code)); /* the kernel has its own */
 	return 0;

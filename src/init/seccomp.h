@@ -6,6 +6,7 @@
  * forgets it before it becomes anybody else, or stays as undumpable until it executes (lend.h). */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,8 +16,8 @@ struct clone_args;
 struct sock_fprog;
 
 /* Draws a key and puts the filter on this process and all that come from it. Needs CAP_SYS_ADMIN in the user namespace, or
- * no_new_privs. */
-MUST_CHECK int seccomp_load(void);
+ * no_new_privs. no_core: RLIMIT_CORE stays as it is, whatever commands do; they are told that it is set. */
+MUST_CHECK int seccomp_load(bool no_core);
 
 /* The calls that need the key; they work without a filter too. Results as of the system calls, errno set. */
 MUST_CHECK long seccomp_clone3(const struct clone_args *args, size_t size);
@@ -29,4 +30,4 @@ MUST_CHECK int seccomp_sethostname(const char *name, size_t len);
 void seccomp_forget(void);
 
 /* For tests: the program, with this key in place. */
-const struct sock_fprog *seccomp_program(const uint64_t key[2]);
+const struct sock_fprog *seccomp_program(const uint64_t key[2], bool no_core);

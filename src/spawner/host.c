@@ -304,7 +304,7 @@ int host_init(struct host *h, const struct options *o, struct err *err)
 	int r;
 
 	*h = (struct host){
-		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = o->uid, .gid = o->gid,
+		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .core_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = o->uid, .gid = o->gid,
 	};
 	umask(022);
 	r = leave_mounts(err); /* first: a descriptor from before would not show what is mounted below it later */
@@ -317,8 +317,16 @@ int host_init(struct host *h, const struct options *o, struct err *err)
 	if (r == 0)
 		r = own_mounts(h, err);
 	probe_proc(h);
+	h->core_fd = open("/proc/sys/kernel/core_pattern", O_RDONLY | O_CLOEXEC);
 	h->may_renice = may_renice();
 	return r;
+}
+
+bool host_pipes_cores(const struct host *h)
+{
+	char first;
+
+	return pread(h->core_fd, &first, 1, 0) != 1 || first == '|' || first == '@';
 }
 
 static void undo_stage(struct host *h)
@@ -338,6 +346,7 @@ void host_done(struct host *h)
 	undo_stage(h);
 	cgroups_close(&h->cg, h->name);
 	h->init_fd = fd_close(h->init_fd);
+	h->core_fd = fd_close(h->core_fd);
 	h->sandboxes_dir = fd_close(h->sandboxes_dir);
 	disk_close(&h->disk, h->data);
 	h->data_dir = fd_close(h->data_dir);

@@ -33,6 +33,7 @@ struct host {
 	uid_t uid;                /* the daemon's user, who owns every bucket, and its group */
 	gid_t gid;
 	int init_fd;              /* sealed memory copy of openreward-init: inside, /proc/1/exe leads to no host file */
+	int core_fd;              /* the kernel's core_pattern; -1 = cannot be read */
 	bool may_renice;          /* what was made nicer can be made as before (CAP_SYS_NICE may be missing) */
 	struct cgroups cg;
 	struct disk disk;
@@ -47,6 +48,8 @@ struct options;
  * says why sandboxes have no limit of disk, where they should have one. */
 MUST_CHECK int host_init(struct host *h, const struct options *o, struct err *err);
 void host_done(struct host *h);
+/* Whether a program of the host gets core dumps, by now. */
+bool host_pipes_cores(const struct host *h);
 
 /* DATA/sandboxes/<id>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
  * in memory; with the plan's limit of disk (disk.h). -EEXIST when it is there. */

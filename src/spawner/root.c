@@ -17,6 +17,7 @@
 
 #define OPTIONS_MAX 4096 /* one page: what mount(2) takes */
 #define PROBER_STACK 32768
+#define PTS_MAX "128" /* terminals of one sandbox: they are counted for the whole machine, which has 3,072 for all but itself */
 
 static int fail(struct start *s, int error, const char *path)
 {
@@ -249,8 +250,8 @@ static int mount_pts(struct start *s)
 {
 	const unsigned int attrs = SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC;
 	char tty_group[16];
-	const char *const config[] = { "mode", "620", "ptmxmode", "666", "gid", tty_group, NULL };
-	const char *const without_group[] = { "mode", "620", "ptmxmode", "666", NULL };
+	const char *const config[] = { "mode", "620", "ptmxmode", "666", "max", PTS_MAX, "gid", tty_group, NULL };
+	const char *const without_group[] = { "mode", "620", "ptmxmode", "666", "max", PTS_MAX, NULL };
 	int fd;
 
 	snprintf(tty_group, sizeof(tty_group), "%u", s->first + 5);

@@ -76,10 +76,11 @@ static NORETURN void exec_sandbox_init(const struct start *s, int null_fd)
 		[BOOT_FD_PIDS] = s->pids_fd,
 	};
 
-	char flags[16];
+	char flags[24];
 
 	/* Beside another one, that one's init holds the listeners. */
-	snprintf(flags, sizeof(flags), "%s%s", s->plan->beside ? "" : "steer,", s->plan->no_new_privs ? "nnp" : "");
+	snprintf(flags, sizeof(flags), "%s%s%s", s->plan->beside ? "" : "steer,", s->plan->no_new_privs ? "nnp," : "",
+		 host_pipes_cores(s->host) ? "nocore" : "");
 	start_exec_init(s->host, fds, flags);
 }
 
@@ -100,7 +101,7 @@ static NORETURN void become_init(const struct start *s, int go)
 	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 	setsid();
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
-		core.rlim_cur = 0; /* a crash inside is no business of the host's core handler */
+		core.rlim_cur = 1; /* a crash inside is no business of the host's core handler, which 0 would not keep away */
 		setrlimit(RLIMIT_CORE, &core);
 	}
 	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);

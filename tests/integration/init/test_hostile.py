@@ -111,6 +111,23 @@ def test_with_no_new_privileges_they_gain_nothing():
         assert "Uid:\t1000\t1000" in s.run("/tmp/rootbash", "-p", "-c", "grep Uid /proc/self/status", user="agent").text
 
 
+CORES = """import resource as r
+for limit in ((0, 0), (-1, -1), (1 << 20, -1)):
+    r.setrlimit(r.RLIMIT_CORE, limit)
+    print(*r.getrlimit(r.RLIMIT_CORE))
+r.setrlimit(r.RLIMIT_NOFILE, (64, 64))
+print(r.getrlimit(r.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_no_core_dump_where_a_program_of_the_host_would_get_it():
+    """The kernel starts that program whatever the limit is, but for 1: so nobody inside may make it another."""
+    with Sandbox(flags="nocore") as s:
+        assert s.run("/usr/bin/python3", "-c", CORES).text.split() == ["1", "1"] * 3 + ["64"]
+    with Sandbox(flags="") as s:  # where it is written to the sandbox's own disk
+        assert s.run("/usr/bin/python3", "-c", CORES).text.split()[:2] == ["0", "0"]
+
+
 def test_memory_of_an_idle_init(fresh):
     for _ in range(30):
         fresh.sh("head -c 60000 /dev/zero")

@@ -1,6 +1,7 @@
 /* The filter, run by a small interpreter: every number's fate is looked at, not only what a test happens to call. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -8,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -21,9 +23,11 @@
 
 static const uint64_t key[2] = { 0x0123456789abcdef, 0xfedcba9876543210 };
 
+static bool no_core;
+
 static uint32_t run(const struct seccomp_data *d)
 {
-	const struct sock_fprog *p = seccomp_program(key);
+	const struct sock_fprog *p = seccomp_program(key, no_core);
 	uint32_t a = 0;
 
 	for (size_t pc = 0; pc < p->len; pc++) {
@@ -73,7 +77,7 @@ Test(seccomp, allowed)
 		SYS_setresuid, SYS_chroot, SYS_mknodat, SYS_fchownat, SYS_futex, SYS_mmap, SYS_bind, SYS_connect,
 		SYS_accept4, SYS_inotify_init1, SYS_epoll_pwait, SYS_memfd_create, SYS_pidfd_open, SYS_rseq,
 		SYS_statx, SYS_getrandom, SYS_copy_file_range, SYS_close_range, SYS_openat2, SYS_faccessat2,
-		SYS_io_setup, SYS_landlock_create_ruleset, SYS_membarrier, SYS_prlimit64, SYS_process_vm_readv,
+		SYS_fcntl, SYS_landlock_create_ruleset, SYS_membarrier, SYS_prlimit64, SYS_process_vm_readv,
 		SYS_sched_setaffinity,
 	};
 
@@ -97,6 +101,38 @@ Test(seccomp, blocked)
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
 		cr_assert_eq(fate(calls[i], 0), ERRNO(EPERM), "call %ld", calls[i]);
 	cr_assert_eq(fate(SYS_clone3, 0), ERRNO(ENOSYS));
+	cr_assert_eq(fate(SYS_io_setup, 0), ERRNO(ENOSYS));
+	cr_assert_eq(fate(SYS_io_submit, 0), ERRNO(ENOSYS));
+}
+
+Test(seccomp, fcntl_takes_no_lease)
+{
+	struct seccomp_data d = { .nr = SYS_fcntl, .arch = NATIVE };
+
+	for (uint64_t command = 0; command < 2048; command++) {
+		d.args[1] = command;
+		cr_assert_eq(run(&d), command == F_SETLEASE ? ERRNO(EPERM) : SECCOMP_RET_ALLOW, "%lu", (unsigned long)command);
+	}
+	d.args[1] = 1ull << 32 | F_SETLEASE; /* the kernel looks at the low half only */
+	cr_assert_eq(run(&d), ERRNO(EPERM));
+}
+
+Test(seccomp, the_limit_of_core_dumps_stays_where_it_has_to)
+{
+	struct seccomp_data set = { .nr = SYS_prlimit64, .arch = NATIVE, .args = { 0, RLIMIT_CORE, 0x7fff0000 } };
+	struct seccomp_data set_high = { .nr = SYS_prlimit64, .arch = NATIVE, .args = { 0, RLIMIT_CORE, 1ull << 32 } };
+	struct seccomp_data ask = { .nr = SYS_prlimit64, .arch = NATIVE, .args = { 0, RLIMIT_CORE, 0, 0x7fff0000 } };
+	struct seccomp_data other = { .nr = SYS_prlimit64, .arch = NATIVE, .args = { 0, RLIMIT_NOFILE, 0x7fff0000 } };
+
+	cr_assert_eq(run(&set), SECCOMP_RET_ALLOW);
+	cr_assert_eq(fate(SYS_setrlimit, RLIMIT_CORE), SECCOMP_RET_ALLOW);
+	no_core = true;
+	cr_assert_eq(run(&set), ERRNO(0), "as if it had worked");
+	cr_assert_eq(run(&set_high), ERRNO(0));
+	cr_assert_eq(fate(SYS_setrlimit, RLIMIT_CORE), ERRNO(0));
+	cr_assert_eq(run(&ask), SECCOMP_RET_ALLOW);
+	cr_assert_eq(run(&other), SECCOMP_RET_ALLOW);
+	cr_assert_eq(fate(SYS_setrlimit, RLIMIT_NOFILE), SECCOMP_RET_ALLOW);
 }
 
 Test(seccomp, every_number_has_a_fate_and_few_are_let_through)
@@ -183,5 +219,5 @@ Test(seccomp, init_alone_has_the_key)
 
 Test(seccomp, is_small)
 {
-	cr_assert_lt(seccomp_program(key)->len, 256);
+	cr_assert_lt(seccomp_program(key, false)->len, 256);
 }
