@@ -20,7 +20,7 @@
 #define COMPONENT_MAX 255
 #define FOLDER_MODE 0755 /* DATA/buckets itself is closed to others on the host; inside, all users may read */
 #define FILE_MODE 0644
-#define TRIES 8          /* of something that an instance may undo meanwhile */
+#define TRIES 8          /* of something that an instance may undo, or be at, meanwhile */
 
 /* -- names ------------------------------------------------------------------------------------------------------- */
 
@@ -84,12 +84,16 @@ int beneath(int dir, const char *path, int flags, mode_t mode)
 		.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .mode = mode,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
+	int tries = TRIES;
 	long fd;
 
-	do /* EAGAIN: something moved while the kernel looked */
+	/* EAGAIN: something moved while the kernel looked, and may go on doing so. */
+	do
 		fd = syscall(SYS_openat2, dir, path, &how, sizeof(how));
-	while (fd < 0 && (errno == EINTR || errno == EAGAIN));
-	return fd < 0 ? -errno : (int)fd;
+	while (fd < 0 && (errno == EINTR || (errno == EAGAIN && --tries > 0)));
+	if (fd < 0)
+		return errno == EAGAIN ? -EBUSY : -errno;
+	return (int)fd;
 }
 
 static int open_dir(int buckets, const char *env_id, const char *name, int flags)
@@ -120,6 +124,8 @@ static int say(struct err *err, int code, const char *name)
 		return err_set(err, code, "\"%.200s\": it, or a part of its path, is a file, not a folder", name);
 	case -ELOOP:
 		return err_set(err, code, "\"%.200s\": it, or a part of its path, is a symbolic link", name);
+	case -EBUSY:
+		return err_set(err, code, "\"%.200s\": something holds it, or moves it, all the time", name);
 	case -ENOSPC:
 		return err_set(err, code, "the server's disk is full; \"%.200s\" is as it was", name);
 	default:

@@ -1,10 +1,12 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -293,4 +295,34 @@ Test(bucket, names_of_which_no_form_fits)
 	text[255] = '\0';
 	put(text, "x");
 	cr_assert_eq(bucket_check_form(dir, ID, text, &err), 0);
+}
+
+/* What a sandbox's filter refuses, but an instance of a former version may still hold. */
+Test(bucket, a_lease_holds_nobody_up)
+{
+	int ready[2], fd;
+	uint64_t size;
+	int64_t at;
+	char byte;
+
+	put("leased", "text");
+	cr_assert_eq(bucket_open(dir, ID, "leased", &fd, &size, &at, &err), 0);
+	cr_assert_eq(pipe(ready), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		signal(SIGIO, SIG_IGN);
+		if (fcntl(fd, F_SETLEASE, F_WRLCK) < 0 || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+	}
+	close(fd);
+	close(ready[1]);
+	cr_assert_eq(read(ready[0], &byte, 1), 1);
+	cr_assert_eq(bucket_open(dir, ID, "leased", &fd, &size, &at, &err), -EBUSY);
+	cr_assert_not_null(strstr(err.msg, "leased"), "%s", err.msg);
+	kill(pid, SIGKILL);
+	cr_assert_eq(waitpid(pid, NULL, 0), pid);
+	cr_assert_eq(bucket_open(dir, ID, "leased", &fd, &size, &at, &err), 0);
+	close(fd);
+	close(ready[0]);
 }
