@@ -64,7 +64,7 @@ struct backup_info {
 		uint64_t files, bytes; /* 0 files = the part is not there */
 	} parts[BACKUP_N_PARTS];
 	uint64_t changed;    /* files that were written to while they were read: they may be of no use */
-	uint64_t unreadable; /* files of buckets that their owner had closed: they are missing */
+	uint64_t unreadable; /* files and folders of buckets that are closed or nested too deep: they are missing */
 };
 
 struct backup_check;

@@ -15,6 +15,7 @@
 #include "base/time.h"
 
 #define DEPTH_MAX 500   /* of folders in one another; a descriptor each */
+#define PATH_MAX_BYTES 4000 /* of a member's name, which restoring opens at once */
 #define PACK_LOOKS_MAX 8 /* at a folder of packs in which packs come and go */
 
 /* -- members ------------------------------------------------------------------------------------------------------- */
@@ -104,26 +105,31 @@ static bool is_settled(const char *name)
 	return !str_ends(name, ".lock") && !str_ends(name, ".pid") && !str_starts(name, "tmp_") && !str_starts(name, "incoming-");
 }
 
-static bool may_be_closed(const char *path)
+/* Whatever an instance makes of its own bucket, the backup of all others goes on without it. */
+static bool may_be_left_out(struct writer *w, const char *path)
 {
-	return str_starts(path, "buckets/");
+	bool may = str_starts(path, "buckets/");
+
+	w->unreadable += may;
+	return may;
+}
+
+static bool is_closed(struct writer *w, const char *path)
+{
+	return (errno == EACCES || errno == EWOULDBLOCK) && may_be_left_out(w, path);
 }
 
 /* 1 = it is gone, or closed to us and may be, or no file or folder at all. */
 static int open_entry(struct writer *w, int dir, const char *name, const char *path, int *ret_fd, struct stat *ret_st)
 {
 	if (fstatat(dir, name, ret_st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 1 : err_sys(w->err, "%s", path);
+		return errno == ENOENT || is_closed(w, path) ? 1 : err_sys(w->err, "%s", path);
 	if (!S_ISREG(ret_st->st_mode) && !S_ISDIR(ret_st->st_mode))
 		return 1;
 	*ret_fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (*ret_fd >= 0)
 		return fstat(*ret_fd, ret_st) < 0 ? err_sys(w->err, "%s", path) : 0;
-	if (errno == EACCES && may_be_closed(path)) {
-		w->unreadable++;
-		return 1;
-	}
-	return errno == ENOENT || errno == ELOOP || errno == ENXIO ? 1 : err_sys(w->err, "opening %s", path);
+	return errno == ENOENT || errno == ELOOP || errno == ENXIO || is_closed(w, path) ? 1 : err_sys(w->err, "opening %s", path);
 }
 
 static int put_folder(struct writer *w, const char *path, const struct stat *st)
@@ -137,13 +143,20 @@ static int put_folder(struct writer *w, const char *path, const struct stat *st)
 
 static int put_tree(struct writer *w, int dir, const char *path, wanted_fn *wanted, unsigned depth);
 
-/* A file, or a folder with all below it. 1 = it was gone. */
+static int too_deep(struct writer *w, const char *path)
+{
+	return may_be_left_out(w, path) ? 1 : err_set(w->err, -ELOOP, "%.300s...: folders are nested too deep", path);
+}
+
+/* A file, or a folder with all below it. 1 = it was gone, or is left out. */
 static int put_entry(struct writer *w, int dir, const char *name, const char *path, wanted_fn *wanted, unsigned depth)
 {
 	auto_fd fd = -1;
 	struct stat st;
-	int r = open_entry(w, dir, name, path, &fd, &st);
 
+	if (strlen(path) > PATH_MAX_BYTES)
+		return too_deep(w, path);
+	int r = open_entry(w, dir, name, path, &fd, &st);
 	if (r != 0)
 		return r;
 	if (S_ISREG(st.st_mode))
@@ -151,7 +164,7 @@ static int put_entry(struct writer *w, int dir, const char *name, const char *pa
 	if (!S_ISDIR(st.st_mode))
 		return 1;
 	if (depth >= DEPTH_MAX)
-		return err_set(w->err, -ELOOP, "%.300s...: folders are nested deeper than %d", path, DEPTH_MAX);
+		return too_deep(w, path);
 	r = put_folder(w, path, &st);
 	return r < 0 ? r : put_tree(w, fd, path, wanted, depth + 1);
 }
@@ -162,7 +175,7 @@ static void closedirp(DIR **d)
 		closedir(*d);
 }
 
-/* dir stays the caller's, and where it was. */
+/* dir stays the caller's, and where it was. *ret NULL = it is closed to us and may be. */
 static int list(struct writer *w, int dir, const char *path, DIR **ret)
 {
 	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -170,7 +183,7 @@ static int list(struct writer *w, int dir, const char *path, DIR **ret)
 	*ret = fd < 0 ? NULL : fdopendir(fd);
 	if (*ret)
 		return 0;
-	int r = err_sys(w->err, "listing %s", path);
+	int r = is_closed(w, path) ? 0 : err_sys(w->err, "listing %s", path);
 	fd_close(fd);
 	return r;
 }
@@ -181,7 +194,7 @@ static const char *next_name(DIR *d)
 	struct dirent *e;
 
 	do
-		e = readdir(d);
+		e = d ? readdir(d) : NULL;
 	while (e && (str_eq(e->d_name, ".") || str_eq(e->d_name, "..")));
 	return e ? e->d_name : NULL;
 }

@@ -263,6 +263,39 @@ Test(backup, everything_comes_back)
 	with_store("new", look);
 }
 
+/* As an instance can make them: by names relative to where it is. */
+static void nest(const char *top, char letter, size_t len, size_t n)
+{
+	char name[256] = { 0 };
+	int at = open(top, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	memset(name, letter, len);
+	for (size_t i = 0; i < n; i++) {
+		int next;
+
+		cr_assert_eq(mkdirat(at, name, 0755), 0);
+		next = openat(at, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		close(at);
+		at = next;
+	}
+	cr_assert_eq(mkfifoat(at, "not a file", 0600), 0);
+	close(at);
+}
+
+Test(backup, what_no_restore_could_open_is_left_out)
+{
+	struct backup_restored r;
+	struct err err = ERR_INIT;
+
+	nest("data/buckets/id", 'd', 20, 600);
+	nest("data/buckets/id", 'l', 250, 30);
+	backup("b.tar", true);
+	cr_assert_eq(restore("b.tar", &r, &err), 0, "%s", err.msg);
+	cr_assert_eq(r.info.unreadable, 2);
+	cr_assert(is_there("new/buckets/id/a b/\xc3\xa4"));
+	cr_assert(is_there("new/buckets/id/dddddddddddddddddddd/dddddddddddddddddddd"));
+}
+
 Test(backup, buckets_are_a_choice)
 {
 	struct backup_restored r;
