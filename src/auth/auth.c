@@ -104,6 +104,8 @@ int auth_key(struct auth *a, const char *key, struct auth_caller *ret, struct er
 		return err_set(err, -EKEYREJECTED, "the API key is not valid");
 	if (of_session) {
 		*ret = of_session->caller;
+		if (k) /* what its user is where it acts may be less by now */
+			ret->role = MIN(ret->role, (enum store_role)role);
 		return 0;
 	}
 	*ret = (struct auth_caller){

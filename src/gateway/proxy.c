@@ -345,7 +345,8 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 	}
 }
 
-/* What is between the client and us stays here: lengths and framing are made anew, and the key is the platform's. */
+/* What is between the client and us stays here: lengths and framing are made anew, and the key is the platform's. Of the
+ * session's id only the one that was looked at goes on: a second one might be another's. */
 static bool stays_here(const char *name)
 {
 	switch (*name | 0x20) { /* nearly every header is told apart by its first letter */
@@ -357,7 +358,7 @@ static bool stays_here(const char *name)
 		return str_ieq(name, "Expect");
 	case 'x':
 		return str_ieq(name, "X-API-Key") || str_ieq(name, "X-Secrets") || str_ieq(name, "X-User-Id") ||
-		       str_ieq(name, "X-Organisation-Id");
+		       str_ieq(name, "X-Organisation-Id") || str_ieq(name, "X-Session-ID");
 	default:
 		return http_is_hop_by_hop(name);
 	}
@@ -390,6 +391,7 @@ static size_t headers_for_instance(struct proxy *p, struct http_header *ret)
 		ret[n++] = (struct http_header){ "X-Deployment", deployment_name(p) };
 	if (!http_req_header(p->req, "Host"))
 		ret[n++] = (struct http_header){ "Host", "localhost" };
+	ret[n++] = (struct http_header){ "X-Session-ID", p->s->id };
 	ret[n++] = (struct http_header){ "X-User-Id", p->caller->namespace_id };
 	ret[n++] = (struct http_header){ "X-Organisation-Id", p->caller->namespace_id };
 	return n;

@@ -11,18 +11,18 @@
 
 #define SECRETS_MAX (64u * 1024)
 
-/* True when the secret is a key of this platform, of the caller's own namespace. */
-static bool is_own_key(struct session *s, const struct auth_caller *caller, const char *value)
+/* True when the secret is a key of this platform, of whatever namespace: its owner may have several. */
+static bool is_our_key(struct session *s, const char *value)
 {
 	struct auth_caller of_secret;
-	return value && auth_key(s->g->auth, value, &of_secret, NULL) == 0 && of_secret.ns == caller->ns;
+	return value && auth_key(s->g->auth, value, &of_secret, NULL) == 0;
 }
 
-static bool replace(struct session *s, const struct auth_caller *caller, json_t *secret)
+static bool replace(struct session *s, json_t *secret)
 {
-	if (json_is_string(secret) && is_own_key(s, caller, json_string_value(secret)))
+	if (json_is_string(secret) && is_our_key(s, json_string_value(secret)))
 		return json_string_set(secret, s->key) == 0;
-	if (!is_own_key(s, caller, json_string_value(json_object_get(secret, "value"))))
+	if (!is_our_key(s, json_string_value(json_object_get(secret, "value"))))
 		return false;
 	return json_object_set_new(secret, "value", json_string(s->key)) == 0;
 }
@@ -68,6 +68,6 @@ char *secrets_for_instance(struct session *s, const struct auth_caller *caller, 
 	const char *name;
 	json_t *secret;
 	json_object_foreach(secrets, name, secret)
-		any |= replace(s, caller, secret);
+		any |= replace(s, secret);
 	return any ? encode(secrets) : NULL;
 }

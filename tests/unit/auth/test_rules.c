@@ -231,6 +231,21 @@ Test(rules, a_sessions_key_is_less_than_the_one_behind_it)
 	cr_assert_eq(auth_key(auth, text, &of_session, &err), -EKEYREJECTED, "nor anything once that is revoked");
 }
 
+Test(rules, a_sessions_key_becomes_less_with_the_user_behind_it)
+{
+	struct auth_caller c = caller(acme, member, STORE_ROLE_MEMBER, NULL), of_session;
+	char text[AUTH_KEY_LEN];
+	struct err err;
+
+	auth_session_key_make(auth, &c, "a session", text);
+	store_member_put(store, acme, member, STORE_ROLE_READER);
+	cr_assert_eq(auth_key(auth, text, &of_session, &err), 0);
+	cr_assert_eq(of_session.role, STORE_ROLE_READER);
+	store_member_put(store, acme, member, STORE_ROLE_OWNER);
+	cr_assert_eq(auth_key(auth, text, &of_session, &err), 0);
+	cr_assert_eq(of_session.role, STORE_ROLE_MEMBER, "as a member at most");
+}
+
 Test(rules, what_a_reader_may_send)
 {
 	static const struct {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -63,6 +64,7 @@ static inline void run_for(uint64_t ms)
 
 struct up_seen { /* a request that reached an instance */
 	char line[256], sid[64], secrets[2048], user[64], org[64], deployment[64], api_key[64];
+	size_t n_sids; /* lines of X-Session-ID */
 	uint64_t box;
 };
 static struct up_seen up_seen[UP_MAX];
@@ -108,6 +110,8 @@ static void up_note(struct http_req *req)
 	up_copy(s->org, sizeof(s->org), req, "X-Organisation-Id");
 	up_copy(s->deployment, sizeof(s->deployment), req, "X-Deployment");
 	up_copy(s->api_key, sizeof(s->api_key), req, "X-API-Key");
+	for (size_t i = 0; i < http_req_n_headers(req); i++)
+		s->n_sids += !strcasecmp(http_req_header_at(req, i)->name, "X-Session-ID");
 	s->box = http_req_tag(req);
 }
 

@@ -614,6 +614,41 @@ FAKE_TEST(proxy, secrets_that_cannot_be_read_pass_as_they_are)
 	hang_up(c);
 }
 
+/* A server that takes the last of them would serve another's session. */
+FAKE_TEST(proxy, one_session_id_reaches_the_instance)
+{
+	struct client *c = dial();
+	auto_free char *sid = start(), *other = start();
+	auto_free char *headers = xasprintf("X-Session-ID: %s\r\nx-session-id: %s\r\n", sid, other);
+
+	ask(c, "GET", "/text", headers, NULL);
+	cr_assert_eq(status_of(c), 418);
+	cr_assert_str_eq(up_last()->sid, sid);
+	cr_assert_eq(up_last()->n_sids, 1);
+	hang_up(c);
+}
+
+FAKE_TEST(proxy, a_key_of_another_namespace_stays_here_too)
+{
+	struct client *c = dial();
+	auto_free char *sid = start();
+	struct store_namespace *second;
+	char other[AUTH_KEY_LEN];
+	struct err err;
+
+	cr_assert_eq(store_namespace_add(store, "second", "user", &second, &err), 0);
+	cr_assert_eq(auth_key_make(auth, second, STORE_ROLE_MEMBER, "test", other, &err), 0);
+	auto_free char *json = xasprintf("{\"api_key\":{\"value\":\"%s\"}}", other);
+	auto_free char *header = secrets_of(json);
+	create_with(c, sid, header);
+	auto_json seen = secrets_seen();
+	struct auth_caller who;
+	cr_assert_eq(auth_key(auth, value_of(seen, "api_key"), &who, NULL), 0);
+	cr_assert_str_eq(who.session_id, sid);
+	cr_assert_eq(who.ns, ns);
+	hang_up(c);
+}
+
 /* On any other request too: a key in a header that nobody expects is a key all the same. */
 FAKE_TEST(proxy, no_request_carries_the_platforms_key_inside)
 {
