@@ -332,6 +332,8 @@ static bool unknown_opened(struct write_op *op, uint64_t size, const char *tmp)
 	return false;
 }
 
+static void op_open(struct write_op *op);
+
 static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const struct err *err)
 {
 	struct write_op *op = arg;
@@ -339,10 +341,14 @@ static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const s
 	struct err e;
 
 	op->fd = fd;
-	if (err && err->code == -ENOENT && up->tmp) {
-		/* Somebody inside has removed it; what was sent is lost. */
+	if (err && up->tmp && (err->code == -ENOENT || op->offset == 0)) {
+		/* Somebody inside has removed it, or put something else there; what was sent is lost. */
 		free(up->tmp);
 		up->tmp = NULL;
+		if (!op->commit && op->offset == 0 && op->box) { /* and begins anew with this piece */
+			op_open(op);
+			return;
+		}
 	}
 	if (!err && up->unknown && op->box && !unknown_opened(op, size, tmp))
 		return;
@@ -374,6 +380,12 @@ static bool op_answered(struct write_op *op)
 	return true;
 }
 
+static void op_open(struct write_op *op)
+{
+	op->s->engine->ops->open(op->box, op->up->path, op->mkdirs ? ENGINE_OPEN_STAGE_MKDIRS : ENGINE_OPEN_STAGE, op->up->tmp, op_opened,
+				 op);
+}
+
 static void op_start(struct write_op *op)
 {
 	struct upload *up = op->up;
@@ -382,8 +394,7 @@ static void op_start(struct write_op *op)
 	if (op_answered(op))
 		op_over(op);
 	else
-		op->s->engine->ops->open(op->box, up->path, op->mkdirs ? ENGINE_OPEN_STAGE_MKDIRS : ENGINE_OPEN_STAGE, up->tmp,
-					 op_opened, op);
+		op_open(op);
 }
 
 static int op_read(struct write_op *op, struct http_req *req, struct err *err)

@@ -173,7 +173,9 @@ static void lose(struct chan *c, int code)
 	struct err err;
 
 	stop(c);
-	if (code)
+	if (c->ev && c->ev->over)
+		err_set(&err, -EIDRM, "%s", c->ev->over);
+	else if (code)
 		err_set(&err, -ECONNRESET, "the connection failed: %s", strerror(-code));
 	else
 		err_set(&err, -ECONNRESET, "the other end closed the connection");

@@ -13,7 +13,7 @@
 struct chan;
 
 /* The answer to a request: either in, or err and no in: a FAILED from the peer (its code and text), a lost connection
- * (-ECONNRESET), or none within the time (-ETIMEDOUT). A request that is answered by several messages gets a call for each:
+ * (-ECONNRESET, or -EIDRM), or none within the time (-ETIMEDOUT). A request that is answered by several messages gets a call for each:
  * WIRE_ITEM is never the last. */
 typedef void chan_answer_fn(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err);
 
@@ -22,6 +22,7 @@ struct chan_events {
 	void (*event)(void *arg, const struct wire_in *in, int *fds, size_t n_fds);
 	/* The peer is gone; every open request was answered before. Once. The owner still frees the chan. */
 	void (*lost)(void *arg, const struct err *err);
+	const char *over; /* what a lost peer means to open requests: -EIDRM with this text; NULL = -ECONNRESET */
 };
 
 /* Takes ownership of fd (a connected SEQPACKET socket), on failure too. ev must outlive the chan.
