@@ -36,6 +36,8 @@
 /* packaging/sysctl.conf sets more where there is a choice. */
 #define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
 #define CONNTRACK_WANTED 65536
+#define FILES_WANTED 262144
+#define TERMINALS_WANTED 4096
 
 /* Runs fn in a child; its exit status, 0 = it worked. */
 static int in_child(int (*fn)(void))
@@ -405,6 +407,8 @@ void doctor_limits(struct doctor *d)
 	struct rlimit files = { 0 };
 
 	at_least(d, "process ids", "kernel.pid_max", sysctl("/proc/sys/kernel/pid_max", 0), PIDS_WANTED);
+	at_least(d, "open files of the machine", "fs.file-max", sysctl("/proc/sys/fs/file-max", UINT64_MAX), FILES_WANTED);
+	at_least(d, "terminals", "kernel.pty.max", sysctl("/proc/sys/kernel/pty/max", TERMINALS_WANTED), TERMINALS_WANTED);
 	at_least(d, "inotify instances per user", "fs.inotify.max_user_instances",
 		 sysctl("/proc/sys/fs/inotify/max_user_instances", 0), 128);
 	/* Not there until connections are tracked: the first sandbox's rules bring it. */
