@@ -1,16 +1,14 @@
 """What root inside can exhaust or change that others share: mounts, tracked connections, clocks, the moment of a delete. As in test_escape.py, '+' is a control; where the attempt works for root of the host, it is tried there."""
 import contextlib
-import json
 import os
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from orw import Census, lines_of, nothing_new, pids, settings, wait_until
-from test_escape import PRELUDE, inside, judge
+from test_escape import inside, judge, on_the_host
 
 MIB = 1 << 20
 
@@ -29,12 +27,6 @@ def init_of(sandbox) -> int:
 
 def in_its_network(sandbox, path: str) -> int:
     return int(subprocess.run(["nsenter", "-t", str(init_of(sandbox)), "-n", "cat", path], capture_output=True, text=True, check=True).stdout)
-
-
-def on_the_host(program: str, *wrapper: str) -> dict:
-    """The same attempts by root of the host, in namespaces of its own."""
-    out = subprocess.run([*wrapper, sys.executable, "-c", PRELUDE + program], capture_output=True, text=True, timeout=60, check=False)
-    return {name: (verdict, detail) for name, verdict, detail in map(json.loads, out.stdout.splitlines())}
 
 
 def alive(platform, *sandboxes) -> None:
