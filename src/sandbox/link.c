@@ -15,7 +15,7 @@
 
 #define RETRY_MS 1000
 #define HELLO_TIMEOUT_MS 60000 /* a machine that a sandbox floods with processes lets it wait for its turn */
-#define REQUEST_TIMEOUT_MS 120000
+#define REQUEST_TIMEOUT_MS (WIRE_START_MS + 10000)
 #define SHUTDOWN_TIMEOUT_MS 60000
 
 struct welcome { /* the answer to HELLO: descriptors are owned */

@@ -26,6 +26,9 @@
 #define WIRE_INLINE_MAX (60u * 1024) /* output that travels in a message; more comes as a descriptor */
 #define WIRE_NOTE_MAX (120u * 1024)  /* bytes of a sandbox's note */
 #define WIRE_LABEL_MAX 64            /* bytes of a run's label */
+/* After so long the spawner gives a start up. One takes milliseconds, but a minute where it shares two processors with a
+ * thousand busy commands, and it is to wait there, not to fail. Whoever asks waits a little longer, to be told so. */
+#define WIRE_START_MS 180000
 
 /* Output of a run whose stdout and stderr are apart: pieces in the order of their arrival, each behind a head of
  * WIRE_FRAME_HEAD bytes: the stream, three zeros, the length of the piece as a big-endian number of 32 bits. */

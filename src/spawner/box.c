@@ -38,7 +38,6 @@
 #include "spawner/box.h"
 #include "spawner/sys.h"
 
-#define START_TIMEOUT_MS 30000 /* a start takes milliseconds; on a machine that swaps, seconds */
 static struct box *find(const struct spawner *sp, const char *id)
 {
 	list_foreach((struct list *)&sp->boxes, struct box, link, b)
@@ -355,7 +354,7 @@ static struct box *box_new(struct spawner *sp, const struct plan *p, struct wait
 		.report = { -1, on_report, b }, .ready = { -1, on_ready, b },
 		.builder = { .fn = on_builder_exit, .arg = b }, .init = { .fn = on_init_exit, .arg = b },
 		.started_us = time_now_us(), .lease_ms = p->lease_ms, .hard_ms = p->hard_ms,
-		.lease_at_ms = time_now_ms() + START_TIMEOUT_MS,
+		.lease_at_ms = time_now_ms() + WIRE_START_MS,
 	};
 	snprintf(b->id, sizeof(b->id), "%s", p->id);
 	memcpy(b->name, b->id, sizeof(b->name));

@@ -37,7 +37,7 @@ static void box_tick(struct box *b, uint64_t now_ms)
 	if (b->state == BOX_ENDING)
 		return;
 	if (b->state == BOX_STARTING && lease)
-		box_fail(b, "start within 30 seconds", -ETIMEDOUT, "");
+		box_fail(b, "start within three minutes", -ETIMEDOUT, "");
 	else if (lease || hard)
 		box_kill(b, hard ? "deadline" : "lease");
 	else
