@@ -143,7 +143,9 @@ class Sandbox:
     def make_cgroups(self):
         unified = next(d for d in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os.path.exists(f"{d}/cgroup.procs"))
         top = f"{unified}/{self.name}"
-        for d in (top, f"{top}/init", f"{top}/runs"):
+        # init itself is in the upper one, as with the spawner: with nsdelegate, which systemd mounts with, nobody clones into
+        # a group that is not below the root of his cgroup namespace.
+        for d in (top, f"{top}/runs"):
             os.mkdir(d)
             self.cgroups.append(d)
             for f in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
@@ -155,10 +157,12 @@ class Sandbox:
                 os.mkdir(d)
                 self.cgroups.append(d)
                 self.dirs[controller] = d
-        if self.limits["memory"]:
+        if self.limits["memory"] and "memory" in self.dirs:
             write(f"{self.dirs['memory']}/memory.limit_in_bytes", self.limits["memory"] << 20)
+        elif self.limits["memory"]:
+            write(f"{top}/memory.max", self.limits["memory"] << 20)
         if self.limits["pids"]:
-            write(f"{self.dirs['pids']}/pids.max", self.limits["pids"])
+            write(f"{self.dirs.get('pids', top)}/pids.max", self.limits["pids"])
 
     def make_spool(self):
         self.spool = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="orw-init-spool-"))
@@ -180,14 +184,11 @@ class Sandbox:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         check(libc.unshare(sum(NEW.values()) - NEW["USER"]), "unshare")
-        gone, alive = os.pipe()
-        pid = os.fork()
-        if pid:
+        maker = os.pidfd_open(os.getpid())
+        if os.fork():
             os._exit(0)
-        os.close(alive)
-        os.read(gone, 1)  # init asks to die with its parent: this one has to be dead before it does
-        os.close(gone)
-        time.sleep(0.005)
+        select.select([maker], [], [])  # init asks to die with its parent: this one has to be dead before it does
+        os.close(maker)
         build_root(root, self.shm_mb)
         self.lo_up()
         binary = fds.pop("binary")
@@ -229,7 +230,7 @@ class Sandbox:
         maker = os.fork()
         if maker == 0:
             try:
-                for d in (f"{self.v2}/init", *self.dirs.values()):
+                for d in (self.v2, *self.dirs.values()):
                     write(f"{d}/cgroup.procs", os.getpid())
                 os.close(ready_r)
                 self.control.close()
@@ -253,7 +254,7 @@ class Sandbox:
             self.ready += chunk
         os.close(ready_r)
         sync.close()
-        procs = open(f"{self.v2}/init/cgroup.procs").read().split()
+        procs = open(f"{self.v2}/cgroup.procs").read().split()
         self.pid = int(procs[0]) if procs else 0
         if self.pid:
             self.pidfd = os.pidfd_open(self.pid)

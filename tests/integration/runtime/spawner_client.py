@@ -22,6 +22,8 @@ from wire_format import HEAD, ROOT, TYPE_NAMES, VERSION, WIRE_MAX, decode_fields
 BUILD = os.environ.get("OPENREWARD_BUILD_DIR", os.path.join(ROOT, "build"))
 UID = GID = 64321  # no user has it: the daemon's
 BASE = []
+IDS_TIMEOUT_S = 180
+NO_IDS = "blocks of user ids are taken"
 
 
 class Message:
@@ -129,7 +131,7 @@ def copy_program(path, root):
 
 def copy_python(root):
     """What the interpreter needs to start, and ctypes."""
-    lib = "/usr/lib/python3.11"
+    lib = "/usr/lib/" + os.path.basename(os.path.realpath("/usr/bin/python3"))
     skip = shutil.ignore_patterns("__pycache__", "test", "tests", "idlelib", "lib2to3", "config-*", "ensurepip", "pydoc*",
                                   "lib-dynload", "asyncio", "xml", "email", "unittest", "distutils", "multiprocessing")
     shutil.copytree(lib, root + lib, ignore=skip)
@@ -150,7 +152,7 @@ def base_layer(path):
 def make_layer(path):
     """A layer as an image would have it: owned by root, with a device node that must not work."""
     names = ["sh", "ls", "cat", "id", "mount", "umount", "stat", "mkdir", "rm", "mv", "ln", "cp", "touch", "chmod", "chown",
-             "sleep", "head", "dd", "env", "grep", "find", "readlink", "mknod", "hostname", "python3.11", "unshare", "su",
+             "sleep", "head", "dd", "env", "grep", "find", "readlink", "mknod", "hostname", "python3", "unshare", "su",
              "true", "ps", "df", "kill", "seq", "tr", "wc", "nsenter", "tail"]
     for name in names:
         found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
@@ -180,20 +182,28 @@ class Spawner:
         os.makedirs(f"{self.data}/images", exist_ok=True)
         if not os.path.exists(f"{self.data}/images/base"):
             base_layer(f"{self.data}/images/base")
-        r, w = os.pipe()
         argv = [f"{BUILD}/openreward-spawner", "--data", self.data, "--uid", str(UID), "--gid", str(GID), "--libexec",
-                libexec, "--init", f"{BUILD}/openreward-init", "--ready-fd", str(w)]
+                libexec, "--init", f"{BUILD}/openreward-init"]
         for address in listen:
             argv += ["--listen", address]
-        self.process = subprocess.Popen(argv + list(args), pass_fds=[w], env=env, stdin=subprocess.DEVNULL,
-                                        stderr=open(f"{self.data}/stderr", "ab"))
+        self.start(argv + list(args), env)
+        deadline = time.monotonic() + IDS_TIMEOUT_S  # others of this host are tests, too, and end
+        while not self.ready and NO_IDS in self.stderr() and time.monotonic() < deadline:
+            time.sleep(0.5)
+            os.truncate(f"{self.data}/stderr", 0)
+            self.start(argv + list(args), env)
+        if self.ready:
+            self.daemon = self.connect()
+
+    def start(self, argv, env):
+        r, w = os.pipe()
+        with open(f"{self.data}/stderr", "ab") as log:
+            self.process = subprocess.Popen(argv + ["--ready-fd", str(w)], pass_fds=[w], env=env, stdin=subprocess.DEVNULL, stderr=log)
         os.close(w)
         with os.fdopen(r, "rb") as f:
             self.ready = f.read() == b"ready\n"
         if not self.ready:
             self.process.wait(10)
-            return
-        self.daemon = self.connect()
 
     def name(self):
         """The prefix of what this one makes outside DATA: orw- and FNV-1a of the path."""

@@ -18,7 +18,7 @@ def finish(box, run_id):
 
 
 def python(box, code, **kw):
-    start(box, "/bin/python3.11", "-c", code, run_id="py", **kw)
+    start(box, "/bin/python3", "-c", code, run_id="py", **kw)
     done = finish(box, "py")
     return done, done.raw("OUTPUT").decode(errors="replace")
 
@@ -109,7 +109,7 @@ def test_files_on_the_overlay(box):
 
 def test_connect_to_a_server_inside(box):
     import socket
-    start(box, "/bin/python3.11", "-c", "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 80)); s.listen()\nc, _ = s.accept(); c.send(b'hi')", run_id="srv")
+    start(box, "/bin/python3", "-c", "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 80)); s.listen()\nc, _ = s.accept(); c.send(b'hi')", run_id="srv")
     for _ in range(100):
         m = box.init.call("CONNECT", ("PORT", 80))
         if m.kind == "OK":

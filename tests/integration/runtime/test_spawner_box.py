@@ -1,4 +1,5 @@
 """What a sandbox is, seen from inside and from the host: nothing of the host may be in it."""
+import contextlib
 import os
 import signal
 import stat
@@ -129,7 +130,7 @@ def test_only_loopback(box):
 
 def test_essential_devices(box):
     code, out = box.run("head -c 4 /dev/urandom | wc -c; head -c 3 /dev/zero | wc -c; echo x >/dev/null; ls /dev/pts; "
-                        "python3.11 -c 'import os; os.openpty()' && echo pty; echo a >/dev/shm/a; df -B1 /dev/shm | tail -n1")
+                        "python3 -c 'import os; os.openpty()' && echo pty; echo a >/dev/shm/a; df -B1 /dev/shm | tail -n1")
     assert code == 0 or "pty" in out, out
     assert out.split()[:2] == ["4", "3"] and str(128 << 20) in out
 
@@ -165,7 +166,7 @@ def test_processes_are_in_their_cgroups(box):
 
 def test_a_hundred_inotify_instances_in_each(spawner):
     boxes = [spawner.make() for _ in range(20)]
-    script = ("python3.11 -c 'import ctypes; l = ctypes.CDLL(None); "
+    script = ("python3 -c 'import ctypes; l = ctypes.CDLL(None); "
               "print(sum(l.inotify_init() >= 0 for _ in range(100)))' ")
     assert [b.run(script)[1].strip() for b in boxes] == ["100"] * 20
     for b in boxes:
@@ -174,6 +175,12 @@ def test_a_hundred_inotify_instances_in_each(spawner):
 
 def test_rename_of_an_images_folder(box):
     assert box.run("mv /etc /moved && ls /moved/passwd")[1].strip() == "/moved/passwd"
+
+
+def users_of_processes():
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError):  # of somebody else's, which ends meanwhile
+            yield os.stat(f"/proc/{p}").st_uid
 
 
 def test_end_leaves_nobody(spawner):
@@ -185,8 +192,7 @@ def test_end_leaves_nobody(spawner):
     time.sleep(0.2)
     first = ids_of(b.pid)[0][0]
     spawner.end(b)
-    alive = [p for p in os.listdir("/proc") if p.isdigit() and os.stat(f"/proc/{p}").st_uid == int(first)]
-    assert alive == []
+    assert int(first) not in list(users_of_processes())
 
 
 def test_init_killed_from_outside_is_told(spawner):
@@ -199,7 +205,7 @@ def test_init_killed_from_outside_is_told(spawner):
 
 def test_a_hostile_tree_is_removed(spawner):
     b = spawner.make()
-    code, out = b.run("python3.11 -c \"\n"
+    code, out = b.run("python3 -c \"\n"
                       "import os\n"
                       "os.mkdir('/deep'); os.chdir('/deep')\n"
                       "for i in range(3000):\n"

@@ -11,7 +11,7 @@ from spawner_client import GID, UID, Box
 
 RO = 1
 EOVERFLOW = "Value too large"
-PYTHON = "/usr/bin/python3.11"
+PYTHON = "/usr/bin/python3"
 
 
 class Bucket:

@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 def net_of(box):
     """Its cookie (SO_NETNS_COOKIE): unlike the number of a namespace it is never used twice."""
-    return box.run("python3.11 -S -c 'import socket; print(socket.socket(socket.AF_UNIX).getsockopt(1, 71, 8))'")[1]
+    return box.run("python3 -S -c 'import socket; print(socket.socket(socket.AF_UNIX).getsockopt(1, 71, 8))'")[1]
 
 
 def end(spawner, box):
@@ -195,7 +195,7 @@ USES = {
 def test_one_that_was_used_is_not(spawner, what):
     b = spawner.make()
     first = net_of(b)
-    b.run(f"python3.11 -S -c \"{USES[what]}\"")
+    b.run(f"python3 -S -c \"{USES[what]}\"")
     end(spawner, b)
     seen = []
     for _ in range(4):  # others may wait
@@ -207,7 +207,7 @@ def test_one_that_was_used_is_not(spawner, what):
 
 def test_an_abstract_socket_does_not_reach_the_next(spawner):
     b = spawner.make()
-    b.run("python3.11 -S -c \"import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) + 'left'); s.listen(); time.sleep(60)\" &")
+    b.run("python3 -S -c \"import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) + 'left'); s.listen(); time.sleep(60)\" &")
     end(spawner, b)
     b = spawner.make()
     assert "left" not in b.run("cat /proc/net/unix")[1]
