@@ -1,15 +1,21 @@
 /* base/machine.c: see machine.h. */
 #include "base/machine.h"
 
+#include <linux/dqblk_xfs.h>
+#include <linux/quota.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 
 #define PROC_FILE_MAX 65536
+#ifndef SYS_quotactl_fd
+#define SYS_quotactl_fd 443 /* musl 1.2.3 does not name it; the same on every architecture */
+#endif
 
 void machine_here(struct machine *ret)
 {
@@ -60,4 +66,13 @@ uint64_t machine_pressure(const char *resource)
 	snprintf(path, sizeof(path), "/proc/pressure/%s", resource);
 	buf_init(&b, PROC_FILE_MAX);
 	return fd_read_file(path, &b, NULL) < 0 ? MACHINE_UNKNOWN : machine_pressure_of(b.data);
+}
+
+bool machine_limits_projects(int dir)
+{
+	struct fs_quota_statv state = { .qs_version = FS_QSTATV_VERSION1 };
+
+	/* Not Q_GETQUOTA: it answers also where quota only counts. */
+	return syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_XGETQSTATV, PRJQUOTA), 0, &state) == 0 &&
+	       (state.qs_flags & FS_QUOTA_PDQ_ENFD);
 }

@@ -2,6 +2,7 @@
  * microseconds, so callers keep what they read for a while. Any thread. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define MACHINE_UNKNOWN UINT64_MAX
@@ -21,3 +22,6 @@ uint64_t machine_disk_free(const char *path);
 uint64_t machine_pressure(const char *resource);
 /* The same from the text of such a file. */
 uint64_t machine_pressure_of(const char *text);
+/* Whether the file system of dir, a descriptor, holds projects to their limits. Project quota that only counts, as ext4's does that
+ * was mounted without prjquota, also after a remount with it, is false. Needs root. */
+bool machine_limits_projects(int dir);

@@ -6,7 +6,6 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
-#include <linux/quota.h>
 #include <pwd.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -24,6 +23,7 @@
 
 #include "base/buf.h"
 #include "base/fd.h"
+#include "base/machine.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "cli/doctor.h"
@@ -352,13 +352,11 @@ static const char *volumes_lack(void)
 	return in_path("mkfs.btrfs") ? NULL : "no mkfs.btrfs (`apt-get install btrfs-progs`)";
 }
 
-/* Tried on the folder itself, with the number of a project that has no limit to lose. */
 static void check_quota(struct doctor *d, const char *path)
 {
-	struct if_dqblk now;
 	auto_fd fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd >= 0 && syscall(SYS_quotactl_fd, fd, QCMD((unsigned int)Q_GETQUOTA, PRJQUOTA), 0, &now) == 0)
+	if (fd >= 0 && machine_limits_projects(fd))
 		doctor_ok(d, "disk limits", "%s has project quota", path);
 	else if (geteuid() != 0)
 		doctor_skip(d, "disk limits", "only root can try it");

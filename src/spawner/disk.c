@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/machine.h"
 #include "base/rmtree.h"
 #include "spawner/ids.h"
 #include "spawner/sys.h"
@@ -26,13 +27,6 @@
 #define VOLUMES_OPTIONS "nodatacow,nobarrier,commit=10"
 
 /* -- project quota ----------------------------------------------------------------------------------------------- */
-static bool has_project_quota(int dir)
-{
-	struct if_dqblk now;
-
-	return syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_GETQUOTA, PRJQUOTA), 0, &now) == 0;
-}
-
 /* The folder becomes a project of its own, which what is made in it belongs to: a number that no other sandbox of this host has. */
 static int limit_project(int dir, const struct disk_share *s, struct err *err)
 {
@@ -196,7 +190,7 @@ void disk_open(struct disk *d, int data_dir, const char *data, uint64_t total, s
 	*d = (struct disk){ .kind = DISK_PLAIN, .data_dir = data_dir };
 	if (total == DISK_NO_LIMITS)
 		return;
-	if (has_project_quota(data_dir)) {
+	if (machine_limits_projects(data_dir)) {
 		d->kind = DISK_PROJECT;
 		return;
 	}
