@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -32,6 +33,7 @@
 #define KERNEL_MINOR 15
 #define VOLUMES_MAJOR 6 /* simple quotas of btrfs: spawner/disk.h */
 #define VOLUMES_MINOR 7
+#define ZFS_MAGIC 0x2fc12fc1 /* its fallocate keeps nothing */
 #define DISK_MIN_GIB 5.0
 /* packaging/sysctl.conf sets more where there is a choice. */
 #define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
@@ -352,6 +354,15 @@ static const char *volumes_lack(void)
 	return in_path("mkfs.btrfs") ? NULL : "no mkfs.btrfs (`apt-get install btrfs-progs`)";
 }
 
+/* Whether a file's room can be had before it is written: spawner/growth.h. */
+static bool keeps_room(const char *path)
+{
+	auto_fd fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	struct statfs s;
+
+	return fd >= 0 && fstatfs(fd, &s) == 0 && s.f_type != ZFS_MAGIC && fallocate(fd, 0, 0, 1 << 20) == 0;
+}
+
 static void check_quota(struct doctor *d, const char *path)
 {
 	auto_fd fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -360,6 +371,9 @@ static void check_quota(struct doctor *d, const char *path)
 		doctor_ok(d, "disk limits", "%s has project quota", path);
 	else if (geteuid() != 0)
 		doctor_skip(d, "disk limits", "only root can try it");
+	else if (!volumes_lack() && !keeps_room(path))
+		doctor_skip(d, "disk limits", "no project quota on %s, and it holds no room for files that are not written yet (fallocate): sandboxes"
+			    " get a file system of their own, and all of them fail where others fill that disk", path);
 	else if (!volumes_lack())
 		doctor_ok(d, "disk limits", "no project quota on %s: sandboxes get a file system of their own", path);
 	else

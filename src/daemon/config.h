@@ -47,6 +47,7 @@ struct config {
 	char *sandbox_size;            /* "CPU:GIB" when a request names none */
 	uint64_t sandbox_idle_ms;      /* silence that ends one */
 	uint64_t sandbox_hard_ms;      /* longest life */
+	uint64_t sandbox_disk_reserve; /* what that one leaves free of the disk */
 	uint64_t sandbox_disk_total;   /* of the file system that they get where there is no quota; 0 = by what is free */
 	uint64_t sandbox_files;        /* that one may make */
 	uint64_t sandbox_disk_bytes;   /* struct plan; 0 = no limit */

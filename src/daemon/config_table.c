@@ -105,8 +105,11 @@ const struct config_key config_keys[] = {
 	  "the file system of DATA has it (ext4 and XFS mounted with prjquota), else on a file system of their own (btrfs in a\n"
 	  "file; Linux 6.7, btrfs-progs); `openreward doctor` tells." },
 	{ "sandboxes.disk_total", CONFIG_SIZE, AT(sandbox_disk_total), "0", 0, UINT64_MAX / 2,
-	  "What all of them together may write to that file system of their own, which takes of the disk of DATA what is used.\n"
-	  "0: nine tenths of what is free when the spawner starts. Keep as much free." },
+	  "How large that file system of their own may become. It takes of the disk of DATA what is used, and grows.\n"
+	  "0: nine tenths of what is free when the spawner starts." },
+	{ "sandboxes.disk_reserve", CONFIG_SIZE, AT(sandbox_disk_reserve), "1GiB", 0, 1024 * GIB,
+	  "It leaves as much of that disk free, for the database, images and buckets; in any case a quarter more than\n"
+	  "admission.disk_free and builds.min_free." },
 	{ "sandboxes.files", CONFIG_COUNT, AT(sandbox_files), "1000000", 0, 1000000000,
 	  "Files and folders that one may make. 0: any number. On a file system of their own each one's `disk` bounds them." },
 	{ "sandboxes.memory_upper", CONFIG_BOOL, AT(sandbox_memory_upper), "false", ANY,
@@ -168,7 +171,7 @@ const struct config_key config_keys[] = {
 	{ "admission.memory_free", CONFIG_SIZE, AT(room.memory_free_bytes), "256MiB", 0, 1024 * GIB,
 	  "Nothing new starts while less memory is available." },
 	{ "admission.disk_free", CONFIG_SIZE, AT(room.disk_free_bytes), "256MiB", 0, 1024 * GIB,
-	  "Nothing new starts while the disk of DATA has less left." },
+	  "Nothing new starts while the disk of DATA has less left, or what sandboxes write to, with what that may grow by." },
 
 	{ "queue.max", CONFIG_COUNT, AT(queue_max), "1000", 1, 1000000,
 	  "Creates that wait in each queue, of sessions for an instance and of sandboxes for room; more are answered with 429." },

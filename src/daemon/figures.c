@@ -28,6 +28,17 @@ static void collect_egress(struct api_metrics_out *o, void *arg)
 			    (double)d->denied_total);
 }
 
+/* Only where there is one. */
+static void collect_space(struct api_metrics_out *o, const struct link_space *s)
+{
+	static const char help[] = "Bytes of the file system that sandboxes write to: its size, what is free in it, what it may still grow by.";
+
+	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"size\"", help, (double)s->size);
+	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"free\"", help, (double)s->free);
+	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"more\"", help, (double)s->more);
+	api_metrics_gauge(o, "openreward_sandbox_disk_failed", NULL, "1: it can only be read; the spawner has to be started again.", s->broken);
+}
+
 static void collect_engine(struct api_metrics_out *o, void *arg)
 {
 	const struct daemon *d = arg;
@@ -49,6 +60,8 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_box_create_seconds_total", NULL, "Time spent making containers, summed.",
 			    (double)c.create_us_total / 1e6);
 	api_metrics_counter(o, "openreward_execs_total", NULL, "Commands started.", (double)c.execs_total);
+	if (c.space.size)
+		collect_space(o, &c.space);
 	for (int i = 0; i <= ENGINE_EXITED; i++) {
 		snprintf(label, sizeof(label), "outcome=\"%s\"", engine_outcome_name((enum engine_outcome)i));
 		api_metrics_counter(o, "openreward_exec_outcomes_total", label, "Commands ended, by outcome.", (double)c.outcomes[i]);

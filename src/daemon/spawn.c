@@ -111,6 +111,15 @@ static void add_host_names(struct args *a, const struct config *c)
 	free(env);
 }
 
+/* What sandboxes write never keeps others from starting, nor builds. */
+static void add_disk(struct args *a, const struct config *c)
+{
+	uint64_t others = MAX(c->room.disk_free_bytes, c->build_min_free_bytes);
+
+	add_number(a, "--disk-total", c->sandbox_disk_total);
+	add_number(a, "--disk-reserve", MAX(c->sandbox_disk_reserve, others + others / 4));
+}
+
 char **spawn_args(const struct launch *l, const struct config *c)
 {
 	struct args a = { 0 };
@@ -128,7 +137,7 @@ char **spawn_args(const struct launch *l, const struct config *c)
 	if (l->host_dir)
 		add_pair(&a, "--mount", l->host_dir);
 	if (c->sandbox_disk_bytes)
-		add_number(&a, "--disk-total", c->sandbox_disk_total);
+		add_disk(&a, c);
 	if (c->log_format == LOG_JSON)
 		add_pair(&a, "--egress-arg", "--log-json");
 	if (c->log_level == LOG_DEBUG)

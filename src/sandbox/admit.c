@@ -32,6 +32,9 @@ static struct admit_output check_free(const struct admit_input *in)
 	if (m->disk_free_bytes < l->disk_free_bytes)
 		return WAIT(ADMIT_WAIT, "the disk has %llu MiB left, expected %llu", (ull)(m->disk_free_bytes / MIB),
 			    (ull)(l->disk_free_bytes / MIB));
+	if (m->space_free_bytes < l->disk_free_bytes)
+		return WAIT(ADMIT_WAIT, "%llu MiB are left for what sandboxes write, expected %llu", (ull)(m->space_free_bytes / MIB),
+			    (ull)(l->disk_free_bytes / MIB));
 	return now;
 }
 

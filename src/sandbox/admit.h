@@ -21,12 +21,13 @@ struct admit_limits { /* 0 = none of this kind, each */
 	struct admit_sum sums;          /* of all boxes: the machine's own times the factors of overcommitment */
 	uint64_t instance_percent;      /* of these sums, for instances */
 	uint64_t cpu_pressure, memory_pressure, io_pressure; /* percent: base/machine.h */
-	uint64_t memory_free_bytes, disk_free_bytes;         /* at least so much */
+	uint64_t memory_free_bytes, disk_free_bytes;         /* at least so much; the latter of each disk */
 };
 
 struct admit_machine { /* as measured, in the units of base/machine.h: pressures in hundredths; MACHINE_UNKNOWN = not known */
 	uint64_t cpu_pressure, memory_pressure, io_pressure;
 	uint64_t memory_free_bytes, disk_free_bytes;
+	uint64_t space_free_bytes; /* where boxes write, if that has room of its own */
 };
 
 struct admit_input {

@@ -160,6 +160,18 @@ static void tell_up(struct link *k)
 			k->watchers[i].ev->up(k->watchers[i].arg);
 }
 
+static void tell_space(struct link *k, const struct wire_in *in)
+{
+	const struct link_space is = {
+		.size = wire_get_u64(in, WIRE_T_DISK_SIZE, 0), .free = wire_get_u64(in, WIRE_T_DISK_FREE, 0),
+		.more = wire_get_u64(in, WIRE_T_DISK_MORE, 0), .broken = wire_get_u64(in, WIRE_T_STATE, 0),
+	};
+
+	for (size_t i = LINK_WATCHERS_MAX; i-- > 0;)
+		if (k->watchers[i].ev && k->watchers[i].ev->space)
+			k->watchers[i].ev->space(k->watchers[i].arg, &is);
+}
+
 static void on_event(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED)
 {
 	struct link *k = arg;
@@ -169,6 +181,8 @@ static void on_event(void *arg, const struct wire_in *in, int *fds UNUSED, size_
 		jobs_event(k, in);
 	else if (in->type == WIRE_GONE && id)
 		tell_gone(k, id, reason ? reason : "killed");
+	else if (in->type == WIRE_SPACE)
+		tell_space(k, in);
 }
 
 static void shutdown_over(struct link *k, const struct err *err)

@@ -16,10 +16,17 @@ struct link;
 #define LINK_LISTENERS_MAX 7
 #define LINK_WATCHERS_MAX 4
 
+/* What sandboxes can write, together, where they have a file system of their own; bytes. */
+struct link_space {
+	uint64_t size, free, more; /* its size, what of it is free, and by how much it may still grow */
+	bool broken;               /* it has failed: nobody can write until the spawner is started again */
+};
+
 /* What happens on its own. Members may be NULL. Callbacks run from the loop. */
 struct link_events {
 	void (*gone)(void *arg, const char *id, const char *reason); /* a sandbox ended by itself: wire.h, GONE */
 	void (*lost)(void *arg, const struct err *why);              /* the spawner is gone, and all sandboxes with it */
+	void (*space)(void *arg, const struct link_space *is);       /* told soon after up, and when it changes; perhaps never */
 	void (*up)(void *arg);                                       /* connected again: perhaps to one with old sandboxes */
 };
 

@@ -57,9 +57,20 @@ static void on_gone(void *arg, const char *id, const char *reason)
 		box_end(b, b->main_over && str_eq(reason, "killed") ? "exited" : reason);
 }
 
+static void on_space(void *arg, const struct link_space *is)
+{
+	struct local *e = arg;
+
+	e->counts.space = *is;
+	room_space(&e->room, is->broken ? 0 : is->free + is->more);
+}
+
 static void on_lost(void *arg, const struct err *why UNUSED)
 {
 	struct local *e = arg;
+
+	e->counts.space = (struct link_space){ 0 };
+	room_space(&e->room, MACHINE_UNKNOWN);
 
 	/* Callbacks may make new boxes, which fail at once and are not in the map before their MAKE is sent. */
 	while (map_len(e->boxes) > 0) {
@@ -141,7 +152,7 @@ static void open_room(struct local *e)
 int local_engine_new(struct engine **ret, struct loop *l, struct link *k, struct images *images,
 		     const struct local_settings *settings, struct err *err)
 {
-	static const struct link_events events = { .gone = on_gone, .lost = on_lost, .up = on_up };
+	static const struct link_events events = { .gone = on_gone, .lost = on_lost, .space = on_space, .up = on_up };
 	struct local *e = NEW(struct local);
 
 	e->base.ops = &local_ops;

@@ -70,6 +70,7 @@ struct local_counts {
 	uint64_t warm_total;      /* of those created, the ones that had been prepared */
 	size_t spares;            /* gauge: prepared, as of the last that was created */
 	uint64_t create_us_total; /* from asking the spawner to a box that is ready */
+	struct link_space space;  /* gauges; size 0 = there is no such file system */
 	uint64_t outcomes[ENGINE_EXITED + 1]; /* of ended commands, by enum engine_outcome */
 };
 void local_engine_counts(const struct engine *e, struct local_counts *ret);

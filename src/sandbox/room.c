@@ -40,6 +40,7 @@ static struct admit_output decide(struct room *r, const struct room_item *it)
 		.instance = it->instance,
 	};
 
+	in.machine.space_free_bytes = r->space_free_bytes;
 	return admit_decide(&in);
 }
 
@@ -196,10 +197,15 @@ size_t room_waiting(const struct room *r, bool instances)
 
 void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path, const struct room_user *user)
 {
-	*r = (struct room){ .loop = l, .user = *user, .limits = *limits, .disk_path = disk_path };
+	*r = (struct room){ .loop = l, .user = *user, .limits = *limits, .disk_path = disk_path, .space_free_bytes = MACHINE_UNKNOWN };
 	fair_init(&r->waiting[0]);
 	fair_init(&r->waiting[1]);
 	loop_timer_init(&r->look, l, on_look, r);
+}
+
+void room_space(struct room *r, uint64_t free_bytes)
+{
+	r->space_free_bytes = free_bytes;
 }
 
 void room_done(struct room *r)

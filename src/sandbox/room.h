@@ -46,6 +46,7 @@ struct room {
 	struct room_user user;
 	struct admit_limits limits;
 	const char *disk_path;            /* whose free space counts */
+	uint64_t space_free_bytes;        /* MACHINE_UNKNOWN = what boxes write goes there, too */
 	struct admit_machine machine;     /* as last seen */
 	uint64_t seen_ms, told_ms;        /* when; on the loop's clock */
 	struct admit_sum used[2];         /* sandboxes, instances */
@@ -58,6 +59,8 @@ struct room {
 
 /* disk_path is borrowed. */
 void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path, const struct room_user *user);
+/* What boxes may still write, together, where that does not go to disk_path. */
+void room_space(struct room *r, uint64_t free_bytes);
 void room_done(struct room *r); /* the items are their owner's */
 
 /* Enters for key (copied), in front of nobody. True: it is IN; false: it waits. size, instance are set by the caller. */

@@ -71,6 +71,8 @@ struct wire_head {
 			      for whoever takes it over, in place of an earlier one. Not answered. */                    \
 	X(POOL, 21)        /* POOL_MAX, POOL_KEEP_MS, POOL_BYTES: how many sandboxes may be prepared before they are asked   \
 			      for, for how long, and with how much memory. 0 spares until then. Not answered. */         \
+	X(SPACE, 22)       /* event, after WELCOME and when it changes, where sandboxes write to a file system of their own: its  \
+			      DISK_SIZE, DISK_FREE, DISK_MORE that it may grow by, all in bytes; STATE 1 = it has failed */    \
 	/* daemon -> init */                                                                                             \
 	X(CONFIG, 40)      /* HOSTNAME, HOSTS (file text), RESOLV (file text), DIR* (made if missing) -> OK */           \
 	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
@@ -139,7 +141,9 @@ enum wire_type {
 	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)            \
 	X(MEMORY_UPPER, 95)                                                                                        \
 	/* of sidecars */                                                                                         \
-	X(BESIDE, 110) X(DISK_FILES, 111)
+	X(BESIDE, 110) X(DISK_FILES, 111)                                                                          \
+	/* of the disk */                                                                                         \
+	X(DISK_SIZE, 112) X(DISK_MORE, 113)
 
 enum wire_tag {
 #define X(name, value) WIRE_T_##name = value,

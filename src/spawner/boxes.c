@@ -28,6 +28,14 @@ void boxes_list(struct spawner *sp, struct waiter to)
 	conn_ok(sp, to);
 }
 
+bool boxes_taken(const struct spawner *sp)
+{
+	list_foreach((struct list *)&sp->boxes, struct box, link, b)
+		if (!b->spare)
+			return true;
+	return false;
+}
+
 /* -- the clock, egress, the spawner's end ------------------------------------------------------------------------ */
 static void box_tick(struct box *b, uint64_t now_ms)
 {

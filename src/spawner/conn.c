@@ -166,6 +166,7 @@ static void welcome(struct conn *c, struct waiter to)
 	wire_put_u64(&o, WIRE_T_N_FDS, sp->n_listen);
 	wire_put_u64(&o, WIRE_T_FLAGS, (sp->opt.keep ? WIRE_WELCOME_KEPT : 0u) | WIRE_WELCOME_INPUT);
 	conn_answer(sp, to, &o, fds, sp->n_listen + 1);
+	space_greet(sp, to);
 }
 
 static void tell_leaks(struct spawner *sp, struct waiter to)
@@ -194,6 +195,7 @@ static void dispatch(struct conn *c, const struct wire_in *in, int input)
 		welcome(c, to);
 		break;
 	case WIRE_MAKE:
+		space_expect(sp);
 		box_make(sp, in, to);
 		break;
 	case WIRE_END:

@@ -1,22 +1,19 @@
 /* spawner/disk.h: how what sandboxes write is limited, each to its own share. Settled once, at the start.
  *
  *   PROJECT   the file system of DATA has project quota: a sandbox's folder is a project of its own.
- *   VOLUMES   it has none: a file system of ours is mounted over DATA/sandboxes, in the spawner's mount namespace only. It lies in
- *             a file without a name, which takes as much of DATA's disk as is used and gives back what is freed; it goes with the
- *             last process that has it mounted, however that ends. It is btrfs with simple quotas (Linux 6.7): a sandbox's folder
- *             is a subvolume, whose limit the kernel checks at each write. Sparse files count what they hold, a file with two names
- *             counts once, one without a name while it is open.
+ *   VOLUMES   it has none: a file system of ours (volumes.h), btrfs with simple quotas, is mounted over DATA/sandboxes, in the spawner's
+ *             mount namespace only. A sandbox's folder is a subvolume, whose limit the kernel checks at each write. Sparse files
+ *             count what they hold, a file with two names counts once, one without a name while it is open. How large it is, is
+ *             space.c's.
  *   PLAIN     neither can be had: no limit, and the log says why.
- *
- * Nothing on it outlives the spawner, so it is never synced nor checked. */
+ */
 #pragma once
 
 #include <stdint.h>
 #include <sys/types.h>
 
 #include "base/err.h"
-
-#define DISK_MIN_BYTES (512ull << 20) /* less than this is not worth a file system of its own */
+#include "spawner/volumes.h"
 
 #define DISK_KINDS(X) X(PLAIN, "none") X(PROJECT, "project quota") X(VOLUMES, "a file system of their own")
 enum disk_kind {
@@ -27,7 +24,10 @@ enum disk_kind {
 
 struct disk {
 	enum disk_kind kind;
-	int data_dir; /* DATA; borrowed */
+	int data_dir;            /* DATA; borrowed */
+	struct volumes volumes;  /* of VOLUMES; the rest is, too */
+	bool backed;             /* it began so: growth.h */
+	uint64_t total, reserve; /* bytes: it becomes no larger than total, and leaves reserve of the disk free */
 };
 
 struct disk_share {
@@ -35,13 +35,15 @@ struct disk_share {
 	uid_t first;           /* of the sandbox's range: names its project */
 };
 
-/* total: the size of a file system of ours, 0 = nine tenths of what is free, DISK_NO_LIMITS = none is wanted. The caller is in a mount namespace
- * of its own; data: the path of data_dir, whose folder sandboxes is there. Never fails: *ret_why says why it is PLAIN, if that
- * was not asked for. */
+/* total: how large a file system of ours may become, 0 = nine tenths of what is free now, DISK_NO_LIMITS = none is wanted. The caller is in a
+ * mount namespace of its own; data: the path of data_dir, whose folder sandboxes is there. Never fails: *ret_why says why it is
+ * PLAIN, if that was not asked for. */
 #define DISK_NO_LIMITS UINT64_MAX
-void disk_open(struct disk *d, int data_dir, const char *data, uint64_t total, struct err *ret_why);
+void disk_open(struct disk *d, int data_dir, const char *data, uint64_t total, uint64_t reserve, struct err *ret_why);
 /* Once nothing is mounted or open below DATA/sandboxes any more. */
 void disk_close(struct disk *d, const char *data);
+/* Bytes that are free on the disk of DATA, for others than root. */
+uint64_t disk_below(const struct disk *d);
 
 /* Makes the folder of a sandbox in dir, with its limits; mode 0711. A descriptor of it, or a negative errno with *err. */
 MUST_CHECK int disk_make(const struct disk *d, int dir, const char *name, const struct disk_share *share, struct err *err);

@@ -104,7 +104,7 @@ static int make_sandboxes(struct host *h, const struct options *o, struct err *e
 
 	if (r < 0)
 		return r;
-	disk_open(&h->disk, h->data_dir, h->data, o->disk_total, &why);
+	disk_open(&h->disk, h->data_dir, h->data, o->disk_total, o->disk_reserve, &why);
 	if (why.code)
 		spawner_log("what sandboxes write to the disk is not limited: neither project quota nor a file system of their own: %s", why.msg);
 	return make_owned(h->data_dir, "sandboxes", 0711, 0, 0, err);

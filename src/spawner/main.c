@@ -81,6 +81,8 @@ static int init_parts(struct spawner *sp, struct err *err)
 	if (r == 0)
 		r = clean_reconcile(sp, err);
 	r = r < 0 ? r : egress_init(sp, err);
+	if (r == 0)
+		space_init(sp);
 	if (r < 0 && locked)
 		host_done(&sp->host); /* nobody else's: what was made for this start goes with it */
 	return r;
@@ -133,6 +135,7 @@ static void tick(struct spawner *sp)
 	sp->wake_ms = UINT64_MAX; /* each part asks again for what it still waits for */
 	boxes_tick(sp, now);
 	pool_tick(sp, now);
+	space_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);
 	if (sp->closing_ms)

@@ -9,7 +9,7 @@
 
 enum {
 	OPT_DATA, OPT_UID, OPT_GID, OPT_LISTEN, OPT_LIBEXEC, OPT_MOUNT, OPT_EGRESS_ARG, OPT_JOB_ENV, OPT_READY_FD,
-	OPT_INIT, OPT_PROGRAM, OPT_KEEP, OPT_DISK_TOTAL,
+	OPT_INIT, OPT_PROGRAM, OPT_KEEP, OPT_DISK_TOTAL, OPT_DISK_RESERVE,
 };
 
 static const struct option known[] = {
@@ -26,6 +26,7 @@ static const struct option known[] = {
 	{ "program", required_argument, NULL, OPT_PROGRAM },
 	{ "keep", no_argument, NULL, OPT_KEEP },
 	{ "disk-total", required_argument, NULL, OPT_DISK_TOTAL },
+	{ "disk-reserve", required_argument, NULL, OPT_DISK_RESERVE },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -87,6 +88,8 @@ static int take(struct options *o, int opt, const char *name, const char *value,
 		return 0;
 	case OPT_DISK_TOTAL:
 		return number(name, value, UINT64_MAX / 2, &o->disk_total, err);
+	case OPT_DISK_RESERVE:
+		return number(name, value, UINT64_MAX / 2, &o->disk_reserve, err);
 	case OPT_LISTEN:
 		return add(o->listen, SPAWNER_LISTEN_MAX, name, value, err);
 	case OPT_MOUNT:

@@ -11,6 +11,7 @@
 #include "sandbox/plan.h"
 #include "sandbox/wire.h"
 #include "spawner/events.h"
+#include "spawner/growth.h"
 #include "spawner/host.h"
 #include "spawner/ids.h"
 #include "spawner/start.h"
@@ -25,7 +26,7 @@ struct options {
 	const char *init, *program; /* openreward-init and openreward; default: in libexec */
 	uid_t uid;
 	gid_t gid;
-	uint64_t disk_total;        /* of a file system for what sandboxes write: see disk_open() */
+	uint64_t disk_total, disk_reserve; /* of a file system for what sandboxes write: see disk_open() */
 	int ready_fd;               /* -1 = none; gets the line "ready" */
 	bool keep;                  /* a service of its own: outlives the orderly end of daemons too */
 	const char *listen[SPAWNER_LISTEN_MAX + 1]; /* all lists end with NULL */
@@ -76,6 +77,23 @@ struct nets {
 	size_t n;
 };
 
+/* What sandboxes can write (space.c). */
+struct space {
+	bool on;                  /* there is a file system of ours */
+	bool backed, hollow;      /* struct growth */
+	unsigned cpus;
+	struct child child;       /* changes it */
+	struct growth_plan changing_to;
+	bool trimmed;             /* since the last look */
+	uint64_t kept;            /* struct growth */
+	int error;                /* errno of the last change; 0 = it went well */
+	uint64_t next_ms;         /* when to look again */
+	uint64_t idle_since_ms;   /* when somebody was last seen to have a sandbox */
+	struct space_told {
+		uint64_t size, free, more, broken; /* of SPACE; size 0 = nothing was told yet */
+	} told;
+};
+
 /* The whole program. Zeroed at the start; main() makes its parts in the order of their need and ends them in reverse. */
 struct spawner {
 	struct options opt;
@@ -86,6 +104,7 @@ struct spawner {
 	struct egress egress;
 	struct pool pool;
 	struct nets nets;
+	struct space space;
 	struct list conns, boxes, jobs;
 	struct source accept;
 	int listen_fd[SPAWNER_LISTEN_MAX];
@@ -139,6 +158,7 @@ void boxes_list(struct spawner *sp, struct waiter to);
 void boxes_tick(struct spawner *sp, uint64_t now_ms);
 void boxes_close(struct spawner *sp); /* kills all; they end in the loop */
 void boxes_register(struct spawner *sp, bool again); /* with egress: those that are not yet, or all */
+bool boxes_taken(const struct spawner *sp); /* somebody has one, or is about to */
 /* events.unknown_child; arg is the spawner. */
 void boxes_read_reports(void *arg);
 /* Whether cgroups and a folder of this name belong to one. */
@@ -159,6 +179,12 @@ bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *i
 /* Ends all spares and forgets what was wanted: images are about to go, or the spawner ends. */
 void pool_empty(struct spawner *sp);
 void pool_tick(struct spawner *sp, uint64_t now_ms);
+
+/* -- space.c ----------------------------------------------------------------------------------------------------- */
+void space_init(struct spawner *sp);
+void space_greet(struct spawner *sp, struct waiter to); /* who has just said HELLO */
+void space_expect(struct spawner *sp);                  /* a sandbox was asked for */
+void space_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- job.c ------------------------------------------------------------------------------------------------------- */
 /* Work as root with a fixed form: pull, build, bootstrap, import, remove. It ends with the connection that asked. */

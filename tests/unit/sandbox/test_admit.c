@@ -17,7 +17,7 @@ static struct admit_input plain(void)
 			.sums = { 10, 8000, 32 * GIB }, .instance_percent = 50, .cpu_pressure = 90, .memory_pressure = 20,
 			.io_pressure = 80, .memory_free_bytes = GIB, .disk_free_bytes = GIB,
 		},
-		.machine = { 0, 0, 0, 8 * GIB, 100 * GIB },
+		.machine = { 0, 0, 0, 8 * GIB, 100 * GIB, 100 * GIB },
 		.wanted = { 1, 1000, GIB },
 	};
 }
@@ -58,6 +58,7 @@ Test(admit, real_pressure_whatever_the_sums_say)
 		{ offsetof(struct admit_machine, cpu_pressure), 9999, "CPU 99 %" },
 		{ offsetof(struct admit_machine, memory_free_bytes), GIB - 1, "1023 MiB of memory" },
 		{ offsetof(struct admit_machine, disk_free_bytes), 0, "disk has 0 MiB" },
+		{ offsetof(struct admit_machine, space_free_bytes), 5 << 20, "5 MiB are left for what sandboxes write" },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -135,7 +136,7 @@ static struct admit_input generated(void)
 		},
 		.machine = { maybe(MACHINE_UNKNOWN, up_to(10000)), maybe(MACHINE_UNKNOWN, up_to(10000)),
 			     maybe(MACHINE_UNKNOWN, up_to(10000)), maybe(MACHINE_UNKNOWN, up_to(2 * GIB)),
-			     maybe(MACHINE_UNKNOWN, up_to(2 * GIB)) },
+			     maybe(MACHINE_UNKNOWN, up_to(2 * GIB)), maybe(MACHINE_UNKNOWN, up_to(2 * GIB)) },
 		.sandboxes = some_sum(), .instances = some_sum(), .wanted = { 1, up_to(20000), up_to(16 * GIB) },
 		.instance = up_to(1),
 	};
@@ -156,7 +157,7 @@ static void more(uint64_t *v)
 /* The same with less in use or less pressure, in one place. */
 static struct admit_input eased(struct admit_input in)
 {
-	switch (up_to(9)) {
+	switch (up_to(10)) {
 	case 0: less(&in.sandboxes.boxes); break;
 	case 1: less(&in.sandboxes.cpu_milli); break;
 	case 2: less(&in.sandboxes.memory_bytes); break;
@@ -166,7 +167,8 @@ static struct admit_input eased(struct admit_input in)
 	case 6: less(&in.machine.memory_pressure); break;
 	case 7: less(&in.machine.io_pressure); break;
 	case 8: more(&in.machine.memory_free_bytes); break;
-	default: more(&in.machine.disk_free_bytes);
+	case 9: more(&in.machine.disk_free_bytes); break;
+	default: more(&in.machine.space_free_bytes);
 	}
 	return in;
 }
@@ -187,7 +189,7 @@ Test(admit, what_holds_whatever_comes_in)
 		struct admit_output out = admit_decide(&in), eased_out = admit_decide(&less_in), same = admit_decide(&again);
 		bool empty = !in.sandboxes.boxes && !in.instances.boxes;
 		bool room = in.machine.memory_free_bytes >= in.limits.memory_free_bytes &&
-			    in.machine.disk_free_bytes >= in.limits.disk_free_bytes;
+			    MIN(in.machine.disk_free_bytes, in.machine.space_free_bytes) >= in.limits.disk_free_bytes;
 
 		cr_assert_eq(out.verdict, same.verdict);
 		cr_assert_eq(out.verdict == ADMIT_NOW, out.why[0] == '\0', "%d: \"%s\"", n, out.why);

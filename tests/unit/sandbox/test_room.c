@@ -234,6 +234,21 @@ Test(room, a_machine_without_anything_to_spare_tells_why_and_goes_on_when_there_
 	end();
 }
 
+Test(room, what_boxes_can_write_is_waited_for)
+{
+	begin_with(&(struct admit_limits){ .disk_free_bytes = 1 << 20 });
+	cr_assert(enter(0, "a", false), "nobody said anything of it");
+	room_space(&room, 0);
+	cr_assert_not(enter(1, "a", false));
+	turn();
+	cr_assert_not_null(strstr(items[1].line, "(0 MiB are left for what sandboxes write, expected 1)"));
+	room_space(&room, 1 << 20);
+	for (int k = 0; k < 500 && !items[1].order; k++)
+		turn();
+	cr_assert(items[1].order, "nobody looked again");
+	end();
+}
+
 /* Whatever happens in whatever order: never more than fit, nobody lost, order within a key. */
 Test(room, random_traces, .timeout = 60)
 {
