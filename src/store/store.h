@@ -37,7 +37,7 @@ DEFINE_FREEP(store, store_free)
 
 /* A copy of the database at path, which may be in use, as it was committed when the call began; to must not be there, and is of
  * no use after a failure. Blocking; any thread or process. fn (NULL = nobody asks) hears of the pages copied, and ends it with a
- * negative errno. -ENOSPC tells how much room it needs. */
+ * negative errno. -ENOSPC tells how much room it needs: for the copy, beside STORE_ROOM_BYTES, and for as long as it is made. */
 typedef int store_copying_fn(void *arg, uint64_t done, uint64_t total, struct err *err);
 MUST_CHECK int store_snapshot(const char *path, const char *to, store_copying_fn *fn, void *arg, struct err *err);
 

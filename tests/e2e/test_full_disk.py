@@ -1,6 +1,8 @@
 """A full disk: a reason at once wherever something would have to be written, and nothing that was there is lost."""
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import tempfile
 
@@ -112,6 +114,28 @@ def call(p, method, path, body=None):
     data = None if body is None else json.dumps(body).encode()
     status, headers, answer = p.request(method, path, data, {"Content-Type": "application/json"})
     return status, headers, json.loads(answer)
+
+
+def test_a_backup_takes_no_room_that_changes_need(small, small_disk, tmp_path):
+    r = rollout("large")
+    assert post(small, r, *(message(r["eventId"], i, os.urandom(100_000).hex()) for i in range(40)))[0] == 200
+    with contextlib.closing(sqlite3.connect(f"file:{small.data}/openreward.db?mode=ro", uri=True)) as db:
+        database = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
+    assert database > 4 << 20
+    leave(small_disk, database + (2 << 20))  # enough for the copy, and less than changes need beside it
+    status, _, answer = call(small, "GET", "/v1/backup")
+    assert status == 507 and "MiB are missing" in answer["message"] and "of which 8 are left for changes" in answer["message"], answer
+    done = small.cli("backup", str(tmp_path / "full"))
+    assert done.returncode == 1 and "MiB are missing" in done.stderr and "--data" in done.stderr, done.stderr
+    assert os.listdir(tmp_path) == [] and not os.path.exists(os.path.join(small.data, "run", "backup.db"))
+    assert call(small, "POST", "/v1/environments", {"name": "meanwhile"})[0] == 201
+    assert small.stop() == 0
+    done = small.cli("backup", str(tmp_path / "stopped"), "--data", small.data)
+    assert done.returncode == 0, done.stderr
+    make_room(small_disk)
+    small.start()
+    done = small.cli("backup", str(tmp_path / "running"))
+    assert done.returncode == 0, done.stderr
 
 
 def test_changes_are_refused_and_work_when_there_is_room(small, small_disk):
