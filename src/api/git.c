@@ -204,7 +204,8 @@ static int check_new(struct api *a, const struct auth_caller *c, const char *own
 
 	if (!ns || !writes || auth_role_in(c, ns) == AUTH_NOBODY)
 		return err_set(err, -ENOENT, "there is no environment \"%.100s/%.100s\" that this key may see", owner, name);
-	return auth_may_change_namespace(c, ns, err);
+	int r = auth_may_change_namespace(c, ns, err);
+	return r < 0 ? r : store_environment_check(ns, NULL, "name", name, err); /* before there is a repository of its name */
 }
 
 static int check(struct api *a, const struct auth_caller *c, const char *owner, const char *name, bool writes, struct err *err)

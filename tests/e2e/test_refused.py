@@ -36,6 +36,20 @@ def test_another_case_is_a_conflict(platform, name):
     assert status == 200 and answer["name"] == other.upper()
 
 
+def git(platform, name, service):
+    basic = {"Authorization": "Basic " + base64.b64encode(f"x:{platform.key}".encode()).decode()}
+    status, _, answer = platform.request("GET", f"/git/local/{name}/info/refs?service=git-{service}-pack", None, basic)
+    return status, answer
+
+
+def test_a_push_is_not_taken_for_another_case(platform, name):
+    status, answer = git(platform, name.upper(), "receive")
+    assert status == 409 and name in json.loads(answer)["detail"]
+    assert git(platform, name.upper(), "upload")[0] == 404
+    assert not os.path.exists(os.path.join(platform.data, "git", "local", name.upper() + ".git"))
+    assert git(platform, name, "receive")[0] == 200
+
+
 def test_a_folder_is_not_taken_for_another_case(platform, name):
     status, _, answer = platform.request("POST", f"/v1/environments/local/{name.upper()}/deployments", b"x" * 1024)
     assert status == 409 and name in json.loads(answer)["detail"]
@@ -64,9 +78,7 @@ def test_a_rename_that_is_refused_moves_no_repository(platform, name):
     """The repository has its folder by the environment's name."""
     other = "other" + uuid.uuid4().hex[:8]
     assert make(platform, other)[0] == 201
-    address = f"/git/local/{other}/info/refs?service=git-receive-pack"
-    basic = {"Authorization": "Basic " + base64.b64encode(f"x:{platform.key}".encode()).decode()}
-    assert platform.request("GET", address, None, basic)[0] == 200
+    assert git(platform, other, "receive")[0] == 200
     repository = os.path.join(platform.data, "git", "local", other + ".git")
     wait_until(lambda: os.path.isdir(repository), 60, "the repository")
     details = f"/v1/environments/local/{other}/details"
