@@ -96,8 +96,8 @@ static int find_target(struct arrival *a, struct err *err)
 		return auth_may_change(a->caller, e, err);
 	}
 	const struct store_namespace *ns = store_namespace_find(a->api->store, a->owner);
-	if (!ns)
-		return err_set(err, -ENOENT, "there is no namespace \"%.100s\"", a->owner);
+	if (!ns || auth_role_in(a->caller, ns) == AUTH_NOBODY)
+		return err_set(err, -ENOENT, "there is no namespace \"%.100s\" that this key may see", a->owner);
 	int r = auth_may_change_namespace(a->caller, ns, err);
 	if (r < 0)
 		return r;

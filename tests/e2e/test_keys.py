@@ -217,6 +217,17 @@ def test_strangers_see_nothing_of_what_is_private(team):
         assert team.ask(method, path, body, stranger)[0] == 403, (method, path)
 
 
+def test_a_folder_for_a_hidden_namespace_tells_no_stranger_that_there_is_one(team):
+    private = team.environment(True)
+    told = set()
+    for owner in (team.org, team.names["owner"], unique("absent")):
+        for name in ("new", private.split("/")[1].upper()):
+            status, answer = team.ask("POST", f"/v1/environments/{owner}/{name}/deployments", {}, team.keys["stranger"])
+            told.add((status, answer["detail"].replace(owner, "OWNER")))
+    assert len(told) == 1 and told.pop()[0] == 404
+    assert team.ask("POST", f"/v1/environments/{private.upper()}/deployments", {}, team.keys["stranger"])[0] == 404
+
+
 def test_members_by_role(team):
     private = team.environment(True)
     change = ("PUT", f"/v1/environments/{private}/details", {"new_description": "x"})
