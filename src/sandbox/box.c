@@ -509,8 +509,7 @@ void box_end_by_id(struct local *e, const char *id)
 		return;
 	o = put_end(c, id, "host");
 	/* What can't be asked for now ends with its lease. */
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(c, o);
 }
 
 static void on_item(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
@@ -526,6 +525,6 @@ void local_reconcile(struct local *e)
 {
 	struct chan *c = link_chan(e->link);
 
-	if (c && chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_item, e, NULL) < 0)
-		return;
+	if (c)
+		(void)!chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_item, e, NULL);
 }

@@ -39,6 +39,8 @@ struct wire_out *chan_begin(struct chan *c, enum wire_type type, bool answered);
  * answer, or one whose answer is of no interest. -EMSGSIZE, -EPIPE (gone), -ENOBUFS (queue full): fn is not called then. */
 MUST_CHECK int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, chan_answer_fn *fn, void *arg,
 			 struct err *err);
+/* The same for what nobody waits for, to a peer that may be gone: there is nothing to be done then. */
+void chan_tell(struct chan *c, struct wire_out *o);
 /* Open requests of this arg get no callback any more: arg is going. c may be NULL. */
 void chan_forget(struct chan *c, const void *arg);
 /* Answers every open request with err, as if the peer had: from the loop only. */

@@ -51,8 +51,7 @@ static void acknowledge(const struct exec *x)
 	o = chan_begin(b->init, WIRE_ACK, false);
 	wire_put_str(o, WIRE_T_RUN_ID, x->id);
 	/* Without init there is nothing left to forget. */
-	if (chan_send(b->init, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(b->init, o);
 }
 
 static void exec_over(struct exec *x, const struct engine_exec_result *res, const struct err *err)
@@ -395,6 +394,5 @@ void local_exec_kill(struct engine_exec *base, int signo)
 	wire_put_str(o, WIRE_T_RUN_ID, x->id);
 	wire_put_u64(o, WIRE_T_SIGNAL, (uint64_t)signo);
 	/* A box that can't be told is ending, and the run with it. */
-	if (chan_send(b->init, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(b->init, o);
 }

@@ -185,8 +185,7 @@ static void send_cancel(struct job *j)
 	o = chan_begin(c, WIRE_JOB_CANCEL, true);
 	wire_put_str(o, WIRE_T_ID, j->id);
 	/* A link that fails now is lost, which ends the job too. */
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(c, o);
 }
 
 static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds, size_t n_fds, const struct err *err)

@@ -94,8 +94,7 @@ static void set_pool(struct local *e)
 	wire_put_u64(o, WIRE_T_POOL_MAX, e->settings.pool_max);
 	wire_put_u64(o, WIRE_T_POOL_KEEP_MS, e->settings.pool_keep_ms);
 	wire_put_u64(o, WIRE_T_POOL_BYTES, e->settings.pool_bytes);
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(c, o);
 }
 
 static void on_up(void *arg)

@@ -61,8 +61,7 @@ void note_send(const struct box *b)
 	o = chan_begin(c, WIRE_NOTE, false);
 	wire_put_str(o, WIRE_T_ID, b->id);
 	wire_put(o, WIRE_T_NOTE, buf, len);
-	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) < 0)
-		return;
+	chan_tell(c, o);
 }
 
 void local_note(struct engine_box *base, const void *note, size_t len)
