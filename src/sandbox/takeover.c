@@ -29,74 +29,71 @@ struct takeover {
 	void *arg;
 	char (*ids)[PLAN_ID_LEN];
 	size_t n_ids, cap_ids, next; /* next: its TAKE is not sent yet */
-	size_t taking;               /* TAKEs without an answer */
+	struct list takes;           /* struct take: without an answer */
+	size_t n_takes;
 	size_t taken;                /* that have an heir */
-	bool listed, finishing;
-	struct loop_timer limit;
+	bool listed;
+	struct loop_timer end;       /* due when all is answered, or after LIMIT_MS */
 };
 
-struct taking { /* one TAKE */
-	struct takeover *t; /* NULL = it is over */
+struct take {
+	struct list node;
+	struct takeover *t;
 	char id[PLAN_ID_LEN];
 };
 
-static void finish(void *arg);
-
 /* -- its end ----------------------------------------------------------------------------------------------------------------- */
+
+static bool is_over(const struct takeover *t)
+{
+	return t->listed && t->next == t->n_ids && !t->n_takes;
+}
 
 static void check_over(struct takeover *t)
 {
-	if (!t->listed || t->next < t->n_ids || t->taking || t->finishing)
-		return;
-	t->finishing = true;
-	loop_defer(t->local->loop, finish, t);
+	if (is_over(t))
+		loop_timer_start(&t->end, 0);
 }
 
-static bool offer(struct takeover *t, struct box *b)
+static void take_free(struct take *k)
 {
-	const struct local_heirs *h = &t->heirs;
-
-	if (b->instance)
-		return h->instance && h->instance(h->instances, &b->base, b->note, b->note_len);
-	return h->sandbox && h->sandbox(h->sandboxes, &b->base, b->note, b->note_len);
-}
-
-static void finish(void *arg)
-{
-	struct takeover *t = arg;
-	struct local *e = t->local;
-
-	if (!e) { /* takeover_free() came first */
-		free(t);
-		return;
-	}
-	e->takeover = NULL;
-	loop_timer_stop(&t->limit);
-	t->done(t->arg, t->taken);
-	free(t->ids);
-	t->ids = NULL;
-	t->local = NULL;
-	if (!t->taking) /* else the last answer does it: LIMIT_MS ended this */
-		free(t);
+	list_remove(&k->node);
+	k->t->n_takes--;
+	free(k);
 }
 
 void takeover_free(struct takeover *t)
 {
+	struct chan *c;
+	struct take *k;
+
 	if (!t)
 		return;
-	loop_timer_stop(&t->limit);
-	chan_forget(link_chan(t->local->link), t);
-	t->local->takeover = NULL;
-	t->local = NULL;
-	free(t->ids);
-	t->ids = NULL;
-	if (!t->finishing) { /* else finish() frees it, and so do answers that are still to come */
-		t->finishing = true;
-		if (!t->taking)
-			free(t);
+	c = link_chan(t->local->link);
+	while ((k = list_first(&t->takes, struct take, node))) {
+		chan_forget(c, k);
+		take_free(k);
 	}
+	chan_forget(c, t);
+	loop_timer_stop(&t->end);
+	t->local->takeover = NULL;
+	free(t->ids);
+	free(t);
 }
 
+/* Those of which the spawner told nothing end with their leases. */
+static void on_over(struct loop_timer *timer UNUSED, void *arg)
+{
+	struct takeover *t = arg;
+	local_taken_fn *done = t->done;
+	void *done_arg = t->arg;
+	size_t taken = t->taken;
+
+	if (!is_over(t))
+		log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->n_takes, LIMIT_MS / 1000);
+	takeover_free(t);
+	done(done_arg, taken);
+}
 
 /* -- one box ----------------------------------------------------------------------------------------------------------------- */
 
@@ -153,6 +150,15 @@ static int ask_runs(struct box *b, struct err *err)
 	return chan_send(b->init, chan_begin(b->init, WIRE_RUNS, true), NULL, 0, on_runs, b, err);
 }
 
+static bool offer(struct takeover *t, struct box *b)
+{
+	const struct local_heirs *h = &t->heirs;
+
+	if (b->instance)
+		return h->instance && h->instance(h->instances, &b->base, b->note, b->note_len);
+	return h->sandbox && h->sandbox(h->sandboxes, &b->base, b->note, b->note_len);
+}
+
 static int take(struct takeover *t, const char *id, const struct wire_in *in, int *fds, size_t n_fds, struct err *err)
 {
 	size_t len = 0;
@@ -183,49 +189,42 @@ static void send_takes(struct takeover *t);
 
 static void on_taken(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
-	struct taking *k = arg;
+	struct take *k = arg;
 	struct takeover *t = k->t;
 	struct err e = ERR_INIT;
-	int r = err ? err->code : 0;
+	int r = err ? err->code : take(t, k->id, in, fds, n_fds, &e);
 
-	t->taking--;
-	if (!t->local) {
-		free(k);
-		if (!t->taking && t->finishing)
-			free(t);
-		return;
-	}
-	if (r == 0)
-		r = take(t, k->id, in, fds, n_fds, &e);
 	/* -ENOENT, -EBUSY: it has ended meanwhile. */
 	if (r < 0 && r != -ENOENT && r != -EBUSY && r != -ECONNRESET) {
 		log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", k->id), "not taken over: %s", err ? err->msg : e.msg);
 		box_end_by_id(t->local, k->id);
 	}
-	free(k);
+	take_free(k);
 	send_takes(t);
 	check_over(t);
 }
 
-static void send_takes(struct takeover *t)
+static void send_take(struct takeover *t, const char *id)
 {
 	struct chan *c = link_chan(t->local->link);
+	struct take *k = NEW(struct take);
+	struct wire_out *o;
 
-	while (t->next < t->n_ids && t->taking < WINDOW) {
-		const char *id = t->ids[t->next++];
-		struct taking *k = NEW(struct taking);
-		struct wire_out *o;
+	*k = (struct take){ .t = t };
+	snprintf(k->id, sizeof(k->id), "%s", id);
+	list_push_back(&t->takes, &k->node);
+	t->n_takes++;
+	o = c ? chan_begin(c, WIRE_TAKE, true) : NULL;
+	if (o)
+		wire_put_str(o, WIRE_T_ID, id);
+	if (!o || chan_send(c, o, NULL, 0, on_taken, k, NULL) < 0)
+		take_free(k); /* the spawner is gone, and the box with it */
+}
 
-		*k = (struct taking){ .t = t };
-		snprintf(k->id, sizeof(k->id), "%s", id);
-		o = c ? chan_begin(c, WIRE_TAKE, true) : NULL;
-		if (o)
-			wire_put_str(o, WIRE_T_ID, id);
-		if (!o || chan_send(c, o, NULL, 0, on_taken, k, NULL) < 0)
-			free(k); /* the spawner is gone, and the box with it */
-		else
-			t->taking++;
-	}
+static void send_takes(struct takeover *t)
+{
+	while (t->next < t->n_ids && t->n_takes < WINDOW)
+		send_take(t, t->ids[t->next++]);
 }
 
 /* -- all of them -------------------------------------------------------------------------------------------------------------- */
@@ -254,20 +253,6 @@ static void on_list(void *arg, const struct wire_in *in, int *fds UNUSED, size_t
 	check_over(t);
 }
 
-/* Of which the spawner told nothing, they end with their leases. */
-static void on_limit(struct loop_timer *timer UNUSED, void *arg)
-{
-	struct takeover *t = arg;
-
-	log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->taking, LIMIT_MS / 1000);
-	t->listed = true;
-	t->next = t->n_ids;
-	if (t->finishing)
-		return;
-	t->finishing = true;
-	loop_defer(t->local->loop, finish, t);
-}
-
 void local_engine_take_over(struct engine *base, const struct local_heirs *heirs, local_taken_fn *done, void *arg)
 {
 	struct local *e = (struct local *)base;
@@ -276,8 +261,9 @@ void local_engine_take_over(struct engine *base, const struct local_heirs *heirs
 
 	*t = (struct takeover){ .local = e, .heirs = *heirs, .done = done, .arg = arg };
 	e->takeover = t;
-	loop_timer_init(&t->limit, e->loop, on_limit, t);
-	loop_timer_start(&t->limit, LIMIT_MS);
+	list_init(&t->takes);
+	loop_timer_init(&t->end, e->loop, on_over, t);
+	loop_timer_start(&t->end, LIMIT_MS);
 	if (c && chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_list, t, NULL) == 0)
 		return;
 	t->listed = true;

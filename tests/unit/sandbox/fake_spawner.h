@@ -47,6 +47,8 @@ static struct {
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
 	char old_id[PLAN_ID_LEN];     /* LIST tells of it beside those that were made: of a former daemon */
 	char ended_id[PLAN_ID_LEN];
+	bool slow_take;               /* TAKE is answered by fake_take_late() */
+	uint64_t take;                /* such a one */
 } fake;
 
 static _Alignas(8) char fake_in[WIRE_MAX], fake_out[WIRE_MAX];
@@ -373,6 +375,8 @@ static void fake_spawner(void)
 		fake_job(&in);
 	else if (in.type == WIRE_LIST)
 		fake_list(&in);
+	else if (in.type == WIRE_TAKE && fake.slow_take)
+		__atomic_store_n(&fake.take, in.request, __ATOMIC_SEQ_CST);
 	else if (in.type == WIRE_TAKE)
 		fake_take(&in);
 	else if (in.type == WIRE_LEAKS)
@@ -420,6 +424,15 @@ static inline void fake_gone(const char *id, const char *reason)
 	wire_put_str(&o, WIRE_T_ID, id);
 	wire_put_str(&o, WIRE_T_REASON, reason);
 	cr_assert_eq(wire_send(fake.daemon, &o, NULL, 0), 0);
+}
+
+static inline void fake_take_late(void)
+{
+	static _Alignas(8) char buf[512];
+	struct wire_out o;
+
+	wire_begin(&o, buf, sizeof(buf), WIRE_MADE, fake.take);
+	cr_assert_eq(wire_send(fake.daemon, &o, &fake.boxes[0].daemon, 1), 0);
 }
 
 /* What init owes, from the test's thread: one run that is alive, with its label. */

@@ -329,17 +329,23 @@ static void on_known(void *arg UNUSED)
 	stop();
 }
 
-/* The daemon is killed, and the next one has taken over all that the spawner tells of. */
-static size_t next_daemon(void)
+/* The daemon is killed; the next one. */
+static void new_engine(void)
 {
-	const struct local_heirs heirs = { .sandbox = adopt };
-	size_t taken = 99;
-
 	local_engine_leave(engine);
 	local_engine_free(engine);
 	link_free(spawner);
 	cr_assert_eq(link_new(&spawner, loop, fake.path, &err), 0, "%s", err.msg);
 	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0, "%s", err.msg);
+}
+
+/* It has taken over all that the spawner tells of. */
+static size_t next_daemon(void)
+{
+	const struct local_heirs heirs = { .sandbox = adopt };
+	size_t taken = 99;
+
+	new_engine();
 	local_engine_take_over(engine, &heirs, on_taken, &taken);
 	cr_assert(turn(20000));
 	return taken;
@@ -432,6 +438,24 @@ Test(local, a_box_that_nobody_wants_is_ended)
 		turn(10);
 	cr_assert_eq(boxes(), 0);
 	cr_assert_str_eq(fake.ended_id, ID);
+}
+
+Test(local, an_engine_that_goes_while_it_takes_over)
+{
+	const struct local_heirs heirs = { .sandbox = adopt };
+	size_t taken = 99;
+
+	old_box();
+	new_engine();
+	fake.slow_take = true;
+	local_engine_take_over(engine, &heirs, on_taken, &taken);
+	for (int i = 0; i < 1000 && !__atomic_load_n(&fake.take, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	engine = local_engine_free(engine);
+	fake_take_late(); /* finds nobody */
+	cr_assert_not(turn(50));
+	cr_assert_eq(taken, 99);
+	cr_assert_null(adopted);
 }
 
 Test(local, leases_are_renewed_now_and_then)
