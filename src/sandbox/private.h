@@ -136,6 +136,31 @@ void takeover_free(struct takeover *t);
 char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes);
 char **env_free(char **env); /* returns NULL */
 
+/* ask.c */
+struct ask {
+	struct loop *loop;
+	chan_answer_fn *answer; /* calls fn, frees the question */
+	struct chan *chan;
+	struct err err;         /* it could not be asked */
+	union {
+		engine_fd_fn *fd;
+		engine_done_fn *done;
+		engine_open_fn *open;
+		engine_fetch_fn *fetch;
+		engine_usage_fn *usage;
+	} fn;
+	void *arg;
+};
+struct ask *ask_new(struct loop *l, chan_answer_fn *answer, void *arg);
+struct ask *ask_fd(struct loop *l, engine_fd_fn *done, void *arg);
+struct ask *ask_done(struct loop *l, engine_done_fn *done, void *arg);
+/* The message, to be filled and given to ask_send(); NULL, which is given to it as well: nobody is there to be asked. b NULL: it has
+ * ended. */
+struct wire_out *ask_begin(struct ask *q, struct box *b, enum wire_type type);
+void ask_send(struct ask *q, struct wire_out *o);
+/* err; or, in e, that there is none of the descriptors which the answer owes; or NULL. */
+const struct err *ask_need_fd(size_t n_fds, const struct err *err, struct err *e);
+
 /* exec.c */
 int local_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,
 	       struct engine_exec **ret, struct err *err);
