@@ -49,6 +49,16 @@ static inline void list_remove(struct list *n)
 	list_init(n);
 }
 
+/* Moves all elements of l to ret, which need not have been initialised. */
+static inline void list_take(struct list *ret, struct list *l)
+{
+	list_init(ret);
+	if (list_empty(l))
+		return;
+	list_insert_(l->prev, l->next, ret);
+	list_init(l);
+}
+
 /* The first element, as its own type; NULL when there is none. member is the struct list in it. Evaluates l twice. */
 #define list_first(l, type, member) (list_empty(l) ? NULL : container_of((l)->next, type, member))
 

@@ -8,7 +8,6 @@
 #include "base/mem.h"
 #include "http/private.h"
 
-static void on_io(struct loop_io *io, uint32_t events, void *arg);
 static void on_timer(struct loop_timer *t, void *arg);
 
 /* -- life ------------------------------------------------------------------------------------------------------ */
@@ -29,6 +28,7 @@ void conn_init(struct http_conn *c, struct http_server *s, size_t in_max)
 	c->server = s;
 	list_init(&c->link);
 	list_init(&c->dirty);
+	list_init(&c->unwatched);
 	list_init(&c->fates);
 	buf_init(&c->in, in_max);
 	buf_init(&c->out, BUF_UNLIMITED); /* bounded by who produces: see http_reply_write() */
@@ -36,28 +36,18 @@ void conn_init(struct http_conn *c, struct http_server *s, size_t in_max)
 	loop_timer_init(&c->timer, s->loop, on_timer, c);
 }
 
-int conn_new(struct http_conn **ret, struct http_server *s, int conn_fd, uint64_t tag, const struct sockaddr *peer,
-	     uint64_t acked_base, struct err *err)
+struct http_conn *conn_new(struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base)
 {
-	auto_fd fd = conn_fd;
 	struct http_conn *c = NEW(struct http_conn);
-	int r;
 
 	conn_init(c, s, s->limits.header_bytes + 2 * HTTP_READ_BYTES);
 	note_peer(c, peer, tag);
-	r = loop_io_open(&c->io, s->loop, fd, EPOLLIN | EPOLLRDHUP, on_io, c, err);
-	if (r < 0) {
-		free(c);
-		return r;
-	}
-	c->fd = fd_steal(&fd);
+	c->fd = fd;
 	c->acked_base = acked_base;
-	loop_timer_start(&c->timer, s->limits.idle_ms);
 	list_push_back(&s->conns, &c->link);
 	s->stats.connections++;
 	s->stats.open_connections++;
-	*ret = c;
-	return 0;
+	return c;
 }
 
 /* At the end of the turn: to close costs the kernel as much as two answers, and whoever waits for one comes first. */
@@ -89,6 +79,7 @@ static void conn_close(struct http_conn *c)
 	c->state = CONN_CLOSED;
 	loop_timer_stop(&c->timer);
 	list_remove(&c->dirty);
+	list_remove(&c->unwatched);
 	loop_release(c->server->loop, conn_destroy, c);
 	if (c->wire)
 		h2_stream_gone(c);
@@ -295,7 +286,7 @@ static void stash_input(struct http_conn *c)
 	c->rd_len = c->in.len;
 }
 
-static bool wants_input(const struct http_conn *c)
+bool conn_wants_input(const struct http_conn *c)
 {
 	const struct http_req *r = c->req;
 
@@ -310,19 +301,6 @@ static bool wants_input(const struct http_conn *c)
 	if (!r || (!r->body_done && r->body_mode != BODY_UNASKED))
 		return !r || !r->body_paused;
 	return c->in.len < HTTP_AHEAD_BYTES;
-}
-
-static void update_events(struct http_conn *c)
-{
-	uint32_t events = c->eof || c->rdhup ? 0 : EPOLLRDHUP;
-
-	if (c->wire)
-		return;
-	if (wants_input(c))
-		events |= c->tls && c->tls->want_write ? EPOLLIN | EPOLLOUT : EPOLLIN;
-	if (c->out.len && c->blocked)
-		events |= EPOLLOUT;
-	loop_io_set(&c->io, events);
 }
 
 /* -- deadlines ------------------------------------------------------------------------------------------------- */
@@ -414,13 +392,24 @@ void conn_stop(struct http_conn *c)
 		update_timer(c);
 }
 
+int conn_begin(struct http_conn *c, struct err *err)
+{
+	int r = conn_watch(c, err);
+
+	if (r < 0)
+		conn_break(c);
+	else
+		update_timer(c);
+	return r;
+}
+
 /* -- events ---------------------------------------------------------------------------------------------------- */
 
 /* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
 static bool has_more_to_do(const struct http_conn *c)
 {
 	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked) || (c->h2 && h2_has_more(c)) ||
-	       (c->tls && c->tls->pending && wants_input(c));
+	       (c->tls && c->tls->pending && conn_wants_input(c));
 }
 
 void conn_advance(struct http_conn *c)
@@ -444,8 +433,9 @@ void conn_advance(struct http_conn *c)
 		return;
 	if (has_more_to_do(c))
 		server_mark_dirty(c->server, c);
-	update_events(c);
-	update_timer(c);
+	conn_update_watch(c);
+	if (list_empty(&c->unwatched))
+		update_timer(c);
 }
 
 static void read_linger(struct http_conn *c)
@@ -520,7 +510,7 @@ static void shake_hands(struct http_conn *c)
 	case HANDSHAKE_FAILED: /* lingering: it may have been told why */
 		enter_linger(c);
 		if (c->state == CONN_LINGER) {
-			update_events(c);
+			conn_update_watch(c);
 			update_timer(c);
 		}
 		break;
@@ -537,16 +527,23 @@ void conn_read(struct http_conn *c)
 	conn_advance(c);
 }
 
+void conn_look(struct http_conn *c)
+{
+	read_input(c);
+	c->spared = c->rd_shared; /* something came */
+	conn_advance(c);
+}
+
 void conn_turn(struct http_conn *c)
 {
 	bool room = c->in.len < c->server->limits.header_bytes + HTTP_READ_BYTES; /* see conn_new() */
 
-	if (c->state == CONN_OPEN && c->tls && c->tls->pending && room && wants_input(c))
+	if (c->state == CONN_OPEN && c->tls && c->tls->pending && room && conn_wants_input(c))
 		read_input(c);
 	conn_advance(c);
 }
 
-static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
+void conn_on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 {
 	struct http_conn *c = arg;
 
@@ -566,12 +563,12 @@ static void on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 		c->blocked = false;
 	if (events & EPOLLRDHUP) {
 		c->rdhup = true;
-		if ((c->req && c->req->ends_on_rdhup) || (c->h2 && c->state == CONN_OPEN && !wants_input(c))) {
+		if ((c->req && c->req->ends_on_rdhup) || (c->h2 && c->state == CONN_OPEN && !conn_wants_input(c))) {
 			conn_break(c);
 			return;
 		}
 	}
-	if ((events & EPOLLIN || (c->tls && c->tls->want_write)) && wants_input(c))
+	if ((events & EPOLLIN || (c->tls && c->tls->want_write)) && conn_wants_input(c))
 		read_input(c);
 	conn_advance(c);
 }

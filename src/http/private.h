@@ -28,6 +28,9 @@
 #define HTTP_LINGER_MS 5000
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
 #define HTTP_HANDSHAKES_PER_MS 1 /* greetings that are answered within a millisecond */
+#define HTTP_UNWATCHED_MS 10 /* that a request may take before its peer is watched: see watch.c */
+#define HTTP_BUSY_ACCEPTS 16 /* so many within HTTP_BUSY_MS: new connections are not watched at once */
+#define HTTP_BUSY_MS 4
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
 #define HTTP_METHODS_ALLOWED "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -52,7 +55,12 @@ struct http_server {
 	bool deferred;          /* run_dirty() is on its way */
 	bool stopping;          /* connections close after their answer */
 	bool accept_paused;
-	bool dead;              /* freed by run_dirty() */
+	bool dead;              /* freed by the last call that is on its way */
+	bool looking;           /* look() of watch.c is on its way */
+	struct list answered, answered_before, working; /* connections that are not watched (watch.c), the oldest first */
+	uint64_t accepted_ms[HTTP_BUSY_ACCEPTS]; /* when the last ones were: a ring */
+	unsigned n_accepted;
+	uint64_t busy_ms;       /* HTTP_BUSY_MS; tests have their own */
 	struct loop_timer accept_timer;
 	struct http_stats stats;
 	size_t n_adopted;       /* of the open connections */
@@ -103,6 +111,8 @@ struct http_fate {
 struct http_conn {
 	struct http_server *server;
 	struct list link, dirty;
+	struct list unwatched; /* in one of the server's lists of such; then io is not open */
+	uint64_t working_ms;   /* since when it is in working */
 	struct loop_io io;
 	struct loop_timer timer; /* armed at or before the next deadline; checks and arms anew */
 	int fd;
@@ -119,6 +129,7 @@ struct http_conn {
 	struct http_conn *wire; /* of a stream of HTTP/2: what carries it; NULL = it has a socket of its own */
 	bool is_unix;
 	bool adopted;       /* handed over by somebody: what its address says is another network's */
+	bool spared;        /* it need not be watched while nothing is waited for but its peer's end (watch.c) */
 	struct http_head_scan scan;
 	struct buf in;      /* bytes received and not yet used; no memory while empty */
 	struct buf out;     /* bytes not yet given to the kernel; no memory while empty */
@@ -191,18 +202,27 @@ struct http_req {
 };
 
 /* conn.c */
-/* Takes ownership of fd, on failure too. */
-MUST_CHECK int conn_new(struct http_conn **ret, struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer,
-			uint64_t acked_base, struct err *err);
+/* Takes ownership of fd. Goes on with conn_read() where it may be unwatched (watch.c), else with conn_begin(). */
+struct http_conn *conn_new(struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base);
 /* What connections and streams have in common, in a struct of zeros. */
 void conn_init(struct http_conn *c, struct http_server *s, size_t in_max);
+MUST_CHECK int conn_begin(struct http_conn *c, struct err *err); /* waits for input; closed on failure */
 void conn_read(struct http_conn *c); /* takes what has come already; may run the handler */
 void conn_turn(struct http_conn *c); /* of a dirty connection */
 void conn_advance(struct http_conn *c);
 void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */
 bool conn_idle(const struct http_conn *c);
+bool conn_wants_input(const struct http_conn *c);
+void conn_on_io(struct loop_io *io, uint32_t events, void *arg);
+void conn_look(struct http_conn *c); /* not watched, and idle since its answer: what does the peer do? */
 void conn_stop(struct http_conn *c);       /* the server stops: closes it when it is idle, and no request is on its way */
+
+/* watch.c */
+MUST_CHECK int conn_watch(struct http_conn *c, struct err *err); /* from now on */
+void conn_update_watch(struct http_conn *c); /* asks the loop for what is wanted now */
+bool watch_may_spare(struct http_server *s);           /* one more is accepted: whether it need not be watched */
+void watch_accepted(struct http_server *s, unsigned n); /* so many were */
 
 /* tls.c */
 struct ssl_st *tls_session(const struct http_tls *t, int fd, bool h2); /* h2 = it may be chosen; NULL = no memory */
@@ -284,3 +304,4 @@ void reply_error_json(struct buf *ret, const char *text);
 const char *server_date(struct http_server *s);
 void server_conn_closed(struct http_server *s, const struct http_conn *c); /* one less: accepting may go on */
 void server_mark_dirty(struct http_server *s, struct http_conn *c);
+void server_destroy_later(struct http_server *s); /* of a dead one: when nothing that looks at it is on its way */

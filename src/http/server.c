@@ -51,6 +51,12 @@ static void server_destroy(void *arg)
 	free(s);
 }
 
+void server_destroy_later(struct http_server *s)
+{
+	if (!s->deferred && !s->looking)
+		loop_release(s->loop, server_destroy, s);
+}
+
 static void run_dirty(void *arg)
 {
 	struct http_server *s = arg;
@@ -58,16 +64,11 @@ static void run_dirty(void *arg)
 
 	s->deferred = false;
 	if (s->dead) {
-		loop_release(s->loop, server_destroy, s);
+		server_destroy_later(s);
 		return;
 	}
 	/* Those that become dirty meanwhile wait for the next turn, so that no connection can hold the others up. */
-	list_init(&now);
-	while (!list_empty(&s->dirty)) {
-		struct list *n = s->dirty.next;
-		list_remove(n);
-		list_push_back(&now, n);
-	}
+	list_take(&now, &s->dirty);
 	while (!list_empty(&now)) {
 		struct http_conn *c = list_first(&now, struct http_conn, dirty);
 		list_remove(&c->dirty);
@@ -117,6 +118,15 @@ static bool is_shortage(int e)
 	return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
 }
 
+static bool begin_tls(struct http_listener *l, struct http_conn *c)
+{
+	conn_tls_begin(c, l->tls);
+	if (conn_begin(c, NULL) == 0)
+		return true;
+	pause_accepting(l->server);
+	return false;
+}
+
 /* False when there is none, or none can be taken now. */
 static bool accept_one(struct http_listener *l)
 {
@@ -130,12 +140,10 @@ static bool accept_one(struct http_listener *l)
 			pause_accepting(l->server);
 		return errno == ECONNABORTED || errno == EINTR;
 	}
-	if (conn_new(&c, l->server, fd, 0, (struct sockaddr *)&peer, 0, NULL) < 0) {
-		pause_accepting(l->server);
+	c = conn_new(l->server, fd, 0, (struct sockaddr *)&peer, 0);
+	c->spared = !l->tls && watch_may_spare(l->server);
+	if (l->tls && !begin_tls(l, c))
 		return true;
-	}
-	if (l->tls)
-		conn_tls_begin(c, l->tls);
 	conn_read(c); /* the request is there already: see http_server_listen() */
 	return true;
 }
@@ -146,12 +154,13 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 {
 	struct http_listener *l = arg;
 	struct http_server *s = l->server;
-	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE;
+	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE, n = 0;
 
 	/* A handler may have closed the listeners. */
-	for (unsigned i = 0; i < batch && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
+	for (; n < batch && !s->stopping && !(l->tls && server_is_shaking(s)); n++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
+	watch_accepted(s, n);
 	update_listeners(s);
 }
 
@@ -224,7 +233,8 @@ int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct e
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
-	r = conn_new(&c, s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd), err);
+	c = conn_new(s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd));
+	r = conn_begin(c, err);
 	if (r < 0)
 		return r;
 	c->adopted = true;
@@ -280,6 +290,10 @@ int http_server_new(struct http_server **ret, struct loop *l, const struct http_
 	list_init(&s->conns);
 	list_init(&s->dirty);
 	list_init(&s->handshaking);
+	list_init(&s->answered);
+	list_init(&s->answered_before);
+	list_init(&s->working);
+	s->busy_ms = HTTP_BUSY_MS;
 	loop_timer_init(&s->accept_timer, l, on_accept_timer, s);
 	*ret = s;
 	return 0;
@@ -303,8 +317,7 @@ struct http_server *http_server_free(struct http_server *s)
 	while (!list_empty(&s->conns))
 		conn_break(list_first(&s->conns, struct http_conn, link));
 	s->dead = true;
-	if (!s->deferred)
-		loop_release(s->loop, server_destroy, s);
+	server_destroy_later(s);
 	return NULL;
 }
 

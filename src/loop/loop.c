@@ -95,7 +95,7 @@ int loop_new(struct loop **ret, struct err *err)
 	struct loop *l = NEW(struct loop);
 	int r;
 
-	l->stop_code = l->signal_fd = -1;
+	l->stop_code = l->signal_fd = l->soon_fd = -1;
 	l->now_ms = time_now_ms();
 	list_init(&l->pending);
 	sigemptyset(&l->signals);
@@ -106,6 +106,8 @@ int loop_new(struct loop **ret, struct err *err)
 		r = err_sys(err, "make an event loop");
 	else
 		r = loop_io_open(&l->post_io, l, l->post_fd, EPOLLIN, on_post, l, err);
+	if (r == 0)
+		r = loop_soon_init(l, err);
 	if (r < 0) {
 		loop_free(l);
 		return r;
@@ -120,6 +122,7 @@ static void run_what_is_left(struct loop *l)
 	for (int i = 0; i < 16; i++) {
 		run_posts(l);
 		loop_calls_run(&l->deferred);
+		loop_calls_run(&l->soon);
 		loop_calls_run(&l->released);
 	}
 }
@@ -131,6 +134,7 @@ struct loop *loop_free(struct loop *l)
 	loop_work_done(l);
 	run_what_is_left(l);
 	loop_signals_done(l);
+	loop_soon_done(l);
 	loop_io_close(&l->post_io);
 	fd_close(l->post_fd);
 	fd_close(l->epoll_fd);

@@ -43,6 +43,10 @@ struct loop {
 
 	struct loop_calls deferred, released;
 
+	int soon_fd; /* timerfd: armed when soon goes from empty to not */
+	struct loop_io soon_io;
+	struct loop_calls soon;
+
 	int post_fd; /* eventfd: written when posts goes from empty to not */
 	struct loop_io post_io;
 	pthread_mutex_t lock; /* guards what follows */
@@ -67,6 +71,8 @@ void loop_calls_done(struct loop_calls *c);
 MUST_CHECK int loop_io_turn(struct loop *l, int timeout_ms);
 
 /* timer.c */
+MUST_CHECK int loop_soon_init(struct loop *l, struct err *err);
+void loop_soon_done(struct loop *l);
 int loop_timer_wait_ms(const struct loop *l); /* until the first is due; -1 = none armed */
 void loop_timer_turn(struct loop *l);
 

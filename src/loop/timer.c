@@ -1,6 +1,8 @@
 /* A binary heap, 1-based so that heap_pos 0 can mean "not armed". */
 #include <limits.h>
+#include <sys/timerfd.h>
 
+#include "base/fd.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "loop/private.h"
@@ -102,4 +104,39 @@ void loop_timer_turn(struct loop *l)
 		loop_timer_stop(t);
 		t->fn(t, t->arg);
 	}
+}
+
+/* -- soon ------------------------------------------------------------------------------------------------------ */
+
+/* Edge-triggered: nobody need read it, arming it anew takes back what it told. */
+static void on_soon(struct loop_io *io UNUSED, uint32_t events UNUSED, void *arg)
+{
+	struct loop *l = arg;
+
+	loop_calls_run(&l->soon);
+}
+
+int loop_soon_init(struct loop *l, struct err *err)
+{
+	l->soon_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (l->soon_fd < 0)
+		return err_sys(err, "make a timer");
+	return loop_io_open(&l->soon_io, l, l->soon_fd, EPOLLIN | EPOLLET, on_soon, l, err);
+}
+
+void loop_soon(struct loop *l, loop_fn *fn, void *arg)
+{
+	static const struct itimerspec once = { .it_value = { .tv_nsec = LOOP_SOON_MS * 1000000L } };
+
+	/* What is armed and not told yet covers this one, too. */
+	if (l->soon.len == 0)
+		timerfd_settime(l->soon_fd, 0, &once, NULL);
+	loop_calls_add(&l->soon, fn, arg);
+}
+
+void loop_soon_done(struct loop *l)
+{
+	loop_io_close(&l->soon_io);
+	fd_close(l->soon_fd);
+	loop_calls_done(&l->soon);
 }

@@ -154,7 +154,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	begun = over = 0;
 	s = server_new();
 	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p) == 0);
-	check(conn_new(&c, s, p[0], 0, &peer, 0, NULL) == 0);
+	c = conn_new(s, p[0], 0, &peer, 0);
+	check(conn_begin(c, NULL) == 0);
 	if (data[0] & 1)
 		feed(p[1], GREETING, sizeof(GREETING) - 1, sizeof(GREETING));
 	feed(p[1], (const char *)data + 1, size - 1, data[0] & 2 ? (size_t)1 + (data[0] >> 2) : size);

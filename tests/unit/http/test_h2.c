@@ -113,7 +113,8 @@ static int connect_unix(void)
 	int p[2];
 
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p), 0);
-	cr_assert_eq(conn_new(&c, server, p[0], 0, &peer, 0, &err), 0, "%s", err.msg);
+	c = conn_new(server, p[0], 0, &peer, 0);
+	cr_assert_eq(conn_begin(c, &err), 0, "%s", err.msg);
 	greet(p[1]);
 	return p[1];
 }

@@ -310,6 +310,33 @@ Test(loop, deferred_run_before_the_close_phase)
 	cr_assert_eq(n_order, 4);
 }
 
+static void soon_again(void *arg)
+{
+	note(arg);
+	loop_soon(loop, note, (void *)3);
+	loop_soon(loop, stop, NULL);
+}
+
+Test(loop, soon_is_for_all_at_once_and_again)
+{
+	for (int i = 0; i < 2; i++) {
+		n_order = 0;
+		loop_soon(loop, note, (void *)1);
+		loop_soon(loop, soon_again, (void *)2);
+		cr_assert_eq(n_order, 0);
+		cr_assert_eq(loop_run(loop), 0);
+		cr_assert_arr_eq(order, ((int[]){ 1, 2, 3 }), 3 * sizeof(int));
+		cr_assert_eq(n_order, 3);
+	}
+}
+
+Test(loop, soon_runs_in_a_loop_that_is_freed)
+{
+	loop_soon(loop, note, (void *)1);
+	loop = loop_free(loop);
+	cr_assert_eq(n_order, 1);
+}
+
 struct object {
 	struct loop_io io;
 	int fd;
