@@ -530,7 +530,9 @@ void conn_read(struct http_conn *c)
 void conn_look(struct http_conn *c)
 {
 	read_input(c);
-	c->spared = c->rd_shared; /* something came */
+	c->spared = false;
+	if (c->rd_len)
+		watch_was_late(c->server);
 	conn_advance(c);
 }
 

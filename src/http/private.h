@@ -31,6 +31,7 @@
 #define HTTP_UNWATCHED_MS 10 /* that a request may take before its peer is watched: see watch.c */
 #define HTTP_BUSY_ACCEPTS 16 /* so many within HTTP_BUSY_MS: new connections are not watched at once */
 #define HTTP_BUSY_MS 4
+#define HTTP_UNSPARING_MS 1000 /* after a peer that asked for more was not heard at once */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
 #define HTTP_METHODS_ALLOWED "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -61,6 +62,7 @@ struct http_server {
 	uint64_t accepted_ms[HTTP_BUSY_ACCEPTS]; /* when the last ones were: a ring */
 	unsigned n_accepted;
 	uint64_t busy_ms;       /* HTTP_BUSY_MS; tests have their own */
+	uint64_t sparing_from_ms; /* before it all are watched at once */
 	struct loop_timer accept_timer;
 	struct http_stats stats;
 	size_t n_adopted;       /* of the open connections */
@@ -222,7 +224,8 @@ void conn_stop(struct http_conn *c);       /* the server stops: closes it when i
 MUST_CHECK int conn_watch(struct http_conn *c, struct err *err); /* from now on */
 void conn_update_watch(struct http_conn *c); /* asks the loop for what is wanted now */
 bool watch_may_spare(struct http_server *s);           /* one more is accepted: whether it need not be watched */
-void watch_accepted(struct http_server *s, unsigned n); /* so many were */
+void watch_was_late(struct http_server *s);            /* one that was not had a request waiting */
+void watch_accepted(struct http_conn *c);              /* it was: what was answered first has probably ended */
 
 /* tls.c */
 struct ssl_st *tls_session(const struct http_tls *t, int fd, bool h2); /* h2 = it may be chosen; NULL = no memory */

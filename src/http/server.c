@@ -145,6 +145,7 @@ static bool accept_one(struct http_listener *l)
 	if (l->tls && !begin_tls(l, c))
 		return true;
 	conn_read(c); /* the request is there already: see http_server_listen() */
+	watch_accepted(c);
 	return true;
 }
 
@@ -154,13 +155,12 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 {
 	struct http_listener *l = arg;
 	struct http_server *s = l->server;
-	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE, n = 0;
+	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE;
 
 	/* A handler may have closed the listeners. */
-	for (; n < batch && !s->stopping && !(l->tls && server_is_shaking(s)); n++)
+	for (unsigned i = 0; i < batch && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
-	watch_accepted(s, n);
 	update_listeners(s);
 }
 

@@ -7,7 +7,8 @@
  *              that much later than it would be.
  *   "answered": it has none since its answer. It is read once more when a newer connection comes, as those who open one for each
  *              request do when they have closed the one before, and twice LOOP_SOON_MS after the answer at the latest. Its
- *              peer may have closed, or asked for more; else it is watched.
+ *              peer may have closed; else it is watched. If it has asked for more, which was not heard at once, nothing is
+ *              spared for HTTP_UNSPARING_MS: clients that keep their connections wait so once a second, all together.
  * Whenever anything else is waited for (the rest of a request, room for an answer, whatever HTTP/2 wants), and in a server that
  * is less busy always, it is watched from then on until it is closed. No timer of an unwatched one runs: all of the above comes
  * before any of them would be due. */
@@ -130,11 +131,18 @@ bool watch_may_spare(struct http_server *s)
 	bool busy = now_ms - *oldest < s->busy_ms;
 
 	*oldest = now_ms;
-	return busy;
+	return busy && now_ms >= s->sparing_from_ms;
 }
 
-void watch_accepted(struct http_server *s, unsigned n)
+void watch_was_late(struct http_server *s)
 {
-	while (n > 0 && (look_at_one(&s->answered_before) || look_at_one(&s->answered)))
-		n--;
+	s->sparing_from_ms = loop_now_ms(s->loop) + HTTP_UNSPARING_MS;
+}
+
+void watch_accepted(struct http_conn *c)
+{
+	struct http_server *s = c->server;
+
+	if (!look_at_one(&s->answered_before) && s->answered.next != &c->unwatched)
+		look_at_one(&s->answered);
 }

@@ -203,16 +203,30 @@ Test(http_watch, a_second_request_before_it_is_watched)
 
 Test(http_watch, a_newer_connection_and_a_second_request)
 {
-	int fd = dial(GET("/now")), other;
+	int fd, other;
 
+	server->looking = true; /* see above */
+	fd = dial(GET("/now"));
 	UNTIL(closes == 1);
+	struct http_conn *c = newest();
+	cr_assert_null(c->io.loop);
 	ask(fd, GET("/now"));
 	other = dial(GET("/now"));
 	wait_for_answer(other, "now");
-	UNTIL(begun == 3);
 	wait_for_answer(fd, "now");
+	cr_assert_eq(begun, 3);
+	cr_assert_not_null(c->io.loop, "it keeps its connection");
+	close(other);
+	other = dial(GET("/watched"));
+	UNTIL(held);
+	cr_assert(is_watched(), "it had to wait, so for some time nobody has to");
+	server->looking = false;
+	server->sparing_from_ms = 0;
 	close(fd);
 	close(other);
+	fd = dial(GET("/now"));
+	UNTIL(closes == 5);
+	close(fd);
 	UNTIL(all_gone());
 }
 
