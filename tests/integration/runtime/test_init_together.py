@@ -24,7 +24,7 @@ def python(box, code, **kw):
 
 
 def processes(box):
-    """Without init and what it has prepared."""
+    """Without init."""
     code, out = box.run("for p in /proc/[0-9]*; do read -r -d '' name <$p/cmdline; echo $name; done 2>/dev/null; true")
     assert code == 0
     return len([name for name in out.split() if name != "openreward-init"])
@@ -40,6 +40,16 @@ def test_process_1_is_out_of_reach(box, user):
     assert out == "-1 1 -1 1\n"
     box.run("kill -9 1; kill -STOP 1; kill -9 -1", user=user)
     assert box.run("echo alive") == (0, "alive\n")
+
+
+def test_commands_go_before_init_when_memory_runs_out(box):
+    """Though /proc/1 is read-only here: whether they begin in lent memory or, with something in the background, as a copy."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as f:
+        own = int(f.read())
+    for before in ("true", "sleep 600 >/dev/null 2>&1 &"):
+        box.run(before)
+        assert box.run("cat /proc/self/oom_score_adj /proc/1/oom_score_adj") == (0, f"{max(own, 500)}\n{own}\n")
+    box.run("pkill sleep")
 
 
 def test_capabilities_and_filter(box):
