@@ -123,7 +123,7 @@ def wait_for(good, what, timeout=60):
 
 
 def fill(box, path="/tmp/full", most=100000):
-    status, out = box.run(f"python3.11 - {path} {most} <<'E'\n{FILL}\nE\n", timeout=60)
+    status, out = box.run(f"python3 - {path} {most} <<'E'\n{FILL}\nE\n", timeout=60)
     assert status == 0, out
     n, name = (out.split() + [""])[:2]
     return int(n), name
@@ -146,7 +146,7 @@ def fill_all(s, box):
         assert not bad, s.stderr()
         if left + more < 64 * MIB:
             return
-        box.run(f"python3.11 - /tmp/full{i} 100000 <<'E'\n{FILL}\nE\n")
+        box.run(f"python3 - /tmp/full{i} 100000 <<'E'\n{FILL}\nE\n")
         time.sleep(0.2)
     raise AssertionError(("it is not full", look(s), free(s)))
 
