@@ -51,10 +51,12 @@ struct http_conn *conn_new(struct http_server *s, int fd, uint64_t tag, const st
 }
 
 /* At the end of the turn: to close costs the kernel as much as two answers, and whoever waits for one comes first. */
-static void conn_destroy(void *arg)
+void conn_destroy(void *arg)
 {
 	struct http_conn *c = arg;
 
+	if (c->tls && !conn_tls_let_go(c->tls))
+		return;
 	fd_close(c->fd);
 	buf_done(&c->in);
 	buf_done(&c->out);
@@ -492,12 +494,12 @@ static void refuse_plain(struct http_conn *c)
 	conn_advance(c);
 }
 
-/* A step of the handshake, and when it is over, on with the request that came behind it. */
-static void shake_hands(struct http_conn *c)
+/* When the handshake is over, on with the request that came behind it. */
+void conn_shaken(struct http_conn *c, enum handshake r)
 {
-	switch (conn_tls_handshake(c)) {
+	switch (r) {
 	case HANDSHAKE_AGAIN:
-		loop_io_set(&c->io, c->tls->want_write ? EPOLLOUT : EPOLLIN);
+		loop_io_set(&c->io, c->tls->busy ? 0 : c->tls->want_write ? EPOLLOUT : EPOLLIN);
 		update_timer(c);
 		break;
 	case HANDSHAKE_DONE:
@@ -520,7 +522,7 @@ static void shake_hands(struct http_conn *c)
 void conn_read(struct http_conn *c)
 {
 	if (c->tls && c->tls->handshaking) {
-		shake_hands(c);
+		conn_shaken(c, conn_tls_handshake(c));
 		return;
 	}
 	read_input(c);
@@ -558,7 +560,7 @@ void conn_on_io(struct loop_io *io UNUSED, uint32_t events, void *arg)
 		return;
 	}
 	if (c->tls && c->tls->handshaking) {
-		shake_hands(c);
+		conn_shaken(c, conn_tls_handshake(c));
 		return;
 	}
 	if (events & EPOLLOUT)

@@ -37,27 +37,18 @@ void conn_tls_begin(struct http_conn *c, struct http_tls *tls)
 
 static void end_handshake(struct conn_tls *t)
 {
+	struct http_server *s = t->conn->server;
+
 	if (!t->handshaking)
 		return;
 	t->handshaking = false;
 	list_remove(&t->node);
-	t->conn->server->stats.open_handshakes--;
+	s->stats.open_handshakes--;
+	if (t->busy)
+		server_greetings(s, -1);
 }
 
 /* -- the handshake --------------------------------------------------------------------------------------------------- */
-
-/* What answers a greeting takes a public-key operation, up to a millisecond: so many in each, and the rest wait, in the
- * kernel's backlog, where they are nobody's oldest. What comes after it is cheap and goes at once. */
-bool server_is_shaking(struct http_server *s)
-{
-	uint64_t now = loop_now_ms(s->loop);
-
-	if (s->handshakes_ms != now) {
-		s->handshakes_ms = now;
-		s->handshakes_now = 0;
-	}
-	return s->handshakes_now >= HTTP_HANDSHAKES_PER_MS;
-}
 
 /* A record of TLS begins with 22; a method, with a letter. */
 static enum handshake first_byte(const struct http_conn *c)
@@ -77,35 +68,30 @@ static bool is_answered(const struct conn_tls *t)
 	return t->ssl && BIO_number_written(SSL_get_wbio(t->ssl)) > 0;
 }
 
-/* The session is made when its first byte is there: a socket that says nothing costs no more than in plain. */
-static enum handshake accept_step(struct conn_tls *t)
+/* A step, by whoever has the session: the errors of OpenSSL are the thread's. */
+static void shake(void *arg)
 {
-	if (!t->ssl)
-		t->ssl = tls_session(t->tls, t->conn->fd, t->conn->server->limits.h2);
-	if (!t->ssl)
-		return HANDSHAKE_FAILED;
-	if (!is_answered(t))
-		t->conn->server->handshakes_now++;
+	struct conn_tls *t = arg;
+
 	ERR_clear_error();
-	int r = SSL_accept(t->ssl), why = r == 1 ? SSL_ERROR_NONE : SSL_get_error(t->ssl, r);
-	t->want_write = why == SSL_ERROR_WANT_WRITE;
-	if (r == 1)
-		return HANDSHAKE_DONE;
-	if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
-		return HANDSHAKE_AGAIN;
-	t->over = TLS_BROKEN;
-	return HANDSHAKE_FAILED;
+	int r = SSL_accept(t->ssl);
+	t->why = r == 1 ? SSL_ERROR_NONE : SSL_get_error(t->ssl, r);
 }
 
-enum handshake conn_tls_handshake(struct http_conn *c)
+/* After a step: how far it is. */
+static enum handshake shaken(struct http_conn *c, enum handshake r)
 {
 	struct conn_tls *t = c->tls;
-	enum handshake r = t->ssl ? HANDSHAKE_DONE : first_byte(c);
 
-	if (r == HANDSHAKE_DONE)
-		r = !is_answered(t) && server_is_shaking(c->server) ? HANDSHAKE_AGAIN : accept_step(t);
-	if (r == HANDSHAKE_AGAIN)
-		return r;
+	if (r == HANDSHAKE_DONE) {
+		t->want_write = t->why == SSL_ERROR_WANT_WRITE;
+		if (t->why == SSL_ERROR_WANT_READ || t->why == SSL_ERROR_WANT_WRITE)
+			return HANDSHAKE_AGAIN;
+		if (t->why != SSL_ERROR_NONE) {
+			t->over = TLS_BROKEN;
+			r = HANDSHAKE_FAILED;
+		}
+	}
 	end_handshake(t);
 	if (r == HANDSHAKE_DONE) {
 		c->server->stats.handshakes++;
@@ -114,6 +100,72 @@ enum handshake conn_tls_handshake(struct http_conn *c)
 		c->server->stats.failed_handshakes++;
 	}
 	return r;
+}
+
+static void on_greeted(void *arg)
+{
+	struct conn_tls *t = arg;
+
+	t->busy = false;
+	if (t->gone) {
+		conn_destroy(t->conn);
+	} else if (t->handshaking) {
+		server_greetings(t->conn->server, -1);
+		conn_shaken(t->conn, shaken(t->conn, HANDSHAKE_DONE));
+	}
+}
+
+/* What answers a greeting takes public-key operations, 0.1 ms with a key of P-256 and 0.3 with one of RSA: too long for a loop
+ * on which others wait for microseconds. So a thread does it where many are under way; to wake that, and to be woken by it, takes
+ * as long again, so where few are, the loop does. */
+static bool may_block(struct http_server *s)
+{
+	uint64_t now = loop_now_ms(s->loop);
+
+	if (s->greetings || s->greeted_ms == now || s->stats.open_handshakes > HTTP_FEW_HANDSHAKES)
+		return false;
+	s->greeted_ms = now;
+	return true;
+}
+
+/* The session is made when its first byte is there: a socket that says nothing costs no more than in plain. */
+static enum handshake greet(struct conn_tls *t)
+{
+	struct http_server *s = t->conn->server;
+
+	if (!t->ssl)
+		t->ssl = tls_session(t->tls, t->conn->fd, s->limits.h2);
+	if (!t->ssl)
+		return shaken(t->conn, HANDSHAKE_FAILED);
+	if (may_block(s)) {
+		shake(t);
+		return shaken(t->conn, HANDSHAKE_DONE);
+	}
+	t->busy = true;
+	server_greetings(s, 1);
+	loop_work(s->loop, LOOP_LANE_TLS, shake, on_greeted, t);
+	return HANDSHAKE_AGAIN;
+}
+
+enum handshake conn_tls_handshake(struct http_conn *c)
+{
+	struct conn_tls *t = c->tls;
+	enum handshake r = t->busy ? HANDSHAKE_AGAIN : t->ssl ? HANDSHAKE_DONE : first_byte(c);
+
+	if (r == HANDSHAKE_AGAIN)
+		return r;
+	if (r != HANDSHAKE_DONE)
+		return shaken(c, r);
+	if (!is_answered(t))
+		return greet(t);
+	shake(t); /* what comes after it is cheap */
+	return shaken(c, HANDSHAKE_DONE);
+}
+
+bool conn_tls_let_go(struct conn_tls *t)
+{
+	t->gone = t->busy;
+	return !t->busy;
 }
 
 bool conn_tls_is_h2(const struct http_conn *c)

@@ -27,11 +27,12 @@
 #define HTTP_STOPPING_IDLE_MS 1000 /* of a new connection, once the server stops */
 #define HTTP_LINGER_MS 5000
 #define HTTP_DIRECT_BYTES 16384 /* from here on a piece is sent at once instead of being copied first */
-#define HTTP_HANDSHAKES_PER_MS 1 /* greetings that are answered within a millisecond */
 #define HTTP_UNWATCHED_MS 10 /* that a request may take before its peer is watched: see watch.c */
 #define HTTP_BUSY_ACCEPTS 16 /* so many within HTTP_BUSY_MS: new connections are not watched at once */
 #define HTTP_BUSY_MS 4
 #define HTTP_UNSPARING_MS 1000 /* after a peer that asked for more was not heard at once */
+#define HTTP_FEW_HANDSHAKES 16 /* of TLS under way: up to here the loop itself answers one greeting in a millisecond */
+#define HTTP_GREETINGS 4 /* of TLS that wait for their answer; while they do, none is accepted */
 #define HTTP_ACCEPT_PAUSE_MS 100 /* after EMFILE and its like */
 #define HTTP_METHODS_ALLOWED "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -51,8 +52,8 @@ struct http_server {
 	struct list listeners, conns;
 	struct list dirty;      /* connections to advance at the end of this turn */
 	struct list handshaking; /* struct conn_tls, the oldest first */
-	uint64_t handshakes_ms; /* when handshakes_now were answered */
-	unsigned handshakes_now;
+	unsigned greetings;     /* of TLS that are with LOOP_LANE_TLS */
+	uint64_t greeted_ms;    /* when the loop itself answered one */
 	bool deferred;          /* run_dirty() is on its way */
 	bool stopping;          /* connections close after their answer */
 	bool accept_paused;
@@ -95,6 +96,9 @@ struct conn_tls {
 	struct ssl_st *ssl;  /* NULL before its first byte */
 	struct list node;    /* in the server's handshaking */
 	bool handshaking;
+	bool busy;           /* LOOP_LANE_TLS has ssl and the socket: nobody else touches them */
+	bool gone;           /* the connection was destroyed meanwhile, as far as that could be */
+	int why;             /* SSL_get_error() of the last step of the handshake */
 	bool want_write;     /* reading, or the handshake, waits for room to write */
 	bool pending;        /* there is more to be read that no event tells of */
 	enum tls_over over;
@@ -203,6 +207,8 @@ struct http_req {
 	void *close_arg, *private_close_arg;
 };
 
+enum handshake { HANDSHAKE_AGAIN, HANDSHAKE_DONE, HANDSHAKE_PLAIN /* it speaks HTTP */, HANDSHAKE_FAILED };
+
 /* conn.c */
 /* Takes ownership of fd. Goes on with conn_read() where it may be unwatched (watch.c), else with conn_begin(). */
 struct http_conn *conn_new(struct http_server *s, int fd, uint64_t tag, const struct sockaddr *peer, uint64_t acked_base);
@@ -218,6 +224,8 @@ bool conn_idle(const struct http_conn *c);
 bool conn_wants_input(const struct http_conn *c);
 void conn_on_io(struct loop_io *io, uint32_t events, void *arg);
 void conn_look(struct http_conn *c); /* not watched, and idle since its answer: what does the peer do? */
+void conn_destroy(void *conn);             /* in the close phase, or when conn_tls_let_go() said no before */
+void conn_shaken(struct http_conn *c, enum handshake r); /* on from a step of the handshake */
 void conn_stop(struct http_conn *c);       /* the server stops: closes it when it is idle, and no request is on its way */
 
 /* watch.c */
@@ -231,10 +239,9 @@ void watch_accepted(struct http_conn *c);              /* it was: what was answe
 struct ssl_st *tls_session(const struct http_tls *t, int fd, bool h2); /* h2 = it may be chosen; NULL = no memory */
 
 /* conn_tls.c: for connections that have it, but for the last three */
-enum handshake { HANDSHAKE_AGAIN, HANDSHAKE_DONE, HANDSHAKE_PLAIN /* it speaks HTTP */, HANDSHAKE_FAILED };
-bool server_is_shaking(struct http_server *s); /* no more of them in this millisecond */
 void conn_tls_begin(struct http_conn *c, struct http_tls *tls);
-enum handshake conn_tls_handshake(struct http_conn *c);
+enum handshake conn_tls_handshake(struct http_conn *c); /* AGAIN also while it is busy; conn_shaken() then tells how it went on */
+bool conn_tls_let_go(struct conn_tls *t); /* false = it is busy: conn_destroy() is called again when it is not */
 ssize_t conn_tls_recv(struct http_conn *c, char *p, size_t cap);           /* as recv(2) */
 size_t conn_tls_send(struct http_conn *c, const char *p, size_t len);      /* sets blocked and failed */
 uint64_t conn_tls_wire(const struct http_conn *c, uint64_t offset);        /* of what was sent; for conn_acked() */
@@ -306,5 +313,6 @@ void reply_error_json(struct buf *ret, const char *text);
 /* server.c */
 const char *server_date(struct http_server *s);
 void server_conn_closed(struct http_server *s, const struct http_conn *c); /* one less: accepting may go on */
+void server_greetings(struct http_server *s, int change); /* 1 = LOOP_LANE_TLS has one more, -1 = one less */
 void server_mark_dirty(struct http_server *s, struct http_conn *c);
 void server_destroy_later(struct http_server *s); /* of a dead one: when nothing that looks at it is on its way */

@@ -88,13 +88,25 @@ void server_mark_dirty(struct http_server *s, struct http_conn *c)
 
 /* -- accepting ------------------------------------------------------------------------------------------------- */
 
+/* More greetings wait in the kernel's backlog, where they are nobody's oldest. */
+static bool is_shaking(const struct http_listener *l)
+{
+	return l->tls && l->server->greetings >= HTTP_GREETINGS;
+}
+
 /* Above the limit nothing is accepted: the kernel's backlog holds who comes, and they are served when others leave. */
 static void update_listeners(struct http_server *s)
 {
 	bool open = !s->accept_paused && s->stats.open_connections < s->limits.max_connections;
 
 	list_foreach(&s->listeners, struct http_listener, link, l)
-		loop_io_set(&l->io, open ? EPOLLIN : 0);
+		loop_io_set(&l->io, open && !is_shaking(l) ? EPOLLIN : 0);
+}
+
+void server_greetings(struct http_server *s, int change)
+{
+	s->greetings += (unsigned)change;
+	update_listeners(s);
 }
 
 static void on_accept_timer(struct loop_timer *t UNUSED, void *arg)
@@ -158,7 +170,7 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 	unsigned batch = 1 + loop_turn_events(s->loop) / ACCEPT_SHARE;
 
 	/* A handler may have closed the listeners. */
-	for (unsigned i = 0; i < batch && !s->stopping && !(l->tls && server_is_shaking(s)); i++)
+	for (unsigned i = 0; i < batch && !s->stopping && !is_shaking(l); i++)
 		if (s->accept_paused || s->stats.open_connections >= s->limits.max_connections || !accept_one(l))
 			break;
 	update_listeners(s);

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import ssl
 import time
 
@@ -417,6 +418,35 @@ def test_a_thousand_half_open_handshakes_and_somebody_else(server):
             ask(old)
         with server.tls() as s:
             ask(s)
+
+
+def greeting(server):
+    outgoing = ssl.MemoryBIO()
+    client = server.context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def test_who_leaves_while_his_greeting_is_answered(server):
+    """Of many at once, a thread answers greetings: connections end while it does."""
+    hello = greeting(server)
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(server.tls())
+        for _ in range(40):
+            stack.enter_context(server.raw()).sendall(hello)
+        server.wait_for(handshaking=40)
+        for _ in range(300):
+            with server.raw() as s:
+                s.sendall(hello)
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        ask(old)
+        with server.tls() as s:
+            ask(s)
+    end = time.monotonic() + TIMEOUT_S
+    while server.stats()["handshaking"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_kept_connections_cost_little(server):
