@@ -248,13 +248,13 @@ Test(tasks, after_its_time_no_twin_joins)
 {
 	struct task *t = make(key_a);
 
-	uint64_t start = time_now_ms();
+	uint64_t start = loop_now_ms(loop);
 	task_first_closed(t, false);
 	cr_assert_eq(task_find_twin(tasks, key_a), t);
 	while (task_find_twin(tasks, key_a) && time_now_ms() < start + 60000)
 		run_for(10);
 	cr_assert_null(task_find_twin(tasks, key_a));
-	cr_assert_geq(time_now_ms(), start + 200);
+	cr_assert_geq(loop_now_ms(loop), start + 200);
 }
 
 Test(tasks, the_end_of_the_table_tells_those_who_wait)
