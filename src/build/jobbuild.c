@@ -210,21 +210,23 @@ static int exec_buildah(struct work *w, const char *const *argv, int *ret_status
 	return r;
 }
 
-/* What RUN steps may open: what this process may. Newer versions of buildah ask for 1048576, which runc, without a capability
- * outside of the build's user namespace, cannot give where the host allows less. */
-static char *files_limit(void)
+/* A limit of RUN steps is this process's own. Newer versions of buildah ask for 1048576 files and processes, which runc, without a
+ * capability outside of the build's user namespace, cannot give where the host allows less. -1 = none, as buildah has it. */
+static char *own_limit(const char *name, __rlimit_resource_t resource)
 {
-	struct rlimit files = { 1024, 1024 };
+	struct rlimit own = { RLIM_INFINITY, RLIM_INFINITY };
 
-	getrlimit(RLIMIT_NOFILE, &files);
-	return xasprintf("nofile=%llu:%llu", (unsigned long long)files.rlim_cur, (unsigned long long)files.rlim_max);
+	(void)getrlimit(resource, &own);
+	return xasprintf("%s=%lld:%lld", name, own.rlim_cur == RLIM_INFINITY ? -1LL : (long long)own.rlim_cur,
+			 own.rlim_max == RLIM_INFINITY ? -1LL : (long long)own.rlim_max);
 }
 
 static int run_buildah(struct work *w, struct err *err)
 {
 	auto_free char *runc = xasprintf("root=%s/runc", w->store.dir),
 		       *policy = xasprintf("%s/policy.json", w->j->tmp);
-	auto_free char *memory = xasprintf("%llub", (unsigned long long)w->j->conf.memory_bytes), *files = files_limit();
+	auto_free char *memory = xasprintf("%llub", (unsigned long long)w->j->conf.memory_bytes);
+	auto_free char *files = own_limit("nofile", RLIMIT_NOFILE), *processes = own_limit("nproc", RLIMIT_NPROC);
 	const char *first[ENV_STORE_ARGS + 1] = { NULL };
 	struct args a = { .n = 0 };
 	int status = 0;
@@ -234,7 +236,8 @@ static int run_buildah(struct work *w, struct err *err)
 	add_all(&a, (char *[]){ "build", "--pull=missing", "--isolation", "oci", "--force-rm", "--layers", "--format",
 				"docker", NULL });
 	add_all(&a, (char *[]){ "--network", w->network, "--runtime", w->runtime, "--runtime-flag", runc, NULL });
-	add_all(&a, (char *[]){ "--cgroup-parent", w->store.cgroup, "--signature-policy", policy, "--ulimit", files, NULL });
+	add_all(&a, (char *[]){ "--cgroup-parent", w->store.cgroup, "--signature-policy", policy, NULL });
+	add_all(&a, (char *[]){ "--ulimit", files, "--ulimit", processes, NULL });
 	if (w->j->conf.memory_bytes)
 		add_all(&a, (char *[]){ "--memory", memory, NULL });
 	add_all(&a, w->contexts);
