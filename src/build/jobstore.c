@@ -130,17 +130,30 @@ static void say_nothing(void *arg, const char *line)
 	(void)line;
 }
 
+/* Newer versions of buildah keep those of builds in a list of their own. */
+static bool has_containers(const struct env_store *s)
+{
+	static const char *const lists[] = { "containers.json", "volatile-containers.json" };
+	bool any = false;
+
+	for (size_t i = 0; !any && i < ARRAY_LEN(lists); i++) {
+		auto_free char *list = xasprintf("%s/store/overlay-containers/%s", s->dir, lists[i]);
+		auto_buf struct buf text = { 0 };
+
+		buf_init(&text, 16u << 20);
+		any = fd_read_file(list, &text, NULL) == 0 && text.len > 2;
+	}
+	return any;
+}
+
 /* Working containers that nobody works in. A store that is damaged beyond this is made anew: everything in it can be
  * built again, and records of images that were in it are checked when they are used. */
 static int remove_containers(struct env_store *s, struct job *j, struct err *err)
 {
-	auto_free char *list = xasprintf("%s/store/overlay-containers/containers.json", s->dir);
 	const char *argv[ENV_STORE_ARGS + 3];
-	auto_buf struct buf text = { 0 };
 	int status = 0;
 
-	buf_init(&text, 16u << 20);
-	if (fd_read_file(list, &text, NULL) < 0 || text.len <= 2)
+	if (!has_containers(s))
 		return 0;
 	size_t n = env_store_argv(s, argv);
 	argv[n++] = "rm";
