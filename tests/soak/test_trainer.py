@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -169,6 +170,7 @@ class Team:
         self.platform, self.name, self.seconds, self.until = platform, name, seconds, 0.0
         self.dice = random.Random(SEED)
         self.all, self.living, self.done = [], [], collections.Counter()
+        self.times = []           # (when, what died)
         self.chaos = [getattr(faults, c) for c in chaos] + [self.trainer_dies, self.connections_break]
 
     def start_one(self):
@@ -203,6 +205,7 @@ class Team:
             time.sleep(pause)
             # Each once, as far as there is time, before the dice say what is next.
             what = turn.pop(0) if turn else self.dice.choice(self.chaos)
+            self.times.append((round(time.time(), 1), what.__name__))
             what()
             self.done[what.__name__] += 1
         time.sleep(max(self.until - time.monotonic(), 0))
@@ -218,9 +221,13 @@ def summary(results, team):
             f"{dict(team.done)}")
 
 
-def all_right(results):
+def all_right(results, team):
     lost = [r for r in results if "error" in r]
     wrong = [r for r in results if "error" not in r and r["reward"] != r["expected"]]
+    if lost:
+        print("what died: ", team.times)
+        print("lost, by second and kind: ", sorted(collections.Counter(
+            (int(r["at"]), re.sub(r"sid=\S+", "sid", r["error"])[:150]) for r in lost).items()))
     assert not lost and not wrong, f"{len(lost)} lost, {len(wrong)} wrong of {len(results)}: {(lost + wrong)[:5]}"
 
 
@@ -249,7 +256,7 @@ def test_trainer(platform):
     values = figures(platform)
     print(f"\n{AT_ONCE} at once for {seconds:.0f} s, seed {SEED}: {summary(results, team)}; since the last restart "
           f"{values['openreward_calls_resent_total']:.0f} calls looked sent again")
-    all_right(results)
+    all_right(results, team)
     assert len(results) > seconds
     nothing_leaks(platform)
 
@@ -275,7 +282,7 @@ def test_faults(platform):
     results = team.run()
     print(f"\n{AT_ONCE} at once for {seconds:.0f} s, seed {SEED}: {summary(results, team)}; "
           f"{sum('error' in r for r in results)} lost with what held them")
-    all_right([r for r in results if "error" not in r])
+    all_right([r for r in results if "error" not in r], team)
     unexplained = [r for r in results if "error" in r and not is_infra(r, faults)]
     assert not unexplained, f"{len(unexplained)} of {len(results)}: {unexplained[:5]}"
     assert faults.wrong == []
