@@ -180,29 +180,9 @@ void runs_reply_empty(struct http_req *req)
 
 /* -- requests about one ------------------------------------------------------------------------------------------------------ */
 
-static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, struct err *err)
-{
-	const struct auth_caller *caller;
-	struct sandbox *b;
-
-	if (auth_request(s->auth, req, &caller, err) < 0)
-		return NULL;
-	b = sandbox_find(s, caller, http_req_param(req, "id"), err);
-	if (b && b->state == SANDBOX_CREATING) {
-		err_set(err, -EBUSY, "sandbox %s is still being made", b->id);
-		return NULL;
-	}
-	return b;
-}
-
 struct sandbox *runs_sandbox(struct sandboxes *s, struct http_req *req, http_handler_fn *handler)
 {
-	struct err err;
-	struct sandbox *b = find_ready(s, req, &err);
-
-	if (!b)
-		api_reply_err(req, &err);
-	return b && sandbox_park(b, req, handler) ? NULL : b;
+	return sandbox_ready(s, req, http_req_param(req, "id"), handler);
 }
 
 struct brun *runs_find(struct sandbox *b, const char *id, struct err *err)

@@ -71,9 +71,8 @@ struct sandbox *sandbox_find(struct sandboxes *s, const struct auth_caller *call
 	return NULL;
 }
 
-static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, struct err *err)
+static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, const char *id, struct err *err)
 {
-	const char *id = http_req_header(req, "X-Session-ID");
 	const struct auth_caller *caller;
 	struct sandbox *b;
 
@@ -91,14 +90,19 @@ static struct sandbox *find_ready(struct sandboxes *s, struct http_req *req, str
 	return b;
 }
 
-struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler)
+struct sandbox *sandbox_ready(struct sandboxes *s, struct http_req *req, const char *id, http_handler_fn *handler)
 {
 	struct err err;
-	struct sandbox *b = find_ready(s, req, &err);
+	struct sandbox *b = find_ready(s, req, id, &err);
 
 	if (!b)
 		api_reply_err(req, &err);
 	return b && sandbox_park(b, req, handler) ? NULL : b;
+}
+
+struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler)
+{
+	return sandbox_ready(s, req, http_req_header(req, "X-Session-ID"), handler);
 }
 
 /* -- uses -------------------------------------------------------------------------------------------------------------------- */

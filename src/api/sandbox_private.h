@@ -94,7 +94,9 @@ void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */
 void sandbox_gone(struct sandbox *b, const char *reason); /* nothing of it is left: tells all who wait, frees it */
 void sandbox_forget(struct sandbox *b); /* one that never was and nobody waits for: without memory of its id */
-/* The READY sandbox of X-Session-ID, or NULL: the request was answered (400, 401, 404, 409, 410), or waits (sandbox_park()). */
+/* The READY sandbox of this id, or NULL: the request was answered (400, 401, 404, 409, 410), or waits (sandbox_park()). */
+struct sandbox *sandbox_ready(struct sandboxes *s, struct http_req *req, const char *id, http_handler_fn *handler);
+/* That of X-Session-ID. */
 struct sandbox *sandbox_of_request(struct sandboxes *s, struct http_req *req, http_handler_fn *handler);
 /* A sandbox that this caller may see, or NULL with err: -ENOENT, -EIDRM. */
 struct sandbox *sandbox_find(struct sandboxes *s, const struct auth_caller *caller, const char *id, struct err *err);
