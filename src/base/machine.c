@@ -1,10 +1,13 @@
 /* base/machine.c: see machine.h. */
 #include "base/machine.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/dqblk_xfs.h>
 #include <linux/quota.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -13,6 +16,7 @@
 #include "base/fd.h"
 
 #define PROC_FILE_MAX 65536
+#define ZFS_MAGIC 0x2fc12fc1 /* its fallocate looks whether there is room, and keeps none */
 #ifndef SYS_quotactl_fd
 #define SYS_quotactl_fd 443 /* musl 1.2.3 does not name it; the same on every architecture */
 #endif
@@ -75,4 +79,13 @@ bool machine_limits_projects(int dir)
 	/* Not Q_GETQUOTA: it answers also where quota only counts. */
 	return syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_XGETQSTATV, PRJQUOTA), 0, &state) == 0 &&
 	       (state.qs_flags & FS_QUOTA_PDQ_ENFD);
+}
+
+int machine_keep_room(int file, uint64_t from, uint64_t to)
+{
+	struct statfs s;
+
+	if (fstatfs(file, &s) == 0 && s.f_type == ZFS_MAGIC)
+		return -EOPNOTSUPP;
+	return fallocate(file, 0, (off_t)from, (off_t)(to - from)) < 0 ? -errno : 0;
 }

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/macros.h"
+
 #define MACHINE_UNKNOWN UINT64_MAX
 
 struct machine {
@@ -25,3 +27,6 @@ uint64_t machine_pressure_of(const char *text);
 /* Whether the file system of dir, a descriptor, holds projects to their limits. Project quota that only counts, as ext4's does that
  * was mounted without prjquota, also after a remount with it, is false. Needs root. */
 bool machine_limits_projects(int dir);
+/* Has the disk keep room for [from, to) of a file, which grows to `to`: 0, -EOPNOTSUPP where its file system keeps none, or another
+ * negative errno. */
+MUST_CHECK int machine_keep_room(int file, uint64_t from, uint64_t to);

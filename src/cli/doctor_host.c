@@ -15,7 +15,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -33,7 +32,6 @@
 #define KERNEL_MINOR 15
 #define VOLUMES_MAJOR 6 /* simple quotas of btrfs: spawner/disk.h */
 #define VOLUMES_MINOR 7
-#define ZFS_MAGIC 0x2fc12fc1 /* its fallocate keeps nothing */
 #define DISK_MIN_GIB 5.0
 /* packaging/sysctl.conf sets more where there is a choice. */
 #define PIDS_WANTED 32768 /* eight sandboxes at their limit; fewer only share the same number */
@@ -358,9 +356,8 @@ static const char *volumes_lack(void)
 static bool keeps_room(const char *path)
 {
 	auto_fd fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	struct statfs s;
 
-	return fd >= 0 && fstatfs(fd, &s) == 0 && s.f_type != ZFS_MAGIC && fallocate(fd, 0, 0, 1 << 20) == 0;
+	return fd >= 0 && machine_keep_room(fd, 0, 1 << 20) == 0;
 }
 
 static void check_quota(struct doctor *d, const char *path)

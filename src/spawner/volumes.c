@@ -10,12 +10,12 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/machine.h"
 #include "base/str.h"
 
 #define QUOTA_ENABLE_SIMPLE 4  /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA */
@@ -23,23 +23,12 @@
 #define LOOP_BLOCK 4096
 #define TRIM_LEAST (1u << 20)
 #define OPTIONS "nodatacow,nobarrier,commit=10,nodiscard"
-#define ZFS_MAGIC 0x2fc12fc1   /* its fallocate looks whether there is room, and keeps none */
 
 /* -- the file ---------------------------------------------------------------------------------------------------- */
-/* Whether the disk keeps what it is asked to keep: 0, -EOPNOTSUPP, or the failure of keeping it. */
-static int allocate(int file, uint64_t from, uint64_t to)
-{
-	struct statfs s;
-
-	if (fstatfs(file, &s) == 0 && s.f_type == ZFS_MAGIC)
-		return -EOPNOTSUPP;
-	return fallocate(file, 0, (off_t)from, (off_t)(to - from)) < 0 ? -errno : 0;
-}
-
 static int set_size(int file, uint64_t from, uint64_t to, bool backed)
 {
 	if (backed)
-		return allocate(file, from, to);
+		return machine_keep_room(file, from, to);
 	return ftruncate(file, (off_t)to) < 0 ? -errno : 0;
 }
 
@@ -267,7 +256,7 @@ int volumes_resize(const struct volumes *v, uint64_t from, uint64_t to, bool bac
 {
 	int r = to > from ? grow(v, from, to, backed) : to < from ? shrink(v, to) : 0;
 
-	return r == 0 && backed ? allocate(v->file, 0, to) : r;
+	return r == 0 && backed ? machine_keep_room(v->file, 0, to) : r;
 }
 
 int volumes_trim(const struct volumes *v)
