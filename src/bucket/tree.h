@@ -34,7 +34,8 @@ bool bucket_has_anything(int buckets, const char *env_id);
 MUST_CHECK int bucket_open(int buckets, const char *env_id, const char *name, int *ret_fd, uint64_t *ret_size,
 			   int64_t *ret_written_ms, struct err *err);
 /* Gives what lies at .aside/<aside> its place: synced, readable by all, renamed over what was there (*ret_old bytes of it;
- * 0 = nothing). Folders on the way are made. -EEXIST as bucket_check_form(), unless two come at once. On failure the old file is untouched and the aside still there. */
+ * 0 = nothing). Folders on the way are made. -EEXIST as bucket_check_form(), unless two come at once. On failure the old file is
+ * untouched and the aside still there. */
 MUST_CHECK int bucket_place(int buckets, const char *env_id, const char *name, const char *aside, uint64_t *ret_old,
 			    struct err *err);
 

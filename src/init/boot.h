@@ -19,8 +19,8 @@ enum boot_fd {
 };
 
 /* argv[1]: flags, comma-separated: "steer" = hold the steering listeners and pass what arrives to egress; "nnp" = set
- * no_new_privs for commands; "nocore" = no core dump of a command, by a limit that it cannot change; "holder" = only hold listeners (the net namespace of a build): no control socket, no exec,
- * it ends when BOOT_FD_CONTROL reads end-of-file. */
+ * no_new_privs for commands; "nocore" = no core dump of a command, by a limit that it cannot change; "holder" = only hold
+ * listeners (the net namespace of a build): no control socket, no exec, it ends when BOOT_FD_CONTROL reads end-of-file. */
 
 /* Where the net namespace steers to (spawner/netns.c writes the rules, init listens). Ports of the sandbox's own
  * loopback that nothing else can then bind; documented in docs/PROTOCOL.md. */

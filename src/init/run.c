@@ -196,19 +196,17 @@ static void take_output(struct init *in, struct run *run, struct watch *w)
 	runs_flush(in);
 }
 
-static void on_output(struct init *in, struct watch *w, uint32_t events)
+static void on_output(struct init *in, struct watch *w, uint32_t events UNUSED)
 {
 	struct run *run = container_of(w, struct run, out.pipe);
 
-	(void)events;
 	take_output(in, run, w);
 }
 
-static void on_error_output(struct init *in, struct watch *w, uint32_t events)
+static void on_error_output(struct init *in, struct watch *w, uint32_t events UNUSED)
 {
 	struct run *run = container_of(w, struct run, out.err_pipe);
 
-	(void)events;
 	take_output(in, run, w);
 }
 
