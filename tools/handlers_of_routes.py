@@ -25,7 +25,7 @@ READERS = {
     **{"json_" + f: ("body", 1) for f in ("get_str", "get_bool", "get_i64", "get_double", "get_object", "get_array", "need_str",
                                           "object_get")},
 }
-# api/errors.c's table is read from the source; these beside it are of files alone.
+# api/common/errors.c's table is read from the source; these beside it are of files alone.
 ERROR_SET = re.compile(r"err_set\([^;]*?, -(E[A-Z0-9]+),|\.code = -(E[A-Z0-9]+)")
 REPLY_ERROR = re.compile(r"http_reply_error\((?:[^;,]|\([^;]*?\))*?, (\d{3}),")
 ROW = re.compile(r"\{ -(E[A-Z0-9]+), (\d{3}) \}")
@@ -87,7 +87,7 @@ class Sources:
         self.readers = dict(READERS)
         while self._find_wrappers():
             pass
-        with open(os.path.join(top, "api", "errors.c"), encoding="utf-8") as f:
+        with open(os.path.join(top, "api", "common", "errors.c"), encoding="utf-8") as f:
             common, files = f.read().split("int api_file_status_of")
         self.statuses = {code: int(status) for code, status in ROW.findall(common)}
         self.file_statuses = {**self.statuses, **{code: int(status) for code, status in ROW.findall(files)}}
@@ -172,7 +172,7 @@ class Sources:
     def errors(self, functions):
         """{status: function} of the answers below 500, 502 and 503 that these functions make."""
         found = {}
-        table = self.file_statuses if ("api_reply_file_err", "src/api/errors.c") in functions else self.statuses
+        table = self.file_statuses if ("api_reply_file_err", "src/api/common/errors.c") in functions else self.statuses
         takes_body = any("http_req_body(" in f.body for f in functions.values())
         for f in functions.values():
             if f.module == "json" and not takes_body:

@@ -23,7 +23,7 @@ struct api_metrics;
 typedef void api_leaks_done_fn(void *arg, const char *lines, const struct err *err);
 typedef void api_leaks_fn(void *leaks_arg, api_leaks_done_fn *done, void *arg);
 
-/* Who may use which environment's files, and how many bytes (api/bucket.h). */
+/* Who may use which environment's files, and how many bytes (api/bucket/bucket.h). */
 struct bucket_access {
 	struct store *store;
 	struct buckets *buckets;
@@ -65,7 +65,7 @@ struct api {
 	void *ready_arg;
 };
 
-/* One per file of this folder. */
+/* One per resource, most of them in a file of that name. */
 void api_system_routes(struct api *a, struct http_router *r);       /* /health /version /metrics /v1/leaks */
 void api_openapi_routes(struct api *a, struct http_router *r);      /* /openapi.json */
 void api_namespaces_routes(struct api *a, struct http_router *r);   /* /v1/namespace/current */
@@ -95,7 +95,7 @@ void api_billing_routes(struct api *a, struct http_router *r);      /* /v1/billi
 #define API_BACKUP_FULL 3
 #define API_BACKUP_BUSY 4
 
-/* -- for handlers (errors are answered with api_reply_err, api/errors.h) ---------------------------------------------------------------------------------------------- */
+/* -- for handlers (errors are answered with api_reply_err, api/common/errors.h) -- */
 /* The caller, or NULL after a 401 was answered. */
 const struct auth_caller *api_caller(struct api *a, struct http_req *req);
 /* The caller with at least this role, or NULL after a 401 or 403 was answered. */

@@ -5,7 +5,7 @@
  * A trailing `struct err *err` is owned by the caller, of fixed size, may be NULL, and is written only on failure.
  * The message is made at the origin (err_set, err_sys); each layer may add one line of context (err_wrap).
  *
- * Codes with a meaning of their own at the API (api/errors.c maps them):
+ * Codes with a meaning of their own at the API (api/common/errors.c maps them):
  *   -EINVAL 400  -EKEYREJECTED 401  -EPERM 403  -ENOENT 404  -EEXIST, -EBUSY 409  -EIDRM 410  -EMSGSIZE 413
  *   -ERANGE 416  -EUSERS 429  -EAGAIN 503  -ENOSPC 507; everything else is 500. */
 #pragma once

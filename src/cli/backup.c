@@ -315,7 +315,7 @@ int cli_backup(int argc, char **argv)
 	return backup(argv[optind], &o);
 }
 
-/* Of the daemon's user, with a pipe to the daemon as standard output: see api/backup.c. */
+/* Of the daemon's user, with a pipe to the daemon as standard output: see api/system/backup.c. */
 int cli_dump(int argc, char **argv)
 {
 	struct options o = { 0 };

@@ -1,7 +1,7 @@
 /* What each module tells /metrics. */
 #include <stdio.h>
 
-#include "api/sandbox.h"
+#include "api/sandbox/sandbox.h"
 #include "build/build.h"
 #include "daemon/server.h"
 #include "env/env.h"

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "api/sandbox.h"
+#include "api/sandbox/sandbox.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"

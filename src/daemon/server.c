@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "api/sandbox.h"
+#include "api/sandbox/sandbox.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"

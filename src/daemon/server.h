@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #include "api/api.h"
-#include "api/metrics.h"
+#include "api/common/metrics.h"
 #include "daemon/config.h"
 #include "daemon/launch.h"
 #include "engine/engine.h"

@@ -32,7 +32,7 @@ struct auth;
 struct envs;
 struct store;
 struct store_environment;
-struct sandboxes; /* api/sandbox.h: through the interface below, since it lies above */
+struct sandboxes; /* api/sandbox/sandbox.h: through the interface below, since it lies above */
 struct gateway;
 
 #define SESSION_STATES(X) X(OPENING, "opening") X(READY, "ready") X(ENDING, "ending") X(CLOSED, "closed")

@@ -4,7 +4,7 @@
  * it, and the module that obeys it reads it with envset_number() or envset_text(). Values live in the environment's
  * record and in the table environment_setting; one that is not set is in neither, so a changed default reaches every
  * environment that did not choose. Secrets are sealed there (store/seal.h) and plain in memory. What says where the source comes from (branch, subdirectory) is in struct store_origin
- * and is shown beside these by api/settings.c. Loop thread only. */
+ * and is shown beside these by api/environments/settings.c. Loop thread only. */
 #pragma once
 
 #include "json/json.h"

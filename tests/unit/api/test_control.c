@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "api/api.h"
-#include "api/metrics.h"
-#include "api/upload.h"
+#include "api/common/metrics.h"
+#include "api/common/upload.h"
 #include "base/fd.h"
 
 static char dir[64];

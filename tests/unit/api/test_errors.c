@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 
-#include "api/errors.h"
+#include "api/common/errors.h"
 
 Test(errors, the_codes_of_the_convention)
 {

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "api/sandbox_private.h"
+#include "api/sandbox/private.h"
 #include "sandbox/wire.h"
 
 TestSuite(frames, .timeout = 30);

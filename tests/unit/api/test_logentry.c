@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "api/logs.h"
+#include "api/deployments/logs.h"
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "api/metrics.h"
+#include "api/common/metrics.h"
 
 TestSuite(metrics, .timeout = 10);
 

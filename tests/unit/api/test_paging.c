@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/paging.h"
+#include "api/common/paging.h"
 
 static const struct signer signer = { .key = "0123456789abcdef0123456789abcde" };
 

@@ -1,5 +1,5 @@
 /* The table of sandboxes over an engine that does what the test says, when it says. */
-#include "api/sandbox_private.h"
+#include "api/sandbox/private.h"
 
 #include "unit/http/harness.h"
 #include "base/str.h"

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "api/sandbox_spec.h"
+#include "api/sandbox/spec.h"
 #include "base/mem.h"
 #include "base/str.h"
 

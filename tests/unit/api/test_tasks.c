@@ -1,6 +1,6 @@
 /* Tasks over real connections: unix ones, whose bytes count as acknowledged once written, and TCP ones, where the kernel
  * says. */
-#include "api/tasks.h"
+#include "api/sandbox/tasks.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,0 +1,23 @@
+/* api/common/upload.h: a request's body into a file, without blocking the loop: pieces are gathered and written by a worker, and
+ * the peer is made to wait while the disk is slower than it. Owned by the caller; uses the request's body, not its
+ * on_close: the caller calls upload_free there. Loop thread only. */
+#pragma once
+
+#include "http/server.h"
+
+struct upload;
+
+/* err NULL = the whole body is in the file, size bytes of it; else the file is gone. Once, unless upload_free comes
+ * before; the caller may answer or free from inside. -EMSGSIZE: above max_bytes. -ENOSPC: the disk is full. */
+typedef void upload_done_fn(void *arg, uint64_t size_bytes, const struct err *err);
+
+/* path must not exist. Nothing is asked of the peer when this fails (100-continue is not sent). */
+MUST_CHECK int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes,
+			    upload_done_fn *done, void *arg, struct err *err);
+/* The same from where fd stands, which is taken, on failure too. The file stays, whatever becomes of the upload, with what
+ * arrived of it. */
+MUST_CHECK int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done,
+			       void *arg, struct err *err);
+/* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed.
+ * NULL is allowed; returns NULL. */
+struct upload *upload_free(struct upload *u);

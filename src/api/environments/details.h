@@ -1,0 +1,12 @@
+/* api/environments/details.h: where an environment's source comes from and what people read about it, as requests set it. */
+#pragma once
+
+#include "api/api.h"
+
+/* "branch" and "subdirectory" of body into e's origin; null means the default, absent leaves it. Saved when anything was
+ * there. -EINVAL names the member. */
+MUST_CHECK int details_origin(struct store *s, struct store_environment *e, json_t *body, struct err *err);
+/* The same, without changing anything. */
+MUST_CHECK int details_check_origin(json_t *body, struct err *err);
+/* The members of an environment that origin holds. */
+void details_write(struct json_writer *w, const struct store_environment *e);

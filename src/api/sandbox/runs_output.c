@@ -1,0 +1,329 @@
+/* api/sandbox/runs_output.c: GET .../runs/{run}/output?offset&follow&flow: what a run wrote, from any place, while it writes and
+ * afterwards. The bytes lie with init, in its memory or in a file of which a reader holds a descriptor; a reader here has
+ * at most one piece in hand, whatever the run writes and however slow its peer is.
+ *
+ * A reader with flow holds the command up: while there is one, the command may be FLOW_BYTES ahead of the slowest. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "api/sandbox/files.h"
+#include "api/sandbox/runs.h"
+#include "base/fd.h"
+#include "base/mem.h"
+
+#define PIECE_BYTES (64u * 1024)
+#define FLOW_BYTES (1u << 20)
+
+struct reader {
+	struct list node;  /* in brun.readers */
+	struct use *u;     /* NULL = the request is gone */
+	struct loop *loop;
+	struct brun *run;  /* NULL = the run is gone */
+	int fd;            /* of the spool; -1 = not needed yet */
+	uint64_t offset;   /* what the peer gets next */
+	uint64_t stored;   /* known to be there */
+	uint64_t asked;    /* offset when init was asked last: from there it counts how far the command may go */
+	bool follow, flow;
+	bool asking;       /* init has a question */
+	bool working;      /* a worker has it */
+	bool parked;       /* it waits for the peer to take what was sent */
+	bool idle;         /* it has all there is, and is to be told of more */
+	bool news;         /* there was more, or the end, since the question was asked */
+	bool last;         /* the answer to the question is all there will be */
+	ssize_t got;       /* of the worker */
+	char block[PIECE_BYTES];
+};
+
+struct reader_use { /* in the request's memory */
+	struct use use;
+	struct reader *reader;
+};
+
+static void next(struct reader *r);
+
+static void reader_free_if_over(struct reader *r)
+{
+	if (r->u || r->asking || r->working)
+		return;
+	list_remove(&r->node);
+	fd_close(r->fd);
+	free(r);
+}
+
+/* -- flow ------------------------------------------------------------------------------------------------------------------ */
+
+/* Where the slowest of those is who hold the command up; UINT64_MAX = nobody does. */
+static uint64_t slowest(const struct brun *run)
+{
+	uint64_t ret = UINT64_MAX;
+	const struct list *all = &run->readers;
+
+	for (const struct list *l = all->next; l != all; l = l->next) {
+		const struct reader *r = container_of(l, const struct reader, node);
+
+		if (r->flow && r->u)
+			ret = MIN(ret, r->offset);
+	}
+	return ret;
+}
+
+/* How far beyond offset the command may go, for init; 0 = nobody holds it up. */
+static uint64_t flow_from(const struct brun *run, uint64_t offset)
+{
+	uint64_t from = slowest(run);
+
+	if (from == UINT64_MAX)
+		return 0;
+	return from + FLOW_BYTES > offset ? from + FLOW_BYTES - offset : 1;
+}
+
+static bool is_followed(const struct brun *run)
+{
+	const struct list *all = &run->readers;
+
+	for (const struct list *l = all->next; l != all; l = l->next)
+		if (container_of(l, const struct reader, node)->follow)
+			return true;
+	return false;
+}
+
+static void forget_answer(void *arg UNUSED, const struct engine_fetched *f, const struct err *err UNUSED)
+{
+	if (f)
+		fd_close(f->fd);
+}
+
+/* A reader that held the command up has gone: whoever is left sets the pace. */
+static void release_flow(struct brun *run)
+{
+	uint64_t from = slowest(run);
+	const struct engine_fetch f = {
+		.offset = MIN(from, (uint64_t)INT64_MAX), .flow = flow_from(run, from), .watch = is_followed(run), .have = true,
+	};
+
+	run->b->s->engine->ops->exec_fetch(run->exec, &f, forget_answer, NULL);
+}
+
+/* -- sending --------------------------------------------------------------------------------------------------------------- */
+
+static void give_up(struct reader *r)
+{
+	if (r->u)
+		http_req_abort(r->u->req);
+}
+
+/* Takes a piece that the peer is to get. False = wait for it. */
+static bool pass_on(struct reader *r, const void *p, size_t len)
+{
+	r->offset += len;
+	r->parked = !http_reply_write(r->u->req, p, len);
+	return !r->parked;
+}
+
+static void read_work(void *arg)
+{
+	struct reader *r = arg;
+
+	do {
+		r->got = pread(r->fd, r->block, (size_t)MIN((uint64_t)PIECE_BYTES, r->stored - r->offset), (off_t)r->offset);
+	} while (r->got < 0 && errno == EINTR);
+}
+
+static void read_done(void *arg)
+{
+	struct reader *r = arg;
+
+	r->working = false;
+	if (!r->u) {
+		reader_free_if_over(r);
+		return;
+	}
+	if (r->got <= 0)
+		give_up(r); /* its disk failed: the answer must look broken */
+	else if (pass_on(r, r->block, (size_t)r->got))
+		next(r);
+}
+
+static void continue_later(void *arg)
+{
+	struct reader *r = arg;
+
+	r->working = false;
+	if (r->u)
+		next(r);
+	else
+		reader_free_if_over(r);
+}
+
+/* What is in the page cache, which is nearly always, comes at once; the rest by a worker. */
+static void read_spool(struct reader *r)
+{
+	struct iovec v = { r->block, (size_t)MIN((uint64_t)PIECE_BYTES, r->stored - r->offset) };
+	ssize_t n = preadv2(r->fd, &v, 1, (off_t)r->offset, RWF_NOWAIT);
+
+	if (n > 0 && !pass_on(r, r->block, (size_t)n))
+		return;
+	r->working = true;
+	if (n > 0)
+		loop_defer(r->loop, continue_later, r); /* others want a turn, too */
+	else
+		loop_work(r->loop, LOOP_LANE_ANY, read_work, read_done, r);
+}
+
+/* -- asking ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_fetched(void *arg, const struct engine_fetched *f, const struct err *err)
+{
+	struct reader *r = arg;
+
+	r->asking = false;
+	if (f && f->fd >= 0) {
+		fd_close(r->fd);
+		r->fd = f->fd;
+	}
+	if (!r->u) {
+		reader_free_if_over(r);
+		return;
+	}
+	if (err || !f) {
+		give_up(r);
+		return;
+	}
+	r->stored = f->stored;
+	r->offset = MAX(r->offset, f->first);
+	if (f->len > 0 && r->offset < r->stored && !pass_on(r, f->data, f->len))
+		return;
+	next(r);
+}
+
+static void ask(struct reader *r)
+{
+	const struct engine_fetch f = {
+		.offset = r->offset, .flow = flow_from(r->run, r->offset), .watch = is_followed(r->run), .have = r->fd >= 0,
+	};
+
+	r->asking = true;
+	r->asked = r->offset;
+	r->news = false;
+	r->last = r->run->over || !r->follow;
+	r->run->b->s->engine->ops->exec_fetch(r->run->exec, &f, on_fetched, r);
+}
+
+static void next(struct reader *r)
+{
+	r->idle = false;
+	if (r->asking || r->working || r->parked)
+		return;
+	if (r->fd >= 0 && r->offset < r->stored) {
+		read_spool(r);
+	} else if (r->last) {
+		http_reply_end(r->u->req);
+	} else if (!r->run) {
+		give_up(r);
+	} else if (r->stored > r->offset || r->news || r->run->over || (r->flow && r->offset > r->asked)) {
+		ask(r);
+	} else {
+		r->idle = true;
+	}
+}
+
+void readers_more(struct brun *run)
+{
+	list_foreach(&run->readers, struct reader, node, r) {
+		r->news = true;
+		if (!r->idle)
+			continue;
+		r->idle = false;
+		r->working = true; /* from the loop: an answer that is passed on may end other readers */
+		loop_defer(r->loop, continue_later, r);
+	}
+}
+
+void readers_end(struct brun *run)
+{
+	while (!list_empty(&run->readers)) {
+		struct reader *r = list_first(&run->readers, struct reader, node);
+
+		list_remove(&r->node);
+		r->run = NULL;
+		give_up(r);
+	}
+}
+
+/* -- the request ------------------------------------------------------------------------------------------------------------- */
+
+static void on_drained(struct http_req *req UNUSED, void *arg)
+{
+	struct reader *r = arg;
+
+	if (!r->parked)
+		return;
+	r->parked = false;
+	next(r);
+}
+
+static void on_closed(struct use *u)
+{
+	struct reader *r = container_of(u, struct reader_use, use)->reader;
+	struct brun *run;
+
+	if (!r)
+		return;
+	run = r->run;
+	r->u = NULL;
+	list_remove(&r->node);
+	if (run && r->flow && !run->over)
+		release_flow(run);
+	reader_free_if_over(r);
+}
+
+static int read_query(struct http_req *req, struct reader *r, struct err *err)
+{
+	r->follow = file_flag(req, "follow");
+	r->flow = file_flag(req, "flow");
+	if (r->flow && !r->follow)
+		return err_set(err, -EINVAL, "flow: only with follow=1");
+	return file_number(req, "offset", &r->offset, err);
+}
+
+static struct reader *reader_new(struct reader_use *u, struct loop *l)
+{
+	struct reader *r = xmalloc(sizeof(*r));
+
+	memset(r, 0, offsetof(struct reader, block));
+	list_init(&r->node);
+	r->u = &u->use;
+	r->loop = l;
+	r->fd = -1;
+	return r;
+}
+
+void run_output_handler(struct http_req *req, void *sandboxes)
+{
+	struct reader_use *u = http_req_alloc(req, sizeof(*u));
+	struct brun *run;
+	struct reader *r;
+	struct err err;
+
+	u->reader = NULL;
+	run = brun_of_request(sandboxes, req, run_output_handler, &u->use, on_closed);
+	if (!run)
+		return;
+	r = reader_new(u, run->b->s->loop);
+	if (read_query(req, r, &err) < 0) {
+		free(r);
+		api_reply_err(req, &err);
+		return;
+	}
+	u->reader = r;
+	r->run = run;
+	list_push_back(&run->readers, &r->node);
+	http_req_watch_peer(req);
+	http_reply_header(req, "X-Accel-Buffering", "no");
+	http_reply_on_drain(req, on_drained, r);
+	http_reply_start(req, 200, run->separate ? "application/vnd.openreward.frames" : "application/octet-stream", -1);
+	ask(r);
+}
