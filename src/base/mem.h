@@ -1,5 +1,5 @@
 /* base/mem.h: allocation that cannot fail. The daemon and the command line abort on out-of-memory with one line on
- * stderr; libors, the spawner and init do not use these. Results are freed with free(). */
+ * stderr; the spawner and init do not use these. Results are freed with free(). */
 #pragma once
 
 #include "base/macros.h"

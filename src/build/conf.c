@@ -9,8 +9,8 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostconf.h"
-#include "image/record.h"
 #include "json/json.h"
 
 #define CONF_MAX (1u << 20)
@@ -24,10 +24,10 @@ void build_conf_init(struct build_conf *c)
 
 void build_conf_done(struct build_conf *c)
 {
-	c->env = image_strv_free(c->env);
-	c->mounts = image_strv_free(c->mounts);
-	c->aliases = image_strv_free(c->aliases);
-	c->host_env = image_strv_free(c->host_env);
+	c->env = strv_free(c->env);
+	c->mounts = strv_free(c->mounts);
+	c->aliases = strv_free(c->aliases);
+	c->host_env = strv_free(c->host_env);
 }
 
 static char **flatten_aliases(const struct image_alias *aliases)
@@ -49,8 +49,8 @@ void build_conf_set(struct build_conf *c, bool inherit_host, const char *const *
 {
 	build_conf_done(c);
 	c->inherit_host = inherit_host;
-	c->env = image_strv_dup(env);
-	c->mounts = image_strv_dup(mounts);
+	c->env = strv_dup(env);
+	c->mounts = strv_dup(mounts);
 	c->aliases = flatten_aliases(aliases);
 	c->host_env = hostconf_snapshot();
 }
@@ -109,25 +109,6 @@ int build_conf_write(const char *data_dir, const struct build_conf *c, struct er
 }
 
 /* -- reading ------------------------------------------------------------------------------------------------- */
-static int read_list(json_t *obj, const char *key, char ***ret, struct err *err)
-{
-	json_t *array = NULL, *item;
-	size_t k;
-
-	int r = json_get_array(obj, key, &array, err);
-	if (r < 0 || !array)
-		return r;
-	json_array_foreach(array, k, item) {
-		if (!json_is_string(item))
-			return err_set(err, -EINVAL, "%s: item %zu: expected a string", key, k);
-	}
-	*ret = xcalloc(json_array_size(array) + 1, sizeof(**ret));
-	json_array_foreach(array, k, item) {
-		(*ret)[k] = xstrdup(json_string_value(item));
-	}
-	return 0;
-}
-
 static int read_aliases(json_t *obj, char ***ret, struct err *err)
 {
 	json_t *map = NULL, *to;
@@ -161,11 +142,11 @@ static int from_json(struct build_conf *c, json_t *obj, struct err *err)
 	int r;
 
 	if ((r = json_get_bool(obj, "inherit_host", &c->inherit_host, err)) < 0 ||
-	    (r = read_list(obj, "env", &c->env, err)) < 0 || (r = read_list(obj, "mounts", &c->mounts, err)) < 0 ||
+	    (r = json_get_strv(obj, "env", &c->env, err)) < 0 || (r = json_get_strv(obj, "mounts", &c->mounts, err)) < 0 ||
 	    (r = read_bytes(obj, "memory_bytes", &c->memory_bytes, err)) < 0 ||
 	    (r = read_bytes(obj, "disk_bytes", &c->disk_bytes, err)) < 0 ||
 	    (r = read_bytes(obj, "min_free_bytes", &c->min_free_bytes, err)) < 0 ||
-	    (r = read_aliases(obj, &c->aliases, err)) < 0 || (r = read_list(obj, "host_env", &c->host_env, err)) < 0)
+	    (r = read_aliases(obj, &c->aliases, err)) < 0 || (r = json_get_strv(obj, "host_env", &c->host_env, err)) < 0)
 		return r;
 	return check(c, err);
 }

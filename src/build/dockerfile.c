@@ -8,8 +8,8 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
-#include "image/record.h"
 
 #define TEXT_MAX (4u << 20)
 
@@ -167,7 +167,7 @@ char **dockerfile_images(const char *text)
 		take_line(&x, line.data);
 		buf_clear(&line);
 	}
-	image_strv_free(x.stages.list);
-	image_strv_free(x.args.list);
-	return x.images.list ? x.images.list : image_strv_dup(NULL);
+	strv_free(x.stages.list);
+	strv_free(x.args.list);
+	return strv_take(&x.images);
 }

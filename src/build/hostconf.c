@@ -10,8 +10,8 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
-#include "image/record.h"
 
 extern char **environ;
 
@@ -88,13 +88,6 @@ static const char *const default_hosts[] = {
 };
 
 /* -- lists of "K=V" ------------------------------------------------------------------------------------------------ */
-void strv_add(struct strv *v, char *s)
-{
-	v->list = xrealloc(v->list, (v->n + 2) * sizeof(*v->list));
-	v->list[v->n++] = s;
-	v->list[v->n] = NULL;
-}
-
 const char *host_get(const char *const *env, const char *key)
 {
 	size_t n = strlen(key);
@@ -148,7 +141,7 @@ char **hostconf_snapshot(void)
 		if (IN(ca_vars, *e, false) || IN(plain_vars, *e, false) || IN(read_vars, *e, false) ||
 		    IN(proxy_vars, *e, true))
 			strv_add(&v, xstrdup(*e));
-	return v.list ? v.list : image_strv_dup(NULL);
+	return strv_take(&v);
 }
 
 static void add_proxy(struct strv *v, const char *name, const char *value)
@@ -171,7 +164,7 @@ char **hostconf_proxies(const char *const *env)
 				add_proxy(&v, proxy_vars[i], strchr(*e, '=') + 1);
 				break;
 			}
-	return v.list ? v.list : image_strv_dup(NULL);
+	return strv_take(&v);
 }
 
 /* -- staging ------------------------------------------------------------------------------------------------------ */
@@ -273,10 +266,10 @@ int hostconf_stage(const char *dir, const char *target, const char *const *env, 
 
 	int r = fill(&v, dir, target, env, err);
 	if (r < 0) {
-		image_strv_free(v.list);
+		strv_free(v.list);
 		return err_wrap(err, r, "copy the package client configuration of this machine");
 	}
-	*ret_env = v.list ? v.list : image_strv_dup(NULL);
+	*ret_env = strv_take(&v);
 	return 0;
 }
 
@@ -338,7 +331,7 @@ static void add_env_hosts(struct strv *v, const char *const *env)
 			const char *value = strchr(*p, '=') + 1, *host = strstr(value, "://");
 			add_url_host(v, host ? host + 3 : value);
 		}
-	image_strv_free(proxies);
+	strv_free(proxies);
 }
 
 char **hostconf_hosts(const char *const *env)
@@ -357,7 +350,7 @@ char **hostconf_hosts(const char *const *env)
 	for (size_t i = 0; i < urls.n; i++)
 		add_text_hosts(&v, urls.list[i]);
 	add_env_hosts(&v, env);
-	image_strv_free(urls.list);
+	strv_free(urls.list);
 	qsort(v.list, v.n, sizeof(*v.list), by_text);
 	return v.list;
 }

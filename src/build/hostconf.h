@@ -18,18 +18,18 @@
 	"/dev/.openreward-host" /* in RUN steps: /dev is a tmpfs there, so no mount point stays in a layer */
 
 /* Those variables of this process that hostconf cares for: what `serve` hands on to root jobs (build_conf.host_env).
- * The caller frees with image_strv_free. */
+ * The caller frees with strv_free. */
 char **hostconf_snapshot(void);
 
 /* Fills the folder dir (made, 0755; its files 0644). *ret_env: "K=V" for processes inside, where the folder is mounted
- * at target; proxies are not in it (see hostconf_proxies). The caller frees with image_strv_free. */
+ * at target; proxies are not in it (see hostconf_proxies). The caller frees with strv_free. */
 MUST_CHECK int hostconf_stage(const char *dir, const char *target, const char *const *env, char ***ret_env,
 			      struct err *err);
 
-/* The proxy variables of env, in both cases of letters. The caller frees with image_strv_free. */
+/* The proxy variables of env, in both cases of letters. The caller frees with strv_free. */
 char **hostconf_proxies(const char *const *env);
 
 /* Host names that builds need: those of every configured registry, mirror and proxy, and the public defaults
  * (PyPI, npm, Debian, crates.io, the Go proxy). Sorted, no duplicates, lower case; "name" or "address", no port.
- * The caller frees with image_strv_free. */
+ * The caller frees with strv_free. */
 char **hostconf_hosts(const char *const *env);

@@ -12,8 +12,8 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
-#include "image/record.h"
 
 /* A text that outgrows its buffer (4 MiB) is cut: nothing here is worth failing a build for. */
 #define APPEND(out, ...) ((void)!buf_printf(out, __VA_ARGS__))

@@ -2,15 +2,10 @@
 #pragma once
 
 #include "base/buf.h"
+#include "base/strv.h"
 #include "build/hostconf.h"
 
 #define HOSTCONF_FILE_MAX (4u << 20) /* bytes of one configuration file or CA bundle */
-
-struct strv { /* a growing NULL-terminated list */
-	char **list;
-	size_t n;
-};
-void strv_add(struct strv *v, char *s); /* takes s */
 
 /* The value of K in a list of "K=V", or NULL. */
 const char *host_get(const char *const *env, const char *key);

@@ -19,8 +19,8 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
-#include "image/record.h"
 
 void job_say(const char *fmt, ...)
 {
@@ -260,7 +260,7 @@ static int run_host_names(struct job *j, char **a, struct err *err)
 	(void)err;
 	for (char **n = names; *n; n++)
 		job_say("%s", *n);
-	image_strv_free(names);
+	strv_free(names);
 	return 0;
 }
 
@@ -271,7 +271,7 @@ static int run_host_conf(struct job *j, char **a, struct err *err)
 	int r = hostconf_stage(a[0], a[1], j->host_env, &env, err);
 	for (char **e = env; e && *e; e++)
 		job_say("%s", *e);
-	image_strv_free(env);
+	strv_free(env);
 	return r;
 }
 

@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
 #include "build/job.h"
 #include "image/cstore.h"
@@ -187,7 +188,7 @@ static int debootstrap(struct job *j, const struct recipe *r, const char *tar, s
 	strv_add(&v, xstrdup(tar));
 	add_sources(&v, r->suite);
 	int result = job_tool_env(j, (const char *const *)v.list, env, "mmdebstrap", err);
-	image_strv_free(v.list);
+	strv_free(v.list);
 	return result;
 }
 

@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/jobpriv.h"
 #include "build/unpack.h"
 #include "image/cstore.h"
@@ -42,7 +43,7 @@ static void work_done(struct work *w)
 	free(w->context);
 	free(w->dockerfile);
 	free(w->ignore);
-	image_strv_free(w->contexts);
+	strv_free(w->contexts);
 	build_input_done(&w->input);
 	free(w->network);
 	free(w->runtime);

@@ -14,10 +14,10 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "base/time.h"
 #include "build/hostconf.h"
 #include "build/job.h"
-#include "image/record.h"
 
 #define LINE_MAX_BYTES 4096
 #define TICK_MS 200
@@ -65,7 +65,7 @@ static void set_environment(const struct job *j, const char *const *more)
 		put(*p);
 	for (; more && *more; more++)
 		put(*more);
-	image_strv_free(proxies);
+	strv_free(proxies);
 }
 
 /* -- the child -------------------------------------------------------------------------------------------------- */

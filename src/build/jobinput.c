@@ -10,9 +10,9 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostpriv.h"
 #include "build/jobpriv.h"
-#include "image/record.h"
 #include "json/json.h"
 
 #define INPUT_MAX (64u << 20)
@@ -57,9 +57,9 @@ int build_input_read(struct build_input *ret, struct err *err)
 
 void build_input_done(struct build_input *in)
 {
-	in->args = image_strv_free(in->args);
-	in->secrets = image_strv_free(in->secrets);
-	in->options = image_strv_free(in->options);
+	in->args = strv_free(in->args);
+	in->secrets = strv_free(in->secrets);
+	in->options = strv_free(in->options);
 }
 
 /* -- for buildah ------------------------------------------------------------------------------------------------- */

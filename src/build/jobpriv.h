@@ -32,7 +32,7 @@ MUST_CHECK int job_run_setup(struct job *j, char **ret_network, char **ret_runti
 /* Until *ret_fd is closed, no image of the store of bases is removed; waits for a removal that runs. */
 MUST_CHECK int job_use_bases(struct job *j, int *ret_fd, struct err *err);
 /* The images that the Dockerfile at path names are in the store of bases afterwards, aliases applied.
- * *ret_args: "--build-context" arguments for the aliases; free with image_strv_free. */
+ * *ret_args: "--build-context" arguments for the aliases; free with strv_free. */
 MUST_CHECK int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct err *err);
 
 /* What stands on the job's standard input: jobinput.c. */

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/dockerfile.h"
 #include "build/hostpriv.h"
 #include "build/jobpriv.h"
@@ -137,7 +138,7 @@ int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct 
 		r = write_tmp(j, "resolv.conf", "nameserver " STEER_NAMESERVER "\n", 0644, err);
 	if (r == 0)
 		r = write_runtime_conf(j, staged, err);
-	image_strv_free(staged);
+	strv_free(staged);
 	if (r == 0)
 		r = write_wrapper(j, ret_runtime, err);
 	if (r == 0 && j->netns >= 0)
@@ -243,11 +244,11 @@ int job_bring_bases(struct job *j, const char *path, char ***ret_args, struct er
 	char **images = dockerfile_images(text.data);
 	for (char **i = images; r == 0 && i[0]; i += 2)
 		r = bring_one(j, i[0], i[1], &args, err);
-	image_strv_free(images);
+	strv_free(images);
 	if (r < 0) {
-		image_strv_free(args.list);
+		strv_free(args.list);
 		return r;
 	}
-	*ret_args = args.list ? args.list : image_strv_dup(NULL);
+	*ret_args = strv_take(&args);
 	return 0;
 }

@@ -1,4 +1,5 @@
 /* Values: from text into their place in struct config, with errors that name key, value and expectation. */
+#include "base/strv.h"
 #include "daemon/config_table.h"
 
 #include <errno.h>
@@ -150,10 +151,8 @@ void config_clear(struct config *c, const struct config_key *k)
 		clear_aliases(c);
 		return;
 	}
-	for (char **p = *place; p && *p; p++)
-		free(*p);
-	free(*place);
-	*place = xcalloc(1, sizeof(**place));
+	strv_free(*place);
+	*place = strv_dup(NULL);
 }
 
 static void list_add(char ***place, char *value)

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/hostconf.h"
 #include "daemon/spawn.h"
 #include "http/tls.h"
@@ -254,9 +255,7 @@ static int stage_host(struct launch *l, const struct config *c, struct err *err)
 	char **env = hostconf_snapshot();
 	l->host_dir = xasprintf("%s/images/host", c->data);
 	int r = hostconf_stage(l->host_dir, LAUNCH_HOST_TARGET, (const char *const *)env, &l->host_env, err);
-	for (char **e = env; e && *e; e++)
-		free(*e);
-	free(env);
+	strv_free(env);
 	return r < 0 ? err_wrap(err, r, "sandboxes.inherit_host") : 0;
 }
 
@@ -325,7 +324,5 @@ void launch_done(struct launch *l)
 	free(l->self);
 	free(l->spawner_socket);
 	free(l->host_dir);
-	for (char **e = l->host_env; e && *e; e++)
-		free(*e);
-	free(l->host_env);
+	strv_free(l->host_env);
 }

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "bucket/bucket.h"
 #include "build/build.h"
 #include "daemon/server.h"
@@ -20,33 +21,6 @@
 
 #define PLATFORM_NAME "openreward.internal"
 #define DAY_MS (24ull * 3600 * 1000)
-
-/* -- lists of "K=V" ---------------------------------------------------------------------------------------------- */
-
-static void strv_add(char ***list, char *text)
-{
-	size_t n = 0;
-
-	while (*list && (*list)[n])
-		n++;
-	*list = xrealloc(*list, (n + 2) * sizeof(**list));
-	(*list)[n] = text;
-	(*list)[n + 1] = NULL;
-}
-
-static void strv_add_all(char ***list, char *const *more)
-{
-	for (; more && *more; more++)
-		strv_add(list, xstrdup(*more));
-}
-
-static char **strv_free(char **list)
-{
-	for (char **p = list; p && *p; p++)
-		free(*p);
-	free(list);
-	return NULL;
-}
 
 /* -- opening ----------------------------------------------------------------------------------------------------- */
 
@@ -64,17 +38,15 @@ static int open_images(struct daemon *d, struct err *err)
 /* "SOURCE[:TARGET]" becomes two strings in one piece of memory. */
 static void split_mounts(struct daemon *d)
 {
-	size_t n = 0;
+	size_t n = d->mount_texts.n;
 
-	while (d->mount_texts && d->mount_texts[n])
-		n++;
 	d->mounts = xcalloc(n + 1, sizeof(*d->mounts));
 	for (size_t i = 0; i < n; i++) {
-		char *colon = strchr(d->mount_texts[i], ':');
+		char *colon = strchr(d->mount_texts.list[i], ':');
 		if (colon)
 			*colon = '\0';
 		d->mounts[i] = (struct engine_mount){
-			.source = d->mount_texts[i], .target = colon ? colon + 1 : d->mount_texts[i], .read_only = true,
+			.source = d->mount_texts.list[i], .target = colon ? colon + 1 : d->mount_texts.list[i], .read_only = true,
 		};
 	}
 }
@@ -92,7 +64,7 @@ static int open_engine(struct daemon *d, struct err *err)
 	strv_add_all(&d->mount_texts, c->sandbox_mounts);
 	if (d->launch->host_dir)
 		strv_add(&d->mount_texts, xasprintf("%s:%s", d->launch->host_dir, LAUNCH_HOST_TARGET));
-	s.env = (const char *const *)d->sandbox_env;
+	s.env = (const char *const *)d->sandbox_env.list;
 	split_mounts(d);
 	s.mounts = d->mounts;
 	return local_engine_new(&d->engine, d->loop, d->link, d->images, &s, err);
@@ -117,7 +89,7 @@ static int open_envs(struct daemon *d, struct err *err)
 	strv_add(&d->instance_env, xstrdup("OPENREWARD_USE_STRUCTURED_LOGS=1"));
 	strv_add(&d->instance_env, xstrdup("OPENREWARD_DISABLE_UPDATE_CHECK=1"));
 	strv_add_all(&d->instance_env, c->instance_env);
-	s.instance_env = (const char *const *)d->instance_env;
+	s.instance_env = (const char *const *)d->instance_env.list;
 	return envs_new(&d->envs, d->loop, d->engine, d->store, d->builds, &s, err);
 }
 
@@ -288,9 +260,9 @@ void modules_close(struct daemon *d)
 	local_engine_free(d->engine);
 	buckets_free(d->buckets);
 	images_free(d->images);
-	d->instance_env = strv_free(d->instance_env);
-	d->sandbox_env = strv_free(d->sandbox_env);
-	d->mount_texts = strv_free(d->mount_texts);
+	strv_free(d->instance_env.list);
+	strv_free(d->sandbox_env.list);
+	strv_free(d->mount_texts.list);
 	free(d->mounts);
 	free(d->state_dir);
 }

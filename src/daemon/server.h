@@ -21,6 +21,7 @@
 
 #include "api/api.h"
 #include "api/common/metrics.h"
+#include "base/strv.h"
 #include "daemon/config.h"
 #include "daemon/launch.h"
 #include "engine/engine.h"
@@ -63,9 +64,9 @@ struct daemon {
 	struct api_metrics *metrics;
 	struct api api;              /* what the handlers of the control plane see */
 	char *state_dir;             /* DATA/run */
-	char **instance_env;         /* for every environment server; see modules.c */
-	char **sandbox_env;
-	char **mount_texts;          /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
+	struct strv instance_env;    /* for every environment server; see modules.c */
+	struct strv sandbox_env;
+	struct strv mount_texts;     /* "SOURCE[:TARGET]", for every box; what `mounts` points into */
 	struct engine_mount *mounts; /* ends with a NULL source */
 	uint64_t platform_total, denied_total; /* connections from inside: to the platform; refused */
 	uint64_t told_dropped_ms;    /* when the log was told of one that was dropped; 0 = never */

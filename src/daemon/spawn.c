@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "base/time.h"
 #include "build/conf.h"
 #include "build/hostconf.h"
@@ -50,25 +51,13 @@ int spawn_write_build_conf(const struct config *c, struct err *err)
 
 /* -- arguments ------------------------------------------------------------------------------------------------- */
 
-struct args {
-	char **v;
-	size_t n;
-};
-
-static void add(struct args *a, const char *text)
+static void add_pair(struct strv *a, const char *option, const char *value)
 {
-	a->v = xrealloc(a->v, (a->n + 2) * sizeof(*a->v));
-	a->v[a->n++] = xstrdup(text);
-	a->v[a->n] = NULL;
+	strv_add(a, xstrdup(option));
+	strv_add(a, xstrdup(value));
 }
 
-static void add_pair(struct args *a, const char *option, const char *value)
-{
-	add(a, option);
-	add(a, value);
-}
-
-static void add_number(struct args *a, const char *option, unsigned long value)
+static void add_number(struct strv *a, const char *option, unsigned long value)
 {
 	char text[24];
 
@@ -76,7 +65,7 @@ static void add_number(struct args *a, const char *option, unsigned long value)
 	add_pair(a, option, text);
 }
 
-static void add_mounts(struct args *a, char *const *mounts)
+static void add_mounts(struct strv *a, char *const *mounts)
 {
 	for (; *mounts; mounts++) {
 		auto_free char *source = xstrndup(*mounts, strcspn(*mounts, ":"));
@@ -84,7 +73,7 @@ static void add_mounts(struct args *a, char *const *mounts)
 	}
 }
 
-static void add_egress(struct args *a, const char *option, const char *value)
+static void add_egress(struct strv *a, const char *option, const char *value)
 {
 	auto_free char *text = xasprintf("%s=%s", option, value);
 
@@ -92,7 +81,7 @@ static void add_egress(struct args *a, const char *option, const char *value)
 }
 
 /* Registries on private addresses: builds may reach them by default, sandboxes where the operator says so. */
-static void add_host_names(struct args *a, const struct config *c)
+static void add_host_names(struct strv *a, const struct config *c)
 {
 	char **env = hostconf_snapshot();
 	char **hosts = hostconf_hosts((const char *const *)env);
@@ -103,16 +92,12 @@ static void add_host_names(struct args *a, const struct config *c)
 		if (c->sandbox_inherit_host)
 			add_egress(a, "--allow", *h);
 	}
-	for (char **h = hosts; h && *h; h++)
-		free(*h);
-	for (char **e = env; e && *e; e++)
-		free(*e);
-	free(hosts);
-	free(env);
+	strv_free(hosts);
+	strv_free(env);
 }
 
 /* What sandboxes write never keeps others from starting, nor builds. */
-static void add_disk(struct args *a, const struct config *c)
+static void add_disk(struct strv *a, const struct config *c)
 {
 	uint64_t others = MAX(c->room.disk_free_bytes, c->build_min_free_bytes);
 
@@ -120,32 +105,36 @@ static void add_disk(struct args *a, const struct config *c)
 	add_number(a, "--disk-reserve", MAX(c->sandbox_disk_reserve, others + others / 4));
 }
 
+static void add_all(struct strv *a, const struct launch *l, const struct config *c)
+{
+	strv_add(a, xasprintf("%s/openreward-spawner", l->libexec));
+	add_pair(a, "--data", c->data);
+	add_number(a, "--uid", l->uid);
+	add_number(a, "--gid", l->gid);
+	for (char *const *p = c->listen; *p; p++)
+		add_pair(a, "--listen", config_listen_address(*p));
+	add_pair(a, "--libexec", l->libexec);
+	add_pair(a, "--program", l->self);
+	add_mounts(a, c->sandbox_mounts);
+	if (l->host_dir)
+		add_pair(a, "--mount", l->host_dir);
+	if (c->sandbox_disk_bytes)
+		add_disk(a, c);
+	if (c->log_format == LOG_JSON)
+		add_pair(a, "--egress-arg", "--log-json");
+	if (c->log_level == LOG_DEBUG)
+		add_pair(a, "--egress-arg", "--debug");
+	for (char *const *p = c->egress_allow; *p; p++)
+		add_egress(a, "--allow", *p);
+	add_host_names(a, c);
+}
+
 char **spawn_args(const struct launch *l, const struct config *c)
 {
-	struct args a = { 0 };
-	auto_free char *program = xasprintf("%s/openreward-spawner", l->libexec);
+	struct strv a = { 0 };
 
-	add(&a, program);
-	add_pair(&a, "--data", c->data);
-	add_number(&a, "--uid", l->uid);
-	add_number(&a, "--gid", l->gid);
-	for (char *const *p = c->listen; *p; p++)
-		add_pair(&a, "--listen", config_listen_address(*p));
-	add_pair(&a, "--libexec", l->libexec);
-	add_pair(&a, "--program", l->self);
-	add_mounts(&a, c->sandbox_mounts);
-	if (l->host_dir)
-		add_pair(&a, "--mount", l->host_dir);
-	if (c->sandbox_disk_bytes)
-		add_disk(&a, c);
-	if (c->log_format == LOG_JSON)
-		add_pair(&a, "--egress-arg", "--log-json");
-	if (c->log_level == LOG_DEBUG)
-		add_pair(&a, "--egress-arg", "--debug");
-	for (char *const *p = c->egress_allow; *p; p++)
-		add_egress(&a, "--allow", *p);
-	add_host_names(&a, c);
-	return a.v;
+	add_all(&a, l, c);
+	return a.list;
 }
 
 /* -- the process ----------------------------------------------------------------------------------------------- */
@@ -196,9 +185,7 @@ int spawn_start(struct launch *l, const struct config *c, struct err *err)
 	l->spawner = fork();
 	if (l->spawner == 0)
 		exec_spawner(argv);
-	for (char **p = argv; *p; p++)
-		free(*p);
-	free(argv);
+	strv_free(argv);
 	if (l->spawner < 0) {
 		l->spawner = 0;
 		return err_sys(err, "starting openreward-spawner");
@@ -208,20 +195,13 @@ int spawn_start(struct launch *l, const struct config *c, struct err *err)
 
 int spawn_exec(const struct launch *l, const struct config *c, struct err *err)
 {
-	char **argv = spawn_args(l, c);
-	size_t n = 0;
-	int r;
+	struct strv a = { 0 };
 
-	while (argv[n])
-		n++;
-	argv = xrealloc(argv, (n + 2) * sizeof(*argv));
-	argv[n] = xstrdup("--keep");
-	argv[n + 1] = NULL;
-	execv(argv[0], argv);
-	r = err_sys(err, "running %s", argv[0]);
-	for (char **p = argv; *p; p++)
-		free(*p);
-	free(argv);
+	add_all(&a, l, c);
+	strv_add(&a, xstrdup("--keep"));
+	execv(a.list[0], a.list);
+	int r = err_sys(err, "running %s", a.list[0]);
+	strv_free(a.list);
 	return r;
 }
 

@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "bucket/bucket.h"
 #include "bucket/tree.h"
 #include "env/private.h"
@@ -49,7 +50,7 @@ static void instance_maybe_free(struct instance *i)
 		image_unref(i->image);
 	fd_close(i->log_fd);
 	free(i->end_reason);
-	vars_free(i->vars);
+	strv_erase(i->vars);
 	i->reported = false; /* not twice */
 	i->env->n_instances--;
 	loop_release(i->env->envs->loop, free_memory, i);
@@ -230,17 +231,10 @@ static void on_created(void *arg, struct engine_box *box, const struct err *err)
 	}
 }
 
-struct own_vars { /* "K=V" of the environment's settings, NULL-terminated */
-	char **list;
-	size_t n;
-};
-
+/* The environment's settings as "K=V", into a struct strv. */
 static void add_own_var(void *arg, const char *name, const char *value)
 {
-	struct own_vars *o = arg;
-	o->list = xrealloc(o->list, (o->n + 2) * sizeof(*o->list));
-	o->list[o->n++] = xasprintf("%s=%s", name, value);
-	o->list[o->n] = NULL;
+	strv_add(arg, xasprintf("%s=%s", name, value));
 }
 
 /* The environment of the server: the platform's addresses first, then which revision it is, then what the environment's
@@ -281,7 +275,7 @@ static bool data_read_only(const struct instance *i)
 static void create_box(struct instance *i)
 {
 	auto_free char *sha = xasprintf("OPENREWARD_BUILD_SHA=%s", *i->d->commit ? i->d->commit : i->d->id);
-	struct own_vars own = { .list = NULL };
+	struct strv own = { .list = NULL };
 	auto_buf struct buf note = { 0 };
 
 	envset_each(i->env->record, ENVSET_ENV, add_own_var, &own);
@@ -299,27 +293,7 @@ static void create_box(struct instance *i)
 	if (!spec.size.cpu_milli)
 		spec.size = i->env->envs->settings.size;
 	i->env->envs->engine->ops->create(i->env->envs->engine, &spec, on_created, on_box_end, i);
-	vars_free(own.list);
-}
-
-char **vars_copy(const char *const *vars)
-{
-	size_t n = 0;
-	while (vars[n])
-		n++;
-	char **copy = xcalloc(n + 1, sizeof(*copy));
-	for (size_t k = 0; k < n; k++)
-		copy[k] = xstrdup(vars[k]);
-	return copy;
-}
-
-void vars_free(char **vars)
-{
-	for (char **k = vars; k && *k; k++) {
-		explicit_bzero(*k, strlen(*k)); /* they may be keys */
-		free(*k);
-	}
-	free(vars);
+	strv_erase(own.list);
 }
 
 /* id: NULL = a new one. */
@@ -357,7 +331,7 @@ int instance_start(struct instance **ret, struct env *v, struct store_deployment
 		return r;
 	(*ret)->image = image_ref(img);
 	(*ret)->own = vars;
-	(*ret)->vars = vars ? vars_copy(vars) : NULL;
+	(*ret)->vars = vars ? strv_dup(vars) : NULL;
 	v->envs->counts.own += (*ret)->own;
 	v->envs->counts.instances_started_total++;
 	create_box(*ret);

@@ -200,8 +200,6 @@ uint64_t health_pause_ms(uint64_t elapsed_ms, uint64_t max_ms); /* until the nex
 
 /* instance.c */
 void instance_leave_starting(struct instance *i, enum instance_state to); /* every way out of it */
-char **vars_copy(const char *const *vars);
-void vars_free(char **vars); /* NULL is allowed */
 /* vars: "K=V" of an instance of one session's own, or NULL. */
 MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img,
 			      const char *const *vars, struct err *err);

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "env/private.h"
 #include "image/image.h"
 
@@ -14,7 +15,7 @@ static void wait_enqueue(struct env_wait *w);
 
 static void wait_free(struct env_wait *w)
 {
-	vars_free((char **)(uintptr_t)w->rq.vars);
+	strv_erase((char **)(uintptr_t)w->rq.vars);
 	free((void *)(uintptr_t)w->rq.key);
 	free(w);
 }
@@ -275,7 +276,7 @@ struct env_wait *env_acquire(struct envs *e, struct store_environment *env, cons
 	w->env = env_of(e, env);
 	w->rq = *rq;
 	w->rq.key = xstrdup(rq->key ? rq->key : "");
-	w->rq.vars = rq->want == ENV_OWN ? (const char *const *)vars_copy(rq->vars) : NULL;
+	w->rq.vars = rq->want == ENV_OWN ? (const char *const *)strv_dup(rq->vars) : NULL;
 	list_init(&w->node);
 	wait_enqueue(w);
 	return w;

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "gateway/private.h"
 #include "json/json.h"
 
@@ -206,7 +207,7 @@ static void start_session(struct create *c, struct http_req *req, json_t *overri
 		return;
 	}
 	if (queue_is_full(c->g, req, c->caller->key_id, env, vars ? ENV_OWN : ENV_VISIT)) {
-		overrides_free(vars);
+		strv_erase(vars);
 		return;
 	}
 	struct session *s = session_new(c->g, c->caller, env);

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "gateway/private.h"
 
 #define OPEN_NAMES "OPENAI_BASE_URL, OPENAI_API_KEY, ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY"
@@ -39,29 +40,16 @@ int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, c
 	bool owner = auth_may_change(caller, of, NULL) == 0;
 	const char *name;
 	json_t *value;
-	size_t n = 0;
-	if (!env || !json_object_size(env)) {
-		*ret = NULL;
-		return 0;
-	}
-	char **vars = xcalloc(json_object_size(env) + 1, sizeof(*vars));
+	struct strv vars = { 0 };
+
 	json_object_foreach(env, name, value) {
 		int r = check(name, value, owner, err);
 		if (r < 0) {
-			overrides_free(vars);
+			strv_erase(vars.list);
 			return r;
 		}
-		vars[n++] = xasprintf("%s=%s", name, json_string_value(value));
+		strv_add(&vars, xasprintf("%s=%s", name, json_string_value(value)));
 	}
-	*ret = vars;
+	*ret = vars.list;
 	return 0;
-}
-
-void overrides_free(char **vars)
-{
-	for (char **k = vars; k && *k; k++) {
-		explicit_bzero(*k, strlen(*k)); /* keys of providers, mostly */
-		free(*k);
-	}
-	free(vars);
 }

@@ -6,6 +6,7 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "base/slots.h"
+#include "base/strv.h"
 #include "env/env.h"
 #include "gateway/session.h"
 #include "gateway/upstream.h"
@@ -130,11 +131,10 @@ const char *ended_reason(const struct ended *e);
 void ended_sweep(struct gateway *g, uint64_t now);
 
 /* overrides.c */
-/* Variables of a session's own instance, from the body's "env": "K=V", NULL-terminated; NULL = none. The environment's
- * owner may set any, everybody else those that name a model's provider. -EINVAL names the variable. */
+/* Variables of a session's own instance, from the body's "env": "K=V"; NULL = none. The environment's owner may set any,
+ * everybody else those that name a model's provider. -EINVAL names the variable. The caller frees with strv_erase(). */
 MUST_CHECK int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, const struct store_environment *of,
 			      struct err *err);
-void overrides_free(char **vars); /* NULL is allowed */
 /* table.c: all harmless where no records are kept */
 MUST_CHECK int table_open(struct gateway *g, struct err *err);
 uint32_t table_take(struct gateway *g);

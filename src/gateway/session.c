@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "gateway/private.h"
 #include "json/json.h"
 
@@ -43,7 +44,7 @@ static void session_free(void *arg)
 {
 	struct session *s = arg;
 	free(s->end_reason);
-	overrides_free(s->vars);
+	strv_erase(s->vars);
 	explicit_bzero(s->key, sizeof(s->key));
 	free(s);
 }

@@ -7,7 +7,6 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "image/private.h"
-#include "image/record.h"
 
 struct waiter {
 	struct list in_fetch;

@@ -7,6 +7,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "image/ref.h"
 #include "json/json.h"
 
@@ -24,26 +25,6 @@ struct image *image_ref(struct image *i)
 	return i;
 }
 
-char **image_strv_free(char **list)
-{
-	for (char **s = list; s && *s; s++)
-		free(*s);
-	free(list);
-	return NULL;
-}
-
-char **image_strv_dup(const char *const *list)
-{
-	size_t n = 0;
-
-	while (list && list[n])
-		n++;
-	char **out = xcalloc(n + 1, sizeof(*out));
-	for (size_t i = 0; i < n; i++)
-		out[i] = xstrdup(list[i]);
-	return out;
-}
-
 struct image *image_unref(struct image *i)
 {
 	if (!i || --i->refs)
@@ -52,9 +33,9 @@ struct image *image_unref(struct image *i)
 		free(i->layers[k]);
 	free(i->layers);
 	free(i->layer_bytes);
-	image_strv_free(i->env);
-	image_strv_free(i->entrypoint);
-	image_strv_free(i->cmd);
+	strv_free(i->env);
+	strv_free(i->entrypoint);
+	strv_free(i->cmd);
 	free(i->name);
 	free(i->digest);
 	free(i->workdir);
@@ -73,25 +54,14 @@ char *image_record_path(const char *data_dir, const char *name)
 }
 
 /* -- reading ------------------------------------------------------------------------------------------------- */
-static int read_list(json_t *obj, const char *key, char ***ret, size_t *ret_n, struct err *err)
+/* Empty where it is absent. */
+static int read_list(json_t *obj, const char *key, char ***ret, struct err *err)
 {
-	json_t *array = NULL, *item;
-	size_t k;
+	int r = json_get_strv(obj, key, ret, err);
 
-	int r = json_get_array(obj, key, &array, err);
-	if (r < 0)
-		return r;
-	json_array_foreach(array, k, item) {
-		if (!json_is_string(item))
-			return err_set(err, -EINVAL, "%s: item %zu: expected a string", key, k);
-	}
-	*ret = xcalloc(json_array_size(array) + 1, sizeof(**ret));
-	json_array_foreach(array, k, item) {
-		(*ret)[k] = xstrdup(json_string_value(item));
-	}
-	if (ret_n)
-		*ret_n = json_array_size(array);
-	return 0;
+	if (r == 0 && !*ret)
+		*ret = strv_dup(NULL);
+	return r;
 }
 
 static int read_text(json_t *obj, const char *key, const char *fallback, char **ret, struct err *err)
@@ -113,9 +83,11 @@ static bool is_layer_path(const char *s)
 
 static int read_layers(json_t *obj, struct image *i, struct err *err)
 {
-	int r = read_list(obj, "layers", &i->layers, &i->n_layers, err);
+	int r = read_list(obj, "layers", &i->layers, err);
 	if (r < 0)
 		return r;
+	while (i->layers[i->n_layers])
+		i->n_layers++;
 	if (!i->n_layers || i->n_layers > IMAGE_LAYERS_MAX)
 		return err_set(err, -EINVAL, "layers: %zu: expected 1 to %d", i->n_layers, IMAGE_LAYERS_MAX);
 	for (size_t k = 0; k < i->n_layers; k++)
@@ -154,9 +126,9 @@ static int read_fields(json_t *obj, struct image *i, struct err *err)
 	if ((r = read_text(obj, "name", NULL, &i->name, err)) < 0 ||
 	    (r = read_text(obj, "digest", NULL, &i->digest, err)) < 0 || (r = read_layers(obj, i, err)) < 0 ||
 	    (r = read_layer_bytes(obj, i, err)) < 0 ||
-	    (r = read_list(obj, "env", &i->env, NULL, err)) < 0 ||
-	    (r = read_list(obj, "entrypoint", &i->entrypoint, NULL, err)) < 0 ||
-	    (r = read_list(obj, "cmd", &i->cmd, NULL, err)) < 0 ||
+	    (r = read_list(obj, "env", &i->env, err)) < 0 ||
+	    (r = read_list(obj, "entrypoint", &i->entrypoint, err)) < 0 ||
+	    (r = read_list(obj, "cmd", &i->cmd, err)) < 0 ||
 	    (r = read_text(obj, "workdir", "/", &i->workdir, err)) < 0 ||
 	    (r = read_text(obj, "user", "", &i->user, err)) < 0 ||
 	    (r = json_get_i64(obj, "size_bytes", 0, INT64_MAX, &size, err)) < 0 ||

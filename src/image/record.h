@@ -14,10 +14,6 @@
 struct image *image_new(void);
 DEFINE_FREEP(image, image_unref)
 
-/* A copy of a NULL-terminated list; free with image_strv_free. NULL gives an empty list. */
-char **image_strv_dup(const char *const *list);
-char **image_strv_free(char **list); /* returns NULL */
-
 /* DATA/images/records/FILE.json for a normalised name; the caller frees. */
 char *image_record_path(const char *data_dir, const char *name);
 

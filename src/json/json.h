@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/strv.h"
 
 /* A reference that is given up at the end of its scope (json_decrefp is jansson's own). */
 #define auto_json AUTO(json_decrefp) json_t *
@@ -29,6 +30,8 @@ MUST_CHECK int json_get_object(json_t *obj, const char *key, json_t **ret, struc
 MUST_CHECK int json_get_array(json_t *obj, const char *key, json_t **ret, struct err *err);  /* borrowed */
 /* The same, but absent or null is -EINVAL "KEY: missing: expected ...". */
 MUST_CHECK int json_need_str(json_t *obj, const char *key, const char **ret, struct err *err);
+/* An optional array of nothing but strings, as a copy that the caller frees with strv_free(). */
+MUST_CHECK int json_get_strv(json_t *obj, const char *key, char ***ret, struct err *err);
 
 /* -- writing ------------------------------------------------------------------------------------------------- */
 /* Appends to a buffer; commas and escapes are placed by the writer. The first failure (-ENOBUFS) is kept and given by

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
+#include "base/strv.h"
 #include "json/json.h"
 #include "json/private.h"
 
@@ -164,6 +166,24 @@ int json_get_str(json_t *obj, const char *key, const char **ret, struct err *err
 	if (!json_is_string(v))
 		return bad_value(err, key, v, "a string");
 	*ret = json_string_value(v);
+	return 0;
+}
+
+int json_get_strv(json_t *obj, const char *key, char ***ret, struct err *err)
+{
+	json_t *array = NULL, *item;
+	struct strv list = { 0 };
+	size_t i;
+	int r = json_get_array(obj, key, &array, err);
+
+	if (r < 0 || !array)
+		return r;
+	json_array_foreach(array, i, item)
+		if (!json_is_string(item))
+			return err_set(err, -EINVAL, "%s: item %zu: expected a string", key, i);
+	json_array_foreach(array, i, item)
+		strv_add(&list, xstrdup(json_string_value(item)));
+	*ret = strv_take(&list);
 	return 0;
 }
 

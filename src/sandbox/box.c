@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "base/time.h"
 #include "sandbox/private.h"
 
@@ -23,7 +24,7 @@ static void box_release(void *arg)
 	list_foreach(&b->waiters, struct waiter, node, w)
 		free(w);
 	image_unref(b->image);
-	env_free(b->env);
+	strv_free(b->env);
 	free(b->hosts_extra);
 	free(b->end_reason);
 	free(b->note);

@@ -42,11 +42,3 @@ char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes)
 		*ret_bytes += strlen(env[i]) + 16; /* with the head of a field */
 	return env;
 }
-
-char **env_free(char **env)
-{
-	for (size_t i = 0; env && env[i]; i++)
-		free(env[i]);
-	free(env);
-	return NULL;
-}

@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "sandbox/outcome.h"
 #include "sandbox/private.h"
 
@@ -288,7 +289,7 @@ static void put_env(struct wire_out *o, const struct box *b, const char *const *
 	env = env_merge(lists, ARRAY_LEN(lists), &bytes);
 	for (size_t i = 0; env[i]; i++)
 		wire_put_str(o, WIRE_T_ENV, env[i]);
-	env_free(env);
+	strv_free(env);
 }
 
 static void put_command(struct wire_out *o, const struct engine_exec_spec *spec, bool by_file)

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "image/record.h"
 #include "sandbox/private.h"
 
@@ -115,9 +116,9 @@ static struct image *image_of(struct local *e, const struct wire_in *in)
 	img->user = xstrdup(text_or_empty(in, WIRE_T_USER, 0));
 	img->workdir = xstrdup(text_or_empty(in, WIRE_T_CWD, 0));
 	img->layers = strings(in, WIRE_T_LAYER, &img->n_layers);
-	img->env = image_strv_dup(NULL);
-	img->entrypoint = image_strv_dup(NULL);
-	img->cmd = image_strv_dup(NULL);
+	img->env = strv_dup(NULL);
+	img->entrypoint = strv_dup(NULL);
+	img->cmd = strv_dup(NULL);
 	return img;
 }
 

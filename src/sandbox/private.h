@@ -132,9 +132,8 @@ void local_left(struct engine_box *b, engine_left_fn *fn, engine_known_fn *known
 void takeover_free(struct takeover *t);
 
 /* env.c */
-/* Merges lists of "K=V" (each may be NULL), later ones over earlier ones. The caller frees with env_free. */
+/* Merges lists of "K=V" (each may be NULL), later ones over earlier ones. The caller frees with strv_free. */
 char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes);
-char **env_free(char **env); /* returns NULL */
 
 /* ask.c */
 struct ask {

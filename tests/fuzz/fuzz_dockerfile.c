@@ -1,10 +1,11 @@
 /* A Dockerfile from anywhere: whatever it says, the images that it names come in pairs, none twice, none of several lines. */
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/strv.h"
 #include "build/dockerfile.h"
-#include "image/record.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -20,6 +21,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			if (strcmp(o[0], i[0]) == 0 && strcmp(o[1], i[1]) == 0)
 				abort();
 	}
-	image_strv_free(images);
+	strv_free(images);
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include "api/sandbox/spec.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 
 #define NAME_MAX_LEN 63
 #define WORDS_MAX 1000
@@ -12,31 +13,14 @@
 
 /* -- lists ----------------------------------------------------------------------------------------------------------------- */
 
-static char **strv_free(char **list)
-{
-	for (size_t i = 0; list && list[i]; i++)
-		free(list[i]);
-	free(list);
-	return NULL;
-}
-
 static int read_words(char ***ret, json_t *o, const char *key, struct err *err)
 {
-	json_t *list = NULL, *word;
-	size_t i;
+	json_t *list = NULL;
 	int r = json_get_array(o, key, &list, err);
 
-	if (r < 0 || !list)
-		return r;
-	if (json_array_size(list) > WORDS_MAX)
-		return err_set(err, -EINVAL, "%s: %zu words, expected at most %d", key, json_array_size(list), WORDS_MAX);
-	*ret = xcalloc(json_array_size(list) + 1, sizeof(**ret));
-	json_array_foreach(list, i, word) {
-		if (!json_is_string(word))
-			return err_set(err, -EINVAL, "%s: word %zu: expected a string", key, i);
-		(*ret)[i] = xstrdup(json_string_value(word));
-	}
-	return 0;
+	if (r == 0 && json_array_size(list) > WORDS_MAX)
+		r = err_set(err, -EINVAL, "%s: %zu words, expected at most %d", key, json_array_size(list), WORDS_MAX);
+	return r < 0 ? r : json_get_strv(o, key, ret, err);
 }
 
 static int read_ports(struct spec_sidecar *c, json_t *o, struct err *err)
@@ -94,7 +78,7 @@ static int read_one(struct sandbox_spec *s, struct spec_sidecar *c, json_t *o, c
 	const char *name = NULL, *image = NULL, *size = NULL;
 	int r;
 
-	c->env = xcalloc(1, sizeof(char *));
+	c->env = strv_dup(NULL);
 	c->size = *fallback;
 	if (!json_is_object(o))
 		return err_set(err, -EINVAL, "expected an object with name and image");
@@ -120,9 +104,9 @@ void spec_sidecar_done(struct spec_sidecar *c)
 {
 	free(c->name);
 	free(c->image);
-	c->command = strv_free(c->command);
-	c->args = strv_free(c->args);
-	c->env = strv_free(c->env);
+	strv_free(c->command);
+	strv_free(c->args);
+	strv_free(c->env);
 	free(c->ports);
 	*c = (struct spec_sidecar){ .name = NULL };
 }

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "bucket/tree.h"
 #include "image/image.h"
 #include "sandbox/plan.h"
@@ -268,9 +269,7 @@ int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const
 
 void spec_done(struct sandbox_spec *s)
 {
-	for (size_t i = 0; i < s->n_env; i++)
-		free(s->env[i]);
-	free(s->env);
+	strv_free(s->env);
 	free(s->image);
 	free(s->hosts);
 	free(s->environment);

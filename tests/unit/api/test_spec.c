@@ -174,7 +174,7 @@ Test(spec, errors_name_the_sidecar_and_the_field)
 	refused(WITH("{\"name\": \"-a\", \"image\": \"a\"}"), "sidecars[0]: name: ");
 	refused(WITH("{\"name\": \"a\", \"image\": \"a\"}, {\"name\": \"a\", \"image\": \"a\"}"), "sidecars[1]: name: \"a\"");
 	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"command\": \"sh\"}"), "sidecars[0]: command: ");
-	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"args\": [1]}"), "sidecars[0]: args: word 0");
+	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"args\": [1]}"), "sidecars[0]: args: item 0");
 	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"env\": {\"A\": 1}}"), "sidecars[0]: env.A: ");
 	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"ports\": [0]}"), "sidecars[0]: ports: ");
 	refused(WITH("{\"name\": \"a\", \"image\": \"a\", \"machine_size\": \"99:1\"}"), "sidecars[0]: machine_size: ");

@@ -1,4 +1,4 @@
-/* Lists, memory, random bytes, clocks. */
+/* Lists, memory, lists of strings, random bytes, clocks. */
 #include <criterion/criterion.h>
 #include <ctype.h>
 #include <signal.h>
@@ -7,6 +7,7 @@
 #include "base/list.h"
 #include "base/mem.h"
 #include "base/random.h"
+#include "base/strv.h"
 #include "base/time.h"
 
 struct item {
@@ -94,4 +95,36 @@ Test(time, clocks_agree)
 	cr_assert_geq(us / 1000, ms);
 	cr_assert_leq(us / 1000, ms + 1000);
 	cr_assert_gt(time_wall_ms(), 1700000000000);
+}
+
+Test(strv, grows_is_copied_and_taken)
+{
+	struct strv v = { 0 };
+
+	strv_add_all(&v, NULL);
+	cr_assert_null(v.list);
+	strv_add(&v, xstrdup("a"));
+	strv_add_all(&v, (char *const[]){ "b", "c", NULL });
+	cr_assert_eq(v.n, 3);
+	cr_assert_null(v.list[3]);
+	char **copy = strv_dup((const char *const *)v.list);
+	cr_assert_neq(copy[2], v.list[2]);
+	cr_assert_str_eq(copy[2], "c");
+	char **taken = strv_take(&v);
+	cr_assert_str_eq(taken[0], "a");
+	cr_assert(!v.list && v.n == 0);
+	cr_assert_null(strv_free(taken));
+	cr_assert_null(strv_erase(copy));
+	cr_assert_null(strv_free(NULL));
+}
+
+Test(strv, is_a_list_where_nothing_is_in_it)
+{
+	struct strv v = { 0 };
+	char **taken = strv_take(&v), **copy = strv_dup(NULL);
+
+	cr_assert(taken && !*taken);
+	cr_assert(copy && !*copy);
+	strv_free(taken);
+	strv_free(copy);
 }

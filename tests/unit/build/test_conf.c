@@ -8,10 +8,10 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/conf.h"
 #include "build/hostpriv.h"
 #include "build/job.h"
-#include "image/record.h"
 #include "unit/image/tmpdir.h"
 
 static char dir[] = "/tmp/orw-conf-XXXXXX";
@@ -192,7 +192,7 @@ Test(conf, staged_variables_point_into_the_target)
 	cr_assert_eq(st.st_mode & 0777, 0644, "users other than root must read it");
 	for (char **e = env; *e; e++)
 		cr_assert_null(strstr(*e, dir), "a path of the host: %s", *e);
-	image_strv_free(env);
+	strv_free(env);
 }
 
 Test(conf, proxies_come_in_both_cases)
@@ -203,7 +203,7 @@ Test(conf, proxies_come_in_both_cases)
 	cr_assert_str_eq(host_get((const char *const *)p, "https_proxy"), "http://u:p@proxy:3128");
 	cr_assert_str_eq(host_get((const char *const *)p, "no_proxy"), "x");
 	cr_assert_null(host_get((const char *const *)p, "http_proxy"));
-	image_strv_free(p);
+	strv_free(p);
 }
 
 static bool lists(char **list, const char *s)
@@ -229,7 +229,7 @@ Test(conf, host_names_are_those_of_the_settings)
 	cr_assert_not(lists(h, "no.example"));
 	for (char **n = h; n[0] && n[1]; n++)
 		cr_assert_lt(strcmp(n[0], n[1]), 0, "sorted and without duplicates: %s %s", n[0], n[1]);
-	image_strv_free(h);
+	strv_free(h);
 }
 
 Test(conf, tools_errors_are_tidied)

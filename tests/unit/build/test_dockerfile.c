@@ -2,9 +2,8 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "base/mem.h"
+#include "base/strv.h"
 #include "build/dockerfile.h"
-#include "image/record.h"
 
 TestSuite(dockerfile, .timeout = 10);
 
@@ -18,7 +17,7 @@ static void names(const char *text, const char *expected)
 	for (char **i = list; *i; i += 2)
 		cr_assert_eq(buf_printf(&got, "%s>%s ", i[0], i[1]), 0);
 	cr_assert_str_eq(got.data, expected);
-	image_strv_free(list);
+	strv_free(list);
 }
 
 Test(dockerfile, plain)

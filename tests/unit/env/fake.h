@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "build/build.h"
 #include "env/env.h"
 #include "http/server.h"
@@ -179,12 +180,12 @@ static inline struct image *fake_image(const char *name)
 	i->digest = xstrdup("sha256:1");
 	i->layers = xcalloc(1, sizeof(char *));
 	i->layers[i->n_layers++] = xstrdup("x");
-	image_strv_free(i->cmd);
-	image_strv_free(i->entrypoint);
-	image_strv_free(i->env);
-	i->cmd = image_strv_dup(command);
-	i->entrypoint = image_strv_dup(none);
-	i->env = image_strv_dup(none);
+	strv_free(i->cmd);
+	strv_free(i->entrypoint);
+	strv_free(i->env);
+	i->cmd = strv_dup(command);
+	i->entrypoint = strv_dup(none);
+	i->env = strv_dup(none);
 	i->workdir = xstrdup("/");
 	i->user = xstrdup("");
 	return i;

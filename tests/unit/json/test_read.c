@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strv.h"
 #include "json/json.h"
 
 static json_t *must_read(const char *s)
@@ -188,4 +189,26 @@ Test(json_read, names_the_member_that_cannot_be_parsed)
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		must_refuse(bad[i].text, strlen(bad[i].text), bad[i].place);
+}
+
+Test(json, an_array_of_strings_is_a_copy)
+{
+	auto_json obj = NULL;
+	char **list = NULL;
+	struct err err;
+	const char text[] = "{\"a\": [\"x\", \"\"], \"empty\": [], \"mixed\": [\"x\", 2], \"no\": null, \"text\": \"x\"}";
+
+	cr_assert_eq(json_read(&obj, text, strlen(text), &err), 0);
+	cr_assert(json_get_strv(obj, "no", &list, &err) == 0 && !list);
+	cr_assert_eq(json_get_strv(obj, "mixed", &list, &err), -EINVAL);
+	cr_assert_str_eq(err.msg, "mixed: item 1: expected a string");
+	cr_assert_eq(json_get_strv(obj, "text", &list, &err), -EINVAL);
+	cr_assert_null(list);
+	cr_assert_eq(json_get_strv(obj, "a", &list, &err), 0);
+	cr_assert_str_eq(list[0], "x");
+	cr_assert(!*list[1] && !list[2]);
+	strv_free(list);
+	cr_assert_eq(json_get_strv(obj, "empty", &list, &err), 0);
+	cr_assert_null(list[0]);
+	strv_free(list);
 }

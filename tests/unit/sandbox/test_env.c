@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 
+#include "base/strv.h"
 #include "sandbox/private.h"
 
 Test(env, later_lists_win_and_places_stay)
@@ -15,7 +16,7 @@ Test(env, later_lists_win_and_places_stay)
 	cr_assert_str_eq(env[2], "A=2");
 	cr_assert_null(env[3]);
 	cr_assert_eq(bytes, 9 + 7 + 3 + 3 * 16);
-	cr_assert_null(env_free(env));
+	cr_assert_null(strv_free(env));
 }
 
 Test(env, a_name_is_no_prefix)
@@ -29,7 +30,7 @@ Test(env, a_name_is_no_prefix)
 	cr_assert_str_eq(env[0], "A=1");
 	cr_assert_str_eq(env[1], "AB=3");
 	cr_assert_null(env[2]);
-	env_free(env);
+	strv_free(env);
 }
 
 Test(env, nothing_gives_an_empty_list)
@@ -40,5 +41,5 @@ Test(env, nothing_gives_an_empty_list)
 
 	cr_assert_null(env[0]);
 	cr_assert_eq(bytes, 0);
-	env_free(env);
+	strv_free(env);
 }

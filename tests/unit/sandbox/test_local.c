@@ -1,4 +1,5 @@
 /* The link and the local engine against a spawner and inits that only speak the protocol. */
+#include "base/strv.h"
 #include "unit/sandbox/fake_spawner.h"
 #include "image/record.h"
 #include "sandbox/local.h"
@@ -51,7 +52,7 @@ static void begin(void)
 	image->layers = xcalloc(2, sizeof(char *));
 	image->layers[0] = xstrdup("bases/overlay/abc/diff");
 	image->n_layers = 1;
-	image->env = image_strv_dup(env);
+	image->env = strv_dup(env);
 	image->workdir = xstrdup("/work");
 	image->user = xstrdup("");
 }
@@ -216,8 +217,8 @@ Test(local, too_many_variables)
 
 	memset(big, 'x', LOCAL_ENV_MAX + 9);
 	memcpy(big, "BIG=", 4);
-	image->env = image_strv_free(image->env);
-	image->env = image_strv_dup((const char *const[]){ big, NULL });
+	image->env = strv_free(image->env);
+	image->env = strv_dup((const char *const[]){ big, NULL });
 	cr_assert_null(create(ID));
 	cr_assert(str_starts(create_err.msg, "env: "), "%s", create_err.msg);
 	free(big);
