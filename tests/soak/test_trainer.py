@@ -100,12 +100,17 @@ class Faults:
         self.platform.start()
         assert self.platform.url == self.url
 
+    def must_live(self):
+        assert self.platform.process.poll() is None, f"the daemon ended by itself: {self.platform.log()[-3000:]}"
+
     def daemon_is_killed(self):
+        self.must_live()
         self.platform.process.kill()
         self.platform.process.wait()
         self.start_again()
 
     def daemon_leaves(self):
+        self.must_live()
         self.platform.process.send_signal(signal.SIGUSR2)
         assert self.platform.process.wait(60) == 0
         self.start_again()
@@ -227,7 +232,7 @@ def all_right(results, team):
     if lost:
         print("what died: ", team.times)
         print("lost, by second and kind: ", sorted(collections.Counter(
-            (int(r["at"]), re.sub(r"sid=\S+", "sid", r["error"])[:150]) for r in lost).items()))
+            (int(r["at"]), re.sub(r"sid=\S+", "sid", r["error"])[:150], r["in"]) for r in lost).items()))
     assert not lost and not wrong, f"{len(lost)} lost, {len(wrong)} wrong of {len(results)}: {(lost + wrong)[:5]}"
 
 

@@ -4,7 +4,7 @@
 
 A process of its own with the asynchronous SDK, so that it can be killed in the middle of everything. It prints {"ready": true}
 when it has loaded that, and begins when it has read until when (time.monotonic() in this machine). It prints a JSON line per
-rollout that ended: {"reward", "expected", "calls", "doubled", "seconds"} or {"error"}; at SIGTERM it starts no more, waits for
+rollout that ended: {"reward", "expected", "calls", "doubled", "seconds"} or {"error", "in"}; at SIGTERM it starts no more, waits for
 those under way, and prints {"over": true}; at SIGUSR1 it breaks all of its connections."""
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ import socket
 import stat
 import sys
 import time
+import traceback
 
 from openreward import AsyncOpenReward, SandboxSettings
 from openreward.api.environments.client import ToolCallError
@@ -122,6 +123,12 @@ class Rollout:
                 "seconds": round(time.monotonic() - started, 3)}
 
 
+def where(error: Exception) -> str:
+    """The calls that led to it, as far as they are the trainer's and the SDK's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{f.name}:{f.lineno}" for f in frames if f.filename == __file__ or "/openreward/" in f.filename)
+
+
 class Trainer:
     def __init__(self, name: str, at_once: int, seed: str, sandbox_share: float) -> None:
         self.name, self.at_once, self.seed, self.sandbox_share = name, at_once, seed, sandbox_share
@@ -143,7 +150,7 @@ class Trainer:
                     return
             line = await rollout
         except Exception as e:  # pylint: disable=broad-except # whatever it is, it is a rollout that was lost
-            line = {"error": f"{type(e).__name__}: {e}"[:500]}
+            line = {"error": f"{type(e).__name__}: {e}"[:500], "in": where(e)}
         print(json.dumps({"rollout": number, "at": round(time.time(), 3), **line}), flush=True)
 
     async def lane(self) -> None:
