@@ -147,7 +147,8 @@ class Faults:
         session, box = TinySession(self.platform, self.name), Sandbox(self.platform)
         since = time.time()
         for p in self.programs("openreward-spawner"):
-            os.kill(p, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # what it had just forked has ended
+                os.kill(p, signal.SIGKILL)
         assert self.platform.process.wait(60) != 0
         self.start_again()
         self.away.append((since, time.time()))
