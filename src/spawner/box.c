@@ -57,16 +57,13 @@ bool box_owns(const struct spawner *sp, const char *name)
 /* Of a READY one; -1 with errno. */
 static int open_net(const struct box *b)
 {
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/%d/ns/net", b->init_pid);
-	return open(path, O_RDONLY | O_CLOEXEC);
+	return sys_pidfd_namespace(b->init_pidfd, b->init_pid, SYS_NAMESPACE_NET);
 }
 
 /* Only while it lives can its namespaces be had: one that ends by itself takes its own along. */
 static void keep_net(struct box *b)
 {
-	if (b->state == BOX_READY && !b->owner && b->sp->nets.n < NETS_MAX)
+	if (b->state == BOX_READY && !b->owner)
 		b->net_fd = open_net(b);
 }
 

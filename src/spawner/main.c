@@ -138,6 +138,7 @@ static void tick(struct spawner *sp)
 	space_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);
+	nets_tick(sp, now);
 	if (sp->closing_ms)
 		spawner_wake(sp, sp->closing_ms);
 }

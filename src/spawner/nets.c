@@ -1,15 +1,50 @@
 /* Net namespaces that go from one sandbox to the next. Making one takes a millisecond of processor time, and taking it down
- * as much again, under locks of the whole machine. */
+ * as much again, under locks of the whole machine. So those that go wait until no sandbox has ended for a moment, though not for
+ * long: when thousands end at once it is their ends that somebody waits for. The kernel takes down together what is closed
+ * together. */
+#include <sys/resource.h>
+
 #include "base/fd.h"
+#include "base/time.h"
 #include "spawner/netns.h"
 #include "spawner/spawner.h"
+
+#define QUIET_MS 100
+#define HOLD_MS 3000
+#define CLOSED_AT_ONCE 64
+#define PACE_MS 100
+#define DESCRIPTORS_SHARE 5 /* of those that a process may have, one in so many at most */
+
+static bool may_wait(const struct nets *n)
+{
+	struct rlimit files;
+
+	return n->n_going < NETS_GOING_MAX && getrlimit(RLIMIT_NOFILE, &files) == 0 &&
+	       n->n_going < files.rlim_cur / DESCRIPTORS_SHARE;
+}
+
+static void put_off(struct spawner *sp, int fd)
+{
+	struct nets *n = &sp->nets;
+	uint64_t now = time_now_ms();
+
+	if (n->n_going == 0)
+		n->hold_until_ms = now + HOLD_MS;
+	n->going[n->n_going++] = fd;
+	n->close_at_ms = MAX(n->close_at_ms, MIN(now + QUIET_MS, n->hold_until_ms));
+	spawner_wake(sp, n->close_at_ms);
+}
 
 void nets_give(struct spawner *sp, int fd)
 {
 	struct nets *n = &sp->nets;
 
-	if (fd >= 0 && !sp->closing_ms && n->n < NETS_MAX && netns_is_unused(fd))
+	if (fd < 0)
+		return;
+	if (!sp->closing_ms && n->n < NETS_MAX && netns_is_unused(fd))
 		n->fd[n->n++] = fd;
+	else if (!sp->closing_ms && may_wait(n))
+		put_off(sp, fd);
 	else
 		fd_close(fd);
 }
@@ -17,4 +52,19 @@ void nets_give(struct spawner *sp, int fd)
 int nets_take(struct spawner *sp)
 {
 	return sp->nets.n ? sp->nets.fd[--sp->nets.n] : -1;
+}
+
+void nets_tick(struct spawner *sp, uint64_t now_ms)
+{
+	struct nets *n = &sp->nets;
+
+	if (n->n_going == 0)
+		return;
+	if (now_ms >= n->close_at_ms) {
+		for (size_t i = 0; i < CLOSED_AT_ONCE && n->n_going > 0; i++)
+			fd_close(n->going[--n->n_going]);
+		n->close_at_ms = now_ms + PACE_MS;
+	}
+	if (n->n_going > 0)
+		spawner_wake(sp, n->close_at_ms);
 }

@@ -70,11 +70,17 @@ struct pool {
 	bool pressed;             /* the machine is short of memory: nothing is prepared */
 };
 
-/* Net namespaces that were used by nobody, or by sandboxes that never sent a packet: see netns_is_unused. */
+/* Net namespaces that were used by nobody, or by sandboxes that never sent a packet (see netns_is_unused), and those that are
+ * to go. */
 #define NETS_MAX 64
+#define NETS_GOING_MAX 4096
 struct nets {
 	int fd[NETS_MAX];
 	size_t n;
+	int going[NETS_GOING_MAX];
+	size_t n_going;
+	uint64_t close_at_ms;     /* the next ones of going */
+	uint64_t hold_until_ms;   /* however many ends there are: those are closed from then on */
 };
 
 /* What sandboxes can write (space.c). */
@@ -165,9 +171,10 @@ void boxes_read_reports(void *arg);
 bool box_owns(const struct spawner *sp, const char *name);
 
 /* -- nets.c ------------------------------------------------------------------------------------------------------ */
-/* The namespace of a sandbox in which nothing lives any more: kept for the next one if it was never used, else closed. The
- * descriptor is taken; -1 is harmless. */
+/* The namespace of a sandbox in which nothing lives any more: kept for the next one if it was never used, else closed when
+ * nobody waits for the processor that this takes. The descriptor is taken; -1 is harmless. */
 void nets_give(struct spawner *sp, int fd);
+void nets_tick(struct spawner *sp, uint64_t now_ms);
 /* One that is as good as new, for the caller to close; or -1. */
 MUST_CHECK int nets_take(struct spawner *sp);
 

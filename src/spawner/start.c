@@ -256,9 +256,8 @@ static int step_map(struct start *s)
 		r = write_map(s, "gid_map");
 	if (r < 0)
 		return r;
-	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/ns/user", s->init_pid);
-	s->userns_fd = open(s->path_buf, O_RDONLY | O_CLOEXEC);
-	return s->userns_fd < 0 ? fail(s, s->path_buf) : 0;
+	s->userns_fd = sys_pidfd_namespace(s->init_pidfd, s->init_pid, SYS_NAMESPACE_USER);
+	return s->userns_fd < 0 ? fail(s, "its user namespace") : 0;
 }
 
 static int step_go(struct start *s)

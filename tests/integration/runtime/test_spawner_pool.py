@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from test_spawner_life import settle
+from test_spawner_life import net_namespaces, settle
 
 MIB = 1 << 20
 
@@ -203,6 +203,26 @@ def test_one_that_was_used_is_not(spawner, what):
     assert first not in [net_of(x) for x in seen]
     for x in seen:
         end(spawner, x)
+
+
+def test_namespaces_go_after_the_ends_that_somebody_waits_for(own):
+    """Of eighty sandboxes that end at once, 64 namespaces are kept, one is closed because it was used, all behind the answers."""
+    s = own()
+    boxes = [s.make() for _ in range(80)]
+    boxes[0].run(f"python3 -S -c \"{USES['a packet']}\"")
+    used = net_of(boxes[0])
+    ends = [s.daemon.send("END", ("ID", b.id), ("REASON", "deleted")) for b in boxes]
+    held = []
+    for number in ends:
+        assert s.daemon.wait(number).kind == "ENDED"
+        held.append(net_namespaces(s.process.pid))
+    assert max(held) > 64
+    assert settle(lambda: net_namespaces(s.process.pid) == 64)
+    for b in boxes:
+        b.close()
+    again = [s.make() for _ in range(66)]
+    assert used not in [net_of(b) for b in again]
+    assert s.stop() == 0
 
 
 def test_an_abstract_socket_does_not_reach_the_next(spawner):
