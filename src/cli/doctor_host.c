@@ -28,8 +28,8 @@
 #include "base/str.h"
 #include "cli/doctor.h"
 
-#define KERNEL_MAJOR 5
-#define KERNEL_MINOR 15
+#define KERNEL_MAJOR 5 /* id-mapped layers below overlayfs */
+#define KERNEL_MINOR 19
 #define VOLUMES_MAJOR 6 /* simple quotas of btrfs: spawner/disk.h */
 #define VOLUMES_MINOR 7
 #define DISK_MIN_GIB 5.0

@@ -94,6 +94,25 @@ def tiny(platform):
 
 
 @pytest.fixture
+def small_disk(request):
+    """A file system of its own, of as many bytes as the test's file says: DISK_BYTES. Gives where it is mounted."""
+    with tempfile.TemporaryDirectory(prefix="openreward-disk-", dir="/var/tmp") as folder:
+        image, mount = os.path.join(folder, "disk"), os.path.join(folder, "mnt")
+        os.chmod(folder, 0o755)
+        os.mkdir(mount)
+        with open(image, "wb") as f:
+            f.truncate(request.module.DISK_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
+        done = subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no loop mounts on this machine: {done.stderr.strip()}")
+        try:
+            yield mount
+        finally:
+            subprocess.run(["umount", mount], check=True, timeout=60)
+
+
+@pytest.fixture
 def client(platform):
     from openreward import OpenReward
     with OpenReward() as c:

@@ -32,11 +32,16 @@ admission:
 class Platform:
     """One `openreward serve` with its spawner and everything below it. stop() ends all of it."""
 
-    def __init__(self, config: str = "") -> None:
+    def __init__(self, config: str = "", data: str = "") -> None:
+        """data: where its files are to lie, which is made; "" = in a new folder."""
         self.data = tempfile.mkdtemp(prefix="openreward-e2e-", dir="/var/tmp")
-        os.chmod(self.data, 0o755)
         self.log_path = self.data + ".log"
         self.config_path = self.data + ".yaml"
+        if data:
+            os.rmdir(self.data)
+            os.mkdir(data)
+            self.data = data
+        os.chmod(self.data, 0o755)
         # What is prepared unasked would be in every census; test_pool.py, which is about it, says otherwise. How much there is
         # room for depends on the machine; test_queue.py, which is about it, says.
         if "pools:" not in config:

@@ -4,7 +4,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import tempfile
 
 import pytest
 
@@ -14,23 +13,7 @@ from test_git import Repository
 from test_rollouts import message, post, rollout
 
 
-@pytest.fixture
-def small_disk():
-    """A file system of 64 MiB of its own."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        image, mount = os.path.join(folder, "disk"), os.path.join(folder, "mnt")
-        os.chmod(folder, 0o755)
-        os.mkdir(mount)
-        with open(image, "wb") as f:
-            f.truncate(64 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
-        done = subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"no loop mounts on this machine: {done.stderr.strip()}")
-        try:
-            yield mount
-        finally:
-            subprocess.run(["umount", mount], check=True, timeout=60)
+DISK_BYTES = 64 << 20  # of small_disk
 
 
 def fill(folder):
@@ -45,10 +28,7 @@ def fill(folder):
 
 def test_full_disk(small_disk, tmp_path):
     (tmp_path / "Dockerfile").write_text("FROM python:3.11-slim\n")
-    p = Platform()
-    os.rmdir(p.data)
-    p.data = os.path.join(small_disk, "data")
-    os.mkdir(p.data, 0o755)
+    p = Platform(data=os.path.join(small_disk, "data"))
     try:
         p.start()
         fill(small_disk)
@@ -92,10 +72,7 @@ def make_room(folder):
 @pytest.fixture
 def small(small_disk):
     """A platform whose data lies on the small disk."""
-    p = Platform()
-    os.rmdir(p.data)
-    p.data = os.path.join(small_disk, "data")
-    os.mkdir(p.data, 0o755)
+    p = Platform(data=os.path.join(small_disk, "data"))
     try:
         yield p.start()
     finally:

@@ -1,6 +1,7 @@
 """The programs at the terminal: starting, ending, deploying, and what they say when something is wrong."""
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -212,6 +213,12 @@ def test_doctor(platform):
     assert done.returncode == 0, done.stdout
     for word in ("kernel", "cgroup", "nf_tables", "overlay", "user namespaces"):
         assert word in done.stdout
+
+
+def test_doctor_refuses_an_old_kernel():
+    done = subprocess.run(["setarch", "--uname-2.6", OPENREWARD, "doctor"], text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.search(r"^FAIL +kernel: 2\.6\.\S+: expected 5\.19 or newer$", done.stdout, re.M), done.stdout
 
 
 def test_images(platform):

@@ -8,12 +8,24 @@
 #include "base/str.h"
 #include "base/time.h"
 
+/* Nothing is loaded, run, sent or framed, whatever a text of somebody's should bring about. */
+#define POLICY "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b)
 {
 	if (json_write_end(w) == 0)
 		http_reply_json(req, status, b);
 	else
 		http_reply_error(req, 500, "the answer is too large");
+}
+
+void api_page_reply(struct http_req *req, int status, const char *html, size_t len)
+{
+	http_reply_header(req, "Content-Security-Policy", POLICY);
+	http_reply_header(req, "X-Content-Type-Options", "nosniff");
+	http_reply_header(req, "Referrer-Policy", "no-referrer");
+	http_reply_header(req, "Cache-Control", "no-store");
+	http_reply(req, status, "text/html; charset=utf-8", html, len);
 }
 
 void api_write_time(struct json_writer *w, const char *key, int64_t wall_ms)

@@ -12,9 +12,6 @@
 #define PAGE_MAX (64u * 1024)
 #define ID_MAX 200
 
-/* Nothing is loaded, run, sent or framed, whatever a text of somebody's should bring about. */
-#define POLICY "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
 struct page {
 	struct http_req *req;
 	struct buf b;
@@ -65,15 +62,6 @@ static void page_end(struct page *p, int status)
 	else
 		api_page_reply(p->req, status, p->b.data, p->b.len);
 	buf_done(&p->b);
-}
-
-void api_page_reply(struct http_req *req, int status, const char *html, size_t len)
-{
-	http_reply_header(req, "Content-Security-Policy", POLICY);
-	http_reply_header(req, "X-Content-Type-Options", "nosniff");
-	http_reply_header(req, "Referrer-Policy", "no-referrer");
-	http_reply_header(req, "Cache-Control", "no-store");
-	http_reply(req, status, "text/html; charset=utf-8", html, len);
 }
 
 /* -- the pages --------------------------------------------------------------------------------------------------- */
