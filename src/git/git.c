@@ -1,12 +1,15 @@
 #include "git/git.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
+#include "base/rmtree.h"
 #include "base/str.h"
 #include "git/private.h"
 
@@ -21,8 +24,11 @@ int git_new(struct git **ret, struct loop *l, const struct git_settings *s, stru
 	auto_free char *root = xasprintf("%s/git", s->data_dir);
 	auto_free char *hooks = xasprintf("%s/.hooks", root);
 	auto_free char *path = xasprintf("%s/post-receive", hooks);
+	auto_free char *making = xasprintf("%s/.making", root);
 	int r = fd_mkdirs(hooks, 0750, err);
 
+	(void)!rmtree(AT_FDCWD, making); /* what a former daemon's git left */
+	r = r < 0 ? r : fd_mkdirs(making, 0750, err);
 	r = r < 0 ? r : fd_write_file(path, hook, sizeof(hook) - 1, 0750, err);
 	if (r < 0)
 		return r;
@@ -85,39 +91,69 @@ bool git_is_subdirectory(const char *s)
 /* -- making and renaming ------------------------------------------------------------------------------------------- */
 
 struct making {
+	char *path, *aside;
 	git_made_fn *done;
 	void *arg;
 	struct err err;
 };
 
+static bool is_whole(const char *path)
+{
+	auto_free char *head = xasprintf("%s/HEAD", path), *objects = xasprintf("%s/objects", path);
+
+	return access(head, F_OK) == 0 && access(objects, F_OK) == 0;
+}
+
+/* What is in the way is a twin's, which was faster, or no repository: git init writes HEAD first, and a full disk ends it. */
+static int put_in_place(const struct making *m, struct err *err)
+{
+	if (is_whole(m->path))
+		return 0;
+	int r = rmtree(AT_FDCWD, m->path);
+	return r == 0 && rename(m->aside, m->path) == 0 ? 0 : err_sys_code(err, r < 0 ? r : -errno, "putting %s in place", m->path);
+}
+
+static void over(struct making *m)
+{
+	m->done(m->arg, m->err.code ? &m->err : NULL);
+	free(m->path);
+	free(m->aside);
+	free(m);
+}
+
 static void on_init_over(void *arg, int status, const char *out, const char *said, const struct err *err)
 {
-	auto_free struct making *m = arg;
-	struct err own;
+	struct making *m = arg;
 
 	(void)out;
-	if (!err && status)
-		err_set(&own, -EIO, "making a repository: %s", said);
-	m->done(m->arg, err ? err : status ? &own : NULL);
+	if (err)
+		m->err = *err;
+	else if (status)
+		err_set(&m->err, -EIO, "making a repository: %s", said);
+	else
+		(void)!put_in_place(m, &m->err);
+	(void)!rmtree(AT_FDCWD, m->aside);
+	over(m);
 }
 
 static void on_there(void *arg)
 {
-	auto_free struct making *m = arg;
-
-	m->done(m->arg, m->err.code ? &m->err : NULL);
+	over(arg);
 }
 
 void git_make(struct git *g, const char *path, const char *branch, git_made_fn *done, void *arg)
 {
 	struct making *m = NEW(struct making);
-	auto_free char *head = xasprintf("%s/HEAD", path), *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
+	auto_free char *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
 	auto_free char *option = xasprintf("--initial-branch=%s", branch);
-	const char *argv[] = { "init", "--quiet", "--bare", "--template=", option, path, NULL };
+
+	*m = (struct making){
+		.path = xstrdup(path), .aside = xasprintf("%s/.making/%llu", g->root, ++g->n_made), .done = done, .arg = arg,
+	};
+	const char *argv[] = { "init", "--quiet", "--bare", "--template=", option, m->aside, NULL };
 	struct git_command c = { .argv = argv, .stdout_fd = -1 };
 
-	*m = (struct making){ .done = done, .arg = arg };
-	if (access(head, F_OK) == 0 || fd_mkdirs(folder, 0750, &m->err) < 0)
+	if (is_whole(path) || fd_mkdirs(folder, 0750, &m->err) < 0)
 		loop_defer(g->loop, on_there, m);
 	else
 		(void)git_start(g, &c, on_init_over, m);

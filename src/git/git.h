@@ -7,6 +7,7 @@
  *   DATA/git/<namespace>/<name>.git   bare; what is pushed and fetched
  *   DATA/git/.github/<id>.git         bare; what is fetched from a linked repository, for the environment with this id; no
  *                                     name begins with a dot, so no request reaches it
+ *   DATA/git/.making/<n>              what git init has not finished; it is renamed into its place
  *   DATA/git/.hooks/post-receive      the only hook: see git_serve() */
 #pragma once
 
@@ -27,7 +28,7 @@ struct git_settings {
 	unsigned max_processes;  /* pushes and fetches at once; beyond it 429 */
 };
 
-/* Makes DATA/git/.hooks. */
+/* Makes DATA/git/.hooks and an empty .making. */
 MUST_CHECK int git_new(struct git **ret, struct loop *l, const struct git_settings *s, struct err *err);
 /* Ends every child, and waits for that. NULL is allowed; returns NULL. */
 struct git *git_free(struct git *g);

@@ -18,6 +18,7 @@ struct git {
 	struct list serving;  /* struct serve: requests */
 	unsigned n_serving;
 	struct list fetches;  /* struct github_fetch, in order */
+	unsigned long long n_made; /* repositories that were begun: their names while they are */
 };
 
 /* One process group. Owned by git until its exit; the callback runs once, or never after git_child_forget(). */

@@ -64,6 +64,20 @@ class Repository:
         return json.loads(body) if status == 200 else []
 
 
+def test_a_repository_that_was_half_made(server, tmp_path):
+    """What git init leaves when the disk is full or somebody kills it: HEAD, and not all that makes a repository."""
+    r = Repository(tmp_path, server)
+    commit = r.commit(a="1")
+    half = os.path.join(server.data, "git", "local", r.name + ".git")
+    os.makedirs(os.path.join(half, "refs"))
+    with open(os.path.join(half, "HEAD"), "w") as f:
+        f.write("ref: refs/heads/main\n")
+    subprocess.run(["chown", "-R", "--reference", os.path.join(server.data, "git"), os.path.join(server.data, "git", "local")], check=True)
+    r.push("main:one")
+    assert r.git("ls-remote", r.url(), "one").stdout.split()[0] == commit
+    assert os.listdir(os.path.join(server.data, "git", ".making")) == []
+
+
 @pytest.fixture
 def repository(server, tmp_path):
     return Repository(tmp_path, server)
