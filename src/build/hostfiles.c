@@ -52,7 +52,7 @@ static NORETURN void exec_into(int out, const char *const *argv, const char *con
 	_exit(127);
 }
 
-void host_each_output(const char *const *argv, const char *const *env, host_line_fn *fn, void *arg)
+static void host_each_output(const char *const *argv, const char *const *env, host_line_fn *fn, void *arg)
 {
 	auto_buf struct buf text = { 0 };
 	int p[2];

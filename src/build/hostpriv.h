@@ -14,8 +14,6 @@ const char *host_home(const char *const *env);
 /* Calls fn for every line of a file, without newline. A file that is missing or unreadable has none. */
 typedef void host_line_fn(void *arg, char *line);
 void host_each_line(const char *path, host_line_fn *fn, void *arg);
-/* The same for the output of a program; one that is missing or fails has none. */
-void host_each_output(const char *const *argv, const char *const *env, host_line_fn *fn, void *arg);
 char *host_trim(char *s); /* in place; returns the first byte that is not blank */
 
 /* Each appends the text of one staged file; ca = path inside of the CA bundle, or NULL where the host has none. */

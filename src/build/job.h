@@ -99,5 +99,3 @@ int job_wrapper(int argc, char **argv); /* runtime-wrapper: returns only on fail
 /* -- the store of bases (jobbase.c) ------------------------------------------------------------------------------- */
 /* Copies SOURCE (a skopeo transport:name) into the store of bases as name and writes its record. */
 MUST_CHECK int job_copy_in(struct job *j, const char *source, const char *name, struct err *err);
-/* "containers-storage:[overlay@...]NAME"; the caller frees. */
-char *job_storage_name(const struct job *j, const char *name);

@@ -15,7 +15,7 @@
 #include "image/record.h"
 #include "image/ref.h"
 
-char *job_storage_name(const struct job *j, const char *name)
+static char *job_storage_name(const struct job *j, const char *name)
 {
 	return xasprintf("containers-storage:[overlay@%s/bases/store+%s/bases/run]%s", j->images, j->images, name);
 }

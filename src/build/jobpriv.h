@@ -22,8 +22,6 @@ size_t env_store_argv(const struct env_store *s, const char **argv);
 /* Chooses a cgroup for RUN steps, apart from the job's own, and notes it in the store's folder for the job that may
  * have to clean up. */
 MUST_CHECK int job_cgroup_open(struct job *j, struct env_store *s, struct err *err);
-/* Removes that cgroup in every hierarchy; its processes are dead. Missing is fine. */
-void job_cgroup_close(struct env_store *s);
 
 /* Stages settings, resolver, net namespace and the runtime wrapper in j->tmp. *ret_network is the --network argument,
  * *ret_runtime the --runtime argument; the caller frees both. */

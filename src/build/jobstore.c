@@ -101,7 +101,7 @@ int job_cgroup_open(struct job *j, struct env_store *s, struct err *err)
 	return fd_write_file(note, s->cgroup, strlen(s->cgroup), 0600, err);
 }
 
-void job_cgroup_close(struct env_store *s)
+static void job_cgroup_close(struct env_store *s)
 {
 	auto_free char *note = xasprintf("%s/cgroup", s->dir);
 

@@ -64,11 +64,6 @@ static void end(struct egress_relay *r, bool reset)
 	loop_release(egress_of(r)->loop, free, r);
 }
 
-void egress_relay_end(struct egress_relay *r)
-{
-	end(r, true);
-}
-
 void egress_relay_end_all(struct egress_sandbox *s)
 {
 	list_foreach(&s->relays, struct egress_relay, node, r)

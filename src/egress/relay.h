@@ -1,8 +1,8 @@
 /* egress/relay.h: a connection out of a sandbox: dialled from the host, then bytes both ways until both sides are done.
  * Half-close is passed on; a side that reads slowly stops reading from the other; a reset on one side resets the other.
  * It costs two sockets and some hundred bytes, idle or not: bytes pass through the program's one buffer, and what the
- * receiver does not take stays in the sender's socket. Owned by its sandbox; ends by itself or with egress_relay_end().
- * Loop thread. */
+ * receiver does not take stays in the sender's socket. Owned by its sandbox; ends by itself or with
+ * egress_relay_end_all(). Loop thread. */
 #pragma once
 
 #include "egress/sandbox.h"
@@ -12,6 +12,5 @@
 struct egress_relay;
 MUST_CHECK int egress_relay_new(struct egress_sandbox *s, int fd, const struct egress_addr *to, uint16_t port,
 				struct err *err);
-void egress_relay_end(struct egress_relay *r); /* resets both sides */
-/* All of a sandbox's. */
+/* All of a sandbox's: resets both sides of each. */
 void egress_relay_end_all(struct egress_sandbox *s);

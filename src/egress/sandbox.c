@@ -13,7 +13,7 @@
 #define MESSAGES_A_TURN 32  /* then the other sandboxes have their turn */
 #define DENIED_A_SECOND 10
 
-void egress_sandbox_denied(struct egress_sandbox *s, const char *destination, const char *reason)
+static void egress_sandbox_denied(struct egress_sandbox *s, const char *destination, const char *reason)
 {
 	uint64_t now_ms = loop_now_ms(s->egress->loop);
 	char text[128];

@@ -30,5 +30,3 @@ MUST_CHECK int egress_sandbox_new(struct egress *e, const char *id, uint64_t num
 				  struct err *err);
 void egress_sandbox_end(struct egress_sandbox *s);
 
-/* Tells the daemon of a refused destination; at most a few a second for one sandbox. */
-void egress_sandbox_denied(struct egress_sandbox *s, const char *destination, const char *reason);

@@ -156,8 +156,6 @@ void env_own_ended(struct instance *i);
 uint64_t env_visitors(const struct env *v); /* who wait without a place */
 /* Settings of the environment, or the defaults. */
 uint64_t env_concurrency(const struct env *v);
-uint64_t env_min_scale(const struct env *v);
-uint64_t env_idle_ms(const struct env *v);
 static inline bool instance_is_up(const struct instance *i)
 {
 	/* Between the end of its server and that of its box it looks healthy still. */

@@ -17,12 +17,12 @@ uint64_t env_concurrency(const struct env *v)
 	return MAX(v->record->max_concurrency, (uint64_t)1);
 }
 
-uint64_t env_min_scale(const struct env *v)
+static uint64_t env_min_scale(const struct env *v)
 {
 	return envset_number(v->record, ENVSET_MIN_SCALE);
 }
 
-uint64_t env_idle_ms(const struct env *v)
+static uint64_t env_idle_ms(const struct env *v)
 {
 	return envset_number_or(v->record, ENVSET_IDLE_TIMEOUT, v->envs->settings.idle_ms);
 }

@@ -22,7 +22,7 @@ struct create { /* of one request; lives in its memory */
 
 /* -- the stream ---------------------------------------------------------------------------------------------------- */
 
-void create_forget_stream(struct session *s)
+static void create_forget_stream(struct session *s)
 {
 	struct create *c = STEAL(s->stream_of);
 	s->stream = NULL;

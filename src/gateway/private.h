@@ -148,7 +148,6 @@ void table_ended(struct session *s, struct ended *e); /* the session's record be
 void session_open(struct session *s);                       /* waits for an instance */
 void session_ready(struct session *s, struct instance *i, bool placed); /* i is used for it */
 struct create;
-void create_forget_stream(struct session *s); /* harmless without one */
 void create_session_handler(struct http_req *req, void *gateway);
 
 /* place.c: which instance a session is with */

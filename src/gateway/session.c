@@ -12,16 +12,6 @@
 
 #define SWEEP_MS 1000
 
-const char *session_state_name(enum session_state s)
-{
-	static const char *const names[] = {
-#define X(name, text) [SESSION_##name] = text,
-		SESSION_STATES(X)
-#undef X
-	};
-	return names[s];
-}
-
 /* -- leases ------------------------------------------------------------------------------------------------------ */
 
 /* Keeps by_use in order: the end of the list is the most recent. One with an open request is in no list. */

@@ -35,13 +35,7 @@ struct store_environment;
 struct sandboxes; /* api/sandbox/sandbox.h: through the interface below, since it lies above */
 struct gateway;
 
-#define SESSION_STATES(X) X(OPENING, "opening") X(READY, "ready") X(ENDING, "ending") X(CLOSED, "closed")
-enum session_state {
-#define X(name, text) SESSION_##name,
-	SESSION_STATES(X)
-#undef X
-};
-const char *session_state_name(enum session_state s);
+enum session_state { SESSION_OPENING, SESSION_READY, SESSION_ENDING, SESSION_CLOSED };
 
 struct gateway_settings {
 	uint64_t lease_ms;          /* 120,000 */

@@ -12,7 +12,6 @@
 
 struct git_export {
 	struct git *git;
-	struct git_run *run;
 	char *repository, *branch, *commit, *subdirectory, *path, *part;
 	struct buf notes;
 	git_exported_fn *done;
@@ -32,14 +31,6 @@ static void export_free(struct git_export *x)
 	free(x);
 }
 
-void git_export_cancel(struct git_export *x)
-{
-	if (!x)
-		return;
-	git_run_cancel(x->run);
-	export_free(x);
-}
-
 static void finish(struct git_export *x, const struct err *err)
 {
 	x->done(x->arg, x->notes.data, err);
@@ -50,13 +41,12 @@ static void run(struct git_export *x, const char *const *argv, int fd, git_done_
 {
 	struct git_command c = { .argv = argv, .repository = x->repository, .stdout_fd = fd };
 
-	x->run = git_start(x->git, &c, done, x);
+	git_start(x->git, &c, done, x);
 }
 
 /* An answer that the command itself gives (an exit status) is not an error. */
 static bool failed(struct git_export *x, const struct err *err)
 {
-	x->run = NULL;
 	if (err)
 		finish(x, err);
 	return err;
@@ -139,8 +129,8 @@ static void on_resolved(void *arg, int status, const char *out, const char *said
 	run(x, argv, fd, on_archived);
 }
 
-struct git_export *git_export(struct git *g, const char *repository, const char *branch, const char *commit,
-			      const char *subdirectory, const char *path, git_exported_fn *done, void *arg)
+void git_export(struct git *g, const char *repository, const char *branch, const char *commit, const char *subdirectory,
+		const char *path, git_exported_fn *done, void *arg)
 {
 	struct git_export *x = NEW(struct git_export);
 	auto_free char *ref = xasprintf("refs/heads/%s", branch);
@@ -151,5 +141,4 @@ struct git_export *git_export(struct git *g, const char *repository, const char 
 				  .part = xasprintf("%s.part", path), .done = done, .arg = arg };
 	buf_init(&x->notes, 4096);
 	run(x, argv, -1, on_resolved);
-	return x;
 }

@@ -156,5 +156,5 @@ void git_make(struct git *g, const char *path, const char *branch, git_made_fn *
 	if (is_whole(path) || fd_mkdirs(folder, 0750, &m->err) < 0)
 		loop_defer(g->loop, on_there, m);
 	else
-		(void)git_start(g, &c, on_init_over, m);
+		git_start(g, &c, on_init_over, m);
 }

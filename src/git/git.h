@@ -41,8 +41,6 @@ bool git_is_branch(const char *s);       /* the rules of git-check-ref-format fo
 bool git_is_subdirectory(const char *s); /* relative, no empty, "." or ".." part, no backslash or control character */
 
 /* -- one command -------------------------------------------------------------------------------------------------- */
-struct git_run;
-
 struct git_command {
 	const char *const *argv; /* after "git"; ends with NULL */
 	const char *repository;  /* GIT_DIR; NULL = none */
@@ -53,9 +51,8 @@ struct git_command {
 /* status: the exit status; 128 + n for a signal. out and said (the last line of its standard error) live for the call.
  * err: it took too long, or could not be started. */
 typedef void git_done_fn(void *arg, int status, const char *out, const char *said, const struct err *err);
-/* Strings are copied. done runs once, from the loop, unless git_run_cancel() comes before. */
-struct git_run *git_start(struct git *g, const struct git_command *c, git_done_fn *done, void *arg);
-void git_run_cancel(struct git_run *r); /* NULL is allowed */
+/* Strings are copied. done runs once, from the loop, unless git_free() comes before. */
+void git_start(struct git *g, const struct git_command *c, git_done_fn *done, void *arg);
 
 /* -- smart HTTP --------------------------------------------------------------------------------------------------- */
 /* A push, as the hook tells it. Lines go to the pusher as "remote: ..." until git_push_end(). gone runs instead, once, when
@@ -87,11 +84,9 @@ void git_make(struct git *g, const char *path, const char *branch, git_made_fn *
 MUST_CHECK int git_rename(struct git *g, const char *namespace, const char *old_name, const char *new_name, struct err *err);
 
 /* -- a commit as a tar ---------------------------------------------------------------------------------------------- */
-struct git_export;
 /* notes: what the pusher should know ("submodules are not fetched: ..."), lines; "" = nothing. Live for the call. */
 typedef void git_exported_fn(void *arg, const char *notes, const struct err *err);
 /* Writes commit (its subdirectory, "" = all) of a repository to path, which must not exist; a part is never left.
  * -ESTALE: branch has moved on from commit since; -EINVAL: no such subdirectory. */
-struct git_export *git_export(struct git *g, const char *repository, const char *branch, const char *commit,
-			      const char *subdirectory, const char *path, git_exported_fn *done, void *arg);
-void git_export_cancel(struct git_export *x); /* NULL is allowed */
+void git_export(struct git *g, const char *repository, const char *branch, const char *commit, const char *subdirectory,
+		const char *path, git_exported_fn *done, void *arg);

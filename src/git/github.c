@@ -95,7 +95,7 @@ static void on_fetched(void *arg, int status, const char *out, const char *said,
 		finish(f, NULL, &own);
 		return;
 	}
-	(void)git_start(f->git, &c, on_resolved, f);
+	git_start(f->git, &c, on_resolved, f);
 }
 
 /* The ways out that the operator gave the daemon are git's as well. */
@@ -123,7 +123,7 @@ static void on_made(void *arg, const struct err *err)
 		if (proxy)
 			env[3 + n] = passed[n] = xasprintf("%s=%s", proxies[i], proxy), n++;
 	}
-	(void)git_start(f->git, &c, on_fetched, f);
+	git_start(f->git, &c, on_fetched, f);
 	while (n)
 		free(passed[--n]);
 	explicit_bzero(value, strlen(value));

@@ -26,7 +26,6 @@ struct git_run {
 	git_done_fn *done;
 	void *arg;
 	struct err failure;
-	bool cancelled;
 };
 
 static void stream_close(struct stream *s)
@@ -94,8 +93,7 @@ static void tell(struct git_run *r, int status)
 {
 	const char *said = last_line(&r->err.text);
 
-	if (!r->cancelled)
-		r->done(r->arg, status, r->out.text.data, said, r->failure.code ? &r->failure : NULL);
+	r->done(r->arg, status, r->out.text.data, said, r->failure.code ? &r->failure : NULL);
 	loop_release(r->git->loop, run_free, r);
 }
 
@@ -149,7 +147,7 @@ static int start(struct git_run *r, const struct git_command *c, struct err *err
 	return git_child_start(&r->child, r->git, &s, on_exit_status, r, err);
 }
 
-struct git_run *git_start(struct git *g, const struct git_command *c, git_done_fn *done, void *arg)
+void git_start(struct git *g, const struct git_command *c, git_done_fn *done, void *arg)
 {
 	struct git_run *r = NEW(struct git_run);
 
@@ -158,16 +156,4 @@ struct git_run *git_start(struct git *g, const struct git_command *c, git_done_f
 	buf_init(&r->err.text, OUT_MAX);
 	if (start(r, c, &r->failure) < 0)
 		loop_defer(g->loop, on_not_started, r);
-	return r;
-}
-
-void git_run_cancel(struct git_run *r)
-{
-	if (!r || r->cancelled)
-		return;
-	r->cancelled = true;
-	if (!r->child)
-		return; /* on_not_started() frees it */
-	git_child_forget(STEAL(r->child));
-	loop_release(r->git->loop, run_free, r);
 }

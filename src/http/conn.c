@@ -100,21 +100,21 @@ static void drop_request(struct http_conn *c, bool complete)
 	req_free(r, complete);
 }
 
+static bool is_idle(const struct http_conn *c)
+{
+	return c->state == CONN_OPEN && !c->req && c->rd_len == 0 && c->in.len == 0;
+}
+
 void conn_break(struct http_conn *c)
 {
 	if (c->state == CONN_CLOSED)
 		return;
 	if (c->h2)
 		h2_break(c);
-	if (conn_idle(c)) /* an answer that is broken off must not look whole */
+	if (is_idle(c)) /* an answer that is broken off must not look whole */
 		conn_tls_bye(c);
 	drop_request(c, false);
 	conn_close(c);
-}
-
-bool conn_idle(const struct http_conn *c)
-{
-	return c->state == CONN_OPEN && !c->req && c->rd_len == 0 && c->in.len == 0;
 }
 
 void conn_mark_dirty(struct http_conn *c)
@@ -386,7 +386,7 @@ void conn_stop(struct http_conn *c)
 
 	if (c->h2 && c->state == CONN_OPEN)
 		h2_stop(c);
-	if (!conn_idle(c) || c->h2)
+	if (!is_idle(c) || c->h2)
 		return;
 	if (c->sent && !(c->tls && c->tls->pending) && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
 		conn_break(c);

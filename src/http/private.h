@@ -220,7 +220,6 @@ void conn_turn(struct http_conn *c); /* of a dirty connection */
 void conn_advance(struct http_conn *c);
 void conn_mark_dirty(struct http_conn *c); /* advance at the end of the turn */
 void conn_break(struct http_conn *c);      /* on_close(false), then close */
-bool conn_idle(const struct http_conn *c);
 bool conn_wants_input(const struct http_conn *c);
 void conn_on_io(struct loop_io *io, uint32_t events, void *arg);
 void conn_look(struct http_conn *c); /* not watched, and idle since its answer: what does the peer do? */
@@ -308,7 +307,6 @@ MUST_CHECK int h2_put_head(struct http_req *r, int status, const char *content_t
 
 /* reply.c */
 void conn_refuse(struct http_conn *c, int status, const char *why); /* answers and closes; no request in flight */
-void reply_error_json(struct buf *ret, const char *text);
 
 /* server.c */
 const char *server_date(struct http_server *s);

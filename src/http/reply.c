@@ -273,7 +273,7 @@ void http_reply_json(struct http_req *r, int status, const struct buf *json)
 	http_reply(r, status, "application/json", json->data, json->len);
 }
 
-void reply_error_json(struct buf *ret, const char *text)
+static void reply_error_json(struct buf *ret, const char *text)
 {
 	struct json_writer w;
 

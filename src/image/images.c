@@ -76,7 +76,7 @@ static bool cached_busy(struct cached *c)
 	return c->n_old > 0 || (c->image && c->image->refs > 1);
 }
 
-void images_forget(struct images *s, const char *name)
+static void images_forget(struct images *s, const char *name)
 {
 	struct cached *c = map_get(s->cache, name);
 

@@ -35,7 +35,6 @@ struct images {
 MUST_CHECK int images_load(struct images *s, const char *name, struct image **ret, struct err *err);
 /* Normalises and follows aliases (at most 8). The caller frees *ret. */
 MUST_CHECK int images_resolve(struct images *s, const char *ref, char **ret, struct err *err);
-void images_forget(struct images *s, const char *name);
 bool images_is_busy(struct images *s, const char *name);   /* something runs from it, or from an older one of this name */
 bool images_is_moving(struct images *s, const char *name); /* it is being brought or removed */
 void images_cancel_fetches(struct images *s); /* waiters are forgotten without a call */

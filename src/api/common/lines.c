@@ -61,7 +61,7 @@ void lines_objects(struct lines *l, const struct buf *text)
 	(void)http_reply_write(l->req, text->data, text->len);
 }
 
-void lines_object(struct lines *l, const struct buf *json)
+static void lines_object(struct lines *l, const struct buf *json)
 {
 	lines_objects(l, json);
 	lines_objects(l, &(struct buf){ .data = (char[]){ "\n" }, .len = 1 });

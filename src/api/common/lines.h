@@ -12,9 +12,7 @@ struct lines;
 /* Starts a 200 answer. gone runs when the client went away before the end; NULL = nobody cares. */
 struct lines *lines_start(struct http_req *req, loop_fn *gone, void *arg);
 void lines_line(struct lines *l, const char *text); /* invalid UTF-8 is replaced; a client that does not read is cut off */
-/* An object of the route's own, in between. */
-void lines_object(struct lines *l, const struct buf *json);
-/* Several of them, each with its newline. A client that does not read is cut off. */
+/* Objects of the route's own in between, each with its newline. A client that does not read is cut off. */
 void lines_objects(struct lines *l, const struct buf *text);
 /* The last object; ends the answer. Nothing may be sent after it, and gone does not run any more. */
 void lines_end(struct lines *l, const struct buf *json);

@@ -68,5 +68,5 @@ void source_deploy(struct api *a, struct store_deployment *d, const char *reposi
 	struct source *s = NEW(struct source);
 
 	*s = (struct source){ .api = a, .d = d, .done = done, .arg = arg };
-	(void)git_export(a->git, repository, d->branch, d->commit, d->environment->origin.subdirectory, tar, on_exported, s);
+	git_export(a->git, repository, d->branch, d->commit, d->environment->origin.subdirectory, tar, on_exported, s);
 }
