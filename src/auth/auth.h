@@ -79,8 +79,10 @@ MUST_CHECK int auth_may_manage_key(const struct auth_caller *c, const struct sto
 /* Fills in what spec leaves open (role NULL = the usual one; expires_ms 0 = as long as the caller's own) and checks that the
  * caller may make it: no key does more, or lives longer, than the one that made it. -EINVAL, -EPERM, -ENOENT. */
 MUST_CHECK int auth_may_make_key(const struct auth_caller *c, struct store_key_spec *spec, const char *role, struct err *err);
-/* The limits of a key that c makes, or may manage. Without an operator's key none is wider than the caller's own: -EPERM names
- * it. */
+/* A key's limits, narrowed by those of its makers (store_key.maker). */
+void auth_limits_in_force(struct auth *a, const struct store_key *key, int64_t ret[STORE_LIMITS]);
+/* The limits of a key that c makes, or may manage. Without an operator's key none is wider than what is in force for the
+ * caller's own: -EPERM names it. */
 MUST_CHECK int auth_may_limit(struct auth *a, const struct auth_caller *c, const int64_t limits[STORE_LIMITS], struct err *err);
 /* -EPERM (403) with what was needed. */
 MUST_CHECK int auth_need_role(const struct auth_caller *c, enum store_role role, struct err *err);

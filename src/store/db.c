@@ -98,6 +98,8 @@ static const char *const migrations[] = {
 	"ALTER TABLE api_key ADD COLUMN max_sandboxes INTEGER NOT NULL DEFAULT 0;"
 	"ALTER TABLE api_key ADD COLUMN max_rate INTEGER NOT NULL DEFAULT 0;"
 	"ALTER TABLE record_usage ADD COLUMN is_gone INTEGER NOT NULL DEFAULT 0;",
+
+	"ALTER TABLE api_key ADD COLUMN maker_id TEXT NOT NULL DEFAULT '';", /* no reference: it may be removed before */
 };
 
 static int errno_of(int code)

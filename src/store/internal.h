@@ -109,6 +109,7 @@ MUST_CHECK int store_load(struct store *s, struct err *err);
 /* records.c: used by the loader, too; they put nothing into the database */
 struct store_namespace *store_namespace_attach(struct store *s, const char *id, const char *name, const char *type);
 void store_copy_id(char ret[STORE_ID_LEN], const char *id); /* NULL = a new one */
+void store_key_set_maker(struct store_key *k, struct store_key *maker); /* or, where that has too many, its maker; may be NULL */
 struct store_key *store_key_attach(struct store *s, struct store_namespace *ns, const char *id, const unsigned char *hash);
 struct store_environment *store_environment_attach(struct store *s, struct store_namespace *ns, const char *id,
 						   const char *name);

@@ -155,11 +155,17 @@ struct store_key *store_key_by_prefix(struct store *s, const char *prefix)
 	return found;
 }
 
+void store_key_set_maker(struct store_key *k, struct store_key *maker)
+{
+	k->maker = maker && maker->depth == STORE_MAKERS ? maker->maker : maker;
+	k->depth = k->maker ? k->maker->depth + 1 : 0;
+}
+
 static void put_key(struct store *s, const struct store_key *k)
 {
 	struct store_op *op = store_op_new(s, "INSERT INTO api_key (id, namespace_id, label, role, hash, created_ms, revoked_ms,"
-					      " expires_ms, max_sessions, max_sandboxes, max_rate, user_id)"
-			     " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)");
+					      " expires_ms, max_sessions, max_sandboxes, max_rate, maker_id, user_id)"
+			     " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)");
 
 	store_op_text(op, k->id);
 	store_op_text(op, k->ns->id);
@@ -170,6 +176,7 @@ static void put_key(struct store *s, const struct store_key *k)
 	store_op_i64(op, k->expires_ms);
 	for (size_t i = 0; i < STORE_LIMITS; i++)
 		store_op_i64(op, k->limits[i]);
+	store_op_text(op, k->maker ? k->maker->id : "");
 	if (k->user)
 		store_op_text(op, k->user->id);
 }
@@ -188,6 +195,7 @@ int store_key_add(struct store *s, const struct store_key_spec *spec, const unsi
 	k->role = spec->role;
 	k->expires_ms = spec->expires_ms;
 	memcpy(k->limits, spec->limits, sizeof(k->limits));
+	store_key_set_maker(k, spec->maker);
 	k->created_ms = time_wall_ms();
 	put_key(s, k);
 	*ret = k;

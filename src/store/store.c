@@ -47,6 +47,7 @@ static int on_key(struct store *s, sqlite3_stmt *st, struct err *err)
 	k->last_used_ms = sqlite3_column_int64(st, 9);
 	for (int i = 0; i < STORE_LIMITS; i++)
 		k->limits[i] = sqlite3_column_int64(st, 10 + i);
+	store_key_set_maker(k, store_key_by_id(s, text(st, 10 + STORE_LIMITS))); /* older, so it is here, if it is at all */
 	if (*text(st, 7) && !k->user)
 		return damaged(err, "key", k->id);
 	return 0;
@@ -184,7 +185,7 @@ static const struct {
 } tables[] = {
 	{ "SELECT id, name, type, created_ms FROM namespace ORDER BY rowid", on_namespace },
 	{ "SELECT id, namespace_id, label, role, hash, created_ms, revoked_ms, user_id, expires_ms, last_used_ms,"
-	  " max_sessions, max_sandboxes, max_rate FROM api_key ORDER BY rowid", on_key },
+	  " max_sessions, max_sandboxes, max_rate, maker_id FROM api_key ORDER BY rowid", on_key },
 	{ "SELECT org_id, user_id, role, created_ms FROM member ORDER BY rowid", on_member },
 	{ "SELECT id, namespace_id, name, description, is_private, is_harbor, cpu_milli, memory_bytes, max_concurrency,"
 	  " max_scale, created_ms, updated_ms FROM environment ORDER BY rowid", on_environment },

@@ -119,6 +119,7 @@ enum store_key_use { STORE_USE_SESSIONS, STORE_USE_SANDBOXES, STORE_USES };
 #define STORE_LIMIT_RATE STORE_USES
 #define STORE_LIMITS (STORE_USES + 1)
 #define STORE_LIMIT_NONE (-1) /* none, whatever the configuration says */
+#define STORE_MAKERS 8        /* keys made by one that has so many makers are its maker's: all of these are looked at for each request */
 
 struct store_key {
 	char id[STORE_ID_LEN];
@@ -132,6 +133,8 @@ struct store_key {
 	int64_t expires_ms;                /* 0 = never */
 	int64_t last_used_ms;              /* 0 = never; on disk within a minute */
 	int64_t limits[STORE_LIMITS];      /* store_key_limit() */
+	struct store_key *maker;           /* made it, and is no operator's; NULL = an operator's key did, or nobody knows */
+	unsigned depth;                    /* makers before it: at most STORE_MAKERS */
 	struct list of_namespace, used;    /* private */
 	size_t n_open[STORE_USES];         /* free for auth/: what is open of it, */
 	double tokens;                     /* and requests it may send at once, */
@@ -144,6 +147,7 @@ struct store_key_spec {
 	enum store_role role;
 	int64_t expires_ms;
 	int64_t limits[STORE_LIMITS];
+	struct store_key *maker; /* as above */
 };
 
 MUST_CHECK int store_key_add(struct store *s, const struct store_key_spec *spec, const unsigned char hash[STORE_HASH_LEN],

@@ -111,6 +111,18 @@ def test_a_keys_own_limits(limited):
                  ["limit", own["id"], "--max-sessions", "2"]):
         done = limited.cli("key", *argv, env=as_own)
         assert done.returncode == 1 and "maxSessions" in done.stderr, (argv, done.stderr)
+    # And both together have no more than the one: nobody gets more by making keys.
+    held = TinySession(limited, "local/tiny", create=False, key=child["key"])
+    status, answer = opened()
+    assert status == 429 and b"own limit is 1" in answer
+    assert held.post("/delete_session", {})[0] == 200
+    held = TinySession(limited, "local/tiny", create=False, key=key)
+    limited.process.kill()
+    limited.process.wait()
+    limited.start()
+    status, _, answer = limited.request("POST", "/create_session", b"{}", {"X-Deployment": "local/tiny"}, key=child["key"])
+    assert status == 429 and own["id"][:8].encode() in answer and b"limit is 1" in answer
+    assert held.post("/delete_session", {})[0] == 200
     for value, told in (("-1", "maxRate"), ("x", "maxRate"), ("1000001", "maxRate")):
         done = limited.cli("key", "limit", own["id"], "--max-rate", value)
         assert done.returncode == 1 and told in done.stderr

@@ -171,8 +171,10 @@ static int read_spec(struct api *a, const struct auth_caller *c, json_t *body, s
 	r = r < 0 ? r : auth_may_make_key(c, spec, read_only ? "reader" : role, err);
 	if (r < 0)
 		return r;
-	if (c->role != STORE_ROLE_ADMIN) /* a key that was restricted makes none that is not */
-		memcpy(spec->limits, c->key->limits, sizeof(spec->limits));
+	if (c->role != STORE_ROLE_ADMIN) { /* a key that was restricted makes none that is not */
+		auth_limits_in_force(a->auth, c->key, spec->limits);
+		spec->maker = c->key;
+	}
 	r = read_limits(body, spec->limits, err);
 	return r < 0 ? r : auth_may_limit(a->auth, c, spec->limits, err);
 }

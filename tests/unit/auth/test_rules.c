@@ -352,3 +352,79 @@ Test(rules, all_of_it_outlives_the_daemon)
 	cr_assert_eq(store_member_find(acme, store_namespace_find(store, "reader"))->role, STORE_ROLE_OWNER);
 	cr_assert(store_member_is_last_owner(store_member_find(acme, store_namespace_find(store, "reader"))));
 }
+
+/* -- limits ------------------------------------------------------------------------------------------------------ */
+
+static struct store_key *made_by(struct store_key *maker, unsigned char n)
+{
+	struct store_key_spec spec = { .ns = member, .user = member, .role = STORE_ROLE_OWNER, .label = "", .maker = maker };
+	unsigned char hash[STORE_HASH_LEN] = { 77, n };
+	struct store_key *k = NULL;
+	struct err err;
+
+	cr_assert_eq(store_key_add(store, &spec, hash, &k, &err), 0);
+	return k;
+}
+
+static int open_one(struct store_key *k, struct err *err)
+{
+	struct auth_caller c = { .key = k };
+	int r = auth_may_open(auth, &c, STORE_USE_SESSIONS, err);
+
+	if (r == 0)
+		auth_count(k, STORE_USE_SESSIONS, 1);
+	return r;
+}
+
+Test(rules, what_a_limited_key_makes_has_its_limits_together_with_it)
+{
+	struct store_key *first = made_by(NULL, 1), *second = made_by(first, 2), *third = made_by(second, 3), *other = made_by(NULL, 4);
+	struct err err = ERR_INIT;
+
+	store_key_limit(store, first, (int64_t[STORE_LIMITS]){ 2, 0, 0 });
+	store_key_limit(store, second, (int64_t[STORE_LIMITS]){ 1, 0, 0 });
+	cr_assert_eq(open_one(third, &err), 0);
+	cr_assert_eq(open_one(third, &err), -EUSERS);
+	cr_assert(strstr(err.msg, "whose limit is 1") && strstr(err.msg, second->id) == NULL, "%s", err.msg);
+	cr_assert_eq(open_one(second, &err), -EUSERS);
+	cr_assert_not_null(strstr(err.msg, "own limit is 1"), "%s", err.msg);
+	cr_assert_eq(open_one(first, &err), 0);
+	cr_assert_eq(open_one(first, &err), -EUSERS);
+	for (int i = 0; i < 10; i++)
+		cr_assert_eq(open_one(other, &err), 0, "made by nobody who is limited");
+	auth_count(third, STORE_USE_SESSIONS, -1);
+	cr_assert_eq(open_one(second, &err), 0);
+}
+
+Test(rules, nobody_limits_a_key_beyond_what_its_maker_has)
+{
+	static const int64_t wide[STORE_LIMITS] = { 3, 0, 0 }, none[STORE_LIMITS] = { STORE_LIMIT_NONE, 0, 0 }, same[STORE_LIMITS] = { 2, 0, 0 };
+	struct store_key *first = made_by(NULL, 1), *second = made_by(first, 2);
+	struct auth_caller c = { .key = second, .role = STORE_ROLE_OWNER };
+	int64_t limits[STORE_LIMITS];
+	struct err err = ERR_INIT;
+
+	cr_assert_eq(auth_may_limit(auth, &c, none, &err), 0);
+	store_key_limit(store, first, same); /* when the other was there already */
+	cr_assert_eq(auth_may_limit(auth, &c, none, &err), -EPERM);
+	cr_assert_eq(auth_may_limit(auth, &c, wide, &err), -EPERM);
+	cr_assert(strstr(err.msg, "maxSessions") && strstr(err.msg, "at most 2"), "%s", err.msg);
+	auth_limits_in_force(auth, second, limits);
+	cr_assert_eq(limits[0], 2);
+	cr_assert_eq(auth_may_limit(auth, &c, limits, &err), 0);
+	auth_set_limits(auth, &(struct auth_limits){ .of = { 1, 0, 0 } });
+	auth_limits_in_force(auth, second, limits);
+	cr_assert_eq(limits[0], 0, "the configuration's is narrower");
+}
+
+Test(rules, makers_are_so_many_at_most)
+{
+	struct store_key *k = made_by(NULL, 0), *before = NULL;
+
+	for (unsigned char i = 1; i < 4 * STORE_MAKERS; i++) {
+		before = k;
+		k = made_by(k, i);
+		cr_assert_leq(k->depth, STORE_MAKERS);
+	}
+	cr_assert_eq(k->maker, before->maker, "what would be too deep stands beside its maker");
+}

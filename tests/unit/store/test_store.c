@@ -471,9 +471,10 @@ Test(store, a_removed_user_leaves_nothing_that_is_found)
 	cr_assert_eq(store_namespace_add(s, "org", "org", &org, &err), 0);
 	cr_assert_eq(store_namespace_add(s, "alice", "user", &user, &err), 0);
 	store_member_remove(s, store_member_put(s, org, user, STORE_ROLE_MEMBER));
-	const struct store_key_spec specs[] = { { .ns = user, .user = user, .label = "", .limits = { 3, STORE_LIMIT_NONE } },
-						{ .ns = org, .user = user, .label = "" } };
+	struct store_key_spec specs[] = { { .ns = user, .user = user, .label = "", .limits = { 3, STORE_LIMIT_NONE } },
+					  { .ns = org, .user = user, .label = "" } };
 	cr_assert_eq(store_key_add(s, &specs[0], hash[0], &own, &err), 0);
+	specs[1].maker = own;
 	cr_assert_eq(store_key_add(s, &specs[1], hash[1], &for_org, &err), 0);
 	store_free(s);
 
@@ -481,6 +482,7 @@ Test(store, a_removed_user_leaves_nothing_that_is_found)
 	own = store_key_by_hash(s, hash[0]);
 	for_org = store_key_by_hash(s, hash[1]);
 	cr_assert(own->limits[0] == 3 && own->limits[1] == STORE_LIMIT_NONE && own->limits[2] == 0);
+	cr_assert(!own->maker && for_org->maker == own && for_org->depth == 1);
 	store_key_limit(s, for_org, (int64_t[STORE_LIMITS]){ 0, 5, 7 });
 	store_key_used(s, own);
 	store_free(s);
