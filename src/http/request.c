@@ -1,5 +1,6 @@
 /* http/request.c: a request: its memory, its parts, its body. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -345,11 +346,19 @@ static void ask_for_body(struct http_req *r, enum body_mode mode, http_body_fn *
 	conn_mark_dirty(c);
 }
 
+static void refuse_length(struct http_req *r)
+{
+	char why[96];
+
+	snprintf(why, sizeof(why), "the body of the request is too large: expected at most %zu bytes", r->body_max);
+	req_fail(r, 413, why);
+}
+
 void http_req_body(struct http_req *r, size_t max_bytes, http_body_fn *fn, void *arg)
 {
 	r->body_max = max_bytes ? max_bytes : r->conn->server->limits.body_bytes;
 	if (r->head.body_length > 0 && (uint64_t)r->head.body_length > r->body_max) {
-		req_fail(r, 413, "the body of the request is too large");
+		refuse_length(r);
 		return;
 	}
 	ask_for_body(r, BODY_WHOLE, fn, arg);
@@ -407,7 +416,7 @@ static void take_whole(struct http_req *r, const struct http_body_piece *piece)
 {
 	/* Grows with what has arrived, not with what was announced: a length is only a promise. */
 	if (piece->len > r->body_max - r->whole.len) {
-		req_fail(r, 413, "the body of the request is too large");
+		refuse_length(r);
 		return;
 	}
 	make_room(r, piece->len);

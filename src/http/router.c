@@ -232,8 +232,8 @@ static void split_path(struct match *m, const char *path)
 	}
 }
 
-/* False for a bad escape. */
-static bool store_params(struct http_req *req, const struct match *m)
+/* The name of the first with a bad escape; NULL = all are well. */
+static const char *store_params(struct http_req *req, const struct match *m)
 {
 	size_t n = m->found->n_names;
 	struct http_param *params = http_req_alloc(req, (n + 1) * sizeof(*params));
@@ -244,13 +244,13 @@ static bool store_params(struct http_req *req, const struct match *m)
 
 		buf_init(&b, BUF_UNLIMITED);
 		if (str_percent_decode(&b, m->values[i].s, m->values[i].len, false) < 0)
-			return false;
+			return m->found->names[i];
 		value = http_req_alloc(req, b.len + 1);
 		memcpy(value, b.data, b.len + 1);
 		params[i] = (struct http_param){ m->found->names[i], value };
 	}
 	req_set_params(req, params, n);
-	return true;
+	return NULL;
 }
 
 /* The name of the first parameter of the query with a bad escape, in the request's memory; NULL = there is none. Such a
@@ -275,12 +275,13 @@ static const char *bad_query(struct http_req *req)
 
 static void run(struct http_req *req, const struct match *m)
 {
-	const char *bad = bad_query(req);
+	static const char expected[] = "expected % and two hexadecimal digits, no %00";
+	const char *of_path = store_params(req, m), *of_query = of_path ? NULL : bad_query(req);
 
-	if (!store_params(req, m))
-		http_reply_error(req, 400, "the path holds a bad escape");
-	else if (bad)
-		http_reply_error(req, 400, "%.100s: the query holds a bad escape here; expected %% and two hexadecimal digits, no %%00", bad);
+	if (of_path)
+		http_reply_error(req, 400, "%s: the path holds a bad escape here; %s", of_path, expected);
+	else if (of_query)
+		http_reply_error(req, 400, "%.100s: the query holds a bad escape here; %s", of_query, expected);
 	else
 		m->found->fn(req, m->found->arg);
 }
