@@ -59,6 +59,7 @@ struct floor_box {
 	uid_t first;
 	pid_t pid;
 	int net_fd, cgroup_fd, userns_fd;
+	int v1_fds[CGROUP_TREES]; /* "tasks" of each hierarchy, for the child to enter; -1 = there is none */
 	int go[2];       /* pipe: a byte lets the child go */
 	int agent[2];    /* socket pair: the parent's end, the child's */
 	int output_fd, input_fd; /* of the command; -1 = /dev/null */

@@ -101,20 +101,17 @@ static int make_confines(struct floor *f, struct floor_box *b, struct err *err)
 	return b->cgroup_fd < 0 ? err_sys_code(err, b->cgroup_fd, "open the cgroup") : 0;
 }
 
-static int join_v1(const struct cgroups *c, const struct floor_box *b, struct err *err)
+static int open_v1(const struct cgroups *c, struct floor_box *b, struct err *err)
 {
-	char path[64], pid[16];
+	char path[64];
 
-	snprintf(pid, sizeof(pid), "%d", b->pid);
+	snprintf(path, sizeof(path), "%s/tasks", b->name);
 	for (int t = CGROUP_CPU; t < CGROUP_TREES; t++) {
-		auto_fd fd = -1;
-
 		if (c->dir[t] < 0)
 			continue;
-		snprintf(path, sizeof(path), "%s/cgroup.procs", b->name);
-		fd = openat(c->dir[t], path, O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, pid, strlen(pid)) < 0)
-			return err_sys(err, "enter a v1 cgroup");
+		b->v1_fds[t] = openat(c->dir[t], path, O_WRONLY | O_CLOEXEC);
+		if (b->v1_fds[t] < 0)
+			return err_sys(err, "open a v1 cgroup");
 	}
 	return 0;
 }
@@ -277,6 +274,8 @@ void floor_release(struct floor_box *b)
 	b->net_fd = fd_close(b->net_fd);
 	b->cgroup_fd = fd_close(b->cgroup_fd);
 	b->userns_fd = fd_close(b->userns_fd);
+	for (int t = 0; t < CGROUP_TREES; t++)
+		b->v1_fds[t] = fd_close(b->v1_fds[t]);
 	s->overlay_fd = fd_close(s->overlay_fd);
 	s->dev_fd = fd_close(s->dev_fd);
 	s->sys_fd = fd_close(s->sys_fd);
@@ -284,10 +283,10 @@ void floor_release(struct floor_box *b)
 
 static int start_in_net(struct floor *f, struct floor_box *b, struct err *err)
 {
-	int r = start_process(f, b, err);
+	int r = open_v1(&f->host.cg, b, err);
 
 	if (r == 0)
-		r = join_v1(&f->host.cg, b, err);
+		r = start_process(f, b, err);
 	if (r == 0)
 		r = map_ids(b, err);
 	return r < 0 ? r : make_mounts(f, b, err);
@@ -327,6 +326,8 @@ int floor_start(struct floor *f, struct floor_box *b, struct err *err)
 
 	b->go[0] = b->go[1] = b->agent[0] = b->agent[1] = -1;
 	b->net_fd = b->cgroup_fd = b->userns_fd = -1;
+	for (int t = 0; t < CGROUP_TREES; t++)
+		b->v1_fds[t] = -1;
 	b->shared->overlay_fd = b->shared->dev_fd = b->shared->sys_fd = -1;
 	b->pid = -1;
 	b->first = FIRST_ID + range_of(f, b) * IDS_PER_RANGE;

@@ -356,11 +356,13 @@ int cgroup_open_v2(const struct cgroups *c, const char *id)
 	return open_dir(c->dir[CGROUP_V2], id);
 }
 
+/* By "tasks", not "cgroup.procs": for one thread that moves itself the kernel holds no lock against forks, which after a quiet time
+ * waits for a grace period, 13 ms, with all of the machine's making, removing and entering of groups behind it. */
 int cgroup_enter_v1(const struct cgroups *c, const char *id)
 {
 	char file[CGROUP_PATH_MAX];
 
-	snprintf(file, sizeof(file), "%s/cgroup.procs", id);
+	snprintf(file, sizeof(file), "%s/tasks", id);
 	for (int t = CGROUP_CPU; t < CGROUP_TREES; t++) {
 		int r = c->dir[t] < 0 ? 0 : write_file(c->dir[t], file, "0");
 

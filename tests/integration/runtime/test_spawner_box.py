@@ -3,6 +3,7 @@ import contextlib
 import os
 import signal
 import stat
+import subprocess
 import time
 
 import pytest
@@ -162,6 +163,34 @@ def test_processes_are_in_their_cgroups(box):
     for names, path in lines.items():
         if {"memory", "pids", "cpu"} & set(names.split(",")):
             assert path.endswith("/" + box.id), names
+
+
+def enter_ms(procs):
+    """How long a process that is moved into a group by its cgroup.procs waits after a pause: for a grace period of the kernel."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        time.sleep(0.06)
+        begun = time.monotonic()
+        with open(procs, "w", encoding="ascii") as f:
+            f.write(str(child.pid))
+        return (time.monotonic() - begun) * 1000
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_after_a_pause_nobody_waits_for_a_grace_period(spawner, box):
+    procs = next(f"{top}/cgroup.procs" for top, _, files in os.walk("/sys/fs/cgroup") if top.endswith("/" + box.id) and files)
+    wait = sorted(enter_ms(procs) for _ in range(11))[5]
+    made = []
+    for _ in range(60):
+        time.sleep(0.06)
+        b = spawner.make()
+        made.append(b.made.number("DURATION_US") / 1000)
+        spawner.end(b)
+        if made[-1] < wait or wait < 5:  # there are no pauses where others enter groups all the time
+            return
+    raise AssertionError(f"sandboxes took {min(made)} ms and more, entering a group {wait}")
 
 
 def test_a_hundred_inotify_instances_in_each(spawner):
