@@ -108,6 +108,8 @@ def exec_cases(world, n):
         out += [Case(f"bare-{name}", group, "no sandbox at all", "command", ["chroot", world.root, *argv], n, base),
                 Case(base, group, "floor (agent inside)", "floor", ["agent", i], n),
                 Case(f"runtime-exec-{name}", group, "OpenReward, runtime", "runtime", ["run", *argv], n, base)]
+        if name == "static":  # as the sandboxes from the pool are asked for
+            out.append(Case("floor-exec-paced", group, "floor (agent inside), 20 ms apart", "floor", ["agent", i], n // 2, base, 20))
         if "http" in world.workers:
             out.append(Case(f"http-exec-{name}", group, http_label(name), "http", ["run", SHELL[name]], n, base))
         if name == "dynamic":
