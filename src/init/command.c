@@ -31,7 +31,8 @@ static const char *argv[FIELDS_MAX + 2];
 static const char *envp[FIELDS_MAX + 4];
 static char home[sizeof("HOME=") + USER_HOME_MAX];
 
-static bool raises_score; /* init's own is lower */
+/* What init's own is between commands, as text; "" = not lower, or not to be changed. */
+static char own_score[16];
 
 static NORETURN void give_up(int status, const char *what, const char *name, int code)
 {
@@ -171,19 +172,20 @@ static NORETURN void execute(void)
 
 void command_open(void)
 {
-	auto_fd fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
-	char text[16] = "";
+	ssize_t n = pread(BOOT_FD_SCORE, own_score, sizeof(own_score) - 1, 0);
 
-	raises_score = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strtol(text, NULL, 10) < strtol(OOM_SCORE, NULL, 10);
+	own_score[MAX(n, 0)] = '\0';
+	/* The kernel lets it go up and back down again, unless the host has raised it meanwhile: tried once, with what it is. */
+	if (n <= 0 || strtol(own_score, NULL, 10) >= strtol(OOM_SCORE, NULL, 10) || pwrite(BOOT_FD_SCORE, own_score, (size_t)n, 0) != n)
+		own_score[0] = '\0';
 }
 
-/* The child's, not init's around a clone: /proc/1 is read-only inside, so that nobody there can raise that. */
-static void raise_score(void)
+/* A child is born with init's. For it to write its own, the kernel would make folders of /proc for it and take them down when it
+ * ends, which is longer than all else that comes before execve. */
+static void set_score(const char *text)
 {
-	auto_fd fd = raises_score ? open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC) : -1;
-
-	if (fd >= 0)
-		(void)!write(fd, OOM_SCORE, sizeof(OOM_SCORE) - 1);
+	if (own_score[0])
+		(void)!pwrite(BOOT_FD_SCORE, text, strlen(text), 0);
 }
 
 NORETURN void command_become(const struct command *c)
@@ -192,8 +194,8 @@ NORETURN void command_become(const struct command *c)
 	sigset_t none;
 	int r;
 
+	set_score(own_score); /* of init, before anybody can see it */
 	setsid();
-	raise_score();
 	collect(c->msg, WIRE_T_ARG, argv);
 	collect_env(c);
 	r = set_descriptors(c);
@@ -248,8 +250,11 @@ static long start(struct init *in, const struct command *c)
 
 int command_start(struct init *in, pid_t *ret, const struct command *c, struct err *err)
 {
-	long pid = start(in, c);
+	long pid;
 
+	set_score(OOM_SCORE);
+	pid = start(in, c);
+	set_score(own_score); /* where there is no child, or one that was killed at birth */
 	if (pid < 0)
 		return err_sys_code(err, (int)pid, pid == -EAGAIN ? "start a process: the sandbox's process limit" : "start a process");
 	*ret = (pid_t)pid;

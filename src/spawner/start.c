@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -67,13 +68,13 @@ void start_exec_init(const struct host *h, const int *fds, const char *flags)
 	init_failed(fds[BOOT_FD_READY], "execute init");
 }
 
-static NORETURN void exec_sandbox_init(const struct start *s, int null_fd)
+static NORETURN void exec_sandbox_init(const struct start *s, int null_fd, int score_fd)
 {
 	const int fds[BOOT_FD_END] = {
 		null_fd, null_fd, null_fd,
 		[BOOT_FD_CONTROL] = s->control_fd, [BOOT_FD_EGRESS] = s->egress_fd, [BOOT_FD_CGROUP] = s->runs_fd,
 		[BOOT_FD_SPOOL] = s->spool_fd, [BOOT_FD_READY] = s->ready_fd, [BOOT_FD_STATS] = s->stats_fd,
-		[BOOT_FD_PIDS] = s->pids_fd,
+		[BOOT_FD_PIDS] = s->pids_fd, [BOOT_FD_SCORE] = score_fd,
 	};
 
 	char flags[24];
@@ -84,14 +85,16 @@ static NORETURN void exec_sandbox_init(const struct start *s, int null_fd)
 	start_exec_init(s->host, fds, flags);
 }
 
-/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go. */
+/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go, which brings what only
+ * the host's root can open. */
 static NORETURN void become_init(const struct start *s, int go)
 {
 	struct rlimit core;
+	size_t len = 0, n_fds = 0;
 	char byte;
-	int null_fd;
+	int null_fd, score_fd;
 
-	if (read(go, &byte, 1) != 1)
+	if (fd_recv(go, &byte, 1, &len, &score_fd, 1, &n_fds) < 0 || len != 1 || n_fds != 1)
 		_exit(1); /* the builder failed and has told why */
 	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
 		init_failed(s->ready_fd, "become root of the user namespace");
@@ -107,7 +110,7 @@ static NORETURN void become_init(const struct start *s, int go)
 	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null_fd < 0)
 		init_failed(s->ready_fd, "open /dev/null");
-	exec_sandbox_init(s, null_fd);
+	exec_sandbox_init(s, null_fd, score_fd);
 }
 
 /* -- the builder's steps ----------------------------------------------------------------------------------------- */
@@ -220,7 +223,7 @@ static int step_clone(struct start *s)
 	struct start_report report = { .pid = 0 };
 	int go[2];
 
-	if (setgroups(0, NULL) < 0 || pipe2(go, O_CLOEXEC) < 0)
+	if (setgroups(0, NULL) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) < 0)
 		return fail(s, "");
 	s->init_pid = clone_as_first(s);
 	if (s->init_pid < 0)
@@ -257,7 +260,12 @@ static int step_map(struct start *s)
 	if (r < 0)
 		return r;
 	s->userns_fd = sys_pidfd_namespace(s->init_pidfd, s->init_pid, SYS_NAMESPACE_USER);
-	return s->userns_fd < 0 ? fail(s, "its user namespace") : 0;
+	if (s->userns_fd < 0)
+		return fail(s, "its user namespace");
+	/* In the host's /proc, while that is there: inside, all of /proc/1 will be read-only. */
+	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/oom_score_adj", s->init_pid);
+	s->score_fd = open(s->path_buf, O_RDWR | O_CLOEXEC);
+	return s->score_fd < 0 ? fail(s, s->path_buf) : 0;
 }
 
 static int step_go(struct start *s)
@@ -265,7 +273,7 @@ static int step_go(struct start *s)
 	/* init was born with the builder's. */
 	if (s->background && s->host->may_renice && setpriority(PRIO_PROCESS, (id_t)s->init_pid, 0) < 0)
 		return fail(s, "priority");
-	return write(s->go_fd, "g", 1) != 1 ? fail(s, "") : 0;
+	return fd_send(s->go_fd, "g", 1, &s->score_fd, 1);
 }
 
 static const struct step {
@@ -324,7 +332,7 @@ pid_t start_fork(struct start *s, struct err *err)
 
 	if (cgroup < 0)
 		return err_sys_code(err, cgroup, "open cgroup");
-	s->init_pidfd = s->userns_fd = s->go_fd = s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
+	s->init_pidfd = s->userns_fd = s->go_fd = s->score_fd = s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
 	s->root_fd = s->dev_fd = s->proc_fd = s->mqueue_fd = -1;
 	pid = sys_clone3(&args);
 	if (pid == 0)

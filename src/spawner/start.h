@@ -40,7 +40,7 @@ struct start {
 	const char *path; /* what the failing step was about */
 	char path_buf[START_PATH_MAX];
 	int init_pid, init_pidfd, userns_fd, go_fd;
-	int spool_fd, runs_fd, stats_fd, pids_fd;
+	int spool_fd, runs_fd, stats_fd, pids_fd, score_fd;
 	int root_fd, dev_fd, proc_fd, mqueue_fd, prober_error;
 };
 

@@ -192,6 +192,7 @@ class Sandbox:
         build_root(root, self.shm_mb)
         self.lo_up()
         binary = fds.pop("binary")
+        fds[10] = os.open("/proc/self/oom_score_adj", os.O_RDWR)
         high = {k: os.dup2(fd, 100 + k) for k, fd in fds.items()}
         binary = os.dup2(binary, 120)
         for k, fd in high.items():

@@ -1,6 +1,10 @@
 """How a command begins (src/init/lend.h): in memory that init lends while it is alone, in a copy of init else."""
 import time
 
+import pytest
+
+from harness import Failed, write
+
 STOPPER = "import os, signal, time\nos.write(1, b'ready')\nend = time.monotonic() + 60\nwhile time.monotonic() < end:\n" \
     "  try: os.kill(-1, signal.SIGSTOP)\n  except OSError: pass\n"
 
@@ -49,6 +53,25 @@ def test_a_command_cannot_tell(fresh):
             assert m.text.startswith(f"v /tmp one two {pad} 4 500 own own\n") and m.code == 7
             texts.append(m.text.split("\n", 1)[1])
         assert texts[0] == texts[1]
+
+
+def test_process_1_goes_last_whatever_came_of_the_clone(fresh):
+    """It shares the score of its commands while they are being born, which none of them may see."""
+    def scores():
+        with open(f"/proc/{fresh.pid}/oom_score_adj") as own:
+            return int(own.read()), int(fresh.sh("cat /proc/self/oom_score_adj").text)
+
+    before = scores()
+    assert before[0] < 500 and before[1] == 500
+    write(f"{fresh.dirs.get('pids', fresh.v2)}/pids.max", 1)
+    with pytest.raises(Failed):
+        fresh.run("true")
+    write(f"{fresh.dirs.get('pids', fresh.v2)}/pids.max", "max")
+    for before_it in ("true", "sleep 600 >/dev/null 2>&1 &"):  # in lent memory, as a copy
+        fresh.sh(before_it)
+        for _ in range(20):
+            assert fresh.run("/bin/cat", "/proc/1/oom_score_adj").text == f"{before[0]}\n"
+    assert scores() == before
 
 
 def test_what_cannot_be_run_says_so(fresh):
