@@ -225,7 +225,8 @@ static void prepare(struct init *in)
 	struct user user;
 
 	groups_prepare(in);
-	(void)!user_lookup(&user, USER_FOLDER, "", &err);
+	(void)!user_lookup(&user, USER_FOLDER, "", false, &err);
+	runs_prepare(in);
 }
 
 void init_loop(struct init *in)

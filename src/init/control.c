@@ -219,6 +219,8 @@ static void handle_request(struct init *in)
 	struct err err = ERR_INIT;
 	int r;
 
+	if (held.type != WIRE_RUN && held.type != WIRE_ACK)
+		in->runs.still = false;
 	at_hand.stage = "request";
 	at_hand.again = false;
 	r = handle(in, &at_hand, &err);

@@ -46,7 +46,7 @@ static int target_read(struct target *t, struct request *q, struct err *err)
 	if (t->tmp && !files_is_stage_name(t->tmp))
 		return err_set(err, -EINVAL, "TMP \"%.100s\" is not the name of a staged file", t->tmp);
 	q->stage = "user";
-	return user_lookup(&t->user, USER_FOLDER, user ? user : "", err);
+	return user_lookup(&t->user, USER_FOLDER, user ? user : "", false, err);
 }
 
 /* What a path that exists may be. */

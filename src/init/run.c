@@ -98,10 +98,18 @@ static void close_if_over(struct init *in, struct run *run, struct watch *pipe)
 		watch_close(in, pipe);
 }
 
+void runs_prepare(struct init *in)
+{
+	in->runs.still = groups_alone(in);
+	if (!in->runs.still)
+		return;
+	in->runs.counters = groups_counters(in);
+	user_recheck();
+}
+
 static void finish(struct init *in, struct run *run)
 {
 	output_end(&run->out);
-	close_ends(run);
 	run->watched = false; /* its end says more */
 	run_set_more(in, run, false);
 	run_watch(in, run);
@@ -111,12 +119,15 @@ static void finish(struct init *in, struct run *run)
 	list_push_back(&in->runs.ended, &run->link);
 	run_set_unsent(in, run, true);
 	runs_flush(in); /* in order: older ends that are still unsent go first */
+	/* Nobody waits for the rest. */
+	close_ends(run);
 	if (run->main)
 		end_sandbox(in, run);
 	if (group_put_empty(in, run->group))
 		run->group = NULL;
 	close_if_over(in, run, &run->out.pipe);
 	close_if_over(in, run, &run->out.err_pipe);
+	runs_prepare(in);
 }
 
 static void ended(struct init *in, struct run *run, int status, const struct rusage *usage)
@@ -237,7 +248,7 @@ static int spec_fds(struct spec *s, const struct request *q, struct err *err)
 	return stream_ends_open(s->ends, &s->cmd, q->msg, err);
 }
 
-static int spec_read(struct spec *s, struct request *q, struct err *err)
+static int spec_read(struct spec *s, struct request *q, bool still, struct err *err)
 {
 	const char *user = wire_get_str(q->msg, WIRE_T_USER, 0);
 	int r;
@@ -249,7 +260,7 @@ static int spec_read(struct spec *s, struct request *q, struct err *err)
 	s->cmd.cwd = command_cwd(q->msg);
 	s->flags = wire_get_u64(q->msg, WIRE_T_FLAGS, 0);
 	q->stage = "user";
-	r = user_lookup(&s->cmd.user, USER_FOLDER, user ? user : "", err);
+	r = user_lookup(&s->cmd.user, USER_FOLDER, user ? user : "", still, err);
 	if (r < 0)
 		return r;
 	q->stage = "descriptors";
@@ -334,7 +345,8 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 {
 	int r;
 
-	run->base = groups_counters(in);
+	run->base = in->runs.still ? in->runs.counters : groups_counters(in);
+	in->runs.still = false;
 	q->stage = "output";
 	r = s->log >= 0 ? open_log(run, s->log, err) : 0;
 	if (r < 0)
@@ -360,7 +372,7 @@ static int run_begin(struct init *in, struct request *q, const void *id, size_t 
 	AUTO(stream_ends_done) struct stream_ends ends = STREAM_ENDS_INIT;
 	struct spec s = { .cmd = { .script = -1, .input = -1 }, .ends = &ends, .log = -1 };
 	struct run *run;
-	int r = spec_read(&s, q, err);
+	int r = spec_read(&s, q, in->runs.still, err);
 
 	if (r < 0)
 		return r;

@@ -68,9 +68,13 @@ struct runs {
 	size_t n_unsent;
 	uint64_t over_us;     /* after a main run's end: when init ends at the latest; 0 = no */
 	uint64_t list_request; /* of the RUNS that is being answered; 0 = none is */
+	bool still;           /* since runs_prepare() nobody but init has lived, and it has written no file: */
+	struct counters counters; /* then these are still so, and so is the last user */
 };
 
 void runs_init(struct runs *r);
+/* Looks ahead at what the next run needs, where nothing in the sandbox can change meanwhile. */
+void runs_prepare(struct init *in);
 /* The run of a request's RUN_ID, alive or over; NULL = unknown, or acknowledged. */
 struct run *run_find(struct init *in, const struct wire_in *msg);
 /* Watches its pipes, or not, as flow control has it now. */

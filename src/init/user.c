@@ -87,15 +87,30 @@ static void remember(const char *etc, const char *spec, const struct mark *passw
 	last.user = *u;
 }
 
-int user_lookup(struct user *ret, const char *folder, const char *spec, struct err *err)
+static bool is_last(const char *folder, const char *spec)
+{
+	return last.holds && str_eq(last.spec, spec) && str_eq(last.etc, folder);
+}
+
+void user_recheck(void)
+{
+	struct mark passwd, group;
+
+	if (!last.holds)
+		return;
+	passwd = mark_of(last.etc, "passwd");
+	group = mark_of(last.etc, "group");
+	last.holds = same(&last.passwd, &passwd) && same(&last.group, &group);
+}
+
+static int look_up(struct user *ret, const char *folder, const char *spec, struct err *err)
 {
 	/* Taken before the files are read: what changes meanwhile differs the next time. */
 	const struct mark passwd = mark_of(folder, "passwd"), group = mark_of(folder, "group");
 	auto_fd etc = -1;
 	int r;
 
-	if (last.holds && str_eq(last.spec, spec) && str_eq(last.etc, folder) && same(&last.passwd, &passwd) &&
-	    same(&last.group, &group)) {
+	if (is_last(folder, spec) && same(&last.passwd, &passwd) && same(&last.group, &group)) {
 		*ret = last.user;
 		return 0;
 	}
@@ -104,6 +119,14 @@ int user_lookup(struct user *ret, const char *folder, const char *spec, struct e
 	if (r == 0)
 		remember(folder, spec, &passwd, &group, ret);
 	return r;
+}
+
+int user_lookup(struct user *ret, const char *folder, const char *spec, bool still, struct err *err)
+{
+	if (!still || !is_last(folder, spec))
+		return look_up(ret, folder, spec, err);
+	*ret = last.user;
+	return 0;
 }
 
 /* The raw calls: a C library would try to tell threads that init does not have. */

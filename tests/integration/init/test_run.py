@@ -487,3 +487,26 @@ def test_unknown_request(box):
     with pytest.raises(Failed) as e:
         box.ask("NEWER")
     assert e.value.errno == 38
+
+
+def test_who_a_user_is_may_change_between_two_runs(fresh):
+    """By the run before, by a file call, by what a run left in the background: though nothing is read for each run."""
+    def home():
+        return fresh.run("/bin/sh", "-c", "echo $HOME").text.strip()
+
+    def remembered():
+        before = home()
+        time.sleep(2.5)
+        assert [home() for _ in range(3)] == [before] * 3
+        return before
+
+    fresh.sh("sed -i s,:/root:,:/first:, /etc/passwd")
+    assert home() == "/first" and remembered() == "/first"
+    staged = fresh.ask("OPEN", ("PATH", "/etc/passwd"), ("OPEN_MODE", 1))
+    with os.fdopen(staged.fds[0], "w") as f:
+        f.write("root:x:0:0::/second:/bin/sh\n")
+    fresh.ask("COMMIT", ("PATH", "/etc/passwd"), ("TMP", staged["TMP"]))
+    assert home() == "/second" and remembered() == "/second"
+    fresh.sh("(sleep 0.3; sed -i s/second/third/ /etc/passwd) >/dev/null 2>&1 &")
+    time.sleep(1.5)
+    assert home() == "/third"

@@ -177,7 +177,7 @@ static uid_t uid_of(const char *dir, const char *spec)
 	struct user u = { .uid = 99 };
 	struct err err = ERR_INIT;
 
-	cr_assert_eq(user_lookup(&u, dir, spec, &err), 0, "%s", err.msg);
+	cr_assert_eq(user_lookup(&u, dir, spec, false, &err), 0, "%s", err.msg);
 	return u.uid;
 }
 
@@ -201,7 +201,7 @@ Test(init_user, what_changed_is_seen)
 	snprintf(path, sizeof(path), "%s/other", dir);
 	cr_assert_eq(rename((snprintf(text, sizeof(text), "%s/passwd", dir), text), path), 0);
 	struct user u;
-	cr_assert_eq(user_lookup(&u, dir, "a", NULL), -ENOENT, "the file is gone");
+	cr_assert_eq(user_lookup(&u, dir, "a", false, NULL), -ENOENT, "the file is gone");
 	unlink(path);
 	snprintf(path, sizeof(path), "%s/group", dir);
 	unlink(path);
