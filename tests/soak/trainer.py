@@ -158,11 +158,22 @@ class Trainer:
             number, self.next = self.next, self.next + 1
             await self.one(number)
 
+    async def list_tasks(self) -> None:
+        """Once more where the spawner had just been killed, which ends what waits for a start, and says so."""
+        for left in reversed(range(5)):
+            try:
+                self.tasks = await self.environment.list_tasks(split="train")
+                return
+            except Exception as e:  # pylint: disable=broad-except # in whichever of its requests
+                if left == 0 or "outcome infra" not in str(e):
+                    raise
+                await asyncio.sleep(1)
+
     async def train(self) -> None:
         self.client = AsyncOpenReward()
         async with self.client.environments as environments:
             self.environment = environments.get(self.name)
-            self.tasks = await self.environment.list_tasks(split="train")
+            await self.list_tasks()
             await asyncio.gather(*[self.lane() for _ in range(self.at_once)])
 
 
