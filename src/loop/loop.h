@@ -103,5 +103,6 @@ void loop_soon(struct loop *l, loop_fn *fn, void *arg);
 /* Runs work(arg) on a worker thread, then done(arg) on the loop's thread. Work of one lane runs in order, one at a
  * time (lane 1.. are serial: LOOP_LANE_STORE, and LOOP_LANE_TLS, which answers greetings); LOOP_LANE_ANY runs in parallel on
  * the pool (default 4 threads). */
+#define LOOP_GREETINGS_NICE 10 /* above the loop's: who is through goes first, however many strangers come */
 enum loop_lane { LOOP_LANE_ANY, LOOP_LANE_STORE, LOOP_LANE_TLS, LOOP_N_LANES };
 void loop_work(struct loop *l, enum loop_lane lane, loop_fn *work, loop_fn *done, void *arg);

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "loop/private.h"
@@ -49,6 +50,8 @@ static void *worker_main(void *p)
 	struct job job;
 
 	free(p);
+	if (w.lane == &w.loop->lanes[LOOP_LANE_TLS])
+		(void)!nice(LOOP_GREETINGS_NICE); /* of this thread alone, in Linux */
 	pthread_mutex_lock(&w.loop->lock);
 	while (next_job(w.loop, w.lane, &job)) {
 		pthread_mutex_unlock(&w.loop->lock);
