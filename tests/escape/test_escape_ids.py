@@ -191,6 +191,27 @@ def test_calls_that_meet_a_delete(platform, client):
     wait_until(lambda: s.sid not in os.listdir(platform.data + "/sandboxes"), 60, "the end of its files")
 
 
+def test_commits_that_wait_for_one_another_are_told_of_the_end(platform, client):
+    """Calls of one path run one after the other: those that have not begun are answered, too."""
+    with client.sandbox(settings(machine_size="0.5:0.5")) as s:
+        sid, size, answers = {"X-Session-ID": s.sid}, 4 << 30, []
+        for offset in (0, size - 1):  # with a hole, so that the commit reads it all
+            assert platform.request("POST", f"/write_file?path=/tmp/up&offset={offset}", b"x", sid)[0] == 200
+
+        def commit():
+            answers.append(platform.request("POST", f"/write_file?path=/tmp/up&commit=1&size={size}", b"", sid, timeout_s=60)[0])
+
+        threads = [threading.Thread(target=commit) for _ in range(3)]
+        for t in threads:
+            t.start()
+        time.sleep(0.5)
+        assert answers == [], "the control: the first one reads, the others wait for it"
+        assert platform.request("POST", "/delete_session", b"", sid, timeout_s=60)[0] == 200
+        for t in threads:
+            t.join()
+        assert answers == [410, 410, 410]
+
+
 def test_an_end_amid_file_calls_of_others(platform, box, client):
     """What a deleted sandbox had open is nobody else's afterwards: same paths, another sandbox, its own content."""
     box.run("printf box > /tmp/same")

@@ -50,6 +50,7 @@ struct write_op {
 
 static void op_start(struct write_op *op);
 static void op_work(struct write_op *op);
+static void op_reply(struct write_op *op);
 
 /* -- the table ------------------------------------------------------------------------------------------------------------------ */
 
@@ -80,8 +81,9 @@ void uploads_free(struct sandbox *b)
 
 		list_foreach(&up->waiting, struct write_op, node, op) {
 			list_remove(&op->node);
+			err_set(&op->err, -EIDRM, "the sandbox has ended");
 			if (op->u)
-				use_alive(op->u); /* answers */
+				op_reply(op);
 			op_free(op);
 		}
 		if (up->running)
