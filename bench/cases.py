@@ -67,7 +67,9 @@ def create_cases(world, n):
                     Case("floor-prepared", group, "floor, net namespace and cgroups prepared", "floor",
                          ["create", "prepared", *argv], n, base),
                     Case("floor-prepared-memory", group, "floor, the same, upper in memory", "floor",
-                         ["create", "memory,prepared", *argv], n, base)]
+                         ["create", "memory,prepared", *argv], n, base),
+                    Case("floor-least", group, "floor, the same, the least that is a container", "floor",
+                         ["create", "memory,prepared,least", *argv], n, base)]
         out.append(Case(f"runtime-{name}", group, "OpenReward, runtime", "runtime", ["create", *argv], n, base))
         if name == "static":
             out += [Case("memory-static", group, "OpenReward, runtime, upper in memory", "memory", ["create", *argv], n, base),

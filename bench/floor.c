@@ -1,6 +1,6 @@
 /* bench/floor ROOT DATA: see floor.h and worker.h. ROOT: the root file system of the boxes; DATA: a folder on the disk to
  * measure, which is made and left empty. Cases:
- *   create OPTIONS COMMAND...   a box from nothing to nothing; OPTIONS: words of "memory", "prepared", "-" = none, by commas
+ *   create OPTIONS COMMAND...   a box from nothing to nothing; OPTIONS: words of "memory", "prepared", "least", "-" = none, by commas
  *   agent NUMBER                a command (floor_commands) in a box that lives on
  *   do probe                    a box that runs /probe: its pid, its output, and it goes when a line comes
  *   do hold COUNT               that many idle boxes, until a line comes; then how long their ends took in milliseconds */
@@ -47,7 +47,7 @@ static bool has_word(const char *words, const char *word)
 static int create(struct program *p, const char *words, char **argv, struct sample *s, struct err *err)
 {
 	struct floor_box b = {
-		.opt = { .memory = has_word(words, "memory"), .prepared = has_word(words, "prepared") },
+		.opt = { .memory = has_word(words, "memory"), .prepared = has_word(words, "prepared"), .least = has_word(words, "least") },
 		.argv = argv, .output_fd = -1, .input_fd = -1, .shared = &p->shared[0],
 	};
 	struct err second;

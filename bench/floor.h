@@ -43,6 +43,8 @@ struct floor {
 struct floor_options {
 	bool memory;   /* the upper is in memory */
 	bool prepared; /* net namespace and cgroups come from the pool */
+	bool least;    /* no sandbox but the least that is a container: root is the host's, nothing of the kernel is hidden or
+			  refused, and there are an overlay, /dev and /proc. What the rest costs is the difference */
 	bool agent;    /* the first process stays and executes on request (floor_agent) */
 };
 

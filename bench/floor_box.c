@@ -122,12 +122,14 @@ static int open_v1(const struct cgroups *c, struct floor_box *b, struct err *err
 static pid_t clone_as_first(const struct floor_box *b)
 {
 	struct sys_clone_args args = {
-		.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
+		.flags = (b->opt.least ? 0 : CLONE_NEWUSER) | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
 			 CLONE_FILES | SYS_CLONE_INTO_CGROUP,
 		.exit_signal = SIGCHLD, .cgroup = (uint64_t)b->cgroup_fd,
 	};
 	pid_t pid;
 
+	if (b->opt.least)
+		return sys_clone3(&args);
 	if (syscall(SYS_setresgid, -1, b->first, -1) < 0 || syscall(SYS_setresuid, -1, b->first, -1) < 0)
 		return -1;
 	setfsuid(0);
@@ -177,9 +179,12 @@ static int map_ids(struct floor_box *b, struct err *err)
 }
 
 /* -- mounts ------------------------------------------------------------------------------------------------------------ */
+/* userns_fd -1: there is nothing to map. */
 static int mapped_clone(const char *path, unsigned int flags, unsigned int attrs, int userns_fd)
 {
-	struct sys_mount_attr a = { .attr_set = attrs | SYS_ATTR_IDMAP, .userns_fd = (uint64_t)userns_fd };
+	struct sys_mount_attr a = {
+		.attr_set = attrs | (userns_fd < 0 ? 0 : SYS_ATTR_IDMAP), .userns_fd = userns_fd < 0 ? 0 : (uint64_t)userns_fd,
+	};
 	auto_fd fd = sys_open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags);
 
 	if (fd < 0 || sys_mount_setattr(fd, "", AT_EMPTY_PATH | flags, &a) < 0)
@@ -235,6 +240,8 @@ static int make_mounts(const struct floor *f, struct floor_box *b, struct err *e
 	b->shared->dev_fd = mapped_clone("dev", AT_RECURSIVE, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC, b->userns_fd);
 	if (b->shared->dev_fd < 0)
 		return err_sys(err, "clone of /dev");
+	if (b->opt.least)
+		return 0;
 	b->shared->sys_fd = make_sys();
 	return b->shared->sys_fd < 0 ? err_sys(err, "sysfs") : 0;
 }
@@ -287,7 +294,7 @@ static int start_in_net(struct floor *f, struct floor_box *b, struct err *err)
 
 	if (r == 0)
 		r = start_process(f, b, err);
-	if (r == 0)
+	if (r == 0 && !b->opt.least)
 		r = map_ids(b, err);
 	return r < 0 ? r : make_mounts(f, b, err);
 }

@@ -88,6 +88,10 @@ static void assemble(const struct floor *f, const struct floor_box *b)
 	need(b, attach(b->shared->overlay_fd, "root"), "attach the overlay");
 	need(b, fchdir(b->shared->overlay_fd), "enter the overlay");
 	need(b, attach(b->shared->dev_fd, "dev"), "attach /dev");
+	if (b->opt.least) {
+		need(b, mount("proc", "proc", "proc", safe, NULL), "/proc");
+		return;
+	}
 	need(b, attach(b->shared->sys_fd, "sys"), "attach /sys");
 	need(b, mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"), "/dev/pts");
 	need(b, mount("tmpfs", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=1777"), "/dev/shm");
@@ -213,10 +217,12 @@ void floor_child(const struct floor *f, const struct floor_box *b)
 		_exit(98);
 	/* All descriptors are there by now; from here on, changes are the child's alone. */
 	need(b, unshare(CLONE_FILES), "own descriptors");
-	become_root(b);
+	if (!b->opt.least)
+		become_root(b);
 	assemble(f, b);
 	pivot(b);
-	drop(b);
+	if (!b->opt.least)
+		drop(b);
 	set_output(b);
 	if (b->opt.agent) {
 		need(b, dup2(b->agent[1], 3), "the agent's socket");

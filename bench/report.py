@@ -87,7 +87,7 @@ def goal(t, what, value, limit, unit, ok):
 
 
 def goals_table(cases, rates, idle):
-    """The distance to what the runtime is to reach; goals are the sandbox issue's, so a "no" is no failure of the run."""
+    """The distance to what the runtime is to reach; a "no" is no failure of the run."""
     found, rate = by_key(cases), by_key(rates)
     t = Table("figure", "now", "goal", "reached")
 
