@@ -19,6 +19,14 @@
 #define AGAIN_MAX_US 5000000 /* for how long it is put off */
 #define BIG_MESSAGE (16 * 1024) /* buffers that grew beyond this are given back to the kernel */
 
+/* One that waits for room in the socket. */
+struct answer {
+	struct list link;
+	size_t len, n_fds;
+	int fds[FD_PASS_MAX]; /* dups owned here */
+	char data[];
+};
+
 static _Alignas(4096) char in_buf[WIRE_MAX];
 static _Alignas(4096) char out_buf[WIRE_MAX];
 static struct wire_out out;
@@ -40,12 +48,17 @@ static bool is_transient(int r)
 	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
 }
 
+static bool is_behind(const struct init *in)
+{
+	return !list_empty(&in->control.pending);
+}
+
 static void update_events(struct init *in)
 {
 	struct control *c = &in->control;
-	uint32_t events = c->pending || c->again_us ? 0 : EPOLLIN;
+	uint32_t events = is_behind(in) || c->again_us ? 0 : EPOLLIN;
 
-	if (!c->retry_us && (c->pending || runs_waiting(in)))
+	if (!c->retry_us && (is_behind(in) || runs_waiting(in)))
 		events |= EPOLLOUT;
 	watch_set(in, &c->watch, events);
 }
@@ -56,27 +69,33 @@ static void note_refusal(struct init *in, int r)
 		in->control.retry_us = time_now_us() + RETRY_US;
 }
 
+static void drop(struct answer *a)
+{
+	for (size_t i = 0; i < a->n_fds; i++)
+		fd_close(a->fds[i]);
+	list_remove(&a->link);
+	free(a);
+}
+
 static void drop_pending(struct control *c)
 {
-	for (size_t i = 0; i < c->n_pending_fds; i++)
-		fd_close(c->pending_fds[i]);
-	c->n_pending_fds = 0;
-	free(c->pending);
-	c->pending = NULL;
+	list_foreach(&c->pending, struct answer, link, a)
+		drop(a);
 }
 
 static void keep_pending(struct control *c, size_t len, const int *fds, size_t n_fds)
 {
-	c->pending = malloc(len);
-	if (!c->pending)
+	struct answer *a = malloc(sizeof(*a) + len);
+
+	if (!a)
 		return; /* the answer is lost: the daemon's request times out */
-	memcpy(c->pending, out_buf, len);
-	c->pending_len = len;
-	for (size_t i = 0; i < n_fds; i++) {
-		c->pending_fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, BOOT_FD_END);
-		if (c->pending_fds[i] < 0)
+	*a = (struct answer){ .len = len };
+	memcpy(a->data, out_buf, len);
+	list_push_back(&c->pending, &a->link);
+	for (; a->n_fds < n_fds; a->n_fds++) {
+		a->fds[a->n_fds] = fcntl(fds[a->n_fds], F_DUPFD_CLOEXEC, BOOT_FD_END);
+		if (a->fds[a->n_fds] < 0)
 			break;
-		c->n_pending_fds++;
 	}
 }
 
@@ -93,8 +112,8 @@ void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n
 
 	if (in->control.watch.fd < 0 || wire_end(o, &len) < 0)
 		return;
-	r = in->control.pending ? -EAGAIN : fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
-	if (is_transient(r) && !in->control.pending) {
+	r = is_behind(in) ? -EAGAIN : fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
+	if (is_transient(r)) {
 		keep_pending(&in->control, len, fds, n_fds);
 		note_refusal(in, r);
 	}
@@ -109,7 +128,7 @@ int control_event(struct init *in, struct wire_out *o, const int *fds, size_t n_
 
 	if (r < 0)
 		return r;
-	if (in->control.watch.fd < 0 || in->control.pending || in->control.retry_us)
+	if (in->control.watch.fd < 0 || is_behind(in) || in->control.retry_us)
 		return -EAGAIN;
 	r = fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
 	give_back(out_buf, len);
@@ -259,16 +278,18 @@ static void receive(struct init *in)
 static void flush(struct init *in)
 {
 	struct control *c = &in->control;
+	struct answer *a;
+	int r = 0;
 
-	if (c->pending) {
-		int r = fd_send(c->watch.fd, c->pending, c->pending_len, c->pending_fds, c->n_pending_fds);
-
+	while ((a = list_first(&c->pending, struct answer, link))) {
+		r = fd_send(c->watch.fd, a->data, a->len, a->fds, a->n_fds);
 		if (is_transient(r))
-			note_refusal(in, r);
-		else
-			drop_pending(c);
+			break;
+		drop(a);
 	}
-	if (!c->pending)
+	if (a)
+		note_refusal(in, r);
+	else
 		runs_flush(in);
 	update_events(in);
 }
@@ -278,7 +299,7 @@ static void on_control(struct init *in, struct watch *w, uint32_t events)
 	if (events & (EPOLLHUP | EPOLLERR) && in->control.again_us)
 		forget_request(in);
 	/* Reading first: it is what finds out that the socket is dead. */
-	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !in->control.pending && !in->control.again_us)
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !is_behind(in) && !in->control.again_us)
 		receive(in);
 	else if (events & (EPOLLHUP | EPOLLERR))
 		drop_pending(&in->control);
@@ -291,6 +312,7 @@ int control_open(struct init *in)
 	int size = 4 * WIRE_MAX;
 
 	in->control = (struct control){ .watch = WATCH_INIT };
+	list_init(&in->control.pending);
 	/* Best effort: the maker of the socket pair has done the same. */
 	(void)setsockopt(BOOT_FD_CONTROL, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	return watch_open(in, &in->control.watch, BOOT_FD_CONTROL, EPOLLIN, on_control);

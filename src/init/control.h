@@ -1,9 +1,9 @@
 /* init/control.h: the socket to the daemon: requests in, answers and events out.
  *
- * The socket may be full. An answer that does not fit waits in `pending` and no further request is read until it is gone;
- * events need no queue, since "this run's end has not been sent" is a flag of the run. The daemon may die and another one
- * come: the spawner holds the other end for it, and RUNS tells what it has to know. End-of-file says that the spawner is
- * gone, too: the end. */
+ * The socket may be full. An answer that does not fit waits in `pending` and no further request is read until it is gone; behind
+ * it wait those that come later, of connects and of runs. Events need no queue, since "this run's end has not been sent" is a flag
+ * of the run. The daemon may die and another one come: the spawner holds the other end for it, and RUNS tells what it has to know.
+ * End-of-file says that the spawner is gone, too: the end. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,15 +12,13 @@
 
 #include "base/err.h"
 #include "base/fd.h"
+#include "base/list.h"
 #include "init/loop.h"
 #include "sandbox/wire.h"
 
 struct control {
 	struct watch watch;
-	char *pending;            /* malloc'ed encoded answer, or NULL */
-	size_t pending_len;       /* bytes */
-	int pending_fds[FD_PASS_MAX];
-	size_t n_pending_fds;     /* dups owned here */
+	struct list pending;      /* struct answer, in their order */
 	uint64_t retry_us;        /* 0 = none; set when the kernel refuses for another reason than a full socket */
 	uint64_t again_us;        /* when the request that waits is tried again; 0 = none waits */
 };

@@ -473,7 +473,7 @@ static void end(void)
 		in.over = false;
 	}
 	turn();
-	check(in.control.watch.fd < 0 && !in.control.pending);
+	check(in.control.watch.fd < 0 && list_empty(&in.control.pending));
 	check(in.runs.n == 0 && list_empty(&in.runs.alive) && list_empty(&in.runs.ended) && list_empty(&in.runs.drains));
 	time_us += LATER_US;
 	net_tick(&in, time_now_us());
