@@ -8,38 +8,18 @@
  *   egress     the real program, as an ordinary user, in the "host" namespace. */
 #pragma once
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <criterion/criterion.h>
-
-#include "base/fd.h"
 #include "base/random.h"
 #include "base/time.h"
-#include "egress/addr.h"
 #include "init/boot.h"
 #include "sandbox/plan.h"
 #include "sandbox/wire.h"
-/* The static spawner's sources; no library that integration tests link has them. */
-#include "spawner/netlink.c"
-#include "spawner/netns.c"
 
-#define HOST_V4 "203.0.113.5"
-#define WORLD_V4 "8.8.8.8"
-#define WORLD_V6 "2606:4700::1"
-#define PRIVATE_V4 "10.1.2.3"
-enum { PORT_ECHO = 7007, PORT_SINK = 7009, PORT_SOURCE = 7019, PORT_NAMES = 5353 };
+#include "host.h"
 
 struct sandbox_world {
 	int netns, listeners[2], names[2]; /* v4, v6 */
@@ -49,253 +29,11 @@ struct sandbox_world {
 	_Atomic unsigned n_conns;
 };
 
-static int host_ns = -1, spawner_end = -1, daemon_end = -1;
+static int spawner_end = -1, daemon_end = -1;
 static pid_t egress_pid;
 
-/* -- the host ---------------------------------------------------------------------------------------------------- */
-static void add_local_route(struct netlink_batch *b, int family, const char *net, unsigned bits)
-{
-	uint8_t addr[16];
-	struct rtmsg m = { .rtm_family = (uint8_t)family, .rtm_dst_len = (uint8_t)bits, .rtm_table = RT_TABLE_LOCAL,
-			   .rtm_protocol = RTPROT_STATIC, .rtm_scope = RT_SCOPE_HOST, .rtm_type = RTN_LOCAL };
-
-	inet_pton(family, net, addr);
-	netlink_msg(b, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, &m, sizeof(m), net);
-	netlink_put(b, RTA_DST, addr, family == AF_INET ? 4 : 16);
-	netlink_put_u32(b, RTA_OIF, LOOPBACK_INDEX);
-}
-
-static void make_host(void)
-{
-	struct netlink_batch b;
-	struct err err = ERR_INIT;
-
-	cr_assert_eq(geteuid(), 0, "these tests need root");
-	cr_assert_eq(unshare(CLONE_NEWNET), 0);
-	host_ns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-	netlink_init(&b);
-	put_link_up(&b);
-	put_address(&b, AF_INET, HOST_V4);
-	add_local_route(&b, AF_INET, "8.8.8.0", 24);
-	add_local_route(&b, AF_INET, "10.1.0.0", 16);
-	add_local_route(&b, AF_INET6, "2606:4700::", 32);
-	/* So that there seems to be a way out by IPv6. */
-	add_local_route(&b, AF_INET6, "2001:4860::", 32);
-	cr_assert_eq(netlink_commit(&b, NETLINK_ROUTE, &err), 0, "%s", err.msg);
-}
-
-/* Runs in the calling thread's current namespace. */
-static int listen_on(int family, const char *addr, uint16_t port, int type)
-{
-	struct egress_addr a;
-	struct sockaddr_storage sa;
-	int on = 1, fd = socket(family, type | SOCK_CLOEXEC, 0);
-
-	cr_assert_eq(egress_addr_parse(addr, &a), 0);
-	socklen_t len = egress_addr_to_sockaddr(&a, port, &sa);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-	cr_assert_eq(bind(fd, (void *)&sa, len), 0, "bind %s %u: %s", addr, port, strerror(errno));
-	if (type == SOCK_STREAM)
-		cr_assert_eq(listen(fd, 1024), 0);
-	return fd;
-}
-
-/* -- servers of the world ---------------------------------------------------------------------------------------- */
-/* Bytes whose every position tells: what is lost, doubled or moved shows. */
-static void fill_pattern(uint8_t *p, size_t len, uint64_t at)
-{
-	for (size_t i = 0; i < len; i++, at++)
-		p[i] = (uint8_t)(at * 2654435761u >> 13);
-}
-
-static void serve_echo(int fd)
-{
-	char buf[65536];
-	ssize_t n;
-
-	while ((n = read(fd, buf, sizeof(buf))) > 0)
-		if (fd_write_all(fd, buf, (size_t)n) < 0)
-			return;
-}
-
-/* Counts to the end of the stream, then says "COUNT BAD\n", where BAD are bytes that differ from the pattern. */
-static void serve_sink(int fd)
-{
-	static __thread uint8_t buf[65536], want[65536];
-	uint64_t at = 0, bad = 0;
-	char text[64];
-	ssize_t n;
-
-	while ((n = read(fd, buf, sizeof(buf))) > 0) {
-		fill_pattern(want, (size_t)n, at);
-		bad += memcmp(buf, want, (size_t)n) != 0;
-		at += (uint64_t)n;
-	}
-	int len = snprintf(text, sizeof(text), "%llu %llu\n", (unsigned long long)at, (unsigned long long)bad);
-	if (fd_write_all(fd, text, (size_t)len) < 0)
-		return;
-}
-
-/* Reads "COUNT\n", sends that many bytes of the pattern and ends. */
-static void serve_source(int fd)
-{
-	static __thread uint8_t buf[65536];
-	char text[32] = "";
-	uint64_t left, at = 0;
-
-	if (read(fd, text, sizeof(text) - 1) <= 0)
-		return;
-	left = strtoull(text, NULL, 10);
-	while (left > 0) {
-		size_t n = left < sizeof(buf) ? (size_t)left : sizeof(buf);
-		fill_pattern(buf, n, at);
-		if (fd_write_all(fd, buf, n) < 0)
-			return;
-		at += n;
-		left -= n;
-	}
-}
-
-static void *serve_one(void *arg)
-{
-	int fd = (int)(intptr_t)arg;
-	struct sockaddr_storage sa = { 0 };
-	socklen_t len = sizeof(sa);
-
-	getsockname(fd, (void *)&sa, &len);
-	switch (ntohs(((struct sockaddr_in *)(void *)&sa)->sin_port)) {
-	case PORT_ECHO: serve_echo(fd); break;
-	case PORT_SINK: serve_sink(fd); break;
-	default: serve_source(fd); break;
-	}
-	close(fd);
-	return NULL;
-}
-
-static void *accept_all(void *arg)
-{
-	int fd, listener = (int)(intptr_t)arg;
-	pthread_t t;
-
-	while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-		pthread_create(&t, NULL, serve_one, (void *)(intptr_t)fd);
-		pthread_detach(t);
-	}
-	return NULL;
-}
-
-static void start_servers(void)
-{
-	const uint16_t ports[] = { PORT_ECHO, PORT_SINK, PORT_SOURCE };
-	pthread_t t;
-
-	for (size_t i = 0; i < 3; i++) {
-		pthread_create(&t, NULL, accept_all,
-			       (void *)(intptr_t)listen_on(AF_INET, "0.0.0.0", ports[i], SOCK_STREAM));
-		pthread_detach(t);
-		pthread_create(&t, NULL, accept_all,
-			       (void *)(intptr_t)listen_on(AF_INET6, "::", ports[i], SOCK_STREAM));
-		pthread_detach(t);
-	}
-}
-
-/* -- the name server --------------------------------------------------------------------------------------------- */
-static _Atomic unsigned n_udp_questions, n_tcp_questions;
-
-/* Names are told by their first label: "world", "private", "large" (does not fit a datagram), "mute" (the first
- * question is lost), "silent" (all are), "liar" (a wrong identifier comes first), "loud" (upper case). */
-static size_t make_answer(const uint8_t *q, size_t len, uint8_t *out, bool tcp)
-{
-	bool v6 = q[len - 3] == 28;
-	unsigned n = 1;
-	struct egress_addr a;
-
-	/* An OPT record would lie behind the question: these clients send none. */
-	memcpy(out, q, len);
-	out[2] = 0x81, out[3] = 0x80;
-	if (memcmp(q + 13, "large", 5) == 0) {
-		if (!tcp) {
-			out[2] |= 0x02;
-			return len;
-		}
-		n = 200;
-	}
-	cr_assert_eq(egress_addr_parse(v6 ? WORLD_V6 : memcmp(q + 13, "private", 7) ? WORLD_V4 : PRIVATE_V4, &a), 0);
-	out[7] = (uint8_t)n;
-	for (unsigned i = 0; i < n; i++) {
-		const uint8_t head[] = { 0xc0, 12, 0, v6 ? 28 : 1, 0, 1, 0, 0, 0, 30, 0, v6 ? 16 : 4 };
-		memcpy(out + len, head, 12);
-		memcpy(out + len + 12, a.bytes, v6 ? 16 : 4);
-		len += 12 + (v6 ? 16 : 4);
-	}
-	return len;
-}
-
-static void *name_server_udp(void *arg)
-{
-	int fd = (int)(intptr_t)arg;
-	uint8_t q[1500], out[8192];
-	struct sockaddr_storage from;
-	unsigned n_mute = 0;
-
-	for (;;) {
-		socklen_t from_len = sizeof(from);
-		ssize_t n = recvfrom(fd, q, sizeof(q), 0, (void *)&from, &from_len);
-		if (n < 17)
-			return NULL;
-		n_udp_questions++;
-		if (memcmp(q + 13, "silent", 6) == 0 || (memcmp(q + 13, "mute", 4) == 0 && n_mute++ == 0))
-			continue;
-		size_t len = make_answer(q, (size_t)n, out, false);
-		if (memcmp(q + 13, "liar", 4) == 0) {
-			uint8_t lie[8192];
-			memcpy(lie, out, len);
-			lie[0] ^= 0xff;
-			lie[len - 1] = 66;
-			sendto(fd, lie, len, 0, (void *)&from, from_len);
-		}
-		if (memcmp(q + 13, "loud", 4) == 0)
-			memcpy(out + 13, "LOUD", 4);
-		sendto(fd, out, len, 0, (void *)&from, from_len);
-	}
-}
-
-static void *name_server_tcp(void *arg)
-{
-	int fd, listener = (int)(intptr_t)arg;
-	uint8_t q[1500], out[8192];
-
-	while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-		if (fd_read_all(fd, q, 2) == 0 && fd_read_all(fd, q + 2, (size_t)q[0] << 8 | q[1]) == 0) {
-			n_tcp_questions++;
-			size_t len = make_answer(q + 2, (size_t)q[0] << 8 | q[1], out + 2, true);
-			out[0] = (uint8_t)(len >> 8), out[1] = (uint8_t)len;
-			/* In pieces, as a network may. */
-			cr_assert_eq(fd_write_all(fd, out, 1), 0);
-			usleep(1000);
-			cr_assert_eq(fd_write_all(fd, out + 1, len + 1), 0);
-		}
-		close(fd);
-	}
-	return NULL;
-}
-
-static void start_name_server(void)
-{
-	pthread_t t;
-
-	pthread_create(&t, NULL, name_server_udp,
-		       (void *)(intptr_t)listen_on(AF_INET, HOST_V4, PORT_NAMES, SOCK_DGRAM));
-	pthread_detach(t);
-	pthread_create(&t, NULL, name_server_tcp,
-		       (void *)(intptr_t)listen_on(AF_INET, HOST_V4, PORT_NAMES, SOCK_STREAM));
-	pthread_detach(t);
-}
-
 /* -- egress ------------------------------------------------------------------------------------------------------ */
-static void exec_egress(int spawner, int daemon, char *const extra[])
+static inline void exec_egress(int spawner, int daemon, char *const extra[])
 {
 	char *argv[24] = { "openreward-egress", "--resolver", HOST_V4 ":5353" };
 	size_t n = 3;
@@ -316,7 +54,7 @@ static void exec_egress(int spawner, int daemon, char *const extra[])
 	_exit(123);
 }
 
-static void start_egress(char *const extra[])
+static inline void start_egress(char *const extra[])
 {
 	int s[2], d[2];
 
@@ -334,7 +72,7 @@ static void start_egress(char *const extra[])
 }
 
 /* Closing the spawner's end is how the program is told to go. */
-static void stop_egress(void)
+static inline void stop_egress(void)
 {
 	int status = -1;
 
@@ -351,8 +89,28 @@ static void stop_egress(void)
 	egress_pid = 0;
 }
 
+/* Its memory. 0 with AddressSanitizer, which keeps freed memory for a while: its figure says nothing. */
+static inline unsigned long egress_kib(void)
+{
+#ifdef __SANITIZE_ADDRESS__
+	return 0;
+#endif
+	char path[64];
+	struct buf b;
+	unsigned long kib = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", egress_pid);
+	buf_init(&b, 65536);
+	cr_assert_eq(fd_read_file(path, &b, NULL), 0);
+	const char *p = strstr(b.data, "VmRSS:");
+	if (p)
+		kib = strtoul(p + 6, NULL, 10);
+	buf_done(&b);
+	return kib;
+}
+
 /* -- sandboxes --------------------------------------------------------------------------------------------------- */
-static void pass_connection(struct sandbox_world *w, int listener, bool v6)
+static inline void pass_connection(struct sandbox_world *w, int listener, bool v6)
 {
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	struct sockaddr_storage to = { 0 };
@@ -378,7 +136,7 @@ static void pass_connection(struct sandbox_world *w, int listener, bool v6)
 }
 
 /* The token: which listener, and the client's address. */
-static void pass_question(struct sandbox_world *w, int i)
+static inline void pass_question(struct sandbox_world *w, int i)
 {
 	static __thread char buf[WIRE_MAX] __attribute__((aligned(8)));
 	struct sockaddr_in6 from = { 0 };
@@ -398,7 +156,7 @@ static void pass_question(struct sandbox_world *w, int i)
 		w->stop = true;
 }
 
-static void pass_answer(struct sandbox_world *w)
+static inline void pass_answer(struct sandbox_world *w)
 {
 	static __thread char buf[WIRE_MAX] __attribute__((aligned(8)));
 	size_t len = 0, token_len = 0, reply_len = 0;
@@ -415,7 +173,7 @@ static void pass_answer(struct sandbox_world *w)
 	sendto(w->names[token[0]], reply, reply_len, 0, (const void *)(token + 1), to_len);
 }
 
-static void *hold(void *arg)
+static inline void *hold(void *arg)
 {
 	struct sandbox_world *w = arg;
 
@@ -440,7 +198,7 @@ static void *hold(void *arg)
 }
 
 /* A channel for a sandbox, registered; init's end. */
-static int register_sandbox(const char *id, uint64_t number, enum plan_net net)
+static inline int register_sandbox(const char *id, uint64_t number, enum plan_net net)
 {
 	char buf[512] __attribute__((aligned(8)));
 	struct wire_out o;
@@ -456,12 +214,12 @@ static int register_sandbox(const char *id, uint64_t number, enum plan_net net)
 	return s[0];
 }
 
-static void enter(int ns)
+static inline void enter(int ns)
 {
 	cr_assert_eq(setns(ns, CLONE_NEWNET), 0);
 }
 
-static struct sandbox_world *make_sandbox(const char *id, enum plan_net net)
+static inline struct sandbox_world *make_sandbox(const char *id, enum plan_net net)
 {
 	struct sandbox_world *w = calloc(1, sizeof(*w));
 	struct err err = ERR_INIT;
@@ -479,7 +237,7 @@ static struct sandbox_world *make_sandbox(const char *id, enum plan_net net)
 }
 
 /* As when init dies. */
-static void end_sandbox(struct sandbox_world *w)
+static inline void end_sandbox(struct sandbox_world *w)
 {
 	w->stop = true;
 	pthread_join(w->holder, NULL);
@@ -493,7 +251,7 @@ static void end_sandbox(struct sandbox_world *w)
 }
 
 /* -- clients inside ---------------------------------------------------------------------------------------------- */
-static int socket_in(struct sandbox_world *w, int family, int type)
+static inline int socket_in(struct sandbox_world *w, int family, int type)
 {
 	struct timeval limit = { .tv_sec = 20 };
 
@@ -507,7 +265,7 @@ static int socket_in(struct sandbox_world *w, int family, int type)
 }
 
 /* A connected socket or -errno. */
-static int connect_in(struct sandbox_world *w, const char *addr, uint16_t port)
+static inline int connect_in(struct sandbox_world *w, const char *addr, uint16_t port)
 {
 	struct egress_addr a;
 	struct sockaddr_storage sa;
@@ -523,7 +281,7 @@ static int connect_in(struct sandbox_world *w, const char *addr, uint16_t port)
 }
 
 /* True when a connection is reset (or refused) within a second. */
-static bool is_refused(struct sandbox_world *w, const char *addr, uint16_t port)
+static inline bool is_refused(struct sandbox_world *w, const char *addr, uint16_t port)
 {
 	uint64_t start_ms = time_now_ms();
 	int fd = connect_in(w, addr, port);
@@ -538,7 +296,7 @@ static bool is_refused(struct sandbox_world *w, const char *addr, uint16_t port)
 	return reset && time_now_ms() - start_ms < 1000;
 }
 
-static bool echoes(struct sandbox_world *w, const char *addr, uint16_t port)
+static inline bool echoes(struct sandbox_world *w, const char *addr, uint16_t port)
 {
 	int fd = connect_in(w, addr, port);
 	char buf[6] = "";
@@ -551,7 +309,7 @@ static bool echoes(struct sandbox_world *w, const char *addr, uint16_t port)
 }
 
 /* -- DNS clients ------------------------------------------------------------------------------------------------- */
-static size_t make_question(uint8_t *q, const char *name, uint16_t type)
+static inline size_t make_question(uint8_t *q, const char *name, uint16_t type)
 {
 	size_t pos = 12;
 
@@ -570,7 +328,7 @@ static size_t make_question(uint8_t *q, const char *name, uint16_t type)
 }
 
 /* By UDP to addr; the answer's length, or -errno. The source of the answer must be the one that was asked. */
-static ssize_t ask_udp(struct sandbox_world *w, const char *addr, const void *q, size_t q_len, uint8_t *ret, size_t cap)
+static inline ssize_t ask_udp(struct sandbox_world *w, const char *addr, const void *q, size_t q_len, uint8_t *ret, size_t cap)
 {
 	struct egress_addr a, from;
 	struct sockaddr_storage sa, source;
@@ -594,7 +352,7 @@ static ssize_t ask_udp(struct sandbox_world *w, const char *addr, const void *q,
 }
 
 /* 0 with the first address of the answer, or a positive rcode, or -ENODATA for none. */
-static int resolve(struct sandbox_world *w, const char *name, uint16_t type, struct egress_addr *ret)
+static inline int resolve(struct sandbox_world *w, const char *name, uint16_t type, struct egress_addr *ret)
 {
 	uint8_t q[300], reply[4096];
 	size_t q_len = make_question(q, name, type);
@@ -610,4 +368,22 @@ static int resolve(struct sandbox_world *w, const char *name, uint16_t type, str
 	if (reply[7] == 0)
 		return -ENODATA;
 	return egress_addr_from_bytes(type == 1 ? 4 : 6, reply + q_len + 12, type == 1 ? 4 : 16, ret);
+}
+
+/* -- all of it --------------------------------------------------------------------------------------------------- */
+static char *no_arguments[] = { NULL };
+
+static inline void world(char *const arguments[])
+{
+	struct rlimit l;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &l);
+	}
+	make_host();
+	start_servers();
+	start_name_server();
+	start_egress(arguments);
 }
