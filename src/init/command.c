@@ -219,16 +219,22 @@ const char *command_cwd(const struct wire_in *msg)
 	return cwd ? cwd : "";
 }
 
+void command_clone_args(struct clone_args *ret, uint64_t flags, int cgroup)
+{
+	*ret = (struct clone_args){ .flags = flags, .exit_signal = SIGCHLD };
+	if (cgroup < 0)
+		return;
+	ret->flags |= CLONE_INTO_CGROUP;
+	ret->cgroup = (uint64_t)cgroup;
+}
+
 /* Returns twice, like fork(): 0 in the child. */
 static long clone_copying(int cgroup)
 {
-	struct clone_args args = { .exit_signal = SIGCHLD };
+	struct clone_args args;
 	long pid;
 
-	if (cgroup >= 0) {
-		args.flags = CLONE_INTO_CGROUP;
-		args.cgroup = (uint64_t)cgroup;
-	}
+	command_clone_args(&args, 0, cgroup);
 	pid = seccomp_clone3(&args, sizeof(args));
 	return pid < 0 ? -errno : pid;
 }

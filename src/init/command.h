@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -10,6 +11,7 @@
 
 #define COMMAND_SCRIPT_FD 9 /* where the shell reads a command that is too long for one argument */
 
+struct clone_args;
 struct init;
 
 struct command {
@@ -32,6 +34,8 @@ NORETURN void command_become(const struct command *c);
 /* Of a RUN; "" = none is named. */
 const char *command_cwd(const struct wire_in *msg);
 
+/* What clone3() takes for a child that is born in a cgroup's folder; -1 = in init's own. */
+void command_clone_args(struct clone_args *ret, uint64_t flags, int cgroup);
 /* Starts a child that becomes the command. Descriptors stay the caller's. -EAGAIN: the sandbox's process limit. */
 MUST_CHECK int command_start(struct init *in, pid_t *ret, const struct command *c, struct err *err);
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -32,18 +31,14 @@ static void child(const void *command)
 
 pid_t lend_start(const struct init *in, const struct command *c)
 {
-	struct clone_args args = {
-		.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD,
-		.stack = (uint64_t)(uintptr_t)stack, .stack_size = sizeof(stack),
-	};
+	struct clone_args args;
 	long pid;
 
 	if (!is_possible || c->msg->len > MESSAGE_MAX || !groups_alone(in))
 		return 0;
-	if (c->cgroup >= 0) {
-		args.flags |= CLONE_INTO_CGROUP;
-		args.cgroup = (uint64_t)c->cgroup;
-	}
+	command_clone_args(&args, CLONE_VM | CLONE_VFORK, c->cgroup);
+	args.stack = (uint64_t)(uintptr_t)stack;
+	args.stack_size = sizeof(stack);
 	pid = seccomp_clone3_call(&args, sizeof(args), child, c);
 	if (c->user.uid != 0)
 		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* changing ids sets it to fs.suid_dumpable, which may be another by now */

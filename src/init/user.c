@@ -44,11 +44,15 @@ struct mark {
 	struct timespec changed;
 };
 
+struct marks {
+	struct mark passwd, group;
+};
+
 /* The last look-up, which holds as long as both files are what they were: commands come one after another, as one user. */
 static struct {
 	bool holds;
 	char etc[64], spec[128];
-	struct mark passwd, group;
+	struct marks files;
 	struct user user;
 } last;
 
@@ -63,10 +67,20 @@ static struct mark mark_of(const char *etc, const char *name)
 	return (struct mark){ st.st_dev, st.st_ino, st.st_size, st.st_ctim };
 }
 
-static bool same(const struct mark *a, const struct mark *b)
+static bool is_same(const struct mark *a, const struct mark *b)
 {
 	return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->changed.tv_sec == b->changed.tv_sec &&
 	       a->changed.tv_nsec == b->changed.tv_nsec;
+}
+
+static struct marks marks_of(const char *etc)
+{
+	return (struct marks){ .passwd = mark_of(etc, "passwd"), .group = mark_of(etc, "group") };
+}
+
+static bool are_unchanged(const struct marks *now)
+{
+	return is_same(&last.files.passwd, &now->passwd) && is_same(&last.files.group, &now->group);
 }
 
 /* A file that has just changed may change again without a later time: the kernel's clock for it ticks in milliseconds. */
@@ -75,15 +89,15 @@ static bool has_settled(const struct mark *m)
 	return m->ino && time(NULL) - m->changed.tv_sec >= SETTLED_S;
 }
 
-static void remember(const char *etc, const char *spec, const struct mark *passwd, const struct mark *group, const struct user *u)
+static void remember(const char *etc, const char *spec, const struct marks *files, const struct user *u)
 {
-	last.holds = has_settled(passwd) && has_settled(group) && strlen(etc) < sizeof(last.etc) && strlen(spec) < sizeof(last.spec);
+	last.holds = has_settled(&files->passwd) && has_settled(&files->group) && strlen(etc) < sizeof(last.etc) &&
+		     strlen(spec) < sizeof(last.spec);
 	if (!last.holds)
 		return;
 	snprintf(last.etc, sizeof(last.etc), "%s", etc);
 	snprintf(last.spec, sizeof(last.spec), "%s", spec);
-	last.passwd = *passwd;
-	last.group = *group;
+	last.files = *files;
 	last.user = *u;
 }
 
@@ -94,30 +108,26 @@ static bool is_last(const char *folder, const char *spec)
 
 void user_recheck(void)
 {
-	struct mark passwd, group;
+	const struct marks now = last.holds ? marks_of(last.etc) : (struct marks){ 0 };
 
-	if (!last.holds)
-		return;
-	passwd = mark_of(last.etc, "passwd");
-	group = mark_of(last.etc, "group");
-	last.holds = same(&last.passwd, &passwd) && same(&last.group, &group);
+	last.holds = last.holds && are_unchanged(&now);
 }
 
 static int look_up(struct user *ret, const char *folder, const char *spec, struct err *err)
 {
 	/* Taken before the files are read: what changes meanwhile differs the next time. */
-	const struct mark passwd = mark_of(folder, "passwd"), group = mark_of(folder, "group");
+	const struct marks files = marks_of(folder);
 	auto_fd etc = -1;
 	int r;
 
-	if (is_last(folder, spec) && same(&last.passwd, &passwd) && same(&last.group, &group)) {
+	if (is_last(folder, spec) && are_unchanged(&files)) {
 		*ret = last.user;
 		return 0;
 	}
 	etc = path_open(AT_FDCWD, folder, O_PATH | O_DIRECTORY, 0);
 	r = user_resolve(ret, etc, spec, err);
 	if (r == 0)
-		remember(folder, spec, &passwd, &group, ret);
+		remember(folder, spec, &files, ret);
 	return r;
 }
 

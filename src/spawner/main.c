@@ -100,6 +100,7 @@ static int start(struct spawner *sp, struct err *err)
 	list_init(&sp->conns);
 	clean_init(sp);
 	pool_init(sp);
+	nets_init(sp);
 	random_uuid(sp->boot);
 	sp->out_buf = out_buf;
 	sp->wake_ms = UINT64_MAX;

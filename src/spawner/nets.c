@@ -15,12 +15,12 @@
 #define PACE_MS 100
 #define DESCRIPTORS_SHARE 5 /* of those that a process may have, one in so many at most */
 
-static bool may_wait(const struct nets *n)
+void nets_init(struct spawner *sp)
 {
 	struct rlimit files;
 
-	return n->n_going < NETS_GOING_MAX && getrlimit(RLIMIT_NOFILE, &files) == 0 &&
-	       n->n_going < files.rlim_cur / DESCRIPTORS_SHARE;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0)
+		sp->nets.most_going = (size_t)MIN(files.rlim_cur / DESCRIPTORS_SHARE, (rlim_t)NETS_GOING_MAX);
 }
 
 static void put_off(struct spawner *sp, int fd)
@@ -43,7 +43,7 @@ void nets_give(struct spawner *sp, int fd)
 		return;
 	if (!sp->closing_ms && n->n < NETS_MAX && netns_is_unused(fd))
 		n->fd[n->n++] = fd;
-	else if (!sp->closing_ms && may_wait(n))
+	else if (!sp->closing_ms && n->n_going < n->most_going)
 		put_off(sp, fd);
 	else
 		fd_close(fd);

@@ -78,7 +78,7 @@ struct nets {
 	int fd[NETS_MAX];
 	size_t n;
 	int going[NETS_GOING_MAX];
-	size_t n_going;
+	size_t n_going, most_going;
 	uint64_t close_at_ms;     /* the next ones of going */
 	uint64_t hold_until_ms;   /* however many ends there are: those are closed from then on */
 };
@@ -171,6 +171,8 @@ void boxes_read_reports(void *arg);
 bool box_owns(const struct spawner *sp, const char *name);
 
 /* -- nets.c ------------------------------------------------------------------------------------------------------ */
+/* After settle() in main.c, which sets how many descriptors there may be. */
+void nets_init(struct spawner *sp);
 /* The namespace of a sandbox in which nothing lives any more: kept for the next one if it was never used, else closed when
  * nobody waits for the processor that this takes. The descriptor is taken; -1 is harmless. */
 void nets_give(struct spawner *sp, int fd);

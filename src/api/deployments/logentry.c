@@ -84,15 +84,16 @@ static void take_prefix(struct logentry *e)
 		(void)!log_severity_find(e->message, n, &e->severity);
 }
 
-void logentry_read(struct logentry *ret, const char *line, size_t len, const char *fallback_time)
+void logentry_read(struct logentry *ret, const char *line, size_t len, int64_t fallback_ms)
 {
 	size_t skip = logline_skip(line, len);
 
-	*ret = (struct logentry){ .timestamp = fallback_time, .severity = LOG_SEVERITY_INFO, .message = line + skip, .len = len - skip };
-	if (skip) {
+	*ret = (struct logentry){ .severity = LOG_SEVERITY_INFO, .message = line + skip, .len = len - skip };
+	if (skip)
 		snprintf(ret->stamp, sizeof(ret->stamp), "%.*s", TIME_ISO_LEN - 1, line);
-		ret->timestamp = ret->stamp;
-	}
+	else
+		time_iso(fallback_ms, ret->stamp);
+	ret->timestamp = ret->stamp;
 	if (skip == LOGLINE_HEAD_LEN)
 		snprintf(ret->instance, sizeof(ret->instance), "%.*s", LOGLINE_TAG_LEN, line + TIME_ISO_LEN);
 	if (ret->len && *ret->message == '{' && json_read_object(&ret->object, ret->message, ret->len, NULL) == 0)

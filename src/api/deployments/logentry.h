@@ -17,23 +17,26 @@ enum log_severity {
 	LOG_SEVERITIES(X)
 #undef X
 };
+/* A static text, in capitals. */
 const char *log_severity_name(enum log_severity s);
-/* By its own name or another that loggers use ("warn", "fatal"), in any case. -EINVAL: none. */
+/* By its own name (len bytes) or another that loggers use ("warn", "fatal"), in any case. -EINVAL: none. */
 MUST_CHECK int log_severity_find(const char *name, size_t len, enum log_severity *ret);
 
 struct logentry {
-	const char *timestamp;
+	const char *timestamp; /* as time_iso() writes it; a line of JSON has whatever it says */
 	enum log_severity severity;
-	const char *message; /* len bytes */
-	size_t len;
+	const char *message;   /* not ended by a NUL */
+	size_t len;            /* bytes of it */
 	char instance[LOGLINE_TAG_LEN + 1]; /* the end of its id; "" = not known */
-	json_t *object;      /* private: what the texts may point into; so do the next two */
+	/* Private: what the texts point into. */
+	json_t *object;
 	char *joined;
 	char stamp[TIME_ISO_LEN];
 };
 
-/* The line's bytes must outlive the entry. fallback_time: of a line that has none. */
-void logentry_read(struct logentry *ret, const char *line, size_t len, const char *fallback_time);
+/* Any line: what is not understood is its message. It must outlive the entry, which must not be moved: it may point into itself.
+ * fallback_ms: the time of a line that has none, since 1970. */
+void logentry_read(struct logentry *ret, const char *line, size_t len, int64_t fallback_ms);
 void logentry_done(struct logentry *e);
 /* {"timestamp", "severity", "message"}, and with a deployment also {"deployment", "instance"}. */
 void logentry_write(struct json_writer *w, const struct logentry *e, const char *deployment);

@@ -123,13 +123,7 @@ static int by_time(const void *a, const void *b)
 
 static void read_line(const struct line *l, struct logentry *e)
 {
-	char file_time[TIME_ISO_LEN];
-
-	logentry_read(e, l->text, l->len, time_iso(l->source->modified_ms, file_time));
-	if (e->timestamp == file_time) {
-		memcpy(e->stamp, file_time, sizeof(e->stamp));
-		e->timestamp = e->stamp;
-	}
+	logentry_read(e, l->text, l->len, l->source->modified_ms);
 }
 
 /* Where the last `limit` lines that are severe enough begin: lines are looked at from their end, and no more than needed. */

@@ -20,7 +20,7 @@ Test(logentry, severity_time_and_message)
 		const char *line, *timestamp, *severity, *message;
 	} cases[] = {
 		{ HEAD "plain text", AT, "INFO", "plain text" },
-		{ "no head at all", "(file)", "INFO", "no head at all" },
+		{ "no head at all", "1970-01-02T00:00:00.000Z", "INFO", "no head at all" },
 		{ HEAD "{\"severity\": \"ERROR\", \"message\": \"m\"}", AT, "ERROR", "m" },
 		{ HEAD "{\"level\": \"warn\", \"msg\": \"m\", \"time\": \"2025-12-12T00:00:00Z\"}", "2025-12-12T00:00:00Z", "WARNING", "m" },
 		{ HEAD "{\"level\": \"critical\", \"event\": \"m\", \"timestamp\": \"t\"}", "t", "CRITICAL", "m" },
@@ -38,7 +38,7 @@ Test(logentry, severity_time_and_message)
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		struct logentry e;
-		logentry_read(&e, cases[i].line, strlen(cases[i].line), "(file)");
+		logentry_read(&e, cases[i].line, strlen(cases[i].line), 86400000);
 		auto_free char *message = xstrndup(e.message, e.len);
 		cr_assert_str_eq(e.timestamp, cases[i].timestamp, "%s", cases[i].line);
 		cr_assert_str_eq(log_severity_name(e.severity), cases[i].severity, "%s", cases[i].line);
