@@ -182,6 +182,8 @@ struct tasks *tasks_free(struct tasks *t, const char *text)
 
 		if (!task->over)
 			task_fail(task, text);
+		else if (loop_timer_armed(&task->tell) && task->first)
+			sse_error(task->first->sse, text); /* the result is there, but its id has not left yet */
 		task_free(task);
 	}
 	loop_timer_stop(&t->expiry);

@@ -11,7 +11,7 @@
 
 static struct tasks *tasks;
 static struct task *served; /* what the next request is attached to */
-static bool as_first;
+static bool as_first, ends_at_once;
 static int released;
 
 static void on_close(struct http_req *req UNUSED, bool complete, void *arg)
@@ -26,6 +26,8 @@ static void handler(struct http_req *req, void *arg UNUSED)
 	st->task = NULL;
 	http_req_on_close(req, on_close, st);
 	task_attach(served, st, req, as_first);
+	if (ends_at_once)
+		tasks = tasks_free(tasks, "it has ended");
 }
 
 static void release(void *arg UNUSED)
@@ -119,6 +121,19 @@ Test(tasks, a_failure_is_an_error_event)
 	task_fail(t, "no such thing");
 	run_for(5);
 	cr_assert_not_null(strstr(read_now(fd), "event: error\ndata: no such thing\n\n"));
+	close(fd);
+}
+
+/* A result waits until its id has left; the sandbox may end before that. */
+Test(tasks, a_result_whose_id_has_not_left_is_an_error_at_the_end)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	task_finish(t, read_text);
+	ends_at_once = true;
+	const char *text = attach(fd, t);
+	cr_assert_not_null(strstr(text, "event: error\ndata: it has ended\n\n\r\n0\r\n\r\n"), "%s", text);
 	close(fd);
 }
 
