@@ -124,6 +124,8 @@ static void replay(void *arg)
 		follow_free(f);
 	else if (!alive)
 		tell_over(f, d);
+	else if (list_empty(&f->node)) /* it ended meanwhile, and was begun anew */
+		list_push_back(&v->pending->followers, &f->node);
 }
 
 int env_follow(struct env_follow **ret, struct envs *e, struct store_deployment *d, env_line_fn *line, env_over_fn *over, void *arg,

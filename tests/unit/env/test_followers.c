@@ -124,6 +124,36 @@ FAKE_TEST(env, followers_see_every_line_once_and_the_end_once)
 	cr_assert_not_null(strstr(early.text, "ready: the server answers"));
 }
 
+/* While the kept log was told, which may take long, it failed, and was begun once more. */
+FAKE_TEST(env, who_is_still_reading_hears_of_the_end_of_the_next_try)
+{
+	static struct counter c;
+	struct store_deployment *to;
+	struct env_follow *f;
+	struct err err = ERR_INIT;
+	char path[512];
+
+	fake_begin_envs(1000);
+	struct store_deployment *d = deploy();
+	run_until(n_jobs == 1);
+	snprintf(path, sizeof(path), "%s/builds/%s/log", dir, d->id);
+	FILE *log = fopen(path, "a");
+	cr_assert_not_null(log);
+	for (int i = 0; i < 20000; i++)
+		fprintf(log, "2026-01-02T03:04:05.678Z line %d of many that are told in pieces, one in each turn of the loop\n", i);
+	fclose(log);
+	cr_assert_eq(env_follow(&f, envs, d, count_line, count_over, &c, NULL), 0);
+	job_ends(&jobs[0], 256, "STEP 1 failed");
+	run_until(d->state == STORE_DEPLOYMENT_FAILED);
+	cr_assert_lt(c.lines, 20000, "it is still reading");
+	cr_assert_eq(envs_rollback(envs, environment, d, &to, &err), 0, "%s", err.msg);
+	run_until(c.lines > 20000 && n_jobs == 2);
+	cr_assert(!c.over);
+	job_succeeds(&jobs[1]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+	cr_assert(c.over);
+}
+
 FAKE_TEST(env, a_follower_may_leave_inside_its_own_line)
 {
 	static struct follower replaying = { .leave_at_first = true }, living = { .leave_at_first = true }, soon;
