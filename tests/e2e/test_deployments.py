@@ -427,8 +427,15 @@ def test_a_deleted_environment_is_gone(platform, slow):
     ids = [d["id"] for d in deployments(platform, name)]
     _, record = call(platform, "GET", f"/v1/environments/{name}")
     os.makedirs(os.path.join(platform.data, "buckets", record["id"]), exist_ok=True)
-    done = platform.cli("env", "rm", name)
-    assert done.returncode == 0, done.stderr
+    session.call("log", text="before the end")
+    with subprocess.Popen([OPENREWARD, "logs", "-f", name], env={**os.environ, **platform.env}, text=True, stdout=subprocess.PIPE) as following:
+        assert following.stdout.readline(), "it has begun"
+        done = platform.cli("env", "rm", name)
+        assert done.returncode == 0, done.stderr
+        try:
+            assert following.wait(60) == 0
+        finally:
+            following.kill()
     for one in (session, draining, visitor):
         status, _, data = one.post("/tiny/call", {"name": "about", "input": {}})
         assert status == 410 and b"the environment was deleted" in data, (status, data)
@@ -451,6 +458,6 @@ def test_deleting_in_the_middle_of_a_build(platform, slow):
     thread = slow("RUN echo in-the-step && sleep 600")
     wait_until(lambda: any("in-the-step" in log_of(platform, d) for d in deployments(platform, slow.name)[:1]), 60, "the step")
     assert platform.cli("env", "rm", slow.name).returncode == 0
-    thread.join(30)
+    thread.join(120)
     assert thread.done.returncode == 1
     assert call(platform, "GET", f"/v1/environments/{slow.name}")[0] == 404

@@ -255,10 +255,21 @@ static void more_done(void *arg)
 	send_out(f);
 }
 
+/* Its environment was deleted: nothing comes any more. */
+static void follower_end(struct follower *f)
+{
+	lines_end(f->lines, &(struct buf){ 0 });
+	follower_free(f);
+}
+
 static void on_tick(struct loop_timer *timer, void *arg)
 {
 	struct follower *f = arg;
 
+	if (f->e->removed) {
+		follower_end(f);
+		return;
+	}
 	list_foreach(&f->e->deployments, struct store_deployment, of_environment, d)
 		if (is_wanted(&f->asked, d) && !store_deployment_state_final(d->state) && !tail_of(f, d))
 			tail_add(f, d, 0);
