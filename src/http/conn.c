@@ -337,7 +337,7 @@ static uint64_t next_deadline(const struct http_conn *c)
 
 	if (c->h2 && c->state == CONN_OPEN)
 		due = h2_deadline(c);
-	if (c->out.len)
+	if (conn_is_writing(c))
 		due = MIN(due, c->write_ms + c->server->limits.write_stall_ms);
 	return due;
 }
@@ -359,7 +359,7 @@ static void time_out(struct http_conn *c)
 		h2_time_out(c);
 		return;
 	}
-	if (c->state != CONN_OPEN || c->out.len || (!c->req && !c->in.len)) {
+	if (c->state != CONN_OPEN || conn_is_writing(c) || (!c->req && !c->in.len)) {
 		conn_break(c);
 		return;
 	}

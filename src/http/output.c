@@ -1,5 +1,6 @@
 /* http/output.c: the output queue of a connection, and what the peer's TCP has acknowledged of it. */
 #include <errno.h>
+#include <fcntl.h>
 /* Not <netinet/tcp.h>: its struct tcp_info ends before tcpi_bytes_acked. */
 #include <linux/tcp.h>
 #include <string.h>
@@ -45,7 +46,7 @@ static void note_sent(struct http_conn *c, size_t n)
 }
 
 /* Sends out and then p; returns the bytes taken. Failures are only noted: who called is often inside a handler. */
-static size_t send_now(struct http_conn *c, const void *p, size_t len)
+static size_t send_now(struct http_conn *c, const void *p, size_t len, int flags)
 {
 	struct iovec iov[2] = { { c->out.data, c->out.len }, { (void *)p, len } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
@@ -53,7 +54,7 @@ static size_t send_now(struct http_conn *c, const void *p, size_t len)
 
 	do /* the plain call where it will do: it costs less */
 		n = len ? sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) :
-			  send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+			  send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT | flags);
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno != EAGAIN)
 		c->failed = true;
@@ -74,7 +75,7 @@ void conn_queue_big(struct http_conn *c, const void *p, size_t len)
 		conn_queue(c, p, len);
 		return;
 	}
-	n = send_now(c, p, len);
+	n = send_now(c, p, len, 0);
 	queued = MIN(n, c->out.len);
 	buf_consume(&c->out, queued);
 	n -= queued;
@@ -91,13 +92,45 @@ static size_t send_tls(struct http_conn *c)
 	return n;
 }
 
-static void send_queue(struct http_conn *c)
+static void send_queue(struct http_conn *c, int flags)
 {
-	size_t n = c->tls ? send_tls(c) : send_now(c, NULL, 0);
+	size_t n = c->tls ? send_tls(c) : send_now(c, NULL, 0, flags);
 
 	buf_consume(&c->out, n);
 	if (c->out.len == 0)
 		buf_done(&c->out); /* an idle connection owns no buffer */
+}
+
+/* Pages of files go as they are: on their way to a peer on this machine they are copied once, by whoever reads them. */
+size_t conn_splice(struct http_conn *c, int pipe, size_t len)
+{
+	ssize_t n;
+
+	if (c->out.len && !c->blocked && !c->failed)
+		send_queue(c, MSG_MORE);
+	if (c->blocked || c->failed)
+		return 0;
+	c->write_ms = loop_now_ms(c->server->loop);
+	do
+		n = splice(pipe, NULL, c->fd, NULL, len, SPLICE_F_NONBLOCK);
+	while (n < 0 && errno == EINTR);
+	c->failed = n == 0 || (n < 0 && errno != EAGAIN);
+	c->blocked = !c->failed && n < (ssize_t)len;
+	if (n <= 0)
+		return 0;
+	note_sent(c, (size_t)n);
+	return (size_t)n;
+}
+
+bool conn_is_writing(const struct http_conn *c)
+{
+	return c->out.len || (c->blocked && !c->wire);
+}
+
+/* Short enough that who produces may go on. */
+static bool is_short(const struct http_conn *c)
+{
+	return c->out.len ? c->out.len <= c->server->limits.high_water_bytes / 2 : !conn_is_writing(c);
 }
 
 void conn_flush(struct http_conn *c)
@@ -105,10 +138,10 @@ void conn_flush(struct http_conn *c)
 	struct http_req *r = c->req;
 
 	if (c->out.len && !c->blocked && !c->failed)
-		send_queue(c);
+		send_queue(c, 0);
 	if (c->failed || !r || !r->want_drain || r->reply != REPLY_STARTED)
 		return;
-	if (c->out.len > c->server->limits.high_water_bytes / 2)
+	if (!is_short(c))
 		return;
 	r->want_drain = false;
 	if (r->drain_fn)

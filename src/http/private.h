@@ -127,7 +127,7 @@ struct http_conn {
 	bool advancing;     /* inside conn_advance(): what changes is seen by its loop */
 	bool eof;           /* recv gave 0 */
 	bool rdhup;         /* EPOLLRDHUP was seen: no longer asked for, it would fire for ever */
-	bool blocked;       /* the kernel's buffer is full: wait for EPOLLOUT */
+	bool blocked;       /* the kernel's buffer is full, for out or a pipe: wait for EPOLLOUT; of a stream always */
 	bool failed;        /* a write failed: breaks at the next advance */
 	bool want_linger;   /* when CLOSING is over */
 	struct conn_tls *tls; /* NULL = plain */
@@ -253,6 +253,8 @@ void conn_tls_free(struct conn_tls *t);
 /* output.c */
 void conn_queue(struct http_conn *c, const void *p, size_t len);
 void conn_queue_big(struct http_conn *c, const void *p, size_t len); /* may send at once */
+size_t conn_splice(struct http_conn *c, int pipe, size_t len); /* all that is queued first; what was taken of the pipe */
+bool conn_is_writing(const struct http_conn *c); /* something waits for the peer to take it */
 void conn_flush(struct http_conn *c);
 uint64_t conn_offset(const struct http_conn *c); /* bytes queued since the start of the connection */
 void conn_mark(const struct http_conn *c); /* what its request is to mark, if it is due */

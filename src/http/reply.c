@@ -206,6 +206,24 @@ bool http_reply_write(struct http_req *r, const void *p, size_t len)
 	return room;
 }
 
+bool http_reply_splices(const struct http_req *r)
+{
+	return r->reply == REPLY_STARTED && r->framing == FRAME_LENGTH && !r->conn->tls && !r->conn->wire;
+}
+
+size_t http_reply_splice(struct http_req *r, int pipe, size_t len)
+{
+	size_t n;
+
+	if (!http_reply_splices(r))
+		return 0;
+	n = conn_splice(r->conn, pipe, MIN((uint64_t)len, r->reply_left));
+	r->reply_left -= n;
+	r->want_drain = r->want_drain || n < len;
+	conn_mark_dirty(r->conn);
+	return n;
+}
+
 void http_reply_on_drain(struct http_req *r, http_drain_fn *fn, void *arg)
 {
 	r->drain_fn = fn;

@@ -144,6 +144,11 @@ void http_reply_header(struct http_req *r, const char *name, const char *value);
 void http_reply_start(struct http_req *r, int status, const char *content_type, int64_t content_length);
 /* Queues bytes (copied). Returns true while the queue is below the high-water mark; false = wait for on_drain. */
 bool http_reply_write(struct http_req *r, const void *p, size_t len);
+/* The same out of a pipe that holds len bytes, without a copy. Returns how many the kernel took: fewer than len = wait for
+ * on_drain, which runs once there is room. Only where http_reply_splices(): elsewhere bytes are changed on their way. The process
+ * must ignore SIGPIPE. */
+size_t http_reply_splice(struct http_req *r, int pipe, size_t len);
+bool http_reply_splices(const struct http_req *r); /* once it has started: in plain, of a known length, and has no queue */
 typedef void http_drain_fn(struct http_req *r, void *arg);
 void http_reply_on_drain(struct http_req *r, http_drain_fn *fn, void *arg); /* runs when the queue is down to half */
 size_t http_reply_queued(const struct http_req *r); /* bytes not yet given to the kernel */

@@ -23,7 +23,7 @@ static uint32_t wanted_events(const struct http_conn *c)
 
 	if (conn_wants_input(c))
 		events |= c->tls && c->tls->want_write ? EPOLLIN | EPOLLOUT : EPOLLIN;
-	if (c->out.len && c->blocked)
+	if (c->blocked)
 		events |= EPOLLOUT;
 	return events;
 }
