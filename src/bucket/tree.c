@@ -275,7 +275,7 @@ int bucket_check_folder(int buckets, const char *env_id, const char *name, bool 
 	auto_fd fd = make ? make_folders(buckets, env_id, there) : open_folder(buckets, env_id, there);
 
 	if (fd >= 0) {
-		*ret_name = xstrdup(there);
+		*ret_name = STEAL(there);
 		return 0;
 	}
 	return fd == -ENOENT ? err_set(err, fd, "there is no folder \"%.200s\" in the environment's files", name) : say(err, fd, name);

@@ -20,7 +20,7 @@
 static char top[] = "/tmp/orw-bucket-XXXXXX";
 static int dir;
 static struct err err;
-static char *as; /* how a folder is spelled; a test ends before it could leak much */
+static char *as; /* how a folder is spelled, that was looked for last */
 
 static void setup(void)
 {
@@ -34,6 +34,7 @@ static void setup(void)
 
 static void teardown(void)
 {
+	free(as);
 	close(dir);
 	cr_assert_eq(rmtree(AT_FDCWD, top), 0);
 }
@@ -55,6 +56,18 @@ static void put(const char *name, const char *text)
 
 	write_file(BUCKET_ASIDE "/up-1", text);
 	cr_assert_eq(bucket_place(dir, ID, name, "up-1", &old, &err), 0, "%s: %s", name, err.msg);
+}
+
+static int check_folder(const char *name, bool make)
+{
+	char *found = NULL;
+	int r = bucket_check_folder(dir, ID, name, make, &found, &err);
+
+	if (r < 0)
+		return r;
+	free(as);
+	as = found;
+	return r;
 }
 
 Test(bucket, names)
@@ -144,7 +157,7 @@ Test(bucket, what_instances_wrote_leads_nowhere)
 		snprintf(name, sizeof(name), ID "/%s", links[i]);
 		cr_assert_eq(symlinkat(to[i], dir, name), 0);
 		cr_assert_eq(bucket_open(dir, ID, links[i], &fd, &size, &when, &err), -ELOOP, "%s", links[i]);
-		cr_assert_eq(bucket_check_folder(dir, ID, links[i], false, &as, &err), -ELOOP, "%s", links[i]);
+		cr_assert_eq(check_folder(links[i], false), -ELOOP, "%s", links[i]);
 		snprintf(name, sizeof(name), "%s/passwd", links[i]);
 		cr_assert_eq(bucket_open(dir, ID, name, &fd, &size, &when, &err), -ELOOP, "%s", name);
 		write_file(BUCKET_ASIDE "/x", "mine");
@@ -242,12 +255,12 @@ Test(bucket, what_broken_uploads_left_goes)
 Test(bucket, folders_for_mounting)
 {
 	put("tasks/1/x", "");
-	cr_assert_eq(bucket_check_folder(dir, ID, "", false, &as, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1", false, &as, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2", false, &as, &err), -ENOENT);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/1/x", true, &as, &err), -ENOTDIR);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", true, &as, &err), 0);
-	cr_assert_eq(bucket_check_folder(dir, ID, "tasks/2/deep", false, &as, &err), 0);
+	cr_assert_eq(check_folder("", false), 0);
+	cr_assert_eq(check_folder("tasks/1", false), 0);
+	cr_assert_eq(check_folder("tasks/2", false), -ENOENT);
+	cr_assert_eq(check_folder("tasks/1/x", true), -ENOTDIR);
+	cr_assert_eq(check_folder("tasks/2/deep", true), 0);
+	cr_assert_eq(check_folder("tasks/2/deep", false), 0);
 }
 
 #define NFC "caf\xc3\xa9"
@@ -272,7 +285,7 @@ Test(bucket, names_in_two_forms)
 	lists("data/" NFD "/", NULL, 10, "data/" NFC "/1:3 ", false);
 	cr_assert_eq(bucket_open(dir, ID, "data/" NFD "/1", &fd, &size, &when, &err), 0, "%s", err.msg);
 	cr_assert_eq(size, 3);
-	cr_assert_eq(bucket_check_folder(dir, ID, "data/" NFD, false, &as, &err), 0);
+	cr_assert_eq(check_folder("data/" NFD, false), 0);
 	cr_assert_str_eq(as, "data/" NFC);
 	/* An instance may have made a twin: what was asked for goes first. */
 	cr_assert_eq(mkdirat(dir, ID "/data/" NFD, 0755), 0);
