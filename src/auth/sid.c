@@ -68,8 +68,3 @@ int sid_parse(const char *s, struct sid_route *ret)
 	};
 	return 0;
 }
-
-bool sid_eq(const char *a, const char *b)
-{
-	return a && b && strlen(a) == SID_LEN - 1 && strlen(b) == SID_LEN - 1 && str_ct_eq(a, b, SID_LEN - 1);
-}

@@ -32,5 +32,3 @@ char *sid_make(char ret[SID_LEN], const struct sid_route *route);
 MUST_CHECK int sid_parse(const char *s, struct sid_route *ret);
 /* The bytes that an id's text says, of any version; -EINVAL for what is no UUID, or NULL. */
 MUST_CHECK int sid_bytes(const char *s, unsigned char ret[SID_BYTES]);
-/* Equal, in time that does not depend on where they differ; case counts. */
-bool sid_eq(const char *a, const char *b);

@@ -7,7 +7,6 @@
 struct fair_lane {
 	struct list node;  /* in fair.lanes */
 	struct list items; /* struct fair_item.node */
-	size_t len;
 	char *key;
 };
 
@@ -32,7 +31,6 @@ static struct fair_lane *lane_of(struct fair *f, const char *key)
 void fair_push(struct fair *f, struct fair_item *it, const char *key)
 {
 	it->lane = lane_of(f, key);
-	it->lane->len++;
 	f->len++;
 	list_push_back(&it->lane->items, &it->node);
 }
@@ -56,7 +54,7 @@ void fair_remove(struct fair *f, struct fair_item *it)
 	it->lane = NULL;
 	list_remove(&it->node);
 	f->len--;
-	if (--l->len)
+	if (!list_empty(&l->items))
 		return;
 	list_remove(&l->node);
 	free(l->key);
@@ -72,25 +70,6 @@ struct fair_item *fair_pop(struct fair *f)
 	list_push_back(&f->lanes, &it->lane->node);
 	fair_remove(f, it);
 	return it;
-}
-
-size_t fair_place(const struct fair *f, const struct fair_item *it)
-{
-	size_t rank = 0, place;
-	bool before = true;
-	list_foreach(&it->lane->items, struct fair_item, node, other) {
-		if (other == it)
-			break;
-		rank++;
-	}
-	place = rank;
-	list_foreach(&f->lanes, struct fair_lane, node, l) {
-		if (l == it->lane)
-			before = false;
-		else
-			place += MIN(l->len, rank + before); /* each round before ours, and this one's earlier turns */
-	}
-	return place;
 }
 
 void fair_each(const struct fair *f, void (*fn)(struct fair_item *it, void *arg), void *arg)

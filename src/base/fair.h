@@ -30,8 +30,6 @@ struct fair_item *fair_pop(struct fair *f);
 /* Takes any out, without a change to the keys' turns; harmless on one that is in no queue. */
 void fair_remove(struct fair *f, struct fair_item *it);
 static inline bool fair_has(const struct fair_item *it) { return it->lane; }
-/* How many are served before it: 0 = it is next. */
-size_t fair_place(const struct fair *f, const struct fair_item *it);
 /* Visits all in the order in which they are served, each with its place; O(n) for all. fn must not change the queue. */
 void fair_in_order(const struct fair *f, void (*fn)(struct fair_item *it, size_t place, void *arg), void *arg);
 /* Visits all, key by key; fn must not change the queue. */

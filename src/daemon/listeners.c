@@ -85,7 +85,7 @@ static int listen_one(struct daemon *d, struct listener *l, size_t at, int liste
 		return r;
 	l->tls = is_tls(d->config, at, l->address);
 	r = l->tls ? 0 : config_refuse_open(d->config, l->address, err);
-	return r < 0 ? r : http_server_listen_tls(d->http, fd_steal(&fd), l->tls ? d->tls : NULL, err);
+	return r < 0 ? r : http_server_listen(d->http, fd_steal(&fd), l->tls ? d->tls : NULL, err);
 }
 
 static bool is_better(const struct listener *a, const struct listener *b)

@@ -262,11 +262,6 @@ void envs_stop(struct envs *e, struct store_environment *env, const char *reason
 	v->serving = NULL;
 }
 
-struct store_deployment *env_serving(struct envs *e, struct store_environment *env)
-{
-	return env_of(e, env)->serving;
-}
-
 struct instance *envs_instance_by_box(struct envs *e, const char *box_id)
 {
 	return map_get(e->instances, box_id);

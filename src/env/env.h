@@ -127,7 +127,6 @@ void instance_leave(struct instance *i);     /* gives a place back, before the u
 void instance_connect(struct instance *i, engine_fd_fn *done, void *arg);
 /* NULL while it runs; else why it ended ("the instance exited with code 1: LAST LINE"). Valid while a use is held. */
 const char *instance_end_reason(const struct instance *i);
-struct store_deployment *instance_deployment(const struct instance *i);
 const char *instance_id(const struct instance *i);
 /* fn runs when a used instance ends by itself; one per use: token is the caller's. */
 typedef void instance_end_fn(void *arg, struct instance *i);
@@ -140,8 +139,6 @@ void **instance_user(struct instance *i, void (*free_user)(void *));
 char *env_log_path(const struct envs *e, const struct store_deployment *d);
 /* How many bytes were cut off in front since the start of the daemon, to keep it below its size. */
 uint64_t env_log_cut(const struct store_deployment *d);
-/* The deployment that serves new sessions; NULL = none is ready. */
-struct store_deployment *env_serving(struct envs *e, struct store_environment *env);
 
 /* The instance whose box has this id, NULL = none: which environment a connection from inside belongs to. */
 struct instance *envs_instance_by_box(struct envs *e, const char *box_id);

@@ -442,11 +442,6 @@ const char *instance_end_reason(const struct instance *i)
 	return i->end_reason;
 }
 
-struct store_deployment *instance_deployment(const struct instance *i)
-{
-	return i->d;
-}
-
 const char *instance_id(const struct instance *i)
 {
 	return i->id;

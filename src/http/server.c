@@ -176,12 +176,7 @@ static void on_accept(struct loop_io *io UNUSED, uint32_t events UNUSED, void *a
 	update_listeners(s);
 }
 
-int http_server_listen(struct http_server *s, int listen_fd, struct err *err)
-{
-	return http_server_listen_tls(s, listen_fd, NULL, err);
-}
-
-int http_server_listen_tls(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err)
+int http_server_listen(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err)
 {
 	auto_fd fd = listen_fd;
 	struct http_listener *l;

@@ -58,10 +58,9 @@ struct http_stats { /* counters since the start; gauges where said */
 MUST_CHECK int http_server_new(struct http_server **ret, struct loop *l, const struct http_limits *limits,
 			       http_handler_fn *handler, void *arg, struct err *err);
 struct http_server *http_server_free(struct http_server *s); /* closes everything; returns NULL */
-/* Accepts from a listening socket; takes ownership of listen_fd, on failure too. May be called several times. */
-MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct err *err);
-/* The same with TLS; tls is the caller's and outlives s. A request in plain HTTP is answered with 400 there. */
-MUST_CHECK int http_server_listen_tls(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err);
+/* Accepts from a listening socket; takes ownership of listen_fd, on failure too. May be called several times. tls: NULL = plain
+ * HTTP; else it is the caller's and outlives s, and a request in plain HTTP is answered with 400. */
+MUST_CHECK int http_server_listen(struct http_server *s, int listen_fd, struct http_tls *tls, struct err *err);
 /* Serves an accepted connection that somebody else hands over; takes ownership of fd, on failure too. tag is free for
  * the caller (a sandbox's number, say) and is read with http_req_tag(); 0 for connections of the listening sockets.
  * -EMFILE: those of this tag (or of another that is the same modulo HTTP_TAGS) are a sixteenth of max_connections already, or

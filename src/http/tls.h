@@ -1,4 +1,4 @@
-/* http/tls.h: a certificate with its key, which connections of a server are made safe with (http_server_listen_tls). TLS 1.2
+/* http/tls.h: a certificate with its key, which connections of a server are made safe with (http_server_listen). TLS 1.2
  * and 1.3, h2 and http/1.1 by ALPN, no client certificates, no renegotiation; tickets instead of a cache of sessions.
  *
  * Owned by whoever made it, and outlives the servers that use it. Loop thread only. The process must ignore SIGPIPE. */

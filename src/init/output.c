@@ -175,18 +175,6 @@ static void add(struct output *o, int stream, char *frame, size_t len)
 		forget_old(o);
 }
 
-void output_add(struct output *o, const void *p, size_t len)
-{
-	while (len > 0) {
-		size_t n = MIN(len, (size_t)OUTPUT_CHUNK);
-
-		memcpy(chunk + WIRE_FRAME_HEAD, p, n);
-		add(o, WIRE_STREAM_OUT, chunk, n);
-		p = (const char *)p + n;
-		len -= n;
-	}
-}
-
 /* -- reading --------------------------------------------------------------------------------------------------- */
 
 bool output_held(const struct output *o)

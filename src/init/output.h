@@ -50,9 +50,6 @@ void output_init(struct output *o, uint64_t max_bytes, int spool_dir);
 /* Frees memory and spool; the pipes are the owner's to close. */
 void output_done(struct output *o);
 
-/* Adds bytes as if they had been read from stdout. Never fails: what finds no room is counted as dropped. */
-void output_add(struct output *o, const void *p, size_t len);
-
 /* Reads up to budget bytes from one of its pipes without blocking; nothing once flow_at is reached. Returns true when
  * every writer has closed. */
 bool output_read(struct output *o, struct watch *pipe, size_t budget);

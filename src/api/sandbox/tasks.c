@@ -346,11 +346,6 @@ struct task *task_find(struct tasks *t, const char *id)
 	return map_get(t->by_id, id);
 }
 
-size_t tasks_count(const struct tasks *t)
-{
-	return map_len(t->by_id);
-}
-
 /* -- twins ------------------------------------------------------------------------------------------------------------------ */
 
 struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LEN])

@@ -97,7 +97,6 @@ void task_claim(struct task *task);
 bool tasks_wait(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
 void tasks_waited(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
 struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);   /* NULL = a new one is due */
-size_t tasks_count(const struct tasks *t);
 
 /* Starts the event stream of req: task_id, then the result, now or later. first: req is what the task was made for, or a
  * twin. Not for a request whose answer has started. */

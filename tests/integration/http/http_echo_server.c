@@ -350,7 +350,7 @@ static int listen_tls(int argc, char **argv, struct loop *l, struct err *err)
 	signal(SIGPIPE, SIG_IGN);
 	int r = http_tls_new(&tls, certificate, key, err);
 	r = r < 0 ? r : loop_signal(l, SIGHUP, on_hangup, NULL, err);
-	return r < 0 ? r : http_server_listen_tls(server, listen_loopback(), tls, err);
+	return r < 0 ? r : http_server_listen(server, listen_loopback(), tls, err);
 }
 
 static void raise_limit(void)
@@ -378,7 +378,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(routes); i++)
 		http_router_add(router, routes[i].method, routes[i].pattern, routes[i].fn, NULL);
 	if (loop_new(&l, &err) < 0 || http_server_new(&server, l, &limits, http_router_dispatch, router, &err) < 0 ||
-	    http_server_listen(server, listen_loopback(), &err) < 0 || listen_tls(argc, argv, l, &err) < 0 ||
+	    http_server_listen(server, listen_loopback(), NULL, &err) < 0 || listen_tls(argc, argv, l, &err) < 0 ||
 	    loop_io_open(&in, l, 0, EPOLLIN, on_stdin, l, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
 		return 1;

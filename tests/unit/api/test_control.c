@@ -108,7 +108,7 @@ static void serve(int listener, int out)
 	api_settings_routes(&api, router);
 	api_images_routes(&api, router);
 	http_router_add(router, "PUT", "/upload", on_put, NULL);
-	if (http_server_listen(server, listener, &err) < 0)
+	if (http_server_listen(server, listener, NULL, &err) < 0)
 		_exit(14);
 	_exit(loop_run(api.loop));
 }

@@ -32,6 +32,14 @@ static int pop(void)
 	return it ? container_of(it, struct item, fair)->n : -1;
 }
 
+/* At places[n]. */
+static void note_place(struct fair_item *it, size_t place, void *arg)
+{
+	size_t *places = arg;
+
+	places[container_of(it, struct item, fair)->n] = place;
+}
+
 Test(fair, keys_take_turns_and_each_is_first_come_first_served)
 {
 	fair_init(&queue);
@@ -54,17 +62,13 @@ Test(fair, one_key_with_many_does_not_starve_a_late_one)
 		push("a", n);
 	pop();
 	push("b", 60);
-	cr_assert_leq(fair_place(&queue, &items[60].fair), 1);
+	size_t places[ARRAY_LEN(items)];
+	fair_in_order(&queue, note_place, places);
+	cr_assert_leq(places[60], 1);
 	int before = 0;
 	while (pop() != 60)
 		before++;
 	cr_assert_leq(before, 1);
-}
-
-static void check_place(struct fair_item *it, size_t place, void *seen)
-{
-	cr_assert_eq(place, fair_place(&queue, it));
-	cr_assert_eq(place, (*(size_t *)seen)++);
 }
 
 Test(fair, places_come_true)
@@ -74,14 +78,10 @@ Test(fair, places_come_true)
 	size_t places[sizeof(keys)];
 	for (int n = 0; keys[n]; n++)
 		push((char[]){ keys[n], 0 }, n);
-	for (int n = 0; keys[n]; n++)
-		places[n] = fair_place(&queue, &items[n].fair);
-	size_t seen = 0;
-	fair_in_order(&queue, check_place, &seen);
-	cr_assert_eq(seen, queue.len);
+	fair_in_order(&queue, note_place, places);
 	for (size_t at = 0; queue.len; at++)
 		cr_assert_eq(places[pop()], at);
-	fair_in_order(&queue, check_place, &seen);
+	fair_in_order(&queue, note_place, NULL);
 }
 
 Test(fair, removal_keeps_the_turns)

@@ -1,4 +1,5 @@
 /* Deployments, over a stand-in for the engine: their moves, rollbacks, the images that are kept, the end. */
+#include "env/private.h"
 #include "json/json.h"
 #include "store/envset.h"
 #include "unit/env/lives.h"
@@ -19,8 +20,8 @@ FAKE_TEST(env, from_source_to_ready)
 	run_until(d->state == STORE_DEPLOYMENT_READY);
 	assert_moves(d, "queued building deploying ready ");
 	run_until(g.calls);
-	cr_assert_eq(instance_deployment(g.instance), d);
-	cr_assert_eq(env_serving(envs, environment), d);
+	cr_assert_eq(g.instance->d, d);
+	cr_assert_eq(env_of(envs, environment)->serving, d);
 	instance_release(g.instance);
 }
 
@@ -44,7 +45,7 @@ FAKE_TEST(env, a_failed_build_tells_who_waits_and_what_served_goes_on)
 	run_until(n_jobs == 3);
 	job_ends(&jobs[2], 256, "STEP 1 failed");
 	run_until(bad->state == STORE_DEPLOYMENT_FAILED);
-	cr_assert_eq(env_serving(envs, environment), good);
+	cr_assert_eq(env_of(envs, environment)->serving, good);
 }
 
 FAKE_TEST(env, a_newer_push_supersedes_a_build_and_who_waits_gets_the_newer)
@@ -66,7 +67,7 @@ FAKE_TEST(env, a_newer_push_supersedes_a_build_and_who_waits_gets_the_newer)
 	job_succeeds(&jobs[2]);
 	run_until(g.calls);
 	cr_assert_not_null(g.instance, "%s", g.err.msg);
-	cr_assert_eq(instance_deployment(g.instance), second);
+	cr_assert_eq(g.instance->d, second);
 	instance_release(g.instance);
 }
 
@@ -147,7 +148,7 @@ FAKE_TEST(env, cancelled_while_its_first_instance_starts)
 	cr_assert_eq(envs_cancel(envs, d, "cancelled", &err), 0);
 	run_until(boxes[0].ended);
 	cr_assert_eq(d->state, STORE_DEPLOYMENT_STOPPED);
-	cr_assert_eq(env_serving(envs, environment), old, "what served goes on");
+	cr_assert_eq(env_of(envs, environment)->serving, old, "what served goes on");
 	cr_assert_eq(counts().deployments_failed_total, 0);
 }
 
@@ -177,7 +178,7 @@ FAKE_TEST(env, an_old_instance_drains_until_its_last_use)
 	run_until(n_jobs == 1);
 	acquire(&new); /* during the build: what serves is what serves */
 	run_until(new.calls);
-	cr_assert_eq(instance_deployment(new.instance), first);
+	cr_assert_eq(new.instance->d, first);
 	instance_release(new.instance);
 	job_succeeds(&jobs[0]);
 	run_until(second->state == STORE_DEPLOYMENT_READY);
@@ -185,7 +186,7 @@ FAKE_TEST(env, an_old_instance_drains_until_its_last_use)
 	cr_assert_eq(counts().draining, 1);
 	acquire(&new);
 	run_until(new.calls);
-	cr_assert_eq(instance_deployment(new.instance), second);
+	cr_assert_eq(new.instance->d, second);
 	cr_assert_eq(boxes_running(), 2);
 	instance_release(old.instance);
 	run_until(boxes[0].ended);
@@ -209,7 +210,7 @@ FAKE_TEST(env, a_session_that_waits_for_the_old_one_gets_the_new_one)
 	run_until(n_jobs == 1);
 	job_succeeds(&jobs[0]);
 	run_until(g.calls);
-	cr_assert_eq(instance_deployment(g.instance), second);
+	cr_assert_eq(g.instance->d, second);
 	fake_created(&boxes[0]);
 	run_until(boxes[0].ended);
 	cr_assert_eq(counts().starting, 0);
@@ -235,7 +236,7 @@ FAKE_TEST(env, an_image_that_comes_late_is_not_mistaken_for_the_new_one)
 	acquire(&h);
 	fake_release_images();
 	run_until(h.calls);
-	cr_assert_eq(instance_deployment(h.instance), second);
+	cr_assert_eq(h.instance->d, second);
 	cr_assert_str_eq(boxes[1].image->name, second->image);
 	instance_release(g.instance);
 	instance_release(h.instance);
@@ -268,7 +269,7 @@ FAKE_TEST(env, a_restart_puts_the_records_right)
 	building->state = STORE_DEPLOYMENT_BUILDING;
 	fake_begin_envs(1000);
 	envs_taken_over(envs);
-	cr_assert_eq(env_serving(envs, environment), ready, "the newest that was ready");
+	cr_assert_eq(env_of(envs, environment)->serving, ready, "the newest that was ready");
 	cr_assert_eq(old->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(draining->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(building->state, STORE_DEPLOYMENT_FAILED);
@@ -282,14 +283,14 @@ FAKE_TEST(env, what_was_on_its_way_at_a_restart_begins_again)
 	older->state = STORE_DEPLOYMENT_BUILDING;
 	d->state = STORE_DEPLOYMENT_BUILDING;
 	fake_begin_envs(1000);
-	cr_assert_eq(env_serving(envs, environment), ready);
+	cr_assert_eq(env_of(envs, environment)->serving, ready);
 	envs_taken_over(envs);
 	cr_assert_eq(d->state, STORE_DEPLOYMENT_QUEUED);
 	cr_assert_eq(older->state, STORE_DEPLOYMENT_SUPERSEDED, "the newest alone");
 	run_until(n_jobs == 1);
 	job_succeeds(&jobs[0]);
 	run_until(d->state == STORE_DEPLOYMENT_READY);
-	cr_assert_eq(env_serving(envs, environment), d);
+	cr_assert_eq(env_of(envs, environment)->serving, d);
 }
 
 FAKE_TEST(env, one_that_was_deploying_goes_on_from_its_image)
@@ -322,9 +323,9 @@ FAKE_TEST(env, a_rollback_is_the_same_deployment_again)
 	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "a session is open");
 	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
 	cr_assert_eq(to, first);
-	cr_assert_eq(env_serving(envs, environment), second, "until the other is ready");
+	cr_assert_eq(env_of(envs, environment)->serving, second, "until the other is ready");
 	run_until(first->state == STORE_DEPLOYMENT_READY);
-	cr_assert_eq(env_serving(envs, environment), first);
+	cr_assert_eq(env_of(envs, environment)->serving, first);
 	run_until(second->state == STORE_DEPLOYMENT_STOPPED);
 	instance_release(g.instance); /* of its first life: its end changes nothing */
 	run_for(20);
@@ -353,11 +354,11 @@ FAKE_TEST(env, a_rollback_without_an_image_builds_the_kept_source)
 	cr_assert_eq(to, first);
 	cr_assert_eq(first->state, STORE_DEPLOYMENT_QUEUED);
 	cr_assert_str_eq(first->reason, "");
-	cr_assert_eq(env_serving(envs, environment), second, "until the other is ready");
+	cr_assert_eq(env_of(envs, environment)->serving, second, "until the other is ready");
 	run_until(n_jobs == job + 1);
 	job_succeeds(&jobs[job]);
 	run_until(first->state == STORE_DEPLOYMENT_READY);
-	cr_assert_eq(env_serving(envs, environment), first);
+	cr_assert_eq(env_of(envs, environment)->serving, first);
 }
 
 FAKE_TEST(env, a_rollback_that_fails_leaves_what_serves)
@@ -373,7 +374,7 @@ FAKE_TEST(env, a_rollback_that_fails_leaves_what_serves)
 	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0);
 	run_until(first->state == STORE_DEPLOYMENT_FAILED);
 	cr_assert(strstr(first->reason, "is not here"), "%s", first->reason);
-	cr_assert_eq(env_serving(envs, environment), second);
+	cr_assert_eq(env_of(envs, environment)->serving, second);
 	fake_no_image = false;
 	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "another try may succeed");
 	cr_assert_eq(envs_cancel(envs, first, "cancelled", &err), 0);

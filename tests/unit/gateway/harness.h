@@ -53,7 +53,7 @@ static inline void open_front(void)
 	port = ntohs(a.sin_port);
 	router = http_router_new();
 	cr_assert_eq(http_server_new(&front, loop, NULL, http_router_dispatch, router, NULL), 0);
-	cr_assert_eq(http_server_listen(front, fd, NULL), 0);
+	cr_assert_eq(http_server_listen(front, fd, NULL, NULL), 0);
 }
 
 /* What is set in `settings` before is kept. */

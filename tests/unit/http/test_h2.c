@@ -129,7 +129,7 @@ static int connect_tcp(void)
 	cr_assert_eq(bind(l, (struct sockaddr *)&a, sizeof(a)), 0);
 	cr_assert_eq(listen(l, 5), 0);
 	cr_assert_eq(getsockname(l, (struct sockaddr *)&a, &len), 0);
-	cr_assert_eq(http_server_listen(server, l, &err), 0);
+	cr_assert_eq(http_server_listen(server, l, NULL, &err), 0);
 	cr_assert_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	cr_assert_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
 	greet(fd);

@@ -172,7 +172,7 @@ static int connect_tcp(void)
 	cr_assert_eq(bind(listener, (struct sockaddr *)&a, len), 0);
 	cr_assert_eq(listen(listener, 8), 0);
 	cr_assert_eq(getsockname(listener, (struct sockaddr *)&a, &len), 0);
-	cr_assert_eq(http_server_listen(server, listener, &err), 0, "%s", err.msg);
+	cr_assert_eq(http_server_listen(server, listener, NULL, &err), 0, "%s", err.msg);
 	cr_assert_eq(connect(fd, (struct sockaddr *)&a, len), 0);
 	cr_assert_eq(fd_set_nonblock(fd, true), 0);
 	return fd;

@@ -54,7 +54,7 @@ static void listen_at(void)
 	cr_assert_eq(bind(l, (struct sockaddr *)&address, sizeof(address)), 0);
 	cr_assert_eq(listen(l, 100), 0);
 	cr_assert_eq(getsockname(l, (struct sockaddr *)&address, &len), 0);
-	cr_assert_eq(http_server_listen(server, l, &err), 0, "%s", err.msg);
+	cr_assert_eq(http_server_listen(server, l, NULL, &err), 0, "%s", err.msg);
 }
 
 static void begin(void)
