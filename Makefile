@@ -32,7 +32,7 @@ test: deps-test all ## everything: unit, integration, end to end, lint (T=name r
 clients: deps-test all ## clients that nobody here wrote, those of many GB too, newest from PyPI (CLIENTS=pinned: known to work)
 	@ALL_CLIENTS=1 CLIENTS='$(CLIENTS)' T=test_clients tools/run-tests --build $(BUILD) e2e
 
-lint: deps-test all ## clang-tidy, layers, banned functions; sizes are advice
+lint: deps-test all ## clang-tidy, layers, banned functions, width of lines; sizes are advice
 	@$(run_tests) --build $(BUILD) lint
 
 asan: deps-test ## the tests under AddressSanitizer and UBSan (SUITES="unit integration" for more than the units)

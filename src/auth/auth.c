@@ -20,7 +20,8 @@ struct session_key {
 	unsigned char hash[STORE_HASH_LEN];
 	char session_id[STORE_ID_LEN];
 	struct auth_caller caller;
-	struct session_key *restored; /* of a former daemon; NULL = none. Not in keys_of_session itself while there is a newer one */
+	/* Of a former daemon; NULL = none. Not in keys_of_session itself while there is a newer one. */
+	struct session_key *restored;
 };
 
 int auth_new(struct auth **ret, struct store *store, struct err *err)

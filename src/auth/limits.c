@@ -25,7 +25,8 @@ static bool has_own(const struct store_key *k, int which)
 	return k->limits[which] > 0;
 }
 
-/* Those that k's makers have of their own hold for what they made, too, all of it together: else who is limited would make more keys. */
+/* Those that k's makers have of their own hold for what they made, too, all of it together: else who is limited would make more
+ * keys. */
 static const struct store_key *next_limited(const struct store_key *k, int which)
 {
 	do
@@ -34,14 +35,17 @@ static const struct store_key *next_limited(const struct store_key *k, int which
 	return k;
 }
 
-static int beyond(const struct store_key *asking, const struct store_key *k, int which, uint64_t limit, const char *what, struct err *err)
+static int beyond(const struct store_key *asking, const struct store_key *k, int which, uint64_t limit, const char *what,
+		  struct err *err)
 {
 	if (k != asking)
 		return err_set(err, -EUSERS, "%s, those of other keys that key %.8s made included, whose limit is %llu: try again later", what,
 			       k->id, (unsigned long long)limit);
 	if (k->limits[which])
-		return err_set(err, -EUSERS, "%s, and this key's own limit is %llu: try again later", what, (unsigned long long)limit);
-	return err_set(err, -EUSERS, "%s, and keys.%s is %llu: try again later", what, setting_names[which], (unsigned long long)limit);
+		return err_set(err, -EUSERS, "%s, and this key's own limit is %llu: try again later", what,
+			       (unsigned long long)limit);
+	return err_set(err, -EUSERS, "%s, and keys.%s is %llu: try again later", what, setting_names[which],
+		       (unsigned long long)limit);
 }
 
 int auth_may_open(struct auth *a, const struct auth_caller *c, enum store_key_use use, struct err *err)
@@ -121,7 +125,8 @@ int auth_may_limit(struct auth *a, const struct auth_caller *c, const int64_t li
 	for (int i = 0; i < STORE_LIMITS; i++) {
 		uint64_t own = in_force(a, most, i), other = in_force(a, limits, i);
 		if (own && (!other || other > own))
-			return err_set(err, -EPERM, "%s: expected at most %llu, the limit of the key that asks; operators give more", fields[i],
+			return err_set(err, -EPERM, "%s: expected at most %llu, the limit of the key that asks; operators give more",
+				       fields[i],
 				       (unsigned long long)own);
 	}
 	return 0;

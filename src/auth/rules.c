@@ -75,7 +75,8 @@ static int check_life(const struct auth_caller *c, struct store_key_spec *spec, 
 	if (!spec->expires_ms)
 		spec->expires_ms = own;
 	if (own && spec->expires_ms > own)
-		return err_set(err, -EPERM, "the new key may not outlive the one that makes it, which expires at %s", time_iso(own, text));
+		return err_set(err, -EPERM, "the new key may not outlive the one that makes it, which expires at %s",
+			       time_iso(own, text));
 	return 0;
 }
 

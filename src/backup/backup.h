@@ -43,8 +43,8 @@ struct backup_settings {
 };
 
 /* Writes it to out_fd. The database of a daemon that runs is copied to DATA/run first: a backup needs that much room, and no more;
- * offline it is read where it lies. -EBUSY: another one is being made; -ENOSPC: no room for the copy; -EPIPE: nobody reads. *ret_begun: something was written; then the file
- * itself says how it failed (-EPIPE apart). */
+ * offline it is read where it lies. -EBUSY: another one is being made; -ENOSPC: no room for the copy; -EPIPE: nobody reads.
+ * *ret_begun: something was written; then the file itself says how it failed (-EPIPE apart). */
 MUST_CHECK int backup_write(int out_fd, const struct backup_settings *s, bool *ret_begun, struct err *err);
 
 /* Makes it smaller on its way into a file (zstd): fn gets the bytes, and ends it with a negative errno. What looks at a backup,
@@ -73,8 +73,8 @@ struct backup_check;
 struct backup_check *backup_check_new(const char *file);
 struct backup_check *backup_check_free(struct backup_check *c); /* NULL is allowed; returns NULL */
 DEFINE_FREEP(backup_check, backup_check_free)
-/* The next bytes, also of one that was squeezed. -EINVAL: no backup, or damaged; -EPROTONOSUPPORT: of a newer program, with both versions; -EIO: it ends with
- * the reason why it was not finished. */
+/* The next bytes, also of one that was squeezed. -EINVAL: no backup, or damaged; -EPROTONOSUPPORT: of a newer program, with both
+ * versions; -EIO: it ends with the reason why it was not finished. */
 MUST_CHECK int backup_check_feed(struct backup_check *c, const char *p, size_t len, struct err *err);
 /* There are no more: is it whole? */
 MUST_CHECK int backup_check_end(struct backup_check *c, struct backup_info *ret, struct err *err);

@@ -47,11 +47,13 @@ static int check_versions(struct backup_check *c, int64_t format, struct err *er
 	const struct backup_info *i = &c->info;
 
 	if (format > BACKUP_FORMAT)
-		return refuse(c, err_set(err, -EPROTONOSUPPORT, "%s was made by openreward %s in format %lld; this is openreward %s, which reads"
+		return refuse(c, err_set(err, -EPROTONOSUPPORT,
+					 "%s was made by openreward %s in format %lld; this is openreward %s, which reads"
 							 " format %d: use that program or a newer one", c->file, i->program,
 					 (long long)format, OPENREWARD_VERSION, BACKUP_FORMAT));
 	if (i->schema > store_schema_version())
-		return refuse(c, err_set(err, -EPROTONOSUPPORT, "%s was made by openreward %s, its database has version %lld; this is openreward"
+		return refuse(c, err_set(err, -EPROTONOSUPPORT,
+					 "%s was made by openreward %s, its database has version %lld; this is openreward"
 							 " %s, which knows versions up to %d: use that program or a newer one",
 					 c->file, i->program, (long long)i->schema, OPENREWARD_VERSION, store_schema_version()));
 	return 0;
@@ -110,8 +112,10 @@ static int check_part(struct backup_check *c, json_t *o, struct err *err)
 	sums_hex(&c->sums, part, hex);
 	if ((uint64_t)files != have_files || (uint64_t)bytes != have_bytes || !str_eq(hex, sha256))
 		return refuse(c, err_set(err, -EINVAL, "%s is damaged: its part \"%s\" was written with %lld files, %lld bytes, sha256 %.16s..."
-						 " and has %llu files, %llu bytes, sha256 %.16s...", c->file, name, (long long)files,
-					 (long long)bytes, sha256, (unsigned long long)have_files, (unsigned long long)have_bytes, hex));
+						 " and has %llu files, %llu bytes, sha256 %.16s...", c->file, name,
+						 (long long)files,
+					 (long long)bytes, sha256, (unsigned long long)have_files, (unsigned long long)have_bytes,
+					 hex));
 	c->info.parts[part].files = have_files;
 	c->info.parts[part].bytes = have_bytes;
 	return 0;

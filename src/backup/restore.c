@@ -282,8 +282,10 @@ static int check_room(const struct restore *x, const struct backup_info *i, stru
 	uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
 	if (need <= have)
 		return 0;
-	return err_set(err, -ENOSPC, "%s: what is in the backup takes %llu MiB, and %llu MiB are free: %llu MiB are missing", x->s->data_dir,
-		       (unsigned long long)(need >> 20), (unsigned long long)(have >> 20), (unsigned long long)((need - have) >> 20) + 1);
+	return err_set(err, -ENOSPC, "%s: what is in the backup takes %llu MiB, and %llu MiB are free: %llu MiB are missing",
+		       x->s->data_dir,
+		       (unsigned long long)(need >> 20), (unsigned long long)(have >> 20),
+		       (unsigned long long)((need - have) >> 20) + 1);
 }
 
 /* -- the whole ----------------------------------------------------------------------------------------------------- */

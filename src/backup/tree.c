@@ -135,7 +135,8 @@ static int open_entry(struct writer *w, int dir, const char *name, const char *p
 static int put_folder(struct writer *w, const char *path, const struct stat *st)
 {
 	auto_free char *name = xasprintf("%s/", path);
-	const struct tar_member m = { .name = name, .type = TAR_FOLDER, .mode = st->st_mode & 07777, .mtime_s = st->st_mtim.tv_sec };
+	const struct tar_member m = { .name = name, .type = TAR_FOLDER, .mode = st->st_mode & 07777,
+		.mtime_s = st->st_mtim.tv_sec };
 
 	int r = put_member(w, &m);
 	return MIN(r, 0);

@@ -22,7 +22,8 @@ size_t tally_of(const struct tally *t, const char *key);
 /* A queue that all keys share. */
 struct share {
 	size_t max;   /* may wait in it together */
-	size_t times; /* a key may have so many times the places that are still free, and one in any case; 0 = as many as there are */
+	/* A key may have so many times the places that are still free, and one in any case; 0 = as many as there are. */
+	size_t times;
 };
 
 /* Whether one more of a key may wait, of which `own` wait, beside `waiting` of all keys together. One key alone gets

@@ -78,7 +78,8 @@ void begins_init(struct begins *b, const char *begin)
 {
 	bool ascii = unicode_is_ascii(begin);
 
-	*b = (struct begins){ { xstrdup(begin), ascii ? NULL : unicode_composed(begin), ascii ? NULL : unicode_decomposed(begin) } };
+	*b = (struct begins){ { xstrdup(begin), ascii ? NULL : unicode_composed(begin),
+		ascii ? NULL : unicode_decomposed(begin) } };
 }
 
 void begins_done(struct begins *b)

@@ -278,7 +278,8 @@ int bucket_check_folder(int buckets, const char *env_id, const char *name, bool 
 		*ret_name = STEAL(there);
 		return 0;
 	}
-	return fd == -ENOENT ? err_set(err, fd, "there is no folder \"%.200s\" in the environment's files", name) : say(err, fd, name);
+	return fd == -ENOENT ? err_set(err, fd, "there is no folder \"%.200s\" in the environment's files", name)
+			     : say(err, fd, name);
 }
 
 /* -- removing ---------------------------------------------------------------------------------------------------- */

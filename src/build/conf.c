@@ -18,7 +18,8 @@
 void build_conf_init(struct build_conf *c)
 {
 	*c = (struct build_conf){ 
-		.inherit_host = true, .memory_bytes = BUILD_CONF_MEMORY, .disk_bytes = BUILD_CONF_DISK, .min_free_bytes = BUILD_CONF_MIN_FREE,
+		.inherit_host = true, .memory_bytes = BUILD_CONF_MEMORY, .disk_bytes = BUILD_CONF_DISK,
+		.min_free_bytes = BUILD_CONF_MIN_FREE,
 	};
 }
 

@@ -134,7 +134,8 @@ static int check_room(const struct build_disk *d, struct err *err)
 	uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
 	if (left >= d->conf->min_free_bytes)
 		return 0;
-	return err_set(err, -EDQUOT, "the build was ended: %s has %llu MiB free, and builds leave %llu MiB (builds.min_free)", d->images,
+	return err_set(err, -EDQUOT, "the build was ended: %s has %llu MiB free, and builds leave %llu MiB (builds.min_free)",
+		       d->images,
 		       (unsigned long long)left >> 20, (unsigned long long)d->conf->min_free_bytes >> 20);
 }
 

@@ -284,7 +284,8 @@ static bool read_options(int argc, char **argv, const char *accepted, const char
 {
 	static const struct option options[] = { { "buckets", no_argument, NULL, 'b' }, { "no-compress", no_argument, NULL, 'n' },
 						 { "data", required_argument, NULL, 'd' },
-						 { "config", required_argument, NULL, 'c' }, { "help", no_argument, NULL, 'h' }, { 0 } };
+						 { "config", required_argument, NULL, 'c' }, { "help", no_argument, NULL, 'h' },
+						 { 0 } };
 
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
 		if (o != '?' && !strchr(accepted, o)) {
@@ -377,7 +378,8 @@ static int restore_locked(const struct backup_restore *s, struct backup_restored
 	if (r < 0)
 		return r;
 	if (!empty)
-		return err_set(err, -ENOTEMPTY, "%s is not empty: a backup is restored into an empty or a new directory", s->data_dir);
+		return err_set(err, -ENOTEMPTY, "%s is not empty: a backup is restored into an empty or a new directory",
+			       s->data_dir);
 	r = backup_restore(s, ret, err);
 	(void)unlink(path);
 	return r;

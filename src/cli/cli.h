@@ -44,7 +44,8 @@ int cli_misuse(const char *usage, const char *fmt, ...) PRINTF_LIKE(2, 3);
 struct cli_target {
 	char *url; /* without a slash at the end */
 	char *key; /* "" = none */
-	char *pin; /* of the server's public key, in curl's notation, which is then looked at in place of certificates; NULL = none */
+	/* Of the server's public key, in curl's notation, which is then looked at in place of certificates; NULL = none. */
+	char *pin;
 };
 
 /* data (--data DIR; NULL = not given): DATA/run/address and DATA/admin.key. Else OPENREWARD_API_URL or OPENREWARD_URL
@@ -77,8 +78,8 @@ struct cli_request {
 	struct buf answer;           /* out: what was collected; cli_request_done frees it */
 };
 
-/* An https address is believed by the system's CA certificates, or by those in the file that OPENREWARD_CA, else SSL_CERT_FILE, names.
- * 0 = a 2xx answer. Else a message for people: what the server said, or "no server answers at URL". Codes: -ECONNREFUSED
+/* An https address is believed by the system's CA certificates, or by those in the file that OPENREWARD_CA, else SSL_CERT_FILE,
+ * names. 0 = a 2xx answer. Else a message for people: what the server said, or "no server answers at URL". Codes: -ECONNREFUSED
  * nobody there, -EINTR stopped, -ENOENT 404, -EPROTO any other refusal, -EPIPE broke in the middle. */
 MUST_CHECK int cli_http(const struct cli_target *t, struct cli_request *rq, struct err *err);
 void cli_request_done(struct cli_request *rq);

@@ -180,12 +180,14 @@ static int report(struct deploy *d, struct cli_progress *p, uint64_t started_ms)
 	struct err err;
 
 	if (!p->last.len || json_read_object(&last, p->last.data, p->last.len, &err) < 0)
-		return cli_fail("the connection broke; the deployment %s goes on: `openreward logs --build %s/%s` shows it", d->id, d->owner,
+		return cli_fail("the connection broke; the deployment %s goes on: `openreward logs --build %s/%s` shows it", d->id,
+				d->owner,
 				d->name);
 	const char *status = json_string_value(json_object_get(last, "status"));
 	const char *reason = json_string_value(json_object_get(last, "reason"));
 	if (str_eq(status, "ready")) {
-		printf("ready: %s/%s after %.1f s (deployment %s)\n", d->owner, d->name, (double)(time_now_ms() - started_ms) / 1000, d->id);
+		printf("ready: %s/%s after %.1f s (deployment %s)\n", d->owner, d->name,
+		       (double)(time_now_ms() - started_ms) / 1000, d->id);
 		return 0;
 	}
 	cli_fail("%s/%s %s: %s", d->owner, d->name, status ? status : "failed", reason ? reason : "the server does not say why");
@@ -253,7 +255,8 @@ static int run(struct deploy *d, const char *name)
 int cli_deploy(int argc, char **argv)
 {
 	static const struct option options[] = { { "name", required_argument, NULL, 'n' }, { "size", required_argument, NULL, 's' },
-						 { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 } };
+						 { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' },
+						 { 0 } };
 	struct deploy d = { .pipe = -1, .tty = isatty(STDERR_FILENO) };
 	const char *name = NULL;
 

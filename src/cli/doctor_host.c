@@ -428,6 +428,6 @@ void doctor_limits(struct doctor *d)
 	if (pages)
 		at_least(d, "pages of pipes per user", "fs.pipe-user-pages-soft", pages, 16384);
 	getrlimit(RLIMIT_NOFILE, &files);
-	uint64_t most = geteuid() == 0 ? MAX((uint64_t)files.rlim_max, sysctl("/proc/sys/fs/nr_open", 0)) : (uint64_t)files.rlim_max;
-	at_least(d, "open files", "fs.nr_open", most, 65536);
+	uint64_t of_root = geteuid() == 0 ? sysctl("/proc/sys/fs/nr_open", 0) : 0;
+	at_least(d, "open files", "fs.nr_open", MAX((uint64_t)files.rlim_max, of_root), 65536);
 }

@@ -150,7 +150,8 @@ static int transport_error(struct exchange *x, CURLcode code, const struct cli_t
 		return err_set(err, -EINTR, "stopped");
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_CACERT_BADFILE:
-		return err_set(err, -EPIPE, "%s: %s: OPENREWARD_CA can name a file with the certificate that is to be believed", t->url,
+		return err_set(err, -EPIPE, "%s: %s: OPENREWARD_CA can name a file with the certificate that is to be believed",
+			       t->url,
 			       *x->error ? x->error : curl_easy_strerror(code));
 	default: return err_set(err, -EPIPE, "%s: %s", t->url, *x->error ? x->error : curl_easy_strerror(code));
 	}

@@ -83,7 +83,8 @@ static void print_image(json_t *image)
 
 	if (digest && str_starts(digest, "sha256:"))
 		digest += strlen("sha256:");
-	printf("%-56s %-12.12s %8.1f MiB %6lld  %-19.19s  %.19s\n", name ? name : "", digest ? digest : "", mib(image, "size_bytes"),
+	printf("%-56s %-12.12s %8.1f MiB %6lld  %-19.19s  %.19s\n", name ? name : "", digest ? digest : "",
+	       mib(image, "size_bytes"),
 	       (long long)json_integer_value(json_object_get(image, "layers")), busy ? "now" : used ? used : "",
 	       created ? created : "");
 }
@@ -140,7 +141,8 @@ static int collect(const struct cli_target *t, const char *size)
 		return cli_fail("\"%s\": expected a size, as 500MiB or 10GiB, or 0", size);
 	auto_free char *body = size ? xasprintf("{\"budget_bytes\":%llu}", (unsigned long long)bytes) : xstrdup("{}");
 	struct cli_request rq = {
-		.method = "POST", .path = "/v1/images/gc", .body = body, .body_len = strlen(body), .line = cli_progress_line, .arg = &p,
+		.method = "POST", .path = "/v1/images/gc", .body = body, .body_len = strlen(body), .line = cli_progress_line,
+		.arg = &p,
 	};
 	cli_progress_init(&p, stdout);
 	int r = cli_http(t, &rq, &err) < 0 ? cli_fail("%s", err.msg) : report_gc(&p);

@@ -34,7 +34,8 @@ struct command {
 	int (*run)(const struct cli_target *t, char **args, const struct options *o, struct err *err);
 };
 
-static const struct cli_column user_columns[] = { { "NAME", "name" }, { "ORGANISATIONS", "organisations" }, { "CREATED", "created_at" } };
+static const struct cli_column user_columns[] = { { "NAME", "name" }, { "ORGANISATIONS", "organisations" },
+	{ "CREATED", "created_at" } };
 static const struct cli_column org_columns[] = { { "NAME", "name" }, { "MEMBERS", "members" }, { "CREATED", "created_at" } };
 static const struct cli_column member_columns[] = { { "USER", "user" }, { "ROLE", "role" }, { "SINCE", "created_at" } };
 

@@ -194,7 +194,8 @@ static int print_result(json_t *result, struct err *err)
 	return (int)code;
 }
 
-/* A command whose connection breaks goes on: its result is asked for by its task_id, or by the same body where that had not come. */
+/* A command whose connection breaks goes on: its result is asked for by its task_id, or by the same body where that had
+ * not come. */
 static int run_command(struct sandbox *s, struct err *err)
 {
 	auto_json result = NULL;

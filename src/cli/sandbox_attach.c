@@ -115,8 +115,10 @@ static void start_output(struct stream *s)
 
 	free(s->out_url);
 	if (a->sidecar) /* which nobody who looks on is to hold up */
-		s->out_url = xasprintf("%s/v1/sandboxes/%s/sidecars/%s/output?offset=%llu%s%s", a->target->url, a->sandbox, a->sidecar,
-				       (unsigned long long)s->received, a->previous ? "&previous=1" : "", a->follow ? "&follow=1" : "");
+		s->out_url = xasprintf("%s/v1/sandboxes/%s/sidecars/%s/output?offset=%llu%s%s", a->target->url, a->sandbox,
+				       a->sidecar,
+				       (unsigned long long)s->received, a->previous ? "&previous=1" : "",
+				       a->follow ? "&follow=1" : "");
 	else
 		s->out_url = xasprintf("%s/v1/sandboxes/%s/runs/%s/output?offset=%llu%s", a->target->url, a->sandbox, a->run,
 				       (unsigned long long)s->received, a->follow ? "&follow=1&flow=1" : "");
@@ -264,7 +266,8 @@ static int take_messages(struct stream *s, struct err *err)
 
 static int turn(struct stream *s, struct err *err)
 {
-	struct curl_waitfd extra[2] = { { .fd = wake[0], .events = CURL_WAIT_POLLIN }, { .fd = STDIN_FILENO, .events = CURL_WAIT_POLLIN } };
+	struct curl_waitfd extra[2] = { { .fd = wake[0], .events = CURL_WAIT_POLLIN },
+					 { .fd = STDIN_FILENO, .events = CURL_WAIT_POLLIN } };
 	bool reads = s->a->input && !s->input_over && !s->sending;
 	int running, r;
 

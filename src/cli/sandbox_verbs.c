@@ -224,7 +224,8 @@ static int verb_shell(struct args *a, struct err *err)
 static int verb_logs(struct args *a, struct err *err)
 {
 	struct attach at = {
-		.target = &a->target, .sandbox = a->id, .run = a->rest[0], .follow = a->follow, .sidecar = a->sidecar, .previous = a->previous,
+		.target = &a->target, .sandbox = a->id, .run = a->rest[0], .follow = a->follow, .sidecar = a->sidecar,
+		.previous = a->previous,
 	};
 	auto_free char *path = NULL;
 	auto_json one = NULL;
@@ -256,7 +257,8 @@ static bool read_args(struct args *a, int argc, char **argv, int *ret_status)
 {
 	static const struct option options[] = {
 		{ "interactive", no_argument, NULL, 'i' }, { "tty", no_argument, NULL, 't' }, { "detach", no_argument, NULL, 'D' },
-		{ "follow", no_argument, NULL, 'f' }, { "sidecar", required_argument, NULL, 's' }, { "previous", no_argument, NULL, 'p' },
+		{ "follow", no_argument, NULL, 'f' }, { "sidecar", required_argument, NULL, 's' },
+		{ "previous", no_argument, NULL, 'p' },
 		{ "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 },
 	};
 

@@ -80,7 +80,8 @@ static int run_verb(int argc, char **argv, const char *help, int (*run)(const st
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' }, { "listen", required_argument, NULL, 'l' },
-		{ "data", required_argument, NULL, 'd' }, { "insecure", no_argument, NULL, 'i' }, { "print-config", no_argument, NULL, 'p' },
+		{ "data", required_argument, NULL, 'd' }, { "insecure", no_argument, NULL, 'i' },
+		{ "print-config", no_argument, NULL, 'p' },
 		{ "help", no_argument, NULL, 'h' }, { 0 },
 	};
 	AUTO(config_freep) struct config *c = config_new();

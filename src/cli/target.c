@@ -119,7 +119,8 @@ void cli_target_done(struct cli_target *t)
 
 bool cli_data_only(int argc, char **argv, const char *usage, const char **ret_data, int *ret_status)
 {
-	static const struct option options[] = { { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' }, { 0 } };
+	static const struct option options[] = { { "data", required_argument, NULL, 'd' }, { "help", no_argument, NULL, 'h' },
+		{ 0 } };
 
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
 		if (o != 'd') {

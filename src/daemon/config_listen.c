@@ -47,9 +47,11 @@ int config_check_listen(const struct config_key *k, const char *value, struct er
 int config_check_tls(const struct config *c, struct err *err)
 {
 	if (*c->tls_certificate && !*c->tls_key)
-		return err_set(err, -EINVAL, "tls.key: missing: expected the file of the key of tls.certificate (%s)", c->tls_certificate);
+		return err_set(err, -EINVAL, "tls.key: missing: expected the file of the key of tls.certificate (%s)",
+			       c->tls_certificate);
 	if (*c->tls_key && !*c->tls_certificate)
-		return err_set(err, -EINVAL, "tls.certificate: missing: expected the file of the certificate of tls.key (%s)", c->tls_key);
+		return err_set(err, -EINVAL, "tls.certificate: missing: expected the file of the certificate of tls.key (%s)",
+			       c->tls_key);
 	for (char *const *p = c->listen; *p; p++)
 		if (str_starts(*p, "https://") && !*c->tls_certificate)
 			return err_set(err, -EINVAL, "listen: \"%s\": HTTPS needs tls.certificate and tls.key", *p);

@@ -75,7 +75,8 @@ const struct config_key config_keys[] = {
 	  "A server that leaves for a restart (SIGUSR2, or SIGTERM beside openreward-spawner.service) lets open requests finish\n"
 	  "this long. What runs in sandboxes goes on." },
 
-	{ "sessions.idle", CONFIG_DURATION, AT(session_idle_ms), "2m", SECOND, DAY, "Silence (no ping, no request) that ends one." },
+	{ "sessions.idle", CONFIG_DURATION, AT(session_idle_ms), "2m", SECOND, DAY,
+		"Silence (no ping, no request) that ends one." },
 	{ "sessions.lifetime", CONFIG_DURATION, AT(session_hard_ms), "24h", MINUTE, 365 * DAY, "The longest life of one." },
 	{ "sessions.teardown_timeout", CONFIG_DURATION, AT(session_teardown_ms), "1m", SECOND, HOUR,
 	  "How long its environment may clean up when it ends." },
@@ -88,7 +89,8 @@ const struct config_key config_keys[] = {
 	  "So many ended ones are remembered, the oldest are forgotten first; some 200 bytes each. As many sandboxes, but no fewer than\n"
 	  "65536." },
 
-	{ "keys.sessions", CONFIG_COUNT, AT(key_sessions), "0", 0, 1000000, "Sessions that one key may have open; more are answered with 429. 0 = no limit." },
+	{ "keys.sessions", CONFIG_COUNT, AT(key_sessions), "0", 0, 1000000,
+		"Sessions that one key may have open; more are answered with 429. 0 = no limit." },
 	{ "keys.sandboxes", CONFIG_COUNT, AT(key_sandboxes), "0", 0, 1000000,
 	  "Sandboxes likewise, those that its sessions' environments open included." },
 	{ "keys.rate", CONFIG_COUNT, AT(key_rate), "0", 0, 1000000,
@@ -148,7 +150,8 @@ const struct config_key config_keys[] = {
 	  "Memory for them together, at 1 MiB each. When the machine gets short of memory, they go before." },
 
 	{ "instances.size", CONFIG_MACHINE, AT(instance_size), "1:2", ANY, "CPU:GIB when a deployment names none." },
-	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY, "Until its first healthy answer." },
+	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY,
+		"Until its first healthy answer." },
 	{ "instances.idle", CONFIG_DURATION, AT(instance_idle_ms), "10m", SECOND, 365 * DAY,
 	  "One that no session used for this long ends; the last one too. An environment's own setting goes first." },
 	{ "instances.log", CONFIG_SIZE, AT(instance_log_bytes), "16MiB", 64 * KIB, 1024 * GIB, "Kept of one instance's log." },
@@ -218,7 +221,8 @@ const struct config_key config_keys[] = {
 	{ "git.push", CONFIG_SIZE, AT(git_push_max_bytes), "1GiB", 64 * KIB, 1024 * GIB, "Of one push, as git packs it." },
 	{ "git.time_limit", CONFIG_DURATION, AT(git_time_limit_ms), "1h", SECOND, DAY,
 	  "Of one push or fetch; how long a pusher waits for the deployment is not counted." },
-	{ "git.max_processes", CONFIG_COUNT, AT(git_max_processes), "64", 1, 10000, "Pushes and fetches at once; more are answered with 429." },
+	{ "git.max_processes", CONFIG_COUNT, AT(git_max_processes), "64", 1, 10000,
+		"Pushes and fetches at once; more are answered with 429." },
 
 	{ "github.url", CONFIG_STR, AT(github_url), "https://github.com", ANY,
 	  "Where repositories are cloned from: GitHub, or a GitHub Enterprise Server." },

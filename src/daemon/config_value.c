@@ -188,9 +188,10 @@ static int check_mount(const struct config_key *k, const char *value, struct err
 
 static int check_env_name(const struct config_key *k, const char *name, struct err *err)
 {
-	static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+	static const char all[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+	const char *first = all + strlen("0123456789");
 
-	if (*name && strchr(first, *name) && name[strspn(name, "0123456789" "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")] == '\0')
+	if (*name && strchr(first, *name) && !name[strspn(name, all)])
 		return 0;
 	return config_wrong(k, name, err, "names of variables: letters, digits and '_', not beginning with a digit");
 }

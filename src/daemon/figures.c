@@ -36,7 +36,8 @@ static void collect_space(struct api_metrics_out *o, const struct link_space *s)
 	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"size\"", help, (double)s->size);
 	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"free\"", help, (double)s->free);
 	api_metrics_gauge(o, "openreward_sandbox_disk_bytes", "kind=\"more\"", help, (double)s->more);
-	api_metrics_gauge(o, "openreward_sandbox_disk_failed", NULL, "1: it can only be read; the spawner has to be started again.", s->broken);
+	api_metrics_gauge(o, "openreward_sandbox_disk_failed", NULL, "1: it can only be read; the spawner has to be started again.",
+			  s->broken);
 }
 
 static void collect_engine(struct api_metrics_out *o, void *arg)
@@ -48,7 +49,8 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 	local_engine_counts(d->engine, &c);
 	api_metrics_gauge(o, "openreward_boxes", NULL, "Containers alive: sandboxes and instances.", (double)c.boxes);
 	api_metrics_gauge(o, "openreward_room_waiting", "for=\"sandbox\"", "Creates that wait for room.", (double)c.waiting);
-	api_metrics_gauge(o, "openreward_room_waiting", "for=\"instance\"", "Creates that wait for room.", (double)c.waiting_instances);
+	api_metrics_gauge(o, "openreward_room_waiting", "for=\"instance\"", "Creates that wait for room.",
+			  (double)c.waiting_instances);
 	api_metrics_counter(o, "openreward_room_waited_total", NULL, "Creates that had to wait for room.", (double)c.waited_total);
 	api_metrics_gauge(o, "openreward_execs", NULL, "Commands running now.", (double)c.execs);
 	api_metrics_counter(o, "openreward_boxes_created_total", NULL, "Containers made.", (double)c.created_total);
@@ -64,7 +66,8 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 		collect_space(o, &c.space);
 	for (int i = 0; i <= ENGINE_EXITED; i++) {
 		snprintf(label, sizeof(label), "outcome=\"%s\"", engine_outcome_name((enum engine_outcome)i));
-		api_metrics_counter(o, "openreward_exec_outcomes_total", label, "Commands ended, by outcome.", (double)c.outcomes[i]);
+		api_metrics_counter(o, "openreward_exec_outcomes_total", label, "Commands ended, by outcome.",
+				    (double)c.outcomes[i]);
 	}
 }
 
@@ -77,14 +80,19 @@ static void collect_sandboxes(struct api_metrics_out *o, void *arg)
 	api_metrics_gauge(o, "openreward_sandboxes", "state=\"open\"", "Sandboxes by state.", (double)c.open);
 	api_metrics_gauge(o, "openreward_sandboxes", "state=\"creating\"", "Sandboxes by state.", (double)c.creating);
 	api_metrics_counter(o, "openreward_sandboxes_created_total", NULL, "Sandboxes made.", (double)c.created_total);
-	api_metrics_counter(o, "openreward_sandboxes_failed_total", NULL, "Sandboxes that could not be made.", (double)c.failed_total);
+	api_metrics_counter(o, "openreward_sandboxes_failed_total", NULL, "Sandboxes that could not be made.",
+			    (double)c.failed_total);
 	api_metrics_counter(o, "openreward_sandboxes_refused_total", NULL, "Answered with 429.", (double)c.refused_total);
 	api_metrics_counter(o, "openreward_sandboxes_expired_total", NULL, "Sandboxes ended by silence.", (double)c.expired_total);
 	api_metrics_counter(o, "openreward_runs_total", NULL, "Commands asked for.", (double)c.runs_total);
-	api_metrics_counter(o, "openreward_runs_joined_total", NULL, "Repeated commands that joined the first.", (double)c.twins_total);
-	api_metrics_counter(o, "openreward_runs_resumed_total", NULL, "Results asked for again by task_id.", (double)c.resumed_total);
-	api_metrics_counter(o, "openreward_upload_bytes_total", NULL, "Bytes written into sandboxes.", (double)c.upload_bytes_total);
-	api_metrics_counter(o, "openreward_download_bytes_total", NULL, "Bytes read from sandboxes.", (double)c.download_bytes_total);
+	api_metrics_counter(o, "openreward_runs_joined_total", NULL, "Repeated commands that joined the first.",
+			    (double)c.twins_total);
+	api_metrics_counter(o, "openreward_runs_resumed_total", NULL, "Results asked for again by task_id.",
+			    (double)c.resumed_total);
+	api_metrics_counter(o, "openreward_upload_bytes_total", NULL, "Bytes written into sandboxes.",
+			    (double)c.upload_bytes_total);
+	api_metrics_counter(o, "openreward_download_bytes_total", NULL, "Bytes read from sandboxes.",
+			    (double)c.download_bytes_total);
 }
 
 static void collect_envs(struct api_metrics_out *o, void *arg)
@@ -100,9 +108,12 @@ static void collect_envs(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_deployments_failed_total", NULL, "Deployments that failed.",
 			    (double)c.deployments_failed_total);
 	api_metrics_gauge(o, "openreward_instances_own", NULL, "Of these, of one session that brought variables.", (double)c.own);
-	api_metrics_gauge(o, "openreward_instance_places_taken", NULL, "Sessions that count against a concurrency.", (double)c.places);
-	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"place\"", "Sessions that wait for an instance.", (double)c.waiting);
-	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"any\"", "Sessions that wait for an instance.", (double)c.visiting);
+	api_metrics_gauge(o, "openreward_instance_places_taken", NULL, "Sessions that count against a concurrency.",
+			  (double)c.places);
+	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"place\"", "Sessions that wait for an instance.",
+			  (double)c.waiting);
+	api_metrics_gauge(o, "openreward_sessions_waiting", "for=\"any\"", "Sessions that wait for an instance.",
+			  (double)c.visiting);
 	api_metrics_counter(o, "openreward_autoscaler_decisions_total", "direction=\"up\"", "Changes of the number of instances.",
 			    (double)c.scaled_up_total);
 	api_metrics_counter(o, "openreward_autoscaler_decisions_total", "direction=\"down\"", "Changes of the number of instances.",

@@ -70,7 +70,8 @@ static int find_libexec(struct launch *l, const struct config *c, struct err *er
 	if (!str_empty(c->libexec)) {
 		l->libexec = xstrdup(c->libexec);
 		return has_programs(l->libexec) ? 0 : err_set(err, -ENOENT,
-			"libexec: \"%s\": expected the folder of openreward-spawner, openreward-egress and openreward-init", c->libexec);
+			"libexec: \"%s\": expected the folder of openreward-spawner, openreward-egress and openreward-init",
+			c->libexec);
 	}
 	auto_free char *beside = xstrndup(l->self, (size_t)(strrchr(l->self, '/') - l->self));
 	l->libexec = xasprintf("%s/../libexec/openreward", beside);
@@ -110,7 +111,8 @@ int launch_check_path(const char *path, uid_t uid, gid_t gid, const char *user, 
 			/* Groups of root do not count: the daemon drops them all. */
 			if (faccessat(AT_FDCWD, part, X_OK, AT_EACCESS) < 0 && errno == EACCES)
 				r = err_set(err, -EACCES, "the user \"%s\" may not enter %s, which lies on the way to the data directory"
-							  " %s: choose another place, or allow it with `chmod o+x %s`", user, part, path, part);
+							  " %s: choose another place, or allow it with `chmod o+x %s`", user, part,
+							  path, part);
 			if (!slash)
 				break;
 			*slash = '/';
@@ -175,7 +177,8 @@ int launch_folders(const char *data_dir, uid_t uid, gid_t gid, struct err *err)
 	/* root's and sticky: the daemon keeps its database and key here, but cannot rename or replace root's folders. */
 	r = r < 0 ? r : make_folder(data_dir, "", 0, gid, 01771, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(folders); i++)
-		r = make_folder(data_dir, folders[i].name, folders[i].root ? 0 : uid, folders[i].root ? 0 : gid, folders[i].mode, err);
+		r = make_folder(data_dir, folders[i].name, folders[i].root ? 0 : uid, folders[i].root ? 0 : gid, folders[i].mode,
+				err);
 	return r;
 }
 

@@ -115,7 +115,8 @@ static int listen_all(struct daemon *d, struct listener *ls, size_t *ret_n, stru
 static int write_address(struct daemon *d, struct err *err)
 {
 	auto_free char *path = xasprintf("%s/run/address", d->config->data);
-	auto_free char *text = d->address_tls ? xasprintf("https://%s\n%s\n", d->address, http_tls_pin(d->tls)) : xasprintf("%s\n", d->address);
+	auto_free char *text = d->address_tls ? xasprintf("https://%s\n%s\n", d->address, http_tls_pin(d->tls))
+					      : xasprintf("%s\n", d->address);
 
 	return fd_write_file(path, text, strlen(text), 0640, err);
 }

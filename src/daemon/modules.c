@@ -28,7 +28,8 @@ static int open_images(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct builds_settings bs = {
-		.concurrency = (unsigned)c->build_concurrency, .time_limit_ms = c->build_timeout_ms, .log_max_bytes = c->build_log_bytes,
+		.concurrency = (unsigned)c->build_concurrency, .time_limit_ms = c->build_timeout_ms,
+		.log_max_bytes = c->build_log_bytes,
 	};
 	int r = images_new(&d->images, d->loop, c->data, c->image_aliases, link_jobs(d->link), err);
 
@@ -56,8 +57,10 @@ static int open_engine(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct local_settings s = { .pids_max = c->sandbox_pids, .no_new_privs = c->sandbox_no_new_privs,
-				    .disk_bytes = c->sandbox_disk_bytes, .disk_files = c->sandbox_files, .room = c->room, .data_dir = c->data,
-				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max, .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
+				    .disk_bytes = c->sandbox_disk_bytes, .disk_files = c->sandbox_files, .room = c->room,
+				    .data_dir = c->data,
+				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max,
+				    .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);
 	strv_add_all(&d->sandbox_env, c->sandbox_env);
@@ -77,7 +80,8 @@ static int open_envs(struct daemon *d, struct err *err)
 	struct env_settings s = {
 		.data_dir = c->data, .buckets = d->buckets, .data_always = c->instance_data_always,
 		.data_read_only = !c->instance_data_writable, .health_timeout_ms = c->instance_start_ms, .health_interval_ms = 100,
-		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms, .images = d->images, .jobs = link_jobs(d->link),
+		.instance_log_bytes = c->instance_log_bytes, .idle_ms = c->instance_idle_ms, .images = d->images,
+		.jobs = link_jobs(d->link),
 		.keep_images = c->build_keep_images,
 		.size = { .cpu_milli = d->api.default_cpu_milli, .memory_bytes = d->api.default_memory_bytes },
 	};
@@ -97,9 +101,12 @@ static int open_sandboxes(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
 	struct sandboxes_settings s = {
-		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms, .remember_max = c->session_ended_max,
-		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes, .runs_max = c->sandbox_runs,
-		.queue = { c->queue_max, c->queue_share }, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir, .life = link_boot(d->link),
+		.idle_ms = c->sandbox_idle_ms, .hard_ms = c->sandbox_hard_ms, .remember_ms = c->session_ended_ms,
+		.remember_max = c->session_ended_max,
+		.result_ms = c->sandbox_result_ms, .repeat_ms = c->sandbox_repeat_ms, .result_bytes = c->sandbox_result_bytes,
+		.runs_max = c->sandbox_runs,
+		.queue = { c->queue_max, c->queue_share }, .claim_ms = c->sandbox_claim_ms, .state_dir = d->state_dir,
+		.life = link_boot(d->link),
 		.sidecars_max = c->sidecars, .sidecar_log_bytes = c->sidecar_log_bytes,
 	};
 
@@ -130,7 +137,8 @@ static int open_gateway(struct daemon *d, struct err *err)
 static int open_git(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
-	struct git_settings s = { .data_dir = c->data, .push_max_bytes = c->git_push_max_bytes, .time_limit_ms = c->git_time_limit_ms,
+	struct git_settings s = { .data_dir = c->data, .push_max_bytes = c->git_push_max_bytes,
+		.time_limit_ms = c->git_time_limit_ms,
 				  .max_processes = (unsigned)c->git_max_processes };
 
 	struct github_settings hub = { .api_url = c->github_api_url, .url = c->github_url, .token = c->github_token };
@@ -189,14 +197,16 @@ static void on_image_gone(void *arg UNUSED, const char *name, uint64_t bytes, co
 	auto_free char *text = xasprintf("%llu", (unsigned long long)bytes);
 
 	if (err)
-		log_event(LOG_WARN, "image", LOG_KV("image", name, "why", err->msg), "an image that nobody needs could not be removed");
+		log_event(LOG_WARN, "image", LOG_KV("image", name, "why", err->msg),
+			  "an image that nobody needs could not be removed");
 	else
 		log_event(LOG_INFO, "image", LOG_KV("image", name, "freed_bytes", text), "removed an image that nobody needs");
 }
 
 static void watch_images(struct daemon *d)
 {
-	struct images_budget b = { .bytes = d->config->image_budget_bytes, .needed = image_is_needed, .told = on_image_gone, .arg = d };
+	struct images_budget b = { .bytes = d->config->image_budget_bytes, .needed = image_is_needed, .told = on_image_gone,
+		.arg = d };
 
 	images_budget(d->images, &b);
 }

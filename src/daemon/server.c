@@ -165,7 +165,8 @@ static void set_limits(struct daemon *d)
 {
 	const struct config *c = d->config;
 	const struct auth_limits limits = {
-		.of = { [STORE_USE_SESSIONS] = c->key_sessions, [STORE_USE_SANDBOXES] = c->key_sandboxes, [STORE_LIMIT_RATE] = c->key_rate },
+		.of = { [STORE_USE_SESSIONS] = c->key_sessions, [STORE_USE_SANDBOXES] = c->key_sandboxes,
+			[STORE_LIMIT_RATE] = c->key_rate },
 	};
 
 	auth_set_limits(d->auth, &limits);
@@ -225,11 +226,14 @@ static int open_api(struct daemon *d, struct err *err)
 	(void)err;
 	d->metrics = api_metrics_new();
 	d->api = (struct api){
-		.loop = d->loop, .store = d->store, .auth = d->auth, .images = d->images, .envs = d->envs, .git = d->git, .github = d->github, .github_url = d->config->github_url,
-		.github_webhook_secret = d->config->github_webhook_secret, .github_namespaces = d->config->github_namespaces, .metrics = d->metrics,
+		.loop = d->loop, .store = d->store, .auth = d->auth, .images = d->images, .envs = d->envs, .git = d->git,
+		.github = d->github, .github_url = d->config->github_url,
+		.github_webhook_secret = d->config->github_webhook_secret, .github_namespaces = d->config->github_namespaces,
+		.metrics = d->metrics,
 		.recorder = d->recorder, .difficulty = d->difficulty, .body_max_bytes = d->config->http.body_bytes,
 		.http = d->http, .data_dir = d->config->data, .upload_max_bytes = d->config->upload_max_bytes,
-		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d, .ready = is_ready, .ready_arg = d,
+		.default_cpu_milli = cpu_milli, .default_memory_bytes = memory_bytes, .leaks = on_leaks, .leaks_arg = d,
+		.ready = is_ready, .ready_arg = d,
 		.of_session = gateway_pass, .of_session_arg = d->gateway,
 	};
 	d->api.bucket = (struct bucket_access){

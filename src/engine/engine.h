@@ -190,7 +190,8 @@ struct engine_ops {
 	/* A stream connection to a port of the box's loopback. */
 	void (*connect)(struct engine_box *b, uint16_t port, engine_fd_fn *done, void *arg);
 	/* As the image's USER. Errors: -ENOENT, -ELOOP (a symlink), -EISDIR, -EINVAL (FIFO, device), -EACCES, -ENOSPC. */
-	void (*open)(struct engine_box *b, const char *path, enum engine_open mode, const char *tmp, engine_open_fn *done, void *arg);
+	void (*open)(struct engine_box *b, const char *path, enum engine_open mode, const char *tmp, engine_open_fn *done,
+		     void *arg);
 	void (*commit)(struct engine_box *b, const char *path, const char *tmp, engine_done_fn *done, void *arg);
 	void (*discard)(struct engine_box *b, const char *path, const char *tmp);
 };

@@ -101,7 +101,8 @@ static void on_built(void *arg, struct image *img, const struct err *err)
 	start_first(p, img);
 }
 
-/* What a build, or the search for an image, calls. It goes on dying after its deployment was superseded; nothing of it may reach the next one. */
+/* What a build, or the search for an image, calls. It goes on dying after its deployment was superseded; nothing of it may reach
+ * the next one. */
 struct deploy_call {
 	struct deploy *deploy; /* NULL = superseded */
 };
@@ -319,7 +320,8 @@ bool deploys_resume(void *envs, struct store_environment *record)
 	struct env *v = env_of(envs, record);
 
 	list_foreach(&record->deployments, struct store_deployment, of_environment, d) {
-		if (d->state != STORE_DEPLOYMENT_QUEUED && d->state != STORE_DEPLOYMENT_BUILDING && d->state != STORE_DEPLOYMENT_DEPLOYING)
+		if (d->state != STORE_DEPLOYMENT_QUEUED && d->state != STORE_DEPLOYMENT_BUILDING &&
+		    d->state != STORE_DEPLOYMENT_DEPLOYING)
 			continue;
 		if (v->pending && v->pending->d == d)
 			continue;

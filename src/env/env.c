@@ -168,7 +168,8 @@ static void reconcile_deployment(struct env *v, struct store_deployment *d)
 	switch (d->state) {
 	case STORE_DEPLOYMENT_READY:
 		if (v->serving)
-			deployment_move(v->envs, d, STORE_DEPLOYMENT_STOPPED, "another revision was ready when the server was restarted");
+			deployment_move(v->envs, d, STORE_DEPLOYMENT_STOPPED,
+					"another revision was ready when the server was restarted");
 		else
 			v->serving = d;
 		return;

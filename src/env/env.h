@@ -117,7 +117,8 @@ bool env_wait_for_room(const struct env_wait *w);
 bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want);
 /* How many wait, in all environments: the length that a queue's bound is about. */
 size_t envs_waiting(const struct envs *e);
-size_t envs_waiting_of(const struct envs *e, const char *key); /* of one key, those that wait for an instance of their own included */
+/* Of one key, those that wait for an instance of their own included. */
+size_t envs_waiting_of(const struct envs *e, const char *key);
 void instance_hold(struct instance *i);      /* another use */
 void instance_enter(struct instance *i);     /* a place that a former daemon gave; instance_leave() gives it back */
 void instance_release(struct instance *i);   /* gives a use back; a draining instance without uses ends */

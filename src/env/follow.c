@@ -106,8 +106,8 @@ static bool replay_piece(struct env_follow *f)
 	return end;
 }
 
-/* Runs from the loop, so that a follower's calls never come inside env_follow(); a piece in each turn, because a log may be long and
- * those who read it many. */
+/* Runs from the loop, so that a follower's calls never come inside env_follow(); a piece in each turn, because a log may be long
+ * and those who read it many. */
 static void replay(void *arg)
 {
 	struct env_follow *f = arg;

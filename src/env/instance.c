@@ -282,7 +282,8 @@ static void create_box(struct instance *i)
 	auto_free const char **env = environment_of(i, sha, own.list);
 	instance_note(i, &note);
 	struct engine_spec spec = {
-		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env, .lease_ms = ENV_INSTANCE_LEASE_MS,
+		.note = note.data, .note_len = note.len, .id = i->id, .instance = true, .image = i->image, .env = env,
+		.lease_ms = ENV_INSTANCE_LEASE_MS,
 		.size = { .cpu_milli = i->d->cpu_milli, .memory_bytes = i->d->memory_bytes },
 		.key = i->env->record->id, .progress = on_room,
 	};

@@ -202,7 +202,8 @@ void instance_leave_starting(struct instance *i, enum instance_state to); /* eve
 MUST_CHECK int instance_start(struct instance **ret, struct env *v, struct store_deployment *d, struct image *img,
 			      const char *const *vars, struct err *err);
 /* From a former daemon's box, which it adopts. On failure the box is nobody's. */
-MUST_CHECK int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box, bool healthy);
+MUST_CHECK int instance_adopt(struct instance **ret, struct env *v, struct store_deployment *d, struct engine_box *box,
+			      bool healthy);
 void instance_end(struct instance *i, const char *reason); /* asynchronous; env_instance_ended() follows */
 void instance_dismiss(struct instance *i, const char *reason); /* the same, of one that is not wanted any more: no crash */
 void instance_forget(struct instance *i);                  /* envs_free(): it lives on for the next daemon, and is nothing here */

@@ -128,7 +128,8 @@ static void log_change(const struct env *v, const struct autoscaler_input *in, c
 					  " max=%llu idle_ms=%llu", (unsigned long long)in->sessions,
 					  (unsigned long long)in->waiting, (unsigned long long)in->visitors,
 					  (unsigned long long)in->busy, in->n_unused, (unsigned long long)in->concurrency,
-					  (unsigned long long)in->min, (unsigned long long)in->max, (unsigned long long)in->idle_ms);
+					  (unsigned long long)in->min, (unsigned long long)in->max,
+					  (unsigned long long)in->idle_ms);
 
 	log_event(LOG_INFO, "autoscaler", LOG_KV("environment", name, "why", out->why, "input", input), "replicas %llu -> %llu",
 		  (unsigned long long)in->replicas, (unsigned long long)out->replicas);

@@ -14,7 +14,8 @@
 static bool is_bare(const char *path)
 {
 	static const char *const calls[] = {
-		"call", "prompt", "tools", "task_tools", "splits", "tasks", "num_tasks", "task", "task_range", "messages", "score_group",
+		"call", "prompt", "tools", "task_tools", "splits", "tasks", "num_tasks", "task", "task_range", "messages",
+		"score_group",
 	};
 	if (*path != '/')
 		return false;

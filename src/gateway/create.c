@@ -156,7 +156,8 @@ static struct store_environment *environment_of(struct gateway *g, struct http_r
 	auto_free char *owner = slash ? xstrndup(value, (size_t)(slash - value)) : NULL;
 	const char *name = slash ? slash + 1 : value;
 	if (auth_find_environment(g->auth, caller, owner, name, &env, NULL) < 0) {
-		http_reply_error(req, 404, "Deployment not found. X-Deployment: %.200s: this key sees no environment of this name", value);
+		http_reply_error(req, 404, "Deployment not found. X-Deployment: %.200s: this key sees no environment of this name",
+				 value);
 		return NULL;
 	}
 	return env;
@@ -179,7 +180,8 @@ void session_open(struct session *s)
 	loop_timer_init(&s->opening, s->g->loop, on_open_limit, s);
 	loop_timer_start(&s->opening, s->g->settings.open_ms);
 	struct env_request rq = {
-		.want = s->vars ? ENV_OWN : ENV_VISIT, .key = s->key_id, .vars = (const char *const *)s->vars, .progress = on_progress,
+		.want = s->vars ? ENV_OWN : ENV_VISIT, .key = s->key_id, .vars = (const char *const *)s->vars,
+		.progress = on_progress,
 		.done = on_instance, .arg = s,
 	};
 	s->wait = env_acquire(s->g->envs, s->env, &rq);

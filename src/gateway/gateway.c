@@ -114,7 +114,8 @@ void gateway_pass(struct http_req *req, void *arg)
 {
 	const struct auth_caller *caller = NULL;
 	if (!http_req_header(req, "X-Session-ID")) {
-		http_reply_error(req, 404, "%s %.200s: no such call here; calls of a session need X-Session-ID", http_req_method(req),
+		http_reply_error(req, 404, "%s %.200s: no such call here; calls of a session need X-Session-ID",
+				 http_req_method(req),
 				 http_req_path(req));
 		return;
 	}

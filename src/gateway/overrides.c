@@ -24,7 +24,8 @@ static int check(const char *name, json_t *value, bool owner, struct err *err)
 	if (!*name || strchr(name, '='))
 		return err_set(err, -EINVAL, "env: \"%.100s\": expected the name of a variable, without \"=\"", name);
 	if (!owner && !is_open_to_all(name))
-		return err_set(err, -EINVAL, "env.%.100s: only the environment's owner may set it; others may set " OPEN_NAMES, name);
+		return err_set(err, -EINVAL, "env.%.100s: only the environment's owner may set it; others may set " OPEN_NAMES,
+			       name);
 	if (str_eq(name, "PORT"))
 		return err_set(err, -EINVAL, "env.PORT: the platform sets it: the server is asked on port 8080");
 	if (!json_is_string(value))

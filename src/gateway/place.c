@@ -66,7 +66,8 @@ bool queue_is_full(struct gateway *g, struct http_req *req, const char *key, str
 	if (!env_would_wait(g->envs, env, want))
 		return false;
 	struct err err;
-	if (share_check(&g->settings.queue, envs_waiting(g->envs), envs_waiting_of(g->envs, key), "sessions wait for an instance", &err) == 0)
+	if (share_check(&g->settings.queue, envs_waiting(g->envs), envs_waiting_of(g->envs, key), "sessions wait for an instance",
+			&err) == 0)
 		return false;
 	http_reply_header(req, "Retry-After", "5");
 	http_reply_error(req, 429, "%s", err.msg);

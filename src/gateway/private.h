@@ -101,7 +101,8 @@ struct removal {
 /* session.c */
 struct session *session_new(struct gateway *g, const struct auth_caller *caller, struct store_environment *env);
 /* One of a former daemon, OPENING, with its record; whoever calls it says how it goes on. */
-struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, struct store_key *opener,
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id,
+				struct store_key *opener,
 				struct store_environment *env);
 struct session *session_find(struct gateway *g, const char *id); /* NULL = unknown or CLOSED */
 /* The caller's own session by X-Session-ID, or an answered request and NULL: 400, 401, 404, 410. */

@@ -64,7 +64,8 @@ static void sweep_idle(struct gateway *g, uint64_t now)
 	list_foreach(&g->by_use, struct session, use_node, s) {
 		if (now - s->last_use_ms < g->settings.lease_ms)
 			return;
-		auto_free char *reason = xasprintf("no ping and no request for %llu s", (unsigned long long)g->settings.lease_ms / 1000);
+		auto_free char *reason = xasprintf("no ping and no request for %llu s",
+						   (unsigned long long)g->settings.lease_ms / 1000);
 		g->counts.expired_total++;
 		session_end(s, reason);
 	}
@@ -94,7 +95,8 @@ void on_sweep(struct loop_timer *t, void *arg)
 
 /* -- life -------------------------------------------------------------------------------------------------------- */
 
-struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id, struct store_key *opener,
+struct session *session_restore(struct gateway *g, const char *id, uint32_t slot, const char *namespace_id,
+				struct store_key *opener,
 				struct store_environment *env)
 {
 	struct session *s = NEW(struct session);

@@ -96,7 +96,8 @@ static void on_archived(void *arg, int status, const char *out, const char *said
 		return;
 	if (status) {
 		if (*x->subdirectory)
-			err_set(&own, -EINVAL, "subdirectory: \"%s\": expected a folder of commit %.12s", x->subdirectory, x->commit);
+			err_set(&own, -EINVAL, "subdirectory: \"%s\": expected a folder of commit %.12s", x->subdirectory,
+				x->commit);
 		else
 			err_set(&own, -EIO, "exporting commit %.12s: %s", x->commit, said);
 		finish(x, &own);

@@ -164,7 +164,8 @@ static char *authorization(const char *token)
 	return buf_steal(&b, NULL);
 }
 
-void git_fetch_with(struct git *g, const char *base, const char *repo, const char *token, const char *branch, const char *repository,
+void git_fetch_with(struct git *g, const char *base, const char *repo, const char *token, const char *branch,
+		    const char *repository,
 		    github_fetched_fn *fn, void *arg)
 {
 	struct github_fetch *f = NEW(struct github_fetch);

@@ -45,6 +45,7 @@ struct git_push *push_free(struct git_push *p); /* tells gone where the receiver
 void push_on_changed(struct git_push *p, loop_fn *fn, void *arg); /* just before ev->changed */
 
 /* github.c: base "https://github.com", token "" = none. See github_fetch(). */
-void git_fetch_with(struct git *g, const char *base, const char *repo, const char *token, const char *branch, const char *repository,
+void git_fetch_with(struct git *g, const char *base, const char *repo, const char *token, const char *branch,
+		    const char *repository,
 		    github_fetched_fn *fn, void *arg);
 void github_fetches_free(struct git *g);

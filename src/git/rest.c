@@ -59,7 +59,8 @@ static void tell(struct github_call *c, CURLcode code)
 
 	curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
 	if (code != CURLE_OK)
-		err_set(&err, -EAGAIN, "asking GitHub at %s: %s", c->github->settings.api_url, *c->said ? c->said : curl_easy_strerror(code));
+		err_set(&err, -EAGAIN, "asking GitHub at %s: %s", c->github->settings.api_url,
+			*c->said ? c->said : curl_easy_strerror(code));
 	list_remove(&c->node);
 	list_init(&c->node);
 	c->fn(c->arg, (int)status, c->body.data, c->body.len, code == CURLE_OK ? NULL : &err);

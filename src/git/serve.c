@@ -243,7 +243,8 @@ static void on_child_exit(void *arg, int status, bool timed_out)
 	s->status = status;
 	if (status && s->req) {
 		s->said.data[strcspn(s->said.data, "\r\n")] = '\0';
-		log_event(LOG_INFO, "git", LOG_KV("repository", s->name, "said", s->said.data), "http-backend ended with status %d%s",
+		log_event(LOG_INFO, "git", LOG_KV("repository", s->name, "said", s->said.data),
+			  "http-backend ended with status %d%s",
 			  status, timed_out ? ": it took longer than git.time_limit" : "");
 	}
 	close_in(s);
@@ -456,7 +457,8 @@ int git_rename(struct git *g, const char *namespace, const char *old_name, const
 
 	list_foreach(&g->serving, struct serve, node, s)
 		if (str_eq(s->namespace, namespace) && (str_eq(s->name, old_name) || str_eq(s->name, new_name)))
-			return err_set(err, -EBUSY, "the repository \"%s/%s\" is being pushed to or fetched from: try again", namespace,
+			return err_set(err, -EBUSY, "the repository \"%s/%s\" is being pushed to or fetched from: try again",
+				       namespace,
 				       s->name);
 	if (access(from, F_OK) < 0)
 		return 0;

@@ -63,7 +63,8 @@ static int on_header(nghttp2_session *session UNUSED, const nghttp2_frame *frame
 
 /* Where HTTP/1.1 answers with 400: nghttp2 would only leave the field out. */
 static int on_invalid_header(nghttp2_session *session UNUSED, const nghttp2_frame *frame UNUSED, const uint8_t *name UNUSED,
-			     size_t name_len UNUSED, const uint8_t *value UNUSED, size_t value_len UNUSED, uint8_t flags UNUSED, void *arg)
+			     size_t name_len UNUSED, const uint8_t *value UNUSED, size_t value_len UNUSED, uint8_t flags UNUSED,
+			     void *arg)
 {
 	struct http2 *h = arg;
 	int r = check(h, h2_guard_reset(&h->guard, now_of(h)));
@@ -290,7 +291,8 @@ uint64_t h2_deadline(const struct http_conn *c)
 static void stop_streams(struct http2 *h)
 {
 	h->stopped = true;
-	if (nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR,
+	if (nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h->session),
+				  NGHTTP2_NO_ERROR,
 				  NULL, 0) < 0)
 		h->conn->failed = true;
 }

@@ -73,7 +73,8 @@ struct h2_stream *h2_stream_of(nghttp2_session *session, int32_t id); /* NULL = 
 struct h2_stream *h2_stream_new(struct http2 *h, int32_t id, bool has_body);
 void h2_drop_body(struct h2_stream *s, size_t len); /* of one that lingers; NULL is allowed */
 void h2_stream_closed(struct h2_stream *s); /* nghttp2 does not have it any more */
-ssize_t h2_read_body(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags, nghttp2_data_source *source,
+ssize_t h2_read_body(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
+		     nghttp2_data_source *source,
 		     void *user_data);
 int h2_send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t length, nghttp2_data_source *source,
 		 void *user_data);

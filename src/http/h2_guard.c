@@ -47,7 +47,9 @@ static const char *take_block(struct h2_guard *g, unsigned type, unsigned flags,
 	g->block_frames++;
 	if (g->block_bytes > g->block_max + PADDED_MAX + 5)
 		return "the header fields are too long";
-	return g->block_frames > BLOCK_FRAMES + g->block_max / BLOCK_FRAME_BYTES ? "the header fields come in too many frames" : NULL;
+	if (g->block_frames > BLOCK_FRAMES + g->block_max / BLOCK_FRAME_BYTES)
+		return "the header fields come in too many frames";
+	return NULL;
 }
 
 /* A frame that brings something: a request, or bytes of its body. */

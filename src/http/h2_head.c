@@ -141,7 +141,8 @@ static int put_first_lines(const struct h2_head *h, struct buf *to)
 {
 	const char *text = h->text.data;
 	const struct h2_slice *target = h->path.given ? &h->path : &h->authority;
-	int r = buf_printf(to, "%.*s %.*s HTTP/1.1\r\n", (int)h->method.len, text + h->method.at, (int)target->len, text + target->at);
+	int r = buf_printf(to, "%.*s %.*s HTTP/1.1\r\n", (int)h->method.len, text + h->method.at, (int)target->len,
+			   text + target->at);
 
 	if (r < 0 || !h->authority.given)
 		return r;

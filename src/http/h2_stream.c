@@ -80,7 +80,8 @@ void h2_stream_gone(struct http_conn *c)
 	if (s->open && c->wire->state != CONN_CLOSED) {
 		nghttp2_session_set_stream_user_data(h->session, s->id, &h2_ours);
 		if (!whole || !s->body_came)
-			nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, s->id, whole ? NGHTTP2_NO_ERROR : NGHTTP2_INTERNAL_ERROR);
+			nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, s->id,
+						  whole ? NGHTTP2_NO_ERROR : NGHTTP2_INTERNAL_ERROR);
 	}
 	s->open = false;
 	h2_no_stream(h);

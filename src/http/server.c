@@ -214,7 +214,8 @@ static void close_listener(struct http_listener *l)
 
 static int check_share(const struct http_server *s, uint64_t tag, struct err *err)
 {
-	size_t own = s->adopted[tag % HTTP_TAGS], most = s->limits.max_connections / OF_ONE_TAG, all = s->limits.max_connections / OF_TAGS;
+	size_t own = s->adopted[tag % HTTP_TAGS], most = s->limits.max_connections / OF_ONE_TAG,
+		all = s->limits.max_connections / OF_TAGS;
 
 	if (own >= MAX(most, (size_t)1))
 		return err_set(err, -EMFILE, "it has %zu connections to the platform already", own);

@@ -43,7 +43,8 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len, 
 	size_t skip = SSL_get_app_data(ssl) ? 0 : 3;
 	unsigned char *found = NULL;
 
-	if (SSL_select_next_proto(&found, ret_len, ours + skip, (unsigned)(sizeof(ours) - 1 - skip), in, in_len) != OPENSSL_NPN_NEGOTIATED)
+	if (SSL_select_next_proto(&found, ret_len, ours + skip, (unsigned)(sizeof(ours) - 1 - skip), in,
+				  in_len) != OPENSSL_NPN_NEGOTIATED)
 		return SSL_TLSEXT_ERR_ALERT_FATAL;
 	*ret = found;
 	return SSL_TLSEXT_ERR_OK;
@@ -91,7 +92,8 @@ static int use_certificate(SSL_CTX *ctx, const char *path, struct err *err)
 
 	if (r < 0 || SSL_CTX_use_certificate_chain_file(ctx, path) == 1)
 		return r;
-	return err_set(err, -EINVAL, "certificate %s: %s: expected PEM, the server's own certificate first and the chain behind it", path,
+	return err_set(err, -EINVAL, "certificate %s: %s: expected PEM, the server's own certificate first and the chain behind it",
+		       path,
 		       reason());
 }
 

@@ -58,7 +58,8 @@ void images_prepare(struct images *s, const char *ref, engine_progress_fn *progr
 /* Makes a base image from Debian packages under the name ref (cached: at once when it is here). */
 void images_bootstrap(struct images *s, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg);
 /* From an archive (docker save or OCI layout in a tar) at an absolute host path that the job reads as root. */
-void images_import(struct images *s, const char *path, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg);
+void images_import(struct images *s, const char *path, const char *ref, engine_progress_fn *progress, engine_image_fn *done,
+		   void *arg);
 /* -EBUSY while a box uses it. */
 void images_remove(struct images *s, const char *ref, engine_done_fn *done, void *arg);
 /* Every record, counted; the caller unrefs each and frees the array. */

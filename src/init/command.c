@@ -176,7 +176,8 @@ void command_open(void)
 
 	own_score[MAX(n, 0)] = '\0';
 	/* The kernel lets it go up and back down again, unless the host has raised it meanwhile: tried once, with what it is. */
-	if (n <= 0 || strtol(own_score, NULL, 10) >= strtol(OOM_SCORE, NULL, 10) || pwrite(BOOT_FD_SCORE, own_score, (size_t)n, 0) != n)
+	if (n <= 0 || strtol(own_score, NULL, 10) >= strtol(OOM_SCORE, NULL, 10) ||
+	    pwrite(BOOT_FD_SCORE, own_score, (size_t)n, 0) != n)
 		own_score[0] = '\0';
 }
 

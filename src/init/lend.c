@@ -40,7 +40,8 @@ pid_t lend_start(const struct init *in, const struct command *c)
 	args.stack = (uint64_t)(uintptr_t)stack;
 	args.stack_size = sizeof(stack);
 	pid = seccomp_clone3_call(&args, sizeof(args), child, c);
+	/* Changing ids sets it to fs.suid_dumpable, which may be another by now. */
 	if (c->user.uid != 0)
-		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* changing ids sets it to fs.suid_dumpable, which may be another by now */
+		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return pid > 0 || pid == -EAGAIN || pid == -ENOMEM ? (pid_t)pid : 0;
 }

@@ -25,7 +25,8 @@ static struct winsize size_of(const struct wire_in *msg)
 	uint64_t rows = wire_get_u64(msg, WIRE_T_ROWS, ROWS_DEFAULT), cols = wire_get_u64(msg, WIRE_T_COLS, COLS_DEFAULT);
 
 	return (struct winsize){
-		.ws_row = (unsigned short)MIN(rows, (uint64_t)UINT16_MAX), .ws_col = (unsigned short)MIN(cols, (uint64_t)UINT16_MAX),
+		.ws_row = (unsigned short)MIN(rows, (uint64_t)UINT16_MAX),
+		.ws_col = (unsigned short)MIN(cols, (uint64_t)UINT16_MAX),
 	};
 }
 

@@ -85,7 +85,8 @@ int json_read(json_t **ret, const char *data, size_t len, struct err *err)
 	if (!v) {
 		json_where(data, MIN((size_t)MAX(where.position, 0), len), place, sizeof(place));
 		make_ascii(where.text);
-		return err_set(err, -EINVAL, "JSON: line %d, column %d%s%s: %s", where.line, where.column, *place ? ", " : "", place,
+		return err_set(err, -EINVAL, "JSON: line %d, column %d%s%s: %s", where.line, where.column, *place ? ", " : "",
+			       place,
 			       where.text);
 	}
 	*ret = v;

@@ -33,7 +33,8 @@ static struct admit_output check_free(const struct admit_input *in)
 		return WAIT(ADMIT_WAIT, "the disk has %llu MiB left, expected %llu", (ull)(m->disk_free_bytes / MIB),
 			    (ull)(l->disk_free_bytes / MIB));
 	if (m->space_free_bytes < l->disk_free_bytes)
-		return WAIT(ADMIT_WAIT, "%llu MiB are left for what sandboxes write, expected %llu", (ull)(m->space_free_bytes / MIB),
+		return WAIT(ADMIT_WAIT, "%llu MiB are left for what sandboxes write, expected %llu",
+			    (ull)(m->space_free_bytes / MIB),
 			    (ull)(l->disk_free_bytes / MIB));
 	return now;
 }
@@ -53,7 +54,8 @@ static struct admit_output check_pressure(const struct admit_input *in)
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		if (all[i].limit && all[i].is != MACHINE_UNKNOWN && all[i].is >= all[i].limit * PERCENT)
-			return WAIT(ADMIT_WAIT, "the machine waits for %s %llu %% of the time", all[i].what, (ull)(all[i].is / PERCENT));
+			return WAIT(ADMIT_WAIT, "the machine waits for %s %llu %% of the time", all[i].what,
+				    (ull)(all[i].is / PERCENT));
 	return now;
 }
 

@@ -308,7 +308,8 @@ static int check_env(struct box *b, const struct engine_spec *spec, struct err *
 
 	b->env = env_merge(lists, ARRAY_LEN(lists), &b->env_bytes);
 	if (b->env_bytes > LOCAL_ENV_MAX)
-		return err_set(err, -EINVAL, "env: %zu bytes with the image's own, expected at most %u", b->env_bytes, LOCAL_ENV_MAX);
+		return err_set(err, -EINVAL, "env: %zu bytes with the image's own, expected at most %u", b->env_bytes,
+			       LOCAL_ENV_MAX);
 	return 0;
 }
 
@@ -323,7 +324,8 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 	b->bucket[2] = xstrdup(spec->bucket.target);
 
 	if (spec->image->n_layers > PLAN_LAYERS_MAX)
-		return err_set(err, -EINVAL, "image %s has %zu layers, expected at most %d", spec->image->name, spec->image->n_layers,
+		return err_set(err, -EINVAL, "image %s has %zu layers, expected at most %d", spec->image->name,
+			       spec->image->n_layers,
 			       PLAN_LAYERS_MAX);
 	*p = (struct plan){
 		.id = b->id, .kind = spec->instance ? PLAN_INSTANCE : PLAN_SANDBOX,
@@ -331,7 +333,8 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 		.n_mounts = e->n_mounts, .hostname = b->hostname, .cpu_milli = spec->size.cpu_milli,
 		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
-		.disk_bytes = e->settings.disk_bytes, .disk_files = e->settings.disk_files, .memory_upper = e->settings.memory_upper && !spec->instance,
+		.disk_bytes = e->settings.disk_bytes, .disk_files = e->settings.disk_files,
+		.memory_upper = e->settings.memory_upper && !spec->instance,
 		.bucket = {
 			.id = b->bucket[0], .dir = b->bucket[1], .target = b->bucket[2], .user = b->image->user,
 			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,
@@ -366,7 +369,8 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 	size_t len = strlen(spec->id);
 
 	/* The end of an id is random, its beginning counts up. */
-	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box", spec->id + (len > 12 ? len - 12 : 0));
+	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box",
+		 spec->id + (len > 12 ? len - 12 : 0));
 	if (owner)
 		memcpy(b->hostname, owner->hostname, sizeof(b->hostname));
 	b->hosts_extra = xstrdup(owner ? owner->hosts_extra : spec->hosts_extra);
@@ -374,7 +378,8 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 	b->instance = b->place.instance = spec->instance;
 	if (!owner)
 		b->place.size = (struct admit_sum){
-			1, spec->size.cpu_milli + spec->beside_size.cpu_milli, spec->size.memory_bytes + spec->beside_size.memory_bytes,
+			1, spec->size.cpu_milli + spec->beside_size.cpu_milli,
+			spec->size.memory_bytes + spec->beside_size.memory_bytes,
 		};
 	b->progress = spec->progress;
 	b->lease_ms = spec->lease_ms;

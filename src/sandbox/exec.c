@@ -316,7 +316,8 @@ static struct wire_out *encode(struct box *b, struct chan *c, const struct engin
 	wire_put_str(o, WIRE_T_USER, b->image->user ? b->image->user : "");
 	wire_put_u64(o, WIRE_T_TIMEOUT_MS, spec->timeout_ms);
 	wire_put_u64(o, WIRE_T_MAX_BYTES, spec->max_bytes);
-	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) | (spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD | WIRE_RUN_LOG : 0u) |
+	wire_put_u64(o, WIRE_T_FLAGS, (by_file ? WIRE_RUN_SCRIPT : 0u) |
+					(spec->log_fd >= 0 ? WIRE_RUN_OUTPUT_FD | WIRE_RUN_LOG : 0u) |
 				      (spec->main ? WIRE_RUN_MAIN : WIRE_RUN_QUIET) | stream_flags(spec));
 	wire_put_u64(o, WIRE_T_ROWS, spec->rows);
 	wire_put_u64(o, WIRE_T_COLS, spec->cols);
@@ -367,7 +368,8 @@ int local_exec(struct engine_box *base, const struct engine_exec_spec *spec, eng
 	if (r < 0)
 		return r;
 	x = NEW(struct exec);
-	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main, .more = spec->more,
+	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main,
+		.more = spec->more,
 			    .spool = -1 };
 	x->base = (struct engine_exec){ .box = base, .id = x->id };
 	r = send_run(b, x, spec, err);

@@ -137,7 +137,8 @@ static int check_bucket(const struct plan_bucket *b, struct err *err)
 	if (!is_uuid(b->id))
 		return err_set(err, -EINVAL, "plan: bucket \"%s\", expected a UUID in lower case", b->id);
 	if (b->dir && *b->dir && (b->dir[0] == '/' || !is_clean_path(b->dir)))
-		return err_set(err, -EINVAL, "plan: folder \"%s\" of the bucket, expected a relative path without . and ..", b->dir);
+		return err_set(err, -EINVAL, "plan: folder \"%s\" of the bucket, expected a relative path without . and ..",
+			       b->dir);
 	r = plan_check_target(b->target, err);
 	if (r < 0)
 		return err_wrap(err, r, "plan: target of the bucket");

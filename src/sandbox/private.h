@@ -153,8 +153,8 @@ struct ask {
 struct ask *ask_new(struct loop *l, chan_answer_fn *answer, void *arg);
 struct ask *ask_fd(struct loop *l, engine_fd_fn *done, void *arg);
 struct ask *ask_done(struct loop *l, engine_done_fn *done, void *arg);
-/* The message, to be filled and given to ask_send(); NULL, which is given to it as well: nobody is there to be asked. b NULL: it has
- * ended. */
+/* The message, to be filled and given to ask_send(); NULL, which is given to it as well: nobody is there to be asked. b NULL: it
+ * has ended. */
 struct wire_out *ask_begin(struct ask *q, struct box *b, enum wire_type type);
 void ask_send(struct ask *q, struct wire_out *o);
 /* err; or, in e, that there is none of the descriptors which the answer owes; or NULL. */

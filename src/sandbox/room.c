@@ -77,7 +77,8 @@ static void tell(struct room *r, struct room_item *it, size_t place)
 	char line[192];
 
 	it->told = place;
-	snprintf(line, sizeof(line), "waiting for room: %zu of %zu%s%s%s", place, r->waiting[it->instance].len, *why ? " (" : "", why,
+	snprintf(line, sizeof(line), "waiting for room: %zu of %zu%s%s%s", place, r->waiting[it->instance].len, *why ? " (" : "",
+		 why,
 		 *why ? ")" : "");
 	r->user.tell(r->user.arg, it, line);
 }
@@ -195,9 +196,11 @@ size_t room_waiting(const struct room *r, bool instances)
 
 /* -- life ------------------------------------------------------------------------------------------------------------------ */
 
-void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path, const struct room_user *user)
+void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path,
+	       const struct room_user *user)
 {
-	*r = (struct room){ .loop = l, .user = *user, .limits = *limits, .disk_path = disk_path, .space_free_bytes = MACHINE_UNKNOWN };
+	*r = (struct room){ .loop = l, .user = *user, .limits = *limits, .disk_path = disk_path,
+		.space_free_bytes = MACHINE_UNKNOWN };
 	fair_init(&r->waiting[0]);
 	fair_init(&r->waiting[1]);
 	loop_timer_init(&r->look, l, on_look, r);

@@ -34,7 +34,8 @@ struct room_item {
 struct room_user {
 	/* Its turn has come: it is IN. From the loop. */
 	void (*admitted)(void *arg, struct room_item *it);
-	/* "waiting for room: 3 of 17 (all CPUs are in use)": soon after it entered, then when its place has changed. From the loop. */
+	/* "waiting for room: 3 of 17 (all CPUs are in use)": soon after it entered, then when its place has changed. From
+	 * the loop. */
 	void (*tell)(void *arg, struct room_item *it, const char *line);
 	/* Somebody waits: whoever holds a box that nobody uses may give it up. About each ROOM_TELL_MS. */
 	void (*full)(void *arg);
@@ -58,7 +59,8 @@ struct room {
 };
 
 /* disk_path is borrowed. */
-void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path, const struct room_user *user);
+void room_init(struct room *r, struct loop *l, const struct admit_limits *limits, const char *disk_path,
+	       const struct room_user *user);
 /* What boxes may still write, together, where that does not go to disk_path. */
 void room_space(struct room *r, uint64_t free_bytes);
 void room_done(struct room *r); /* the items are their owner's */

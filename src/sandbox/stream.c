@@ -101,7 +101,8 @@ static void answer_usage(void *arg, const struct wire_in *in, int *fds UNUSED, s
 
 	if (!err)
 		u = (struct engine_usage){
-			.memory_bytes = wire_get_u64(in, WIRE_T_MEMORY, 0), .memory_peak_bytes = wire_get_u64(in, WIRE_T_MEMORY_PEAK, 0),
+			.memory_bytes = wire_get_u64(in, WIRE_T_MEMORY, 0),
+			.memory_peak_bytes = wire_get_u64(in, WIRE_T_MEMORY_PEAK, 0),
 			.cpu_us = wire_get_u64(in, WIRE_T_CPU_US, 0), .pids = wire_get_u64(in, WIRE_T_N_PROCS, 0),
 			.runs = wire_get_u64(in, WIRE_T_N_RUNS, 0), .disk_free_bytes = wire_get_u64(in, WIRE_T_DISK_FREE, 0),
 		};

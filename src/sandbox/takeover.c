@@ -90,7 +90,8 @@ static void on_over(struct loop_timer *timer UNUSED, void *arg)
 	size_t taken = t->taken;
 
 	if (!is_over(t))
-		log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->n_takes, LIMIT_MS / 1000);
+		log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->n_takes,
+			 LIMIT_MS / 1000);
 	takeover_free(t);
 	done(done_arg, taken);
 }

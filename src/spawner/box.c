@@ -502,7 +502,8 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 	} else if (!pool_take(sp, &p, in, to)) {
 		r = box_begin(sp, &p, NULL, in, to);
 		if (r < 0)
-			conn_fail(sp, to, "make a sandbox", r, p.beside, p.beside ? "the sandbox it is to be beside is not ready" : NULL);
+			conn_fail(sp, to, "make a sandbox", r, p.beside,
+				  p.beside ? "the sandbox it is to be beside is not ready" : NULL);
 	}
 }
 

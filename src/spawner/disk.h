@@ -1,10 +1,10 @@
 /* spawner/disk.h: how what sandboxes write is limited, each to its own share. Settled once, at the start.
  *
  *   PROJECT   the file system of DATA has project quota: a sandbox's folder is a project of its own.
- *   VOLUMES   it has none: a file system of ours (volumes.h), btrfs with simple quotas, is mounted over DATA/sandboxes, in the spawner's
- *             mount namespace only. A sandbox's folder is a subvolume, whose limit the kernel checks at each write. Sparse files
- *             count what they hold, a file with two names counts once, one without a name while it is open. How large it is, is
- *             space.c's.
+ *   VOLUMES   it has none: a file system of ours (volumes.h), btrfs with simple quotas, is mounted over DATA/sandboxes, in the
+ *             spawner's mount namespace only. A sandbox's folder is a subvolume, whose limit the kernel checks at each write.
+ *             Sparse files count what they hold, a file with two names counts once, one without a name while it is open. How
+ *             large it is, is space.c's.
  *   PLAIN     neither can be had: no limit, and the log says why.
  */
 #pragma once
@@ -35,9 +35,9 @@ struct disk_share {
 	uid_t first;           /* of the sandbox's range: names its project */
 };
 
-/* total: how large a file system of ours may become, 0 = nine tenths of what is free now, DISK_NO_LIMITS = none is wanted. The caller is in a
- * mount namespace of its own; data: the path of data_dir, whose folder sandboxes is there. Never fails: *ret_why says why it is
- * PLAIN, if that was not asked for. */
+/* total: how large a file system of ours may become, 0 = nine tenths of what is free now, DISK_NO_LIMITS = none is wanted. The
+ * caller is in a mount namespace of its own; data: the path of data_dir, whose folder sandboxes is there. Never fails: *ret_why
+ * says why it is PLAIN, if that was not asked for. */
 #define DISK_NO_LIMITS UINT64_MAX
 void disk_open(struct disk *d, int data_dir, const char *data, uint64_t total, uint64_t reserve, struct err *ret_why);
 /* Once nothing is mounted or open below DATA/sandboxes any more. */

@@ -304,7 +304,8 @@ int host_init(struct host *h, const struct options *o, struct err *err)
 	int r;
 
 	*h = (struct host){
-		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .core_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = o->uid, .gid = o->gid,
+		.data_dir = -1, .sandboxes_dir = -1, .init_fd = -1, .core_fd = -1, .cg.dir = { -1, -1, -1, -1 }, .uid = o->uid,
+		.gid = o->gid,
 	};
 	umask(022);
 	r = leave_mounts(err); /* first: a descriptor from before would not show what is mounted below it later */

@@ -55,8 +55,10 @@ static void begin(struct spawner *sp, uint64_t size, const struct growth_plan *t
 	pid_t pid = sys_clone3(&args);
 
 	if (pid == 0) {
+		const struct volumes *v = &sp->host.disk.volumes;
+
 		events_reset_child();
-		_exit(-(to->trim ? volumes_trim(&sp->host.disk.volumes) : volumes_resize(&sp->host.disk.volumes, size, to->size, to->backed)));
+		_exit(-(to->trim ? volumes_trim(v) : volumes_resize(v, size, to->size, to->backed)));
 	}
 	if (pid < 0)
 		return; /* the next look tries again */

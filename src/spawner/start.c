@@ -85,8 +85,8 @@ static NORETURN void exec_sandbox_init(const struct start *s, int null_fd, int s
 	start_exec_init(s->host, fds, flags);
 }
 
-/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go, which brings what only
- * the host's root can open. */
+/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go, which brings what
+ * only the host's root can open. */
 static NORETURN void become_init(const struct start *s, int go)
 {
 	struct rlimit core;

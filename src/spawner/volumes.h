@@ -37,8 +37,8 @@ void volumes_close(struct volumes *v, const char *where);
 
 /* Cheap: some system calls, none of which waits for a disk. A negative errno when btrfs does not say. */
 MUST_CHECK int volumes_look(const struct volumes *v, struct volumes_state *ret);
-/* From one size to another, in multiples of VOLUMES_UNIT; backed: the disk then holds all of it. These may wait for the disk as long
- * as a commit takes: not on the loop. 0, or a negative errno, with a size that volumes_look() tells; -ENOSPC: the disk has no
+/* From one size to another, in multiples of VOLUMES_UNIT; backed: the disk then holds all of it. These may wait for the disk as
+ * long as a commit takes: not on the loop. 0, or a negative errno, with a size that volumes_look() tells; -ENOSPC: the disk has no
  * room, or what is used does not fit; -EOPNOTSUPP: as above. */
 #define VOLUMES_UNIT (16ull << 20)
 MUST_CHECK int volumes_resize(const struct volumes *v, uint64_t from, uint64_t to, bool backed);

@@ -74,7 +74,8 @@ static const char *text(sqlite3_stmt *st, int column)
 static void tell(sqlite3_stmt *st, audit_fn *fn, void *arg)
 {
 	const struct audit_entry e = {
-		.id = sqlite3_column_int64(st, 0), .at_ms = sqlite3_column_int64(st, 1), .actor_id = text(st, 2), .actor = text(st, 3),
+		.id = sqlite3_column_int64(st, 0), .at_ms = sqlite3_column_int64(st, 1),
+		.actor_id = text(st, 2), .actor = text(st, 3),
 		.key_id = text(st, 4), .session_id = text(st, 5), .namespace_id = text(st, 6), .namespace = text(st, 7),
 		.action = text(st, 8), .target = text(st, 9), .peer = text(st, 10), .status = sqlite3_column_int(st, 11),
 	};

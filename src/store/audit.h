@@ -1,6 +1,7 @@
 /* store/audit.h: the audit log: every change that somebody asked for, in the order in which they came. Not in memory, as it
  * only grows. An entry is queued before the change that it is about, so no change is on disk without it; the answer's
- * status follows. Only age removes entries (record_limits.audit_ms), nothing rewrites them. Writing: loop thread; reading: a worker with a store_reader. */
+ * status follows. Only age removes entries (record_limits.audit_ms), nothing rewrites them. Writing: loop thread; reading: a worker
+ * with a store_reader. */
 #pragma once
 
 #include "store/record.h"

@@ -118,7 +118,9 @@ const char *envset_expected(enum envset id, char *buf, size_t len)
 	case ENVTYPE_MACHINE: fixed = "CPU:GIB, as in 1:2 or 0.5:1"; break;
 	case ENVTYPE_BOOL: fixed = "true or false"; break;
 	case ENVTYPE_CHOICE: snprintf(buf, len, "one of %s", envset_rows[id].fallback); return buf;
-	case ENVTYPE_PATH: fixed = "a path inside the source, of letters, digits, '.', '_', '/', ':', '@' and '-', without '..'"; break;
+	case ENVTYPE_PATH:
+		fixed = "a path inside the source, of letters, digits, '.', '_', '/', ':', '@' and '-', without '..'";
+		break;
 	case ENVTYPE_MAP:
 	case ENVTYPE_SECRETS: fixed = "an object of texts, {\"NAME\": \"VALUE\"}, names of letters, digits and '_'"; break;
 	}

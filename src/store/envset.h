@@ -3,8 +3,9 @@
  * A row is all that a new setting needs: PATCH and GET .../settings, `openreward env` and the check of values follow from
  * it, and the module that obeys it reads it with envset_number() or envset_text(). Values live in the environment's
  * record and in the table environment_setting; one that is not set is in neither, so a changed default reaches every
- * environment that did not choose. Secrets are sealed there (store/seal.h) and plain in memory. What says where the source comes from (branch, subdirectory) is in struct store_origin
- * and is shown beside these by api/environments/settings.c. Loop thread only. */
+ * environment that did not choose. Secrets are sealed there (store/seal.h) and plain in memory. What says where the source comes
+ * from (branch, subdirectory) is in struct store_origin and is shown beside these by api/environments/settings.c. Loop
+ * thread only. */
 #pragma once
 
 #include "json/json.h"
@@ -29,7 +30,8 @@ enum envset_type {
 	X(CONCURRENCY, "concurrency", ENVTYPE_COUNT, "1000", 1, 1000000, "Open sessions per instance")                        \
 	X(MIN_SCALE, "min_scale", ENVTYPE_COUNT, "0", 0, 1000, "Instances that run although nobody asks")                     \
 	X(MAX_SCALE, "max_scale", ENVTYPE_COUNT, "1", 0, 1000, "Instances at most; 0 = none: new sessions are refused")       \
-	X(IDLE_TIMEOUT, "idle_timeout", ENVTYPE_DURATION, "@instances.idle", 1000, 31536000000, "Without sessions for this long, one ends") \
+	X(IDLE_TIMEOUT, "idle_timeout", ENVTYPE_DURATION, "@instances.idle", 1000, 31536000000,                               \
+	  "Without sessions for this long, one ends")                                                                         \
 	X(DRAIN_TIMEOUT, "drain_timeout", ENVTYPE_DURATION, "0", 0, 31536000000,                                              \
 	  "After this long sessions of a replaced revision are ended; 0 = they end in their own time")                        \
 	X(HEALTH_TIMEOUT, "health_timeout", ENVTYPE_DURATION, "@instances.start_timeout", 1000, 86400000,                     \

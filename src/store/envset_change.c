@@ -133,7 +133,8 @@ static int check_pair(enum envset id, const char *name, json_t *value, struct er
 	const char *setting = envset_rows[id].name;
 
 	if (!is_variable(name))
-		return err_set(err, -EINVAL, "%s: \"%.140s\": expected a name of letters, digits and '_', at most %d bytes", setting,
+		return err_set(err, -EINVAL, "%s: \"%.140s\": expected a name of letters, digits and '_', at most %d bytes",
+			       setting,
 			       name, NAME_BYTES_MAX);
 	if (!json_is_string(value) && !json_is_null(value))
 		return err_set(err, -EINVAL, "%s.%s: expected a text, or null to remove it", setting, name);
@@ -281,7 +282,8 @@ static int check(const struct store_environment *e, json_t *changes, struct chan
 	uint64_t least = will_be(e, all, ENVSET_MIN_SCALE), most = will_be(e, all, ENVSET_MAX_SCALE);
 
 	if (r == 0 && least > most)
-		r = err_set(err, -EINVAL, "min_scale: \"%llu\": expected at most max_scale, which is %llu", (unsigned long long)least,
+		r = err_set(err, -EINVAL, "min_scale: \"%llu\": expected at most max_scale, which is %llu",
+			    (unsigned long long)least,
 			    (unsigned long long)most);
 	return r;
 }

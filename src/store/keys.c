@@ -41,7 +41,8 @@ int store_role_read(const char *field, const char *name, enum store_role max, en
 		*ret = (enum store_role)role;
 		return 0;
 	}
-	return err_set(err, -EINVAL, "%s: \"%.60s\": expected reader%s%s%s", field, name, max >= STORE_ROLE_MEMBER ? ", member" : "",
+	return err_set(err, -EINVAL, "%s: \"%.60s\": expected reader%s%s%s", field, name,
+		       max >= STORE_ROLE_MEMBER ? ", member" : "",
 		       max >= STORE_ROLE_OWNER ? ", owner" : "", max >= STORE_ROLE_ADMIN ? ", admin" : "");
 }
 

@@ -41,7 +41,8 @@ static int check_name(const char *what, const char *name, struct err *err)
 	if (str_is_name(name, STORE_NAME_MAX))
 		return 0;
 	return err_set(err, -EINVAL,
-		       "%s: \"%.120s\": expected 1 to %d ASCII letters, digits, '.', '_' and '-', the first a letter or digit", what,
+		       "%s: \"%.120s\": expected 1 to %d ASCII letters, digits, '.', '_' and '-', the first a letter or digit",
+		       what,
 		       name ? name : "", STORE_NAME_MAX);
 }
 

@@ -119,7 +119,8 @@ enum store_key_use { STORE_USE_SESSIONS, STORE_USE_SANDBOXES, STORE_USES };
 #define STORE_LIMIT_RATE STORE_USES
 #define STORE_LIMITS (STORE_USES + 1)
 #define STORE_LIMIT_NONE (-1) /* none, whatever the configuration says */
-#define STORE_MAKERS 8        /* keys made by one that has so many makers are its maker's: all of these are looked at for each request */
+/* Keys made by one that has so many makers are its maker's: all of these are looked at for each request. */
+#define STORE_MAKERS 8
 
 struct store_key {
 	char id[STORE_ID_LEN];

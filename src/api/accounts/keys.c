@@ -86,7 +86,8 @@ static int read_label(json_t *body, const char **ret, struct err *err)
 	if (r < 0)
 		return r;
 	if (strlen(*ret) > LABEL_MAX)
-		return err_set(err, -EINVAL, "name: \"%.40s...\" (%zu bytes): expected at most %d bytes", *ret, strlen(*ret), LABEL_MAX);
+		return err_set(err, -EINVAL, "name: \"%.40s...\" (%zu bytes): expected at most %d bytes", *ret, strlen(*ret),
+			       LABEL_MAX);
 	for (; *p; p++)
 		if (*p < 0x20 || *p == 0x7f)
 			return err_set(err, -EINVAL, "name: expected text without control characters");

@@ -288,7 +288,8 @@ static void list_work(void *arg)
 	json_write_begin(&c->folders_writer, &c->folders_json);
 	json_open_array(&c->files_writer);
 	json_open_array(&c->folders_writer);
-	if (bucket_list(buckets_fd(c->api->bucket.buckets), c->e->id, c->name, c->after, c->limit, on_entry, c, &c->more, &c->err) < 0)
+	if (bucket_list(buckets_fd(c->api->bucket.buckets), c->e->id, c->name, c->after, c->limit, on_entry, c, &c->more,
+			&c->err) < 0)
 		return;
 	json_close(&c->files_writer);
 	json_close(&c->folders_writer);

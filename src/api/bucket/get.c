@@ -78,7 +78,8 @@ static void answer(struct get *g)
 		return;
 	}
 	if (range.status == 206) {
-		snprintf(text, sizeof(text), "bytes %" PRIu64 "-%" PRIu64 "/%" PRIu64, range.offset, range.offset + range.length - 1,
+		snprintf(text, sizeof(text), "bytes %" PRIu64 "-%" PRIu64 "/%" PRIu64, range.offset,
+			 range.offset + range.length - 1,
 			 g->size);
 		http_reply_header(g->req, "Content-Range", text);
 	}

@@ -177,7 +177,8 @@ static void on_received(void *arg, uint64_t size, const struct err *err)
 	if (err) {
 		reply_upload_error(p, err);
 	} else if (r->given && size != r->to - r->from + 1) {
-		http_reply_error(p->req, 400, "Content-Range: the body has %" PRIu64 " bytes, not those from %" PRIu64 " to %" PRIu64, size,
+		http_reply_error(p->req, 400,
+				 "Content-Range: the body has %" PRIu64 " bytes, not those from %" PRIu64 " to %" PRIu64, size,
 				 r->from, r->to);
 	} else if (r->given && (!r->total_known || r->to + 1 < r->total)) {
 		reply_incomplete(p, r->to + 1);
@@ -187,7 +188,8 @@ static void on_received(void *arg, uint64_t size, const struct err *err)
 		p->busy = true;
 		buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved, 0);
 		p->reserved = 0;
-		buckets_reserve(p->api->bucket.buckets, p->e->id, bucket_quota(&p->api->bucket, p->e), p->size, on_late_reserved, p);
+		buckets_reserve(p->api->bucket.buckets, p->e->id, bucket_quota(&p->api->bucket, p->e), p->size, on_late_reserved,
+				p);
 	}
 }
 
@@ -250,7 +252,8 @@ static void on_reserved(void *arg, const struct err *err)
 
 static int check_signature(struct api *a, struct http_req *req, const char *name, uint64_t *ret_max, struct err *err)
 {
-	const char *type = http_req_query(req, "type"), *max = http_req_query(req, "max"), *expires = http_req_query(req, "expires");
+	const char *type = http_req_query(req, "type"), *max = http_req_query(req, "max"),
+		*expires = http_req_query(req, "expires");
 	const char *signature = http_req_query(req, "signature"), *fields[BUCKET_URL_FIELDS], *sent;
 	uint64_t until;
 	size_t len;
@@ -283,7 +286,8 @@ static int read_range(const char *text, uint64_t max_bytes, struct range *ret, s
 	r.asks = str_starts(text, "bytes */");
 	if (!slash || (r.total_known && str_to_u64(slash + 1, &r.total) < 0) ||
 	    (!r.asks && (sscanf(text, "bytes %20llu-%20llu/%n", &from, &to, &end) != 2 || text + end != slash + 1 || to < from)))
-		return err_set(err, -EINVAL, "Content-Range: \"%.100s\": expected \"bytes FIRST-LAST/TOTAL\" or \"bytes */TOTAL\"", text);
+		return err_set(err, -EINVAL, "Content-Range: \"%.100s\": expected \"bytes FIRST-LAST/TOTAL\" or \"bytes */TOTAL\"",
+			       text);
 	r.from = from;
 	r.to = to;
 	if (!r.asks && r.total_known && to >= r.total)
@@ -299,7 +303,8 @@ static int check_length(struct http_req *req, uint64_t max_bytes, struct err *er
 	int64_t len = http_req_content_length(req);
 
 	if (len > 0 && (uint64_t)len > max_bytes)
-		return err_set(err, -EMSGSIZE, "the file has %" PRId64 " bytes, above the %" PRIu64 " that the URL allows", len, max_bytes);
+		return err_set(err, -EMSGSIZE, "the file has %" PRId64 " bytes, above the %" PRIu64 " that the URL allows", len,
+			       max_bytes);
 	return 0;
 }
 

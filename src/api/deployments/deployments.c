@@ -263,7 +263,8 @@ static void on_list_named(struct http_req *req, void *arg)
 static void on_list_by_id(struct http_req *req, void *arg)
 {
 	struct api *api = arg;
-	struct store_environment *e = api_owned(api, req, store_environment_by_id(api->store, http_req_param(req, "id")), "environment");
+	struct store_environment *e = api_owned(api, req, store_environment_by_id(api->store, http_req_param(req, "id")),
+						"environment");
 
 	if (e)
 		reply_list(req, e);

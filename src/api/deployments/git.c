@@ -259,7 +259,8 @@ static void on_repository(void *arg, const struct err *err)
 		if (err)
 			api_reply_err(v->req, err);
 		else
-			git_serve(v->api->git, v->req, v->owner, v->name, v->service_path, v->caller->key_id, v->pushes ? &push_events : NULL,
+			git_serve(v->api->git, v->req, v->owner, v->name, v->service_path, v->caller->key_id,
+				  v->pushes ? &push_events : NULL,
 				  v->pushes ? new_pushing(v) : NULL);
 	}
 	visit_free(v);

@@ -134,7 +134,8 @@ static int check_answer(int status, const char *body, size_t len, const struct e
 		return 0;
 	if (json_read_object(&j, body, len, NULL) == 0)
 		(void)!json_get_str(j, "message", &message, NULL);
-	return err_set(err, status == 404 ? -ENOENT : status >= 500 || status == 429 ? -EAGAIN : -EPERM, "GitHub answered %d: %.300s",
+	return err_set(err, status == 404 ? -ENOENT : status >= 500 || status == 429 ? -EAGAIN : -EPERM,
+		       "GitHub answered %d: %.300s",
 		       status, message ? message : "no message");
 }
 
@@ -413,7 +414,8 @@ static int link_to(struct api *a, struct store_environment *e, json_t *repo, jso
 	r = r < 0 ? r : json_need_str(repo, "full_name", &name, err);
 	r = r < 0 ? r : json_need_str(repo, "default_branch", &branch, err);
 	if (r == 0 && (!github_is_repo(name) || !git_is_branch(branch)))
-		r = err_set(err, -EINVAL, "the repository \"%.100s\" or its branch \"%.100s\" has a name that cannot be used here", name, branch);
+		r = err_set(err, -EINVAL, "the repository \"%.100s\" or its branch \"%.100s\" has a name that cannot be used here",
+			    name, branch);
 	if (r < 0)
 		return r;
 	if (!json_object_get(body, "branch"))

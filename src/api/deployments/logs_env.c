@@ -46,7 +46,8 @@ static int read_since(struct http_req *req, struct log_query *q, struct err *err
 	size_t len = text ? strlen(text) : 0;
 
 	if (len >= sizeof(q->since) || (len && (len < 4 || strspn(text, "0123456789-T:.Z") != len)))
-		return err_set(err, -EINVAL, "since: \"%.40s\": expected a time as 2026-01-02T03:04:05.678Z, or its beginning", text);
+		return err_set(err, -EINVAL, "since: \"%.40s\": expected a time as 2026-01-02T03:04:05.678Z, or its beginning",
+			       text);
 	memcpy(q->since, text ? text : "", len + 1);
 	return 0;
 }
@@ -100,8 +101,8 @@ struct tail { /* of one deployment's log */
 	const struct store_deployment *d;
 	char id[STORE_ID_LEN];
 	int fd;
-	uint64_t at;  /* of the next byte, counted from the log's beginning: what was cut off in front included. Behind that cut until
-		       * what there was is read */
+	uint64_t at;  /* of the next byte, counted from the log's beginning: what was cut off in front included. Behind that cut
+		       * until what there was is read */
 	uint64_t cut; /* bytes of that, when the worker began */
 	bool grew;    /* for the worker: there is something to read */
 	size_t got;   /* from it: bytes of whole lines */

@@ -25,7 +25,8 @@ int details_check_origin(json_t *body, struct err *err)
 	if (branch && !git_is_branch(branch))
 		return err_set(err, -EINVAL, "branch: \"%.100s\": expected the name of a branch, as in main", branch);
 	if (!str_empty(subdirectory) && !git_is_subdirectory(subdirectory))
-		return err_set(err, -EINVAL, "subdirectory: \"%.100s\": expected a folder of the repository, as in envs/one", subdirectory);
+		return err_set(err, -EINVAL, "subdirectory: \"%.100s\": expected a folder of the repository, as in envs/one",
+			       subdirectory);
 	return 0;
 }
 

@@ -81,7 +81,8 @@ static void on_files_gone(void *arg)
 	struct removal *x = arg;
 
 	if (x->err.code)
-		log_event(LOG_WARN, "api", LOG_KV("environment", x->e->id), "files of a deleted environment are left: %s", x->err.msg);
+		log_event(LOG_WARN, "api", LOG_KV("environment", x->e->id), "files of a deleted environment are left: %s",
+			  x->err.msg);
 	store_environment_remove(x->api->store, x->e);
 	store_sync(x->api->store, on_synced, x);
 }
@@ -119,7 +120,8 @@ static void on_delete(struct http_req *req, void *arg)
 {
 	struct api *api = arg;
 	const struct auth_caller *c = api_caller_with(api, req, STORE_ROLE_MEMBER);
-	struct store_environment *e = c ? store_environment_find(api->store, http_req_param(req, "owner"), http_req_param(req, "name")) :
+	struct store_environment *e = c ? store_environment_find(api->store, http_req_param(req, "owner"),
+								 http_req_param(req, "name")) :
 					  NULL;
 	struct err err = ERR_INIT;
 

@@ -118,7 +118,8 @@ static void asking_free(struct asking *k)
 
 static void on_connected(void *arg, int fd, const struct err *err)
 {
-	static const struct http_client_events events = { .on_head = on_head, .on_data = on_data, .on_end = on_end, .on_error = on_error };
+	static const struct http_client_events events = { .on_head = on_head, .on_data = on_data, .on_end = on_end,
+		.on_error = on_error };
 	static const struct http_header host = { "Host", "localhost:8080" };
 	struct asking *k = arg;
 	struct http_limits limits;

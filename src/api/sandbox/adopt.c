@@ -219,7 +219,8 @@ static struct sandbox *adopt(struct sandboxes *s, struct engine_box *box, json_t
 	struct sandbox *b;
 	uint32_t slot;
 
-	if (json_get_str(note, "namespace", &namespace_id, NULL) < 0 || json_get_str(note, "owner", &owner, NULL) < 0 || !namespace_id)
+	if (json_get_str(note, "namespace", &namespace_id, NULL) < 0 || json_get_str(note, "owner", &owner, NULL) < 0 ||
+	    !namespace_id)
 		return NULL;
 	slot = take_back(s, box->id);
 	b = sandbox_new(s, box->id, namespace_id, owner, auth_key_by_id(s->auth, key));

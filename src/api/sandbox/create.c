@@ -158,7 +158,7 @@ static void on_image_progress(void *arg, const char *line)
 		on_room(c->b, line);
 }
 
-/* -- the engine ------------------------------------------------------------------------------------------------------------------ */
+/* -- the engine ---------------------------------------------------------------------------------------------------- */
 
 static void fail(struct creation *c, const struct err *err)
 {
@@ -226,7 +226,8 @@ static void make(struct sandbox *b, const struct err *err)
 	}
 	sandbox_note(b, &note);
 	struct engine_spec spec = {
-		.note = note.data, .note_len = note.len, .id = b->id, .image = c->image, .size = c->spec.size, .env = (const char *const *)c->spec.env,
+		.note = note.data, .note_len = note.len, .id = b->id, .image = c->image, .size = c->spec.size,
+		.env = (const char *const *)c->spec.env,
 		.block_network = c->spec.block_network, .lease_ms = b->s->settings.idle_ms, .hard_ms = b->s->settings.hard_ms,
 		.hosts_extra = c->spec.hosts, .key = c->key, .progress = on_room, .beside_size = sidecars_size(b),
 	};
@@ -252,7 +253,7 @@ static void on_image(void *arg, struct image *img, const struct err *err)
 		sidecars_prepare(c->b, on_sidecar_progress, make);
 }
 
-/* -- the request ------------------------------------------------------------------------------------------------------------------- */
+/* -- the request --------------------------------------------------------------------------------------------------- */
 
 static int check_room(struct sandboxes *s, const struct auth_caller *caller, struct err *err)
 {
@@ -289,7 +290,8 @@ static int find_bucket(struct sandboxes *s, const struct auth_caller *caller, st
 		return err_set(err, -EINVAL, "bucket_config: this server keeps no files of environments");
 	r = bucket_of_sandbox(a, caller, spec->environment, &e, &change, err);
 	r = r < 0 ? r : bucket_make(buckets_fd(a->buckets), e->id, err);
-	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, &dir, err);
+	r = r < 0 ? r : bucket_check_folder(buckets_fd(a->buckets), e->id, spec->bucket.dir, change && spec->bucket.make_dir, &dir,
+					    err);
 	if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
 		return err_wrap(err, -EINVAL, "bucket_config.only_dir");
 	if (r < 0)

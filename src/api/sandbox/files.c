@@ -15,7 +15,7 @@
 #define HASH_STEP_BYTES (16u << 20) /* some hundredths of a second */
 #define PATH_MAX_BYTES 4095
 
-/* -- what all file calls share ---------------------------------------------------------------------------------------------------- */
+/* -- what all file calls share ------------------------------------------------------------------------------------- */
 
 int file_path(struct http_req *req, const char **ret, struct err *err)
 {
@@ -101,7 +101,7 @@ int file_hash_step(struct file_hash *h, int fd, struct err *err)
 	return r < 0 ? err_set(err, r, "make the digest") : 1;
 }
 
-/* -- /stat_file ----------------------------------------------------------------------------------------------------------------------- */
+/* -- /stat_file ---------------------------------------------------------------------------------------------------- */
 
 struct stat_job { /* for init, then for a worker */
 	struct use *u; /* NULL = the request is gone */
@@ -207,7 +207,7 @@ void stat_handler(struct http_req *req, void *sandboxes)
 	b->s->engine->ops->open(b->box, path, ENGINE_OPEN_READ, NULL, stat_opened, j);
 }
 
-/* -- /read_file ------------------------------------------------------------------------------------------------------------------------ */
+/* -- /read_file ---------------------------------------------------------------------------------------------------- */
 
 struct reading {
 	struct use *u; /* NULL = the request is gone */
@@ -254,7 +254,8 @@ static void reading_opened(void *arg, int fd, uint64_t size, const char *tmp UNU
 	struct err e;
 
 	if (!err && j->offset > size) {
-		err_set(&e, -ERANGE, "offset: %llu is past the end of the file, which has %llu bytes", (unsigned long long)j->offset,
+		err_set(&e, -ERANGE, "offset: %llu is past the end of the file, which has %llu bytes",
+			(unsigned long long)j->offset,
 			(unsigned long long)size);
 		err = &e;
 	}

@@ -52,7 +52,7 @@ static void op_start(struct write_op *op);
 static void op_work(struct write_op *op);
 static void op_reply(struct write_op *op);
 
-/* -- the table ------------------------------------------------------------------------------------------------------------------ */
+/* -- the table ----------------------------------------------------------------------------------------------------- */
 
 static void upload_free(struct upload *up)
 {
@@ -128,7 +128,7 @@ static struct upload *upload_of(struct sandbox *b, const char *path)
 	return up;
 }
 
-/* -- ends ------------------------------------------------------------------------------------------------------------------------ */
+/* -- ends ---------------------------------------------------------------------------------------------------------- */
 
 static void op_reply(struct write_op *op)
 {
@@ -172,7 +172,7 @@ static void op_fail(struct write_op *op, const struct err *err)
 	op_over(op);
 }
 
-/* -- pieces ----------------------------------------------------------------------------------------------------------------------- */
+/* -- pieces -------------------------------------------------------------------------------------------------------- */
 
 static void forget_digest(struct upload *up)
 {
@@ -215,7 +215,7 @@ static void piece_done(void *arg)
 	op_over(op);
 }
 
-/* -- commits ----------------------------------------------------------------------------------------------------------------------- */
+/* -- commits ------------------------------------------------------------------------------------------------------- */
 
 static void commit_renamed(void *arg, const struct err *err)
 {
@@ -292,7 +292,7 @@ static void commit_hashed(void *arg)
 		op->s->engine->ops->commit(op->box, op->up->path, op->up->tmp, commit_renamed, op);
 }
 
-/* -- both --------------------------------------------------------------------------------------------------------------------------- */
+/* -- both ---------------------------------------------------------------------------------------------------------- */
 
 static void op_work(struct write_op *op)
 {
@@ -384,7 +384,8 @@ static bool op_answered(struct write_op *op)
 
 static void op_open(struct write_op *op)
 {
-	op->s->engine->ops->open(op->box, op->up->path, op->mkdirs ? ENGINE_OPEN_STAGE_MKDIRS : ENGINE_OPEN_STAGE, op->up->tmp, op_opened,
+	op->s->engine->ops->open(op->box, op->up->path, op->mkdirs ? ENGINE_OPEN_STAGE_MKDIRS : ENGINE_OPEN_STAGE, op->up->tmp,
+				 op_opened,
 				 op);
 }
 

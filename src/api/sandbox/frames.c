@@ -54,7 +54,8 @@ static size_t take(struct place *l, const unsigned char *p, size_t len, unsigned
 			if (len - used < WIRE_FRAME_HEAD)
 				break;
 			l->stream = p[used];
-			l->left = (uint64_t)p[used + 4] << 24 | (uint64_t)p[used + 5] << 16 | (uint64_t)p[used + 6] << 8 | p[used + 7];
+			l->left = (uint64_t)p[used + 4] << 24 | (uint64_t)p[used + 5] << 16 | (uint64_t)p[used + 6] << 8 |
+				  p[used + 7];
 			used += WIRE_FRAME_HEAD;
 			continue;
 		}
@@ -98,7 +99,8 @@ static int fill(struct place *l, const struct frames *f, unsigned char *raw, siz
 /* What stands between the texts. */
 static ssize_t close_phase(struct place *l, char *p, ssize_t len)
 {
-	static const char *const ends[] = { [IN_ORDER] = "\",\"stdout\":\"", [OUT_ALONE] = "\",\"stderr\":\"", [ERR_ALONE] = "\"}" };
+	static const char *const ends[] = { [IN_ORDER] = "\",\"stdout\":\"", [OUT_ALONE] = "\",\"stderr\":\"",
+		[ERR_ALONE] = "\"}" };
 	size_t n = strlen(ends[l->phase]);
 
 	memcpy(p + len, ends[l->phase], n);

@@ -88,7 +88,8 @@ enum { SANDBOX_RECORD_LIVE = 1, SANDBOX_RECORD_ENDED = 2 };
 
 /* sandbox.c */
 /* id: NULL = a new one. */
-struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner, struct store_key *key);
+struct sandbox *sandbox_new(struct sandboxes *s, const char *id, const char *namespace_id, const char *owner,
+			    struct store_key *key);
 struct ended_sandbox *sandbox_ended_add(struct sandboxes *s, const char *id, const char *namespace_id, const char *reason);
 void sandbox_ended_forget(struct sandboxes *s, struct ended_sandbox *e);
 void sandbox_end(struct sandbox *b, const char *reason); /* harmless to repeat */

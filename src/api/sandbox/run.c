@@ -46,7 +46,7 @@ struct run {
 	struct engine_exec_result res;
 };
 
-/* -- results --------------------------------------------------------------------------------------------------------------------- */
+/* -- results ------------------------------------------------------------------------------------------------------- */
 
 static void run_release(void *arg)
 {
@@ -124,7 +124,7 @@ static void on_done(void *arg, struct engine_exec *x UNUSED, const struct engine
 		task_finish(task, run_read);
 }
 
-/* -- the request's body ----------------------------------------------------------------------------------------------------------- */
+/* -- the request's body -------------------------------------------------------------------------------------------- */
 
 static int read_timeout(json_t *body, uint64_t *ret_ms, struct err *err)
 {
@@ -283,7 +283,7 @@ static int run_body(struct run_use *u, json_t *body, const unsigned char *key, s
 	return 0;
 }
 
-/* -- parsing ---------------------------------------------------------------------------------------------------------------------- */
+/* -- parsing ------------------------------------------------------------------------------------------------------- */
 
 static void parse(void *arg)
 {
@@ -361,7 +361,7 @@ void run_handler(struct http_req *req, void *sandboxes)
 	http_req_body(req, 0, on_body, u);
 }
 
-/* -- /set_network ------------------------------------------------------------------------------------------------------------------ */
+/* -- /set_network -------------------------------------------------------------------------------------------------- */
 
 void set_network_handler(struct http_req *req, void *sandboxes)
 {

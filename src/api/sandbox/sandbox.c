@@ -426,7 +426,7 @@ bool sandboxes_remove(void *sandboxes, struct http_req *req, const char *sid)
 	return true;
 }
 
-/* -- the table ------------------------------------------------------------------------------------------------------------------ */
+/* -- the table ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t tick_ms(const struct sandboxes *s)
 {

@@ -30,7 +30,8 @@ static int check_size(const char *text, double cpu, double gib, const struct mac
 	if (cpu * 1000 < CPU_MIN_MILLI || gib * GIB < (double)MEMORY_MIN_BYTES)
 		return bad_size(err, text, "expected at least 0.01 CPU and 0.016 GiB");
 	if (cpu * 1000 > (double)m->cpu_milli)
-		return err_set(err, -EINVAL, "machine_size: \"%.100s\": this machine has %g CPUs", text, (double)m->cpu_milli / 1000);
+		return err_set(err, -EINVAL, "machine_size: \"%.100s\": this machine has %g CPUs", text,
+			       (double)m->cpu_milli / 1000);
 	if (gib * GIB > (double)m->memory_bytes)
 		return err_set(err, -EINVAL, "machine_size: \"%.100s\": this machine has %.1f GiB of memory", text,
 			       (double)m->memory_bytes / GIB);
@@ -167,7 +168,7 @@ static int read_hosts(struct sandbox_spec *s, json_t *body, struct err *err)
 	return r;
 }
 
-/* -- the whole ------------------------------------------------------------------------------------------------------------------ */
+/* -- the whole ----------------------------------------------------------------------------------------------------- */
 
 static bool is_asked_for(json_t *body, const char *key)
 {
@@ -248,7 +249,8 @@ static int read_fields(struct sandbox_spec *s, json_t *body, const struct machin
 }
 
 int spec_read(struct sandbox_spec *ret, json_t *body, const char *secrets, const struct machine *m,
-	      const struct spec_defaults *defaults, bool (*is_platform_key)(void *arg, const char *value), void *arg, struct err *err)
+	      const struct spec_defaults *defaults, bool (*is_platform_key)(void *arg, const char *value), void *arg,
+	      struct err *err)
 {
 	struct sandbox_spec s = { .env = xcalloc(1, sizeof(char *)) };
 	json_t *sidecars = NULL;

@@ -37,8 +37,8 @@ struct sandbox_spec {
 	json_t *sidecars_json;    /* what they were read from, counted; NULL = none */
 };
 
-/* "0.5:2" -> CPUs and GiB; m is what sizes are checked against. -EINVAL names the value and what was expected, also for more than the machine has, or less than
- * anything can run in (0.01 CPU, 16 MiB), and for GPU sizes. */
+/* "0.5:2" -> CPUs and GiB; m is what sizes are checked against. -EINVAL names the value and what was expected, also for more than
+ * the machine has, or less than anything can run in (0.01 CPU, 16 MiB), and for GPU sizes. */
 MUST_CHECK int spec_machine_size(const char *text, const struct machine *m, struct engine_size *ret, struct err *err);
 
 struct spec_defaults { /* for what a body leaves out */

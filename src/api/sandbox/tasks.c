@@ -162,7 +162,8 @@ struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, st
 	struct tasks *t = NEW(struct tasks);
 
 	*t = (struct tasks){
-		.loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new(), .records = records, .made_ms = loop_now_ms(l),
+		.loop = l, .keep_ms = keep_ms, .repeat_ms = repeat_ms, .by_id = map_new(), .records = records,
+		.made_ms = loop_now_ms(l),
 	};
 	list_init(&t->all);
 	list_init(&t->read);
@@ -479,7 +480,7 @@ void task_stream_closed(struct task_stream *st, bool complete)
 		task->fate = http_reply_fate(st->req, st->id_end, on_fate, task);
 }
 
-/* -- ends ------------------------------------------------------------------------------------------------------------------------ */
+/* -- ends ---------------------------------------------------------------------------------------------------------- */
 
 static void end(struct task *task)
 {

@@ -108,13 +108,16 @@ static void collect_http(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_http_received_bytes_total", NULL, "Bytes read from clients.", (double)s->bytes_in);
 	api_metrics_counter(o, "openreward_http_sent_bytes_total", NULL, "Bytes written to clients.", (double)s->bytes_out);
 	api_metrics_gauge(o, "openreward_http_connections_open", NULL, "Connections open now.", (double)s->open_connections);
-	api_metrics_counter(o, "openreward_tls_handshakes_total", NULL, "TLS handshakes that were completed.", (double)s->handshakes);
+	api_metrics_counter(o, "openreward_tls_handshakes_total", NULL, "TLS handshakes that were completed.",
+			    (double)s->handshakes);
 	api_metrics_counter(o, "openreward_tls_handshakes_failed_total", NULL, "Those that failed, plain HTTP included.",
 			    (double)s->failed_handshakes);
-	api_metrics_counter(o, "openreward_tls_handshakes_dropped_total", NULL, "Those that were ended for others (tls.handshakes).",
+	api_metrics_counter(o, "openreward_tls_handshakes_dropped_total", NULL,
+			    "Those that were ended for others (tls.handshakes).",
 			    (double)s->dropped_handshakes);
 	api_metrics_gauge(o, "openreward_tls_handshakes_open", NULL, "Those under way.", (double)s->open_handshakes);
-	api_metrics_counter(o, "openreward_http2_connections_total", NULL, "Connections that chose HTTP/2.", (double)s->h2_connections);
+	api_metrics_counter(o, "openreward_http2_connections_total", NULL, "Connections that chose HTTP/2.",
+			    (double)s->h2_connections);
 	api_metrics_counter(o, "openreward_http2_refused_total", NULL, "Those that were ended for what they asked for (http.h2_*).",
 			    (double)s->h2_refused);
 }
@@ -137,7 +140,8 @@ static void collect_process(struct api_metrics_out *o, void *arg)
 	struct rusage u;
 
 	(void)arg;
-	api_metrics_gauge(o, "openreward_build_info", "version=\"" OPENREWARD_VERSION "\"", "Always 1; its labels say what runs.", 1);
+	api_metrics_gauge(o, "openreward_build_info", "version=\"" OPENREWARD_VERSION "\"", "Always 1; its labels say what runs.",
+			  1);
 	if (getrusage(RUSAGE_SELF, &u) < 0)
 		return;
 	double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
