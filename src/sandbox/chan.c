@@ -19,6 +19,7 @@
 struct pending {
 	struct list node; /* in chan.pending: oldest first, so deadlines too are in order */
 	uint64_t request, due_ms;
+	bool lists;         /* ITEMs may come before the answer */
 	chan_answer_fn *fn; /* NULL = the answer is dropped */
 	void *arg;
 };
@@ -128,24 +129,31 @@ static void read_failure(const struct wire_in *in, struct err *ret)
 		err_set(ret, -e, "%s%s%s: %s", str_empty(stage) ? "failed" : stage, path ? " " : "", path ? path : "", strerror(e));
 }
 
-static void deliver_answer(struct chan *c, const struct wire_in *in, int *fds, size_t n_fds)
+static void deliver(struct pending *p, const struct wire_in *in, int *fds, size_t n_fds)
 {
 	struct err err;
 
-	list_foreach(&c->pending, struct pending, node, p) {
-		if (p->request != in->request)
-			continue;
-		if (in->type == WIRE_ITEM) {
-			if (p->fn)
-				p->fn(p->arg, in, fds, n_fds, NULL);
-		} else if (in->type == WIRE_FAILED) {
-			read_failure(in, &err);
-			answer(p, NULL, NULL, 0, &err);
-		} else {
-			answer(p, in, fds, n_fds, NULL);
-		}
-		return;
+	if (in->type == WIRE_ITEM && p->lists) {
+		if (p->fn)
+			p->fn(p->arg, in, fds, n_fds, NULL);
+	} else if (in->type == WIRE_ITEM) {
+		err_set(&err, -EPROTO, "the answer is a list, which was not asked for");
+		answer(p, NULL, NULL, 0, &err);
+	} else if (in->type == WIRE_FAILED) {
+		read_failure(in, &err);
+		answer(p, NULL, NULL, 0, &err);
+	} else {
+		answer(p, in, fds, n_fds, NULL);
 	}
+}
+
+static void deliver_answer(struct chan *c, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	list_foreach(&c->pending, struct pending, node, p)
+		if (p->request == in->request) {
+			deliver(p, in, fds, n_fds);
+			return;
+		}
 }
 
 /* -- the socket ------------------------------------------------------------------------------------------------------- */
@@ -351,11 +359,12 @@ static int enqueue(struct chan *c, size_t len, const int *fds, size_t n_fds, str
 	return 0;
 }
 
-static void expect(struct chan *c, uint64_t request, chan_answer_fn *fn, void *arg)
+static void expect(struct chan *c, const struct wire_head *head, chan_answer_fn *fn, void *arg)
 {
 	struct pending *p = NEW(struct pending);
 
-	*p = (struct pending){ .request = request, .due_ms = UINT64_MAX, .fn = fn, .arg = arg };
+	*p = (struct pending){ .request = head->request, .due_ms = UINT64_MAX, .fn = fn, .arg = arg };
+	p->lists = head->type == WIRE_LIST || head->type == WIRE_RUNS;
 	if (c->timeout_ms)
 		p->due_ms = loop_now_ms(c->loop) + c->timeout_ms;
 	list_push_back(&c->pending, &p->node);
@@ -384,7 +393,7 @@ int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, 
 		return err_sys_code(err, r, "send");
 	}
 	if (head.request)
-		expect(c, head.request, fn, arg);
+		expect(c, &head, fn, arg);
 	return 0;
 }
 

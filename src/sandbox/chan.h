@@ -13,8 +13,8 @@
 struct chan;
 
 /* The answer to a request: either in, or err and no in: a FAILED from the peer (its code and text), a lost connection
- * (-ECONNRESET, or -EIDRM), or none within the time (-ETIMEDOUT). A request that is answered by several messages gets a call for
- * each: WIRE_ITEM is never the last. */
+ * (-ECONNRESET, or -EIDRM), or none within the time (-ETIMEDOUT). Once, but for LIST and RUNS: those get a call for each WIRE_ITEM
+ * before. */
 typedef void chan_answer_fn(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err);
 
 struct chan_events {

@@ -57,13 +57,12 @@ static void acknowledge(const struct exec *x)
 
 static void exec_over(struct exec *x, const struct engine_exec_result *res, const struct err *err)
 {
-	struct local_counts *counts = &exec_box(x)->local->counts;
+	struct box *b = exec_box(x);
 
 	x->state = EXEC_DONE;
-	counts->execs--;
-	counts->outcomes[res ? res->outcome : ENGINE_INFRA]++;
-	if (x->main && exec_box(x))
-		exec_box(x)->main_over = true;
+	b->local->counts.execs--;
+	b->local->counts.outcomes[res ? res->outcome : ENGINE_INFRA]++;
+	b->main_over = b->main_over || x->main;
 	if (x->released) {
 		acknowledge(x);
 		exec_free(x);
@@ -162,19 +161,27 @@ static void read_result(const struct wire_in *in, struct engine_exec_result *ret
 	};
 }
 
+static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	struct engine_exec_result res;
+
+	take_output(x, in, fds, n_fds);
+	read_result(in, &res);
+	exec_over(x, &res, NULL);
+}
+
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds)
 {
 	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
-	struct engine_exec_result res;
 
-	list_foreach(&b->execs, struct exec, node, x) {
-		if (x->state == EXEC_DONE || !str_eq(x->id, id))
-			continue;
-		take_output(x, in, fds, n_fds);
-		read_result(in, &res);
-		exec_over(x, &res, NULL);
-		return;
-	}
+	list_foreach(&b->execs, struct exec, node, x)
+		if (x->state != EXEC_DONE && str_eq(x->id, id)) {
+			/* The RUN's answer may still come, by an init that lost or forged it, when the run is gone. */
+			if (x->state == EXEC_STARTING)
+				chan_forget(b->init, x);
+			exec_done(x, in, fds, n_fds);
+			return;
+		}
 }
 
 ssize_t local_exec_read(struct engine_exec *base, uint64_t offset, void *p, size_t cap)
@@ -270,7 +277,7 @@ static void on_started(void *arg, const struct wire_in *in, int *fds, size_t n_f
 	if (err)
 		exec_over(x, NULL, err);
 	else if (in->type == WIRE_DONE)
-		execs_event(exec_box(x), in, fds, n_fds);
+		exec_done(x, in, fds, n_fds);
 	else
 		x->state = EXEC_RUNNING;
 }
@@ -369,8 +376,7 @@ int local_exec(struct engine_box *base, const struct engine_exec_spec *spec, eng
 		return r;
 	x = NEW(struct exec);
 	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main,
-		.more = spec->more,
-			    .spool = -1 };
+			    .more = spec->more, .spool = -1 };
 	x->base = (struct engine_exec){ .box = base, .id = x->id };
 	r = send_run(b, x, spec, err);
 	if (r < 0) {

@@ -317,10 +317,16 @@ static void say_bytes(struct script *s, struct peer *p)
 }
 
 /* -- a life ----------------------------------------------------------------------------------------------------------- */
+static void halt(void *arg)
+{
+	(void)arg;
+	loop_stop(loop, 0);
+}
+
 static void turn(void)
 {
 	for (int i = 0; i < TURNS; i++) {
-		loop_stop(loop, 0);
+		loop_defer(loop, halt, NULL); /* at the end of one turn: where it is to stop already it takes none */
 		check(loop_run(loop) == 0);
 		for (int p = 0; p < PEERS; p++)
 			hear(&peers[p]);

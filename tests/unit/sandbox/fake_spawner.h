@@ -49,6 +49,8 @@ static struct {
 	char ended_id[PLAN_ID_LEN];
 	bool slow_take;               /* TAKE is answered by fake_take_late() */
 	uint64_t take;                /* such a one */
+	bool done_first;              /* init tells of a run's end, and later that it has started */
+	bool items;                   /* init answers an OPEN by pieces of a list, then as it should */
 } fake;
 
 static _Alignas(8) char fake_in[WIRE_MAX], fake_out[WIRE_MAX];
@@ -110,7 +112,8 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 	pid_t pid;
 
 	wire_put_str(&o, WIRE_T_RUN_ID, id);
-	fake_send(fd, &o, NULL, 0);
+	if (!fake.done_first)
+		fake_send(fd, &o, NULL, 0);
 	fake_strings(in, WIRE_T_ARG, argv);
 	fake_strings(in, WIRE_T_ENV, envp);
 	if (pipe2(p, O_CLOEXEC) < 0)
@@ -150,6 +153,17 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 	}
 }
 
+/* As only a forged init does. */
+static void fake_run_backwards(int fd, const struct wire_in *in, const int *fds, size_t n_fds)
+{
+	struct wire_out o;
+
+	fake_run(fd, in, fds, n_fds);
+	usleep(100000);
+	o = fake_begin(WIRE_STARTED, in->request);
+	fake_send(fd, &o, NULL, 0);
+}
+
 static void fake_open(int fd, const struct wire_in *in)
 {
 	const char *path = wire_get_str(in, WIRE_T_PATH, 0);
@@ -157,6 +171,10 @@ static void fake_open(int fd, const struct wire_in *in)
 	struct wire_out o;
 	struct stat st;
 
+	for (int i = 0; fake.items && i < 2; i++) {
+		o = fake_begin(WIRE_ITEM, in->request);
+		fake_send(fd, &o, &file, 1);
+	}
 	if (file < 0 || fstat(file, &st) < 0) {
 		fake_fail(fd, in->request, errno, strerror(errno));
 		return;
@@ -195,7 +213,9 @@ static void fake_init(struct fake_box *b)
 	}
 	if (wire_parse(&in, fake_in, len) < 0)
 		abort();
-	if (in.type == WIRE_RUN)
+	if (in.type == WIRE_RUN && fake.done_first)
+		fake_run_backwards(b->fd, &in, fds, n);
+	else if (in.type == WIRE_RUN)
 		fake_run(b->fd, &in, fds, n);
 	else if (in.type == WIRE_OPEN)
 		fake_open(b->fd, &in);

@@ -608,6 +608,20 @@ Test(local, a_released_command_calls_nobody)
 	cr_assert_eq(fake.acked, 1);
 }
 
+Test(local, an_end_that_comes_before_the_start_is_the_end)
+{
+	struct engine_exec_spec spec = { .cmd = "echo x", .max_bytes = 10 };
+	struct engine_exec *x;
+
+	fake.done_first = true;
+	x = run_spec(create(ID), &spec);
+	cr_assert_str_eq(output_of(x), "x\n");
+	engine->ops->exec_release(x);
+	turn(20);
+	turn(300); /* the start, of a command that nobody knows any more */
+	cr_assert_eq(n_runs, 1);
+}
+
 Test(local, the_end_of_a_box_fails_its_commands_first)
 {
 	struct engine_exec_spec spec = { .id = "r", .cmd = "sleep 1", .cmd_len = 7, .log_fd = -1, .max_bytes = 10 };
@@ -655,6 +669,27 @@ Test(local, files_are_opened_by_init)
 	engine->ops->open(b, "/no/such", ENGINE_OPEN_READ, NULL, on_open, NULL);
 	cr_assert(turn(5000));
 	cr_assert_eq(got_err.code, -ENOENT);
+	cr_assert_eq(got_fd, -1);
+}
+
+static int n_opened;
+
+static void on_open_again(void *arg, int fd, uint64_t size, const char *tmp, const struct err *e)
+{
+	n_opened++;
+	on_open(arg, fd, size, tmp, e);
+}
+
+Test(local, a_list_that_nobody_asked_for_is_no_answer)
+{
+	struct engine_box *b = create(ID);
+
+	fake.items = true;
+	engine->ops->open(b, "/etc/passwd", ENGINE_OPEN_READ, NULL, on_open_again, NULL);
+	cr_assert(turn(5000));
+	turn(50);
+	cr_assert_eq(n_opened, 1);
+	cr_assert_eq(got_err.code, -EPROTO);
 	cr_assert_eq(got_fd, -1);
 }
 
