@@ -70,10 +70,7 @@ static void keep_net(struct box *b)
 /* -- the end ----------------------------------------------------------------------------------------------------- */
 static void close_source(struct box *b, struct source *s)
 {
-	int fd = s->fd;
-
-	events_unwatch(&b->sp->ev, s);
-	fd_close(fd);
+	events_close(&b->sp->ev, s);
 }
 
 static void tell_gone(struct box *b)

@@ -242,9 +242,7 @@ static void conn_close(struct conn *c)
 	while ((m = list_first(&c->queue, struct message, link)))
 		message_free(m);
 	list_remove(&c->link);
-	int fd = c->source.fd;
-	events_unwatch(&sp->ev, &c->source);
-	fd_close(fd);
+	events_close(&sp->ev, &c->source);
 	free(c);
 	jobs_close(sp, number);
 }

@@ -109,10 +109,7 @@ static void start(struct spawner *sp)
 
 static void close_channel(struct spawner *sp)
 {
-	int fd = sp->egress.channel.fd;
-
-	events_unwatch(&sp->ev, &sp->egress.channel);
-	fd_close(fd);
+	events_close(&sp->ev, &sp->egress.channel);
 }
 
 static void on_exit_(void *arg, int status)

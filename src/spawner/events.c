@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fd.h"
+
 static struct list *bucket(struct events *ev, pid_t pid)
 {
 	return &ev->children[(unsigned int)pid % EVENTS_PID_BUCKETS];
@@ -115,11 +117,12 @@ int events_change(struct events *ev, struct source *s, uint32_t epoll_events)
 	return epoll_ctl(ev->epoll_fd, EPOLL_CTL_MOD, s->fd, &e) < 0 ? -errno : 0;
 }
 
-void events_unwatch(struct events *ev, struct source *s)
+void events_close(struct events *ev, struct source *s)
 {
+	/* A child may have the descriptor still, so that closing it alone would not end the events. */
 	if (s->fd >= 0)
 		epoll_ctl(ev->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
-	s->fd = -1;
+	s->fd = fd_close(s->fd);
 }
 
 void events_child_add(struct events *ev, struct child *c, pid_t pid)

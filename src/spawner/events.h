@@ -13,7 +13,7 @@
 
 #define EVENTS_PID_BUCKETS 256
 
-/* A watched descriptor; embedded in its owner, which removes it before it closes the descriptor. */
+/* A watched descriptor; embedded in its owner. */
 struct source {
 	int fd; /* -1 = not watched */
 	void (*fn)(void *arg, uint32_t epoll_events);
@@ -45,7 +45,8 @@ void events_reset_child(void);
 
 MUST_CHECK int events_watch(struct events *ev, struct source *s, int fd, uint32_t epoll_events);
 MUST_CHECK int events_change(struct events *ev, struct source *s, uint32_t epoll_events);
-void events_unwatch(struct events *ev, struct source *s); /* harmless when not watched; does not close */
+/* Harmless when it is not watched. */
+void events_close(struct events *ev, struct source *s);
 
 void events_child_add(struct events *ev, struct child *c, pid_t pid);
 void events_child_remove(struct child *c); /* harmless when there is none */

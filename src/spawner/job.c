@@ -226,15 +226,14 @@ static pid_t fork_in_cgroup(const struct job *j, uint64_t flags, struct err *err
 /* A steered net namespace, and an init in it that does nothing but pass on what is steered. */
 static int make_network(struct job *j, struct launch *l, struct err *err)
 {
-	int control[2], egress[2], ready[2], r = netns_create(&l->net, err);
+	int control[2] = { -1, -1 }, egress[2] = { -1, -1 }, ready[2] = { -1, -1 }, r = netns_create(&l->net, err);
 	pid_t pid;
 
-	if (r < 0)
-		return r;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 ||
-	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, egress) < 0 || pipe2(ready, O_CLOEXEC) < 0)
-		return err_sys(err, "sockets of the build's network"); /* out of descriptors: nothing works any more */
-	pid = fork_in_cgroup(j, 0, err);
+	if (r == 0 && (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 ||
+		       socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, egress) < 0 ||
+		       pipe2(ready, O_CLOEXEC) < 0))
+		r = err_sys(err, "sockets of the build's network");
+	pid = r < 0 ? r : fork_in_cgroup(j, 0, err);
 	if (pid == 0)
 		become_holder(j, l->net, control[1], egress[1], ready[1]);
 	if (pid > 0)

@@ -56,6 +56,8 @@ static void look_at_folders(struct report *r)
 			add(r, "folder %s/sandboxes/%s\n", r->sp->host.data, e->d_name);
 	if (d)
 		closedir(d);
+	else
+		fd_close(fd);
 }
 
 /* -- processes --------------------------------------------------------------------------------------------------- */

@@ -470,9 +470,7 @@ static void end(void)
 	for (size_t i = 0; i < ARRAY_LEN(sp.ids.used); i++)
 		check(sp.ids.used[i] == 0);
 	conns_done(&sp);
-	int listener = sp.accept.fd;
-	events_unwatch(&sp.ev, &sp.accept);
-	fd_close(listener);
+	events_close(&sp.ev, &sp.accept);
 	for (size_t i = 0; i < sp.nets.n; i++)
 		fd_close(sp.nets.fd[i]);
 	fd_close(sp.egress.to_daemon[1]);
