@@ -121,6 +121,7 @@ struct config {
 
 	/* images */
 	uint64_t image_budget_bytes;   /* of all layers; 0 = no limit */
+	uint64_t image_timeout_ms;     /* of one pull, bootstrap or import */
 	struct image_alias *image_aliases; /* ends with a NULL from */
 
 	/* egress */

@@ -238,6 +238,7 @@ const struct config_key config_keys[] = {
 	{ "images.budget", CONFIG_SIZE, AT(image_budget_bytes), "0", 0, UINT64_MAX / 2,
 	  "What the layers of all images may take. Beyond it those last used the longest ago are removed, imported ones too, but never\n"
 	  "what anything runs from, a kept deployment has, or an alias leads to. 0: nothing is removed." },
+	{ "images.timeout", CONFIG_DURATION, AT(image_timeout_ms), "1h", SECOND, 7 * DAY, "Of one pull, bootstrap or import." },
 	{ "images.aliases", CONFIG_ALIASES, AT(image_aliases), NULL, ANY, "Names of images that stand for others: NAME: OTHER." },
 
 	{ "egress.allow", CONFIG_LIST, AT(egress_allow), NULL, ANY,

@@ -33,6 +33,8 @@ static int open_images(struct daemon *d, struct err *err)
 	};
 	int r = images_new(&d->images, d->loop, c->data, c->image_aliases, link_jobs(d->link), err);
 
+	if (r == 0)
+		images_time_limit(d->images, c->image_timeout_ms);
 	return r < 0 ? r : builds_new(&d->builds, d->loop, c->data, d->images, link_jobs(d->link), &bs, err);
 }
 

@@ -26,7 +26,9 @@ struct fetch {
 	char *name;            /* normalised, aliases followed */
 	uint64_t job;
 	struct list waiters;
+	struct loop_timer limit;
 	struct err err; /* why the job could not start */
+	struct err late; /* it was ended for its time; code 0 = it was not */
 };
 
 /* -- waiters ------------------------------------------------------------------------------------------------------ */
@@ -93,6 +95,7 @@ static void fetch_answer(struct fetch *f, const char *reason)
 
 static void fetch_free(struct fetch *f)
 {
+	loop_timer_stop(&f->limit);
 	free(f->name);
 	free(f);
 }
@@ -101,6 +104,8 @@ static void fetch_done(void *arg, int status, const struct err *err)
 {
 	struct fetch *f = arg;
 
+	if (status && f->late.code)
+		err = &f->late;
 	if (f->images) {
 		/* Out of the list first: a waiter's callback may ask for the same name again. */
 		list_remove(&f->in_images);
@@ -110,6 +115,15 @@ static void fetch_done(void *arg, int status, const struct err *err)
 		fetch_answer(f, !status && !err ? NULL : err && err->msg[0] ? err->msg : "the job gave no reason");
 	}
 	fetch_free(f);
+}
+
+/* A registry that answers no more, say. Its job tells the end of it. */
+static void on_limit(struct loop_timer *t UNUSED, void *arg)
+{
+	struct fetch *f = arg;
+
+	err_set(&f->late, -ETIME, "it took longer than %llu s", (unsigned long long)f->images->limit_ms / 1000);
+	f->images->jobs->cancel(f->images->jobs, f->job);
 }
 
 static void fetch_failed(void *arg)
@@ -147,8 +161,11 @@ static void fetch_join(struct images *s, const char *kind, const char *name, con
 		f->name = xstrdup(name);
 		list_init(&f->waiters);
 		list_push_back(&s->fetches, &f->in_images);
+		loop_timer_init(&f->limit, s->loop, on_limit, f);
 		if (s->jobs->start(s->jobs, kind, argv, -1, fetch_line, fetch_done, f, &f->job, &f->err) < 0)
 			loop_defer(s->loop, fetch_failed, f);
+		else if (s->limit_ms)
+			loop_timer_start(&f->limit, s->limit_ms);
 	}
 	list_push_back(&f->waiters, &w->in_fetch);
 }
@@ -161,6 +178,7 @@ void images_cancel_fetches(struct images *s)
 			waiter_finish(w);
 		}
 		f->images = NULL;
+		loop_timer_stop(&f->limit);
 		list_remove(&f->in_images);
 		if (!f->err.code)
 			s->jobs->cancel(s->jobs, f->job);

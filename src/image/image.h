@@ -50,6 +50,8 @@ struct image_alias { const char *from, *to; };
 MUST_CHECK int images_new(struct images **ret, struct loop *l, const char *data_dir, const struct image_alias *aliases,
 			  struct image_jobs *jobs, struct err *err);
 struct images *images_free(struct images *s);
+/* Of one pull, bootstrap or import from now on: beyond it its job is ended, and who waits is told so. 0 = never (at first). */
+void images_time_limit(struct images *s, uint64_t ms);
 
 /* A local image, counted; -ENOENT when it is not here. Applies aliases. */
 MUST_CHECK int images_find(struct images *s, const char *ref, struct image **ret, struct err *err);

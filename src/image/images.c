@@ -35,6 +35,11 @@ int images_new(struct images **ret, struct loop *l, const char *data_dir, const 
 	return 0;
 }
 
+void images_time_limit(struct images *s, uint64_t ms)
+{
+	s->limit_ms = ms;
+}
+
 /* -- records, cached ------------------------------------------------------------------------------------------- */
 static struct cached *cached_free(struct cached *c)
 {

@@ -23,6 +23,7 @@ struct images {
 	struct image_jobs *jobs;
 	struct map *cache;    /* normalised name -> struct cached */
 	struct list fetches;  /* struct fetch: running jobs that end in an image */
+	uint64_t limit_ms;    /* of one of those; 0 = none */
 	struct list removals; /* struct removal: running jobs that end one */
 	struct uses *uses;
 	struct images_budget budget; /* needed and told are not asked before images_budget() */

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import socket
 import tarfile
 
 from orw import settings, wait_until
@@ -107,3 +108,11 @@ def test_a_deployment_keeps_its_image_and_its_base(platform, base_images, tmp_pa
         kept = set(here(p))
         assert "python:3.11-slim" in kept and "second:1" in kept and any(k.startswith("localhost/env/local/") for k in kept), kept
         assert client.environments.get(name).list_tasks("train")
+
+
+def test_a_registry_that_says_nothing_holds_up_nobody_for_ever(base_images):
+    """It accepts and is silent: who waits for its image is told so after a time, and so is the next one."""
+    with base_images.platform("images: {timeout: 2s}\n") as p, socket.create_server(("127.0.0.1", 0)) as silent:
+        for _ in range(2):
+            done = p.cli("image", "pull", f"127.0.0.1:{silent.getsockname()[1]}/quiet:1")
+            assert done.returncode == 1 and "could not be pulled: it took longer than 2 s" in done.stderr, done.stderr

@@ -196,6 +196,29 @@ Test(images, one_pull_serves_all_who_wait)
 	images_free(images);
 }
 
+/* A registry that answers no more holds up neither those who wait nor those who come. */
+Test(images, a_pull_that_takes_too_long_is_ended_and_may_be_tried_again)
+{
+	struct answer a = { 0 };
+	struct err err = ERR_INIT;
+
+	images_time_limit(images, 1);
+	images_prepare(images, "python:3.11-slim", NULL, on_image, &a);
+	while (!fake.cancelled)
+		turn();
+	cr_assert_eq(a.calls, 0, "the job tells its end");
+	err_set(&err, -ECANCELED, "cancelled");
+	fake.done(fake.arg, 255, &err);
+	cr_assert_eq(a.calls, 1);
+	cr_assert(strstr(a.err.msg, "could not be pulled: it took longer than 0 s"), "%s", a.err.msg);
+	images_time_limit(images, 0);
+	images_prepare(images, "python:3.11-slim", NULL, on_image, &a);
+	turn();
+	cr_assert_eq(fake.started, 2);
+	images_free(images);
+	fake.done(fake.arg, 255, &err);
+}
+
 Test(images, a_failed_pull_names_image_and_reason_and_may_be_tried_again)
 {
 	struct answer a = { 0 };
