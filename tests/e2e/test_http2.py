@@ -1,11 +1,13 @@
 """A platform used over HTTP/2: whole sessions with their event streams, many on one connection, bodies through an instance and a
 sandbox, requests that are given up. The SDK beside it stays with HTTP/1.1."""
+import asyncio
 import concurrent.futures
 import json
 import os
 import re
 import socket
 import subprocess
+import threading
 
 import httpx
 import pytest
@@ -16,23 +18,33 @@ from wire import Sandbox, events
 
 
 class OverHttp2:
-    """A platform's request(), as Platform has it, on one connection of HTTP/2."""
+    """A platform's request(), as Platform has it, on one connection of HTTP/2. The client lives in one thread, whoever asks: of
+    several, each may send what another one just took out of its buffer, or lose it."""
 
     def __init__(self, platform):
         self.platform = platform
-        self.client = httpx.Client(http1=False, http2=True, base_url=platform.url, timeout=300, limits=httpx.Limits(max_connections=1))
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.client = httpx.AsyncClient(http1=False, http2=True, base_url=platform.url, limits=httpx.Limits(max_connections=1))
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def request(self, method, path, body=None, headers=None, key="", timeout_s=60):
         headers = {**(headers or {}), "X-API-Key": key or self.platform.key}
-        answer = self.client.request(method, path, content=body, headers=headers, timeout=timeout_s)
+        answer = self.run(self.client.request(method, path, content=body, headers=headers, timeout=timeout_s))
         assert answer.http_version == "HTTP/2"
         return answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, answer.content
 
     def __enter__(self):
+        self.thread.start()
         return self
 
     def __exit__(self, *_):
-        self.client.close()
+        self.run(self.client.aclose())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
 
 
 @pytest.fixture
