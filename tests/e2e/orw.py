@@ -239,7 +239,7 @@ def cgroup_name(data: str) -> str:
     return f"orw-{h:08x}"
 
 
-def nothing_new(platform: Platform, before: Census | None = None, timeout_s: float = 30) -> None:
+def nothing_new(platform: Platform, before: Census | None = None, timeout_s: float = 60) -> None:
     """Fails with what there is of the platform and was not before (None: with anything), if it does not go in time."""
     deadline = time.monotonic() + timeout_s
     while found := Census(platform.data).found - (before.found if before else set()):
@@ -269,7 +269,7 @@ def parent_of(pid: int) -> int:
     return int(text.rpartition(")")[2].split()[1]) if text else 0
 
 
-def wait_until(condition, timeout_s: float = 15, what: str = "the condition") -> None:
+def wait_until(condition, timeout_s: float = 60, what: str = "the condition") -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():

@@ -265,7 +265,7 @@ def test_a_client_that_dies_in_the_middle(server, repository):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
-        wait_until(lambda: not git_processes(server), 20, "no process of git left")
+        wait_until(lambda: not git_processes(server), 60, "no process of git left")
         repository.commit(Dockerfile="FROM python:3.11-slim\nRUN exit 3\n")
     assert repository.deployments()[0]["status"] in ("queued", "building", "superseded", "failed")
     assert "not deployed (failed)" in repository.push().stderr  # supersedes what sleeps

@@ -14,7 +14,7 @@ from orw import OPENREWARD, ROOT, Census, Platform, nothing_new, settings, wait_
 
 
 def serve(*argv):
-    return subprocess.run([OPENREWARD, "serve", *argv], text=True, capture_output=True, timeout=30, stdin=subprocess.DEVNULL,
+    return subprocess.run([OPENREWARD, "serve", *argv], text=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
                           check=False)
 
 
@@ -136,7 +136,7 @@ def test_serve_without_root():
         os.chmod(folder, 0o755)
         program = shutil.copy(OPENREWARD, folder)
         done = subprocess.run([program, "serve", "--listen", "127.0.0.1:0", "--data", os.path.join(folder, "d")], text=True,
-                              capture_output=True, timeout=30, stdin=subprocess.DEVNULL, check=False, user="nobody")
+                              capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=False, user="nobody")
     assert done.returncode != 0 and "root" in done.stderr
 
 
@@ -181,25 +181,25 @@ def test_programs_run_as_they_should(platform):
 # -- the command line --------------------------------------------------------------------------------------------------
 
 def test_client_env(platform):
-    done = subprocess.run([OPENREWARD, "client-env", "--data", platform.data], text=True, capture_output=True, check=True, timeout=20)
+    done = subprocess.run([OPENREWARD, "client-env", "--data", platform.data], text=True, capture_output=True, check=True, timeout=60)
     script = done.stdout + 'echo "$OPENREWARD_URL $OPENREWARD_API_URL $OPENREWARD_SESSION_URL $OPENREWARD_API_KEY"'
-    echoed = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True, timeout=20, env={}).stdout.split()
+    echoed = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True, timeout=60, env={}).stdout.split()
     assert echoed == [platform.url] * 3 + [platform.key]
 
 
 def test_verbs_without_a_server():
     env = {"OPENREWARD_URL": "http://127.0.0.1:1", "OPENREWARD_API_KEY": "x", "PATH": os.environ["PATH"]}
     for argv in (["image", "ls"], ["logs", "local/x"], ["sandbox", "run", "x", "--", "true"]):
-        done = subprocess.run([OPENREWARD, *argv], env=env, text=True, capture_output=True, timeout=30, check=False)
+        done = subprocess.run([OPENREWARD, *argv], env=env, text=True, capture_output=True, timeout=60, check=False)
         assert done.returncode != 0 and "127.0.0.1:1" in done.stderr and "serve" in done.stderr, argv
 
 
 def test_version_and_help():
-    assert subprocess.run([OPENREWARD, "version"], text=True, capture_output=True, check=True, timeout=10).stdout.startswith("openreward ")
-    out = subprocess.run([OPENREWARD, "help"], text=True, capture_output=True, check=True, timeout=10).stdout
+    assert subprocess.run([OPENREWARD, "version"], text=True, capture_output=True, check=True, timeout=60).stdout.startswith("openreward ")
+    out = subprocess.run([OPENREWARD, "help"], text=True, capture_output=True, check=True, timeout=60).stdout
     for verb in ("serve", "client-env", "deploy", "sandbox", "image", "logs", "doctor", "version"):
         assert verb in out
-    wrong = subprocess.run([OPENREWARD, "depoly"], text=True, capture_output=True, timeout=10, check=False)
+    wrong = subprocess.run([OPENREWARD, "depoly"], text=True, capture_output=True, timeout=60, check=False)
     assert wrong.returncode == 2 and "depoly" in wrong.stderr
 
 

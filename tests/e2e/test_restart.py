@@ -346,7 +346,7 @@ def test_sessions_of_a_killed_spawner_are_told(own):
         box.start()
         for pid in spawner(own):
             os.kill(pid, signal.SIGKILL)
-        assert own.process.wait(20) != 0
+        assert own.process.wait(60) != 0
         own.process = None
         own.start()
         status, _, body = s.get("/splits")

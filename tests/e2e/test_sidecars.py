@@ -3,7 +3,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 
 import pytest
 
@@ -195,6 +194,4 @@ def test_a_killed_daemon_loses_none(base_images):
         wait_until(lambda: not os.path.exists(f"/proc/{server}"), what="its end")
         p.start()
         wait_until(lambda: status_of(p, sid)["state"] == "running", what="its return")
-        start = time.monotonic()
         wait_until(lambda: run(p, sid, FETCH % "/")[0] == 0, what="the server")
-        assert time.monotonic() - start < 15

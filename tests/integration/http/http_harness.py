@@ -20,7 +20,7 @@ class Server:
         s = socket.socket()
         if rcvbuf:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        s.settimeout(10)
+        s.settimeout(60)
         s.connect(("127.0.0.1", self.port))
         return s
 
@@ -64,7 +64,7 @@ class Server:
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as f:
             return next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
 
-    def closes(self, count, timeout_s=5):
+    def closes(self, count, timeout_s=60):
         """How the noted requests ended, once there are so many."""
         end = time.monotonic() + timeout_s
         while True:
@@ -76,7 +76,7 @@ class Server:
     def stop(self):
         try:
             self.process.stdin.close()
-            assert self.process.wait(10) == 0
+            assert self.process.wait(60) == 0
         finally:
             self.process.kill()
             self.process.wait()

@@ -302,7 +302,7 @@ def test_an_event_stream_ends_when_its_peer_closes(server):
     s.sendall(get(b"/sse?open=1"))
     read_until(s, b"data: t1\n\n\r\n")
     s.close()
-    assert server.closes(1, timeout_s=2) [0].startswith("/sse?open=1 broken offset=some")
+    assert server.closes(1)[0].startswith("/sse?open=1 broken offset=some")
 
 
 def test_an_aborted_answer_looks_broken(server):
@@ -350,7 +350,7 @@ def test_connections_beyond_the_limit_wait(make_server):
     with pytest.raises(TimeoutError):
         three.recv(1)
     one.close()
-    three.settimeout(5)
+    three.settimeout(60)
     assert read_until(three, b"hello\n")
     two.close()
     three.close()

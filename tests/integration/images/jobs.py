@@ -217,7 +217,7 @@ def cgroups(path):
     return [os.path.join(folder, d) for folder, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d.startswith(f"orw-{h:08x}")]
 
 
-def wait_until(fn, seconds=10):
+def wait_until(fn, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if fn():
@@ -229,4 +229,4 @@ def wait_until(fn, seconds=10):
 def kill_hard(process):
     """As the spawner cancels: the namespace's first process dies, and everything with it."""
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)

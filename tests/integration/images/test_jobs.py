@@ -25,7 +25,7 @@ def test_bootstrap_again_is_instant(data):
     start = time.monotonic()
     r = data.job("bootstrap", "python:3.11-slim")
     assert r.status == 0 and "here already" in r.last
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_bootstrap_of_what_debian_does_not_have(data):
@@ -58,7 +58,7 @@ def test_build_with_pip_and_cache(data):
     start = time.monotonic()
     r = data.build("pip2", text, {"x.py": "print(1)\n", "sub/y": "y"})
     assert r.status == 0 and "Using cache" in r.out, r
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
     clean(data)
 
 
@@ -254,7 +254,7 @@ def test_kill_leaves_nothing(data):
     assert not mounts_under(data.path)
     dying = stay_in(cgroups(data.path)[0], 1)
     r = data.job("clean", "alice/hello")
-    dying.wait(10)
+    dying.wait(60)
     assert r.status == 0, r
     clean(data)
     env = os.path.join(data.images, "env/alice/hello")

@@ -60,14 +60,14 @@ class Peer:
         self.sock.sendmsg([encode(kind, number, fields, version)], anc)
         return number
 
-    def receive(self, timeout=20):
+    def receive(self, timeout=60):
         self.sock.settimeout(timeout)
         data, fds, _, _ = socket.recv_fds(self.sock, WIRE_MAX, 16)
         if not data:
             raise EOFError("the peer closed")
         return Message(data, list(fds))
 
-    def wait(self, request, timeout=20):
+    def wait(self, request, timeout=60):
         end = time.monotonic() + timeout
         while request not in self.answers:
             m = self.receive(max(0.01, end - time.monotonic()))
@@ -80,10 +80,10 @@ class Peer:
             del self.answers[request]
         return found
 
-    def call(self, kind, *fields, timeout=20, **kw):
+    def call(self, kind, *fields, timeout=60, **kw):
         return self.wait(self.send(kind, *fields, **kw), timeout)
 
-    def event(self, kind, timeout=20):
+    def event(self, kind, timeout=60):
         end = time.monotonic() + timeout
         while True:
             for i, m in enumerate(self.events):
@@ -203,7 +203,7 @@ class Spawner:
         with os.fdopen(r, "rb") as f:
             self.ready = f.read() == b"ready\n"
         if not self.ready:
-            self.process.wait(10)
+            self.process.wait(60)
 
     def name(self):
         """The prefix of what this one makes outside DATA: orw- and FNV-1a of the path."""

@@ -101,7 +101,7 @@ def test_times_begin_with_the_take(pool):
     end(pool, b)
     time.sleep(0.5)
     b = warm(pool, lease_ms=700)
-    gone = pool.daemon.event("GONE", 5)
+    gone = pool.daemon.event("GONE", 60)
     assert (gone.text("ID"), gone.text("REASON")) == (b.id, "lease")
     b.close()
 
