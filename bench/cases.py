@@ -73,6 +73,10 @@ def create_cases(world, n):
         out.append(Case(f"runtime-{name}", group, "OpenReward, runtime", "runtime", ["create", *argv], n, base))
         if name == "static":
             out += [Case("memory-static", group, "OpenReward, runtime, upper in memory", "memory", ["create", *argv], n, base),
+                    Case("begun-static", group, "OpenReward, runtime, begun ahead", "begun", ["create", *argv], n, base),
+                    Case("begun-paced", group, "OpenReward, runtime, begun ahead, 20 ms apart", "begun",
+                         ["create", *argv], n // 2, base, 20),
+                    Case("paced-static", group, "OpenReward, runtime, 20 ms apart", "runtime", ["create", *argv], n // 2, base, 20),
                     Case("pool-static", group, "OpenReward, runtime, from the pool", "pool", ["create", *argv], n // 2, base, 20)]
         if "http" in world.workers:
             out.append(Case(f"http-{name}", group, http_label(name), "http", ["create", SHELL[name]], n, base))
@@ -160,7 +164,7 @@ def attempt(case, fn, *args):
 def check(world):
     """That what is measured is a sandbox: after each round, with a fresh one of each."""
     for name, judge in (("floor", evidence.check_local), ("runtime", evidence.check_local), ("memory", evidence.check_local),
-                        ("pool", evidence.check_local), ("http", evidence.check_http)):
+                        ("pool", evidence.check_local), ("begun", evidence.check_local), ("http", evidence.check_http)):
         if name in world.workers:
             try:
                 world.workers[name].probe(judge)

@@ -48,9 +48,11 @@ static int remove_cgroups(const struct cgroups *c, const char *name, struct err 
 
 static int make_cgroups(const struct cgroups *c, const char *name, struct err *err)
 {
-	int r = cgroup_make_v2(c, name, &limits, 0, err);
+	int r = cgroup_make_v2(c, name, 0, err);
 
-	return r < 0 ? r : cgroup_make_v1(c, name, &limits, err);
+	if (r == 0)
+		r = cgroup_make_v1(c, name, err);
+	return r < 0 ? r : cgroup_limit(c, name, &limits, err);
 }
 
 int floor_prepare_pool(struct floor *f, struct err *err)

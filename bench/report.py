@@ -103,6 +103,7 @@ def goals_table(cases, rates, idle):
     floor = times("floor-prepared-memory", 1.3)
     goal(t, "create + static true + destroy, runtime, p50", p("runtime-static"), floor, "µs", "<=")
     goal(t, "the same, p99", p("runtime-static", 99), 3000, "µs", "<=")
+    goal(t, "the same of one that was begun ahead, 20 ms apart, p50", p("begun-paced"), floor, "µs", "<=")
     floor = times("floor-exec-static", 1.3)
     goal(t, "from the pool: made, static true, its answer, runtime, p50",
          found["pool-static"].first_parts(2) if "pool-static" in found else None, floor, "µs", "<=")

@@ -1,6 +1,7 @@
 /* bench/runtime SOCKET LAYER [memory]: speaks sandbox/wire.h to a running spawner, as the daemon does, and nothing else. See
  * worker.h. memory: what the sandboxes write is kept there. Cases:
  *   do pool COUNT       so many sandboxes may be prepared from now on (none at the start)
+ *   do blanks COUNT     so many may be made as far as that needs no plan (none at the start)
  *   create COMMAND...   a sandbox is made, runs the command, and is gone (its last process dead). Parts: make, run, end
  *   run COMMAND...      the command in a sandbox that lives on
  *   do probe            a sandbox that runs /probe: its pid, its output, and it goes when a line comes
@@ -298,12 +299,13 @@ static int hold(struct runtime *rt, int count, struct err *err)
 	return r;
 }
 
-static int set_pool(struct runtime *rt, uint64_t count, struct err *err)
+static int set_pool(struct runtime *rt, uint64_t count, uint64_t blanks, struct err *err)
 {
 	struct wire_out o;
 
 	wire_begin(&o, rt->out_buf, sizeof(rt->out_buf), WIRE_POOL, 0);
 	wire_put_u64(&o, WIRE_T_POOL_MAX, count);
+	wire_put_u64(&o, WIRE_T_POOL_BLANKS, blanks);
 	wire_put_u64(&o, WIRE_T_POOL_KEEP_MS, 60000);
 	wire_put_u64(&o, WIRE_T_POOL_BYTES, count << 20);
 	return send_out(rt->spawner, &o, err);
@@ -314,7 +316,9 @@ static int other(void *arg, char **args, struct err *err)
 	if (strcmp(args[0], "probe") == 0)
 		return probe(arg, err);
 	if (strcmp(args[0], "pool") == 0 && args[1])
-		return set_pool(arg, (uint64_t)strtol(args[1], NULL, 10), err);
+		return set_pool(arg, (uint64_t)strtol(args[1], NULL, 10), 0, err);
+	if (strcmp(args[0], "blanks") == 0 && args[1])
+		return set_pool(arg, 0, (uint64_t)strtol(args[1], NULL, 10), err);
 	if (strcmp(args[0], "hold") == 0 && args[1])
 		return hold(arg, (int)strtol(args[1], NULL, 10), err);
 	return err_set(err, -EINVAL, "runtime: do what?");

@@ -118,12 +118,14 @@ class World:
         return f"{data}/run/spawner.sock"
 
     def start_runtime(self):
-        """One spawner that prepares nothing but net namespaces, spoken to in two ways, and one with spares."""
+        """One spawner that prepares nothing but net namespaces, spoken to in two ways, one with spares, and one with blanks."""
         program, plain = f"{self.build}/bench/bench-runtime", self.start_spawner("runtime")
         self.worker("runtime", program, plain, "bench")
         self.worker("memory", program, plain, "bench", "memory")
         self.worker("pool", program, self.start_spawner("pool"), "bench")
         self.workers["pool"].do("pool", 64)
+        self.worker("begun", program, self.start_spawner("begun"), "bench")
+        self.workers["begun"].do("blanks", 4)
 
     def start_server(self):
         data, config = f"{self.dir}/server", f"{self.dir}/server.yaml"

@@ -51,7 +51,8 @@ struct config {
 	uint64_t sandbox_disk_total;   /* of the file system that they get where there is no quota; 0 = by what is free */
 	uint64_t sandbox_files;        /* that one may make */
 	uint64_t sandbox_disk_bytes;   /* struct plan; 0 = no limit */
-	uint64_t pool_max, pool_keep_ms, pool_bytes; /* sandboxes prepared before they are asked for: struct local_settings */
+	/* Sandboxes prepared before they are asked for: struct local_settings. */
+	uint64_t pool_max, pool_keep_ms, pool_bytes, pool_blanks;
 	uint64_t sandbox_pids;         /* processes and threads in one */
 	uint64_t sandbox_result_ms;    /* a result that was read is kept this long */
 	uint64_t sandbox_claim_ms;     /* after a restart: how long that repetition waits for those who know their task_id */

@@ -148,6 +148,8 @@ const struct config_key config_keys[] = {
 	  "How long after the last request for one of its image and size such a sandbox is kept." },
 	{ "pools.memory", CONFIG_SIZE, AT(pool_bytes), "256MiB", 0, 1024 * GIB,
 	  "Memory for them together, at 1 MiB each. When the machine gets short of memory, they go before." },
+	{ "pools.blanks", CONFIG_COUNT, AT(pool_blanks), "4", 0, 64,
+	  "Beside them, sandboxes made as far as that goes before their image and size are known, at less than 1 MiB each. 0: none." },
 
 	{ "instances.size", CONFIG_MACHINE, AT(instance_size), "1:2", ANY, "CPU:GIB when a deployment names none." },
 	{ "instances.start_timeout", CONFIG_DURATION, AT(instance_start_ms), "10m", SECOND, DAY,

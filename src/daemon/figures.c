@@ -56,6 +56,10 @@ static void collect_engine(struct api_metrics_out *o, void *arg)
 	api_metrics_counter(o, "openreward_boxes_created_total", NULL, "Containers made.", (double)c.created_total);
 	api_metrics_counter(o, "openreward_boxes_warm_total", NULL, "Of them, those that had been prepared: hits of the pool.",
 			    (double)c.warm_total);
+	api_metrics_counter(o, "openreward_boxes_begun_total", NULL,
+			    "Of them, those that had been begun before their image and size were known.", (double)c.begun_total);
+	api_metrics_gauge(o, "openreward_boxes_begun", NULL, "Begun and nobody's yet, when the last one was made.",
+			  (double)c.blanks);
 	api_metrics_gauge(o, "openreward_boxes_prepared", NULL, "Prepared and nobody's yet, when the last one was made.",
 			  (double)c.spares);
 	api_metrics_counter(o, "openreward_boxes_failed_total", NULL, "Containers that could not be made.", (double)c.failed_total);

@@ -62,7 +62,8 @@ static int open_engine(struct daemon *d, struct err *err)
 				    .disk_bytes = c->sandbox_disk_bytes, .disk_files = c->sandbox_files, .room = c->room,
 				    .data_dir = c->data,
 				    .memory_upper = c->sandbox_memory_upper, .pool_max = c->pool_max,
-				    .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes };
+				    .pool_keep_ms = c->pool_keep_ms, .pool_bytes = c->pool_bytes,
+				    .pool_blanks = c->pool_blanks };
 
 	strv_add_all(&d->sandbox_env, d->launch->host_env);
 	strv_add_all(&d->sandbox_env, c->sandbox_env);

@@ -34,6 +34,8 @@ int init_flags(struct init *in, const char *flags, struct err *err)
 			in->nnp = true;
 		else if (len == 6 && !strncmp(flags, "nocore", len))
 			in->nocore = true;
+		else if (len == 4 && !strncmp(flags, "wait", len))
+			in->wait = true;
 		else if (len == 6 && !strncmp(flags, "holder", len))
 			in->holder = true;
 		else if (len)
@@ -113,15 +115,13 @@ static bool may_keep(int cap)
 }
 
 /* The bounding set is cut here, once: commands inherit it, init's own capabilities stay since it never executes. */
-static int cut_privileges(const struct init *in, struct err *err)
+static int cut_privileges(struct err *err)
 {
 	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
 		if (!may_keep(cap) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
 			return err_sys(err, "drop capability %d", cap);
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return err_sys(err, "clear ambient capabilities");
-	if (in->nnp && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_sys(err, "set no_new_privs");
 	if (syscall(SYS_setgroups, 0, NULL) < 0)
 		return err_sys(err, "clear supplementary groups");
 	/* The kernel lets whoever has all ids of a process change its resource limits, undumpable or not: root inside
@@ -176,6 +176,43 @@ static int boot_control(struct init *in, struct err *err)
 	return r < 0 ? err_sys_code(err, r, "watch the control socket") : 0;
 }
 
+/* What was opened of the host's while that was the root is given up. */
+static int enter_root(int spool, struct err *err)
+{
+	auto_fd null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0 || dup2(null, 0) < 0 || dup3(null, 1, O_CLOEXEC) < 0 || dup3(null, 2, O_CLOEXEC) < 0 ||
+	    dup3(null, BOOT_FD_GO, O_CLOEXEC) < 0)
+		return err_sys(err, "open /dev/null");
+	if (dup3(spool, BOOT_FD_SPOOL, O_CLOEXEC) < 0 || chdir("/") < 0)
+		return err_sys(err, "enter the root");
+	return 0;
+}
+
+static int wait_for_root(struct init *in, struct err *err)
+{
+	struct boot_go go;
+	size_t len = 0, n_fds = 0;
+	int spool = -1;
+	int r = fd_recv(BOOT_FD_GO, &go, sizeof(go), &len, &spool, 1, &n_fds);
+
+	if (r == 0 && len == 0)
+		_exit(1); /* the builder failed, and has told why */
+	if (r == 0 && (len != sizeof(go) || n_fds != 1))
+		r = -ECONNRESET;
+	if (r < 0)
+		return err_sys_code(err, r, "wait for the root");
+	in->nnp = go.no_new_privs;
+	r = enter_root(spool, err);
+	fd_close(spool);
+	return r;
+}
+
+static int forgo_privileges(const struct init *in, struct err *err)
+{
+	return in->nnp && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? err_sys(err, "set no_new_privs") : 0;
+}
+
 int init_boot(struct init *in, const char **ret_stage, struct err *err)
 {
 	int r = -EIO;
@@ -195,7 +232,7 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 	STAGE("signals", open_signals(in, on_signal, err));
 	set_limits(in);
 	if (!in->holder)
-		STAGE("privileges", cut_privileges(in, err));
+		STAGE("privileges", cut_privileges(err));
 	groups_open(in);
 	command_open();
 	lend_open();
@@ -204,8 +241,14 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 		STAGE("listen", net_open(in, err));
 	if (!in->holder)
 		STAGE("seccomp", load_filter(in, err));
-	if (!in->holder)
+	if (!in->holder) {
 		user_die_with_parent();
+		groups_prepare(in);
+	}
+	if (in->wait)
+		STAGE("root", wait_for_root(in, err));
+	if (!in->holder)
+		STAGE("no_new_privs", forgo_privileges(in, err));
 	STAGE("ready", tell_ready(err)); /* nobody reads it any more if the spawner died before that */
 #undef STAGE
 	return 0;
@@ -224,7 +267,6 @@ static void prepare(struct init *in)
 	struct err err;
 	struct user user;
 
-	groups_prepare(in);
 	(void)!user_lookup(&user, USER_FOLDER, "", false, &err);
 	runs_prepare(in);
 }

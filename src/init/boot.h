@@ -16,12 +16,20 @@ enum boot_fd {
 	BOOT_FD_STATS = 8,   /* O_DIRECTORY: the sandbox's cgroup (v2) or its memory cgroup (v1), readable: oom and peak counters */
 	BOOT_FD_PIDS = 9,    /* O_DIRECTORY: the same for pids (v1), or a dup of BOOT_FD_STATS */
 	BOOT_FD_SCORE = 10,  /* init's own oom_score_adj, for reading and writing: its /proc/1 is read-only */
-	BOOT_FD_END = 11,
+	BOOT_FD_GO = 11,     /* with "wait": SEQPACKET from the builder; see struct boot_go */
+	BOOT_FD_END = 12,
 };
 
 /* argv[1]: flags, comma-separated: "steer" = hold the steering listeners and pass what arrives to egress; "nnp" = set
- * no_new_privs for commands; "nocore" = no core dump of a command, by a limit that it cannot change; "holder" = only hold
- * listeners (the net namespace of a build): no control socket, no exec, it ends when BOOT_FD_CONTROL reads end-of-file. */
+ * no_new_privs for commands; "nocore" = no core dump of a command, by a limit that it cannot change; "wait" = the root is still
+ * being assembled, and BOOT_FD_SPOOL is none yet: init does what needs neither, and waits; "holder" = only hold listeners (the
+ * net namespace of a build): no control socket, no exec, it ends when BOOT_FD_CONTROL reads end-of-file. */
+
+/* With it comes the folder of BOOT_FD_SPOOL. From now on init's root and working directory are the sandbox's. End of file: there
+ * will be no sandbox. */
+struct boot_go {
+	unsigned char no_new_privs; /* as "nnp" */
+};
 
 /* Where the net namespace steers to (spawner/netns.c writes the rules, init listens). Ports of the sandbox's own
  * loopback that nothing else can then bind; documented in docs/PROTOCOL.md. */

@@ -28,6 +28,7 @@ struct init {
 	bool nnp;    /* commands get no_new_privs */
 	bool nocore; /* no core dumps, whatever commands ask for */
 	bool holder; /* listeners only; ends with the control socket */
+	bool wait;   /* for BOOT_FD_GO, before it is ready */
 	bool configured; /* a CONFIG succeeded */
 	bool over;   /* leave the loop */
 	int status;  /* exit status then */

@@ -289,7 +289,9 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */
 	r = n_fds < 1 ? err_set(&e, -EPROTO, "the sandbox came without its socket") : 0;
 	b->local->counts.warm_total += wire_get_u64(in, WIRE_T_WARM, 0) != 0;
+	b->local->counts.begun_total += wire_get_u64(in, WIRE_T_BLANK, 0) != 0;
 	b->local->counts.spares = (size_t)wire_get_u64(in, WIRE_T_SPARES, 0);
+	b->local->counts.blanks = (size_t)wire_get_u64(in, WIRE_T_BLANKS, 0);
 	if (r == 0)
 		r = box_connect(b, fd_steal(&fds[0]), &e);
 	if (r == 0)

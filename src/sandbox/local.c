@@ -94,6 +94,7 @@ static void set_pool(struct local *e)
 	wire_put_u64(o, WIRE_T_POOL_MAX, e->settings.pool_max);
 	wire_put_u64(o, WIRE_T_POOL_KEEP_MS, e->settings.pool_keep_ms);
 	wire_put_u64(o, WIRE_T_POOL_BYTES, e->settings.pool_bytes);
+	wire_put_u64(o, WIRE_T_POOL_BLANKS, e->settings.pool_blanks);
 	chan_tell(c, o);
 }
 

@@ -35,6 +35,7 @@ struct local_settings {
 	uint64_t pool_max;         /* sandboxes that may be prepared before they are asked for; 0 = none */
 	uint64_t pool_keep_ms;     /* how long after the last that was asked for */
 	uint64_t pool_bytes;       /* memory for them together */
+	uint64_t pool_blanks;      /* that may be begun before it is known what they are to be; 0 = none */
 	struct admit_limits room;  /* sums: as factors of what the machine has, boxes as their number; 0 = no limit */
 	const char *data_dir;      /* whose disk they fill; borrowed */
 	const char *const *env;    /* "K=V" for every box, over the image's and under its own; may be NULL */
@@ -68,7 +69,8 @@ struct local_counts {
 	size_t execs;            /* gauge: commands that run */
 	uint64_t created_total, failed_total, execs_total;
 	uint64_t warm_total;      /* of those created, the ones that had been prepared */
-	size_t spares;            /* gauge: prepared, as of the last that was created */
+	uint64_t begun_total;     /* those that had been begun before it was known what they are to be */
+	size_t spares, blanks;    /* gauges: prepared, and begun, as of the last that was created */
 	uint64_t create_us_total; /* from asking the spawner to a box that is ready */
 	struct link_space space;  /* gauges; size 0 = there is no such file system */
 	uint64_t outcomes[ENGINE_EXITED + 1]; /* of ended commands, by enum engine_outcome */

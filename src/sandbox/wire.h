@@ -48,8 +48,8 @@ struct wire_head {
 	X(WELCOME, 2)      /* PID, BOOT (uuid of this spawner's life), FLAGS (enum wire_welcome_flag). fds: listening        \
 			      sockets..., see N_FDS; then the channel to egress (last). */                               \
 	X(MAKE, 3)         /* a plan (sandbox/plan.h), NOTE? */                                                          \
-	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host, WARM (1 = was prepared),  \
-			      SPARES (ready now); to TAKE also NOTE?.                              \
+	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host, WARM (1 = was a spare), BLANK (1 = was a blank), \
+			      SPARES (ready now), BLANKS (there now); to TAKE also NOTE?.                              \
 			      fds: init's control socket, process pidfd */                                               \
 	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
 	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
@@ -70,7 +70,8 @@ struct wire_head {
 	X(NOTE, 20)        /* ID, NOTE: up to WIRE_NOTE_MAX bytes that mean nothing to the spawner, kept with the sandbox \
 			      for whoever takes it over, in place of an earlier one. Not answered. */                    \
 	X(POOL, 21)        /* POOL_MAX, POOL_KEEP_MS, POOL_BYTES: how many sandboxes may be prepared before they are asked   \
-			      for, for how long, and with how much memory. 0 spares until then. Not answered. */         \
+			      for, for how long, and with how much memory; POOL_BLANKS: how many may be begun before it is known \
+			      what they are to be. None until then. Not answered. */                                     \
 	X(SPACE, 22)       /* event, after WELCOME and when it changes, where sandboxes write to a file system of their own: its  \
 			      DISK_SIZE, DISK_FREE, DISK_MORE that it may grow by, all in bytes; STATE 1 = it has failed */    \
 	/* daemon -> init */                                                                                             \
@@ -138,7 +139,8 @@ enum wire_type {
 	X(OFFSET, 100) X(STORED, 101) X(FIRST, 102) X(WATCH, 103) X(FLOW, 104) X(HAVE, 105) X(ROWS, 106)          \
 	X(COLS, 107) X(FOREGROUND, 108) \
 	/* of what is prepared */                                                                                 \
-	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94)            \
+	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94) X(POOL_BLANKS, 96) \
+	X(BLANK, 97) X(BLANKS, 98)                                                                                 \
 	X(MEMORY_UPPER, 95)                                                                                        \
 	/* of sidecars */                                                                                         \
 	X(BESIDE, 110) X(DISK_FILES, 111)                                                                          \

@@ -12,6 +12,9 @@
  *           the kernel reports its end only when every process of that namespace is gone.
  * buried    box_over() has answered everybody, freed the box and given cgroups, folders and range to the cleaner.
  *
+ * A blank is STARTING before it is known what it is to be: it has no lease, no maker and a name of its own until box_fill() gives
+ * it a MAKE's plan. From then on it is like any other.
+ *
  * A spare goes the same way before anybody asks for it: nobody is told of it, egress does not know it, and box_claim() makes
  * it the sandbox of a MAKE while it is READY. It is given away once; what has been somebody's never becomes a spare.
  *
@@ -108,7 +111,9 @@ static void box_over(struct box *b)
 	struct spawner *sp = b->sp;
 	struct box *owner = b->owner;
 
-	if (b->spare)
+	if (b->blank)
+		blanks_lost(b);
+	else if (b->spare)
 		pool_lost(b);
 	else if (b->failure.error)
 		tell_failure(b);
@@ -121,6 +126,7 @@ static void box_over(struct box *b)
 	fd_close(b->init_pidfd);
 	fd_close(b->control_fd);
 	fd_close(b->egress_fd);
+	fd_close(b->plan_fd);
 	nets_give(sp, b->net_fd);
 	list_remove(&b->link);
 	list_remove(&b->beside_link);
@@ -255,7 +261,9 @@ static void tell_made(struct box *b, struct waiter to)
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)b->init_pid);
 	wire_put_u64(&o, WIRE_T_NUMBER, b->number);
 	wire_put_u64(&o, WIRE_T_WARM, b->warm);
+	wire_put_u64(&o, WIRE_T_BLANK, b->begun);
 	wire_put_u64(&o, WIRE_T_SPARES, b->sp->pool.n_ready);
+	wire_put_u64(&o, WIRE_T_BLANKS, b->sp->blanks.n);
 	if (b->taken && b->note)
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
 	conn_answer(b->sp, to, &o, fds, ARRAY_LEN(fds));
@@ -290,10 +298,12 @@ static void box_ready(struct box *b)
 	b->state = BOX_READY;
 	b->lease_at_ms = 0;
 	close_source(b, &b->ready);
-	if (b->spare)
+	if (b->spare) {
 		pool_ready(b);
-	else
-		box_give(b);
+		return;
+	}
+	box_give(b);
+	blanks_made(b->sp);
 }
 
 /* "STAGE\0ERRNO\0" of boot.h. */
@@ -336,21 +346,32 @@ static void on_ready(void *arg, uint32_t epoll_events)
 }
 
 /* -- the beginning ----------------------------------------------------------------------------------------------- */
-static struct box *box_new(struct spawner *sp, const struct plan *p, struct waiter to)
+/* Whose it is, and for how long it may take to start. */
+static void box_assign(struct box *b, const struct plan *p, struct waiter to)
+{
+	snprintf(b->id, sizeof(b->id), "%s", p->id);
+	b->kind = p->kind;
+	b->net = p->net;
+	b->maker = to;
+	b->started_us = time_now_us();
+	b->lease_ms = p->lease_ms;
+	b->hard_ms = p->hard_ms;
+	b->lease_at_ms = time_now_ms() + WIRE_START_MS;
+}
+
+static struct box *box_new(struct spawner *sp, const char *name)
 {
 	struct box *b = calloc(1, sizeof(*b));
 
 	if (!b)
 		return NULL;
 	*b = (struct box){
-		.sp = sp, .kind = p->kind, .net = p->net, .number = ++sp->last_number, .maker = to,
-		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1, .net_fd = -1,
+		.sp = sp, .number = ++sp->last_number,
+		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1, .net_fd = -1, .plan_fd = -1,
 		.report = { -1, on_report, b }, .ready = { -1, on_ready, b },
 		.builder = { .fn = on_builder_exit, .arg = b }, .init = { .fn = on_init_exit, .arg = b },
-		.started_us = time_now_us(), .lease_ms = p->lease_ms, .hard_ms = p->hard_ms,
-		.lease_at_ms = time_now_ms() + WIRE_START_MS,
 	};
-	snprintf(b->id, sizeof(b->id), "%s", p->id);
+	snprintf(b->id, sizeof(b->id), "%s", name);
 	memcpy(b->name, b->id, sizeof(b->name));
 	list_init(&b->spare_link);
 	list_init(&b->beside);
@@ -359,23 +380,22 @@ static struct box *box_new(struct spawner *sp, const struct plan *p, struct wait
 	return b;
 }
 
-static int prepare(struct box *b, const struct plan *p, struct err *err)
+static int prepare(struct box *b, struct err *err)
 {
-	const struct cgroup_limits limits = { p->cpu_milli, p->memory_bytes, p->pids_max };
 	int r = ids_take(&b->sp->ids, &b->first);
 
 	if (r < 0)
 		return err_set(err, r, "all %u id ranges are in use", IDS_RANGES);
 	/* The rest of cgroups and folders is the builder's: only what it is born into has to be there before. */
-	return cgroup_make_v2(&b->sp->host.cg, b->name, &limits, b->first, err);
+	return cgroup_make_v2(&b->sp->host.cg, b->name, b->first, err);
 }
 
 static int fork_builder(struct box *b, const struct plan *p, const struct box_inner *in, struct err *err)
 {
 	struct start s = {
-		.host = &b->sp->host, .plan = p, .first = b->first, .control_fd = in->control, .egress_fd = in->egress,
-		.ready_fd = in->ready, .report_fd = in->report, .net_fd = b->owner ? open_net(b->owner) : nets_take(b->sp),
-		.background = b->spare,
+		.host = &b->sp->host, .name = b->name, .plan = p, .plan_fd = in->plan, .first = b->first,
+		.control_fd = in->control, .egress_fd = in->egress, .ready_fd = in->ready, .report_fd = in->report,
+		.net_fd = b->owner ? open_net(b->owner) : nets_take(b->sp), .background = b->spare && !b->blank,
 	};
 	pid_t pid = b->owner && s.net_fd < 0 ? err_sys(err, "open the network of %s", b->owner->id) : start_fork(&s, err);
 
@@ -391,11 +411,12 @@ void box_register(struct box *b)
 	b->registered = egress_register(b->sp, b->id, b->number, b->net, b->egress_fd) == 0;
 }
 
-static void box_start(struct box *b, const struct plan *p)
+/* p: NULL for a blank. Where it fails, b may be gone. */
+static int box_start(struct box *b, const struct plan *p)
 {
-	struct box_inner in = { -1, -1, -1, -1 };
+	struct box_inner in = { -1, -1, -1, -1, -1 };
 	struct err err = ERR_INIT;
-	int r = prepare(b, p, &err);
+	int r = prepare(b, &err);
 
 	if (r == 0)
 		r = box_channels(b, &in, &err);
@@ -405,14 +426,16 @@ static void box_start(struct box *b, const struct plan *p)
 	fd_close(in.egress);
 	fd_close(in.ready);
 	fd_close(in.report);
+	fd_close(in.plan);
 	if (r < 0) {
 		box_fail(b, "prepare the sandbox", r, err.msg);
 		box_over_if_dead(b);
-		return;
+		return r;
 	}
 	if (!b->spare && !b->owner)
 		box_register(b);
 	box_watch_clock(b);
+	return 0;
 }
 
 /* Without memory for a new one there is none: the sandbox then ends with the daemon that made it. */
@@ -447,10 +470,11 @@ int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, con
 {
 	int r;
 	struct box *owner = owner_of(sp, p, &r);
-	struct box *b = r < 0 ? NULL : box_new(sp, p, to);
+	struct box *b = r < 0 ? NULL : box_new(sp, p->id);
 
 	if (!b)
 		return r < 0 ? r : -ENOMEM;
+	box_assign(b, p, to);
 	b->owner = owner;
 	if (owner)
 		list_push_back(&owner->beside, &b->beside_link);
@@ -458,8 +482,44 @@ int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, con
 	b->shape = shape;
 	if (in)
 		take_note(b, in);
-	box_start(b, p);
+	(void)!box_start(b, p); /* the maker is told by then */
 	return 0;
+}
+
+struct box *box_begin_blank(struct spawner *sp, const char *name)
+{
+	struct box *b = box_new(sp, name);
+
+	if (!b)
+		return NULL;
+	b->spare = b->blank = true;
+	return box_start(b, NULL) < 0 ? NULL : b;
+}
+
+static int send_plan(const struct box *b, const struct plan *p)
+{
+	struct wire_out o;
+	size_t len = 0;
+	int r;
+
+	conn_begin(b->sp, &o, WIRE_MAKE, (struct waiter){ 0, 0 });
+	plan_encode(p, &o);
+	r = wire_end(&o, &len);
+	return r < 0 ? r : fd_send(b->plan_fd, o.buf, len, NULL, 0);
+}
+
+bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to)
+{
+	if (b->state != BOX_STARTING || send_plan(b, p) < 0)
+		return false;
+	b->spare = b->blank = false;
+	b->begun = true;
+	b->plan_fd = fd_close(b->plan_fd);
+	box_assign(b, p, to);
+	take_note(b, in);
+	box_register(b);
+	box_watch_clock(b);
+	return true;
 }
 
 void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to)
@@ -496,7 +556,7 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		conn_fail(sp, to, "make a sandbox", -ESHUTDOWN, NULL, "the spawner is ending");
 	} else if (find(sp, p.id) || clean_has(sp, p.id)) {
 		conn_fail(sp, to, "make a sandbox", -EEXIST, p.id, "a sandbox of this id exists");
-	} else if (!pool_take(sp, &p, in, to)) {
+	} else if (!pool_take(sp, &p, in, to) && !blanks_take(sp, &p, in, to)) {
 		r = box_begin(sp, &p, NULL, in, to);
 		if (r < 0)
 			conn_fail(sp, to, "make a sandbox", r, p.beside,

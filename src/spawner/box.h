@@ -1,4 +1,5 @@
-/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c and pool.c only. */
+/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c, pool.c
+ * and blanks.c only. */
 #pragma once
 
 #include "spawner/spawner.h"
@@ -20,8 +21,10 @@ struct box {
 	char name[PLAN_ID_LEN]; /* of its cgroups and its folder: the id, or a spare's own */
 	char id[PLAN_ID_LEN];   /* a spare's is its name until somebody gets it */
 	bool spare;             /* prepared, and nobody's yet */
-	struct shape *shape;    /* of a spare; NULL when nobody is to get it any more */
-	struct list spare_link; /* in shape->ready, when READY and a spare */
+	struct shape *shape;    /* of a spare; NULL when nobody is to get it any more, and of a blank */
+	bool blank;             /* a spare that is STARTING until it gets a plan */
+	struct list spare_link; /* in shape->ready, when READY and a spare; in blanks.waiting */
+	int plan_fd;            /* of a blank: to its builder; else -1 */
 	enum plan_kind kind;
 	enum plan_net net;
 	uint64_t number;
@@ -47,12 +50,14 @@ struct box {
 	void *note; /* of whoever takes it over; NULL = none */
 	size_t note_len;
 	bool warm;  /* it was a spare */
+	bool begun; /* it was a blank */
 	bool taken; /* the maker is one who takes over: it gets the note, too */
 };
 
 /* init's ends; closed here after the fork. */
 struct box_inner {
 	int control, egress, ready, report;
+	int plan; /* of a blank, else -1 */
 };
 
 /* The pairs of sockets and pipes between the box's init, its builder and the rest; what was made before a failure is in b
@@ -62,6 +67,10 @@ MUST_CHECK int box_channels(struct box *b, struct box_inner *in, struct err *err
 /* Begins to make a box of this plan: a spare of shape, or what a MAKE (in) asks for when shape is NULL. */
 MUST_CHECK int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in,
 			 struct waiter to);
+/* Begins to make a blank; its cgroups are of this name. NULL where that fails at once. */
+MUST_CHECK struct box *box_begin_blank(struct spawner *sp, const char *name);
+/* A blank gets its plan, and is from then on like one that a MAKE has begun. False: nobody is there to take it. */
+MUST_CHECK bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* A READY spare becomes the sandbox that a MAKE asks for, whose plan differs from the spare's in nothing but id, host name
  * (init is told by CONFIG) and times. Answers. */
 void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
@@ -79,3 +88,8 @@ void box_watch_clock(struct box *b);
 /* -- pool.c, told by box.c ---------------------------------------------------------------------------------------- */
 void pool_ready(struct box *b); /* a spare can be given away */
 void pool_lost(struct box *b);  /* one is over, and about to be freed */
+/* Of the whole machine. What cannot be read is no shortage. */
+MUST_CHECK bool pool_short_of_memory(void);
+/* -- blanks.c, told by box.c -------------------------------------------------------------------------------------- */
+void blanks_made(struct spawner *sp); /* somebody has just got a sandbox */
+void blanks_lost(struct box *b);      /* one is over without a plan, and about to be freed */

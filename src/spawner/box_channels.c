@@ -42,6 +42,19 @@ static int watched_pipe(struct box *b, struct source *s, int *ret_write, struct 
 	return 0;
 }
 
+/* The builder has nothing else to wait for. */
+static int plan_channel(struct box *b, struct box_inner *in, struct err *err)
+{
+	int plan[2], r = socket_pair(plan, err);
+
+	if (r < 0)
+		return r;
+	b->plan_fd = plan[0];
+	in->plan = plan[1];
+	r = fd_set_nonblock(plan[1], false);
+	return r < 0 ? err_sys_code(err, r, "the plan's socket") : 0;
+}
+
 int box_channels(struct box *b, struct box_inner *in, struct err *err)
 {
 	int control[2], egress[2];
@@ -57,5 +70,7 @@ int box_channels(struct box *b, struct box_inner *in, struct err *err)
 	b->egress_fd = egress[0];
 	in->egress = egress[1];
 	r = watched_pipe(b, &b->ready, &in->ready, err);
-	return r < 0 ? r : watched_pipe(b, &b->report, &in->report, err);
+	if (r == 0)
+		r = watched_pipe(b, &b->report, &in->report, err);
+	return r < 0 || !b->blank ? r : plan_channel(b, in, err);
 }

@@ -288,19 +288,16 @@ static int delegate_v2(int dir, uid_t owner)
 	return r < 0 ? r : delegate(runs, owner);
 }
 
-static int make_in_tree(const struct cgroups *c, enum cgroup_tree t, const char *id, const struct cgroup_limits *l,
-			uid_t owner)
+static int make_in_tree(const struct cgroups *c, enum cgroup_tree t, const char *id, uid_t owner)
 {
 	auto_fd dir = -1;
-	int r;
 
 	if (mkdirat(c->dir[t], id, 0755) < 0)
 		return -errno;
+	if (!owner)
+		return 0;
 	dir = open_dir(c->dir[t], id);
-	if (dir < 0)
-		return dir;
-	r = limit_tree(c, t, dir, l);
-	return r < 0 || t != CGROUP_V2 || !owner ? r : delegate_v2(dir, owner);
+	return dir < 0 ? dir : delegate_v2(dir, owner);
 }
 
 /* Some managers of v1 hierarchies take empty folders away that are not their own, also ours while no sandbox is in it. The
@@ -326,28 +323,41 @@ static int make_parents_again(const struct cgroups *c, struct err *err)
 	return r;
 }
 
-static int make_one(const struct cgroups *c, enum cgroup_tree t, const char *id, const struct cgroup_limits *limits,
-		    uid_t owner, struct err *err)
+static int make_one(const struct cgroups *c, enum cgroup_tree t, const char *id, uid_t owner, struct err *err)
 {
-	int r = c->dir[t] < 0 ? 0 : make_in_tree(c, t, id, limits, owner);
+	int r = c->dir[t] < 0 ? 0 : make_in_tree(c, t, id, owner);
 
 	return r < 0 ? err_sys_code(err, r, "make cgroup %s/%s", c->path[t], id) : 0;
 }
 
-int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner,
-		   struct err *err)
+int cgroup_make_v2(const struct cgroups *c, const char *id, uid_t owner, struct err *err)
 {
 	int r = make_parents_again(c, err);
 
-	return r < 0 ? r : make_one(c, CGROUP_V2, id, limits, owner, err);
+	return r < 0 ? r : make_one(c, CGROUP_V2, id, owner, err);
 }
 
-int cgroup_make_v1(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err)
+int cgroup_make_v1(const struct cgroups *c, const char *id, struct err *err)
 {
 	int r = 0;
 
 	for (int t = CGROUP_CPU; r == 0 && t < CGROUP_TREES; t++)
-		r = make_one(c, (enum cgroup_tree)t, id, limits, 0, err);
+		r = make_one(c, (enum cgroup_tree)t, id, 0, err);
+	return r;
+}
+
+int cgroup_limit(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err)
+{
+	int r = 0;
+
+	for (int t = 0; r == 0 && t < CGROUP_TREES; t++) {
+		auto_fd dir = c->dir[t] < 0 ? -1 : open_dir(c->dir[t], id);
+
+		if (c->dir[t] >= 0)
+			r = dir < 0 ? dir : limit_tree(c, (enum cgroup_tree)t, dir, limits);
+		if (r < 0)
+			r = err_sys_code(err, r, "limit cgroup %s/%s", c->path[t], id);
+	}
 	return r;
 }
 

@@ -36,13 +36,14 @@ MUST_CHECK int cgroups_open(struct cgroups *c, const char *name, const char *mou
 /* Removes the parents; they must be empty by now. */
 void cgroups_close(struct cgroups *c, const char *name);
 
-/* Makes and limits <id> on v2, and before it whatever of the parents somebody has removed, on all hierarchies: so this is the
- * first call for an <id>, and the spawner's own. owner: the range's first id, 0 = nothing is delegated (jobs). -EEXIST if there. */
-MUST_CHECK int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner,
-			      struct err *err);
+/* Makes <id> on v2, without limits, and before it whatever of the parents somebody has removed, on all hierarchies: so this is
+ * the first call for an <id>, and the spawner's own. owner: the range's first id, 0 = nothing is delegated (jobs). -EEXIST if
+ * there. */
+MUST_CHECK int cgroup_make_v2(const struct cgroups *c, const char *id, uid_t owner, struct err *err);
 /* The same on the v1 hierarchies in use, if any. */
-MUST_CHECK int cgroup_make_v1(const struct cgroups *c, const char *id, const struct cgroup_limits *limits,
-			      struct err *err);
+MUST_CHECK int cgroup_make_v1(const struct cgroups *c, const char *id, struct err *err);
+/* What it may take from now on, on all hierarchies. Once for an <id>, before anything of a stranger's is in it. */
+MUST_CHECK int cgroup_limit(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err);
 /* O_DIRECTORY of the v2 one, for CLONE_INTO_CGROUP; or a negative errno. */
 MUST_CHECK int cgroup_open_v2(const struct cgroups *c, const char *id);
 /* Moves the calling process into the v1 ones. After a quiet time the first of these writes costs some 13 ms: the kernel

@@ -73,9 +73,9 @@ static int make_stage(struct host *h, struct err *err)
 		return r;
 	if (stage < 0)
 		return err_sys(err, "open .stage");
-	for (int i = 0; i < PLAN_LAYERS_MAX + 7; i++) {
-		static const char *const rest[] = { "root", "dev", "memory", "runs", "stats", "pids", "spool" };
+	static const char *const rest[] = { "root", "dev", "own-dev", "own-proc", "own-sys", "memory", "runs", "stats", "pids", "spool" };
 
+	for (int i = 0; i < PLAN_LAYERS_MAX + (int)ARRAY_LEN(rest); i++) {
 		snprintf(name, sizeof(name), "%d", i);
 		if (mkdirat(stage, i < PLAN_LAYERS_MAX ? name : rest[i - PLAN_LAYERS_MAX], 0755) < 0 && errno != EEXIST)
 			return err_sys(err, "mkdir in .stage");
@@ -127,7 +127,7 @@ static int make_layout(struct host *h, const struct options *o, struct err *err)
 	return make_stage(h, err);
 }
 
-int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err)
+int host_make_folders(const struct host *h, const char *name, const struct plan *p, uid_t first, struct err *err)
 {
 	static const struct {
 		const char *name;
@@ -135,15 +135,14 @@ int host_make_folders(const struct host *h, const struct plan *p, uid_t first, s
 	} sub[] = { { "spool", 0700 }, { "upper", 0755 }, { "work", 0700 } };
 	const struct disk_share share = { .bytes = p->disk_bytes, .files = p->disk_files, .first = first };
 	const size_t n = p->memory_upper ? 1 : ARRAY_LEN(sub);
-	const char *id = p->id;
-	auto_fd dir = disk_make(&h->disk, h->sandboxes_dir, id, &share, err);
+	auto_fd dir = disk_make(&h->disk, h->sandboxes_dir, name, &share, err);
 
 	if (dir < 0)
 		return dir;
 	for (size_t i = 0; i < n; i++)
 		/* umask is 022 and takes nothing of these modes. */
 		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)
-			return err_sys(err, "make %s/%s", id, sub[i].name);
+			return err_sys(err, "make %s/%s", name, sub[i].name);
 	return 0;
 }
 

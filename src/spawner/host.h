@@ -7,6 +7,7 @@
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
+ *                          own-dev, own-proc, own-sys   where these three of a sandbox are until its root is there
  *                          memory    mount point for an upper in memory
  *                          runs, stats, pids, spool   mount points for the folders that init gets
  *                          cg-*      cgroup hierarchies that the host has not mounted
@@ -51,6 +52,6 @@ void host_done(struct host *h);
 /* Whether a program of the host gets core dumps, by now. */
 bool host_pipes_cores(const struct host *h);
 
-/* DATA/sandboxes/<id>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
+/* DATA/sandboxes/<name>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
  * in memory; with the plan's limit of disk (disk.h). -EEXIST when it is there. */
-MUST_CHECK int host_make_folders(const struct host *h, const struct plan *p, uid_t first, struct err *err);
+MUST_CHECK int host_make_folders(const struct host *h, const char *name, const struct plan *p, uid_t first, struct err *err);

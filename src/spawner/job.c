@@ -282,7 +282,7 @@ static int job_run(struct job *j, struct launch *l, bool build, struct waiter to
 	j->status_fd = status[0];
 	l->output = out_write;
 	l->status = status_write;
-	r = cgroup_make_v2(&j->sp->host.cg, j->cgroup, &(struct cgroup_limits){ 0 }, 0, err);
+	r = cgroup_make_v2(&j->sp->host.cg, j->cgroup, 0, err);
 	if (r == 0 && build)
 		r = make_network(j, l, err);
 	if (r == 0)

@@ -101,6 +101,7 @@ static int start(struct spawner *sp, struct err *err)
 	clean_init(sp);
 	pool_init(sp);
 	nets_init(sp);
+	blanks_init(sp);
 	random_uuid(sp->boot);
 	sp->out_buf = out_buf;
 	sp->wake_ms = UINT64_MAX;
@@ -136,6 +137,7 @@ static void tick(struct spawner *sp)
 	sp->wake_ms = UINT64_MAX; /* each part asks again for what it still waits for */
 	boxes_tick(sp, now);
 	pool_tick(sp, now);
+	blanks_tick(sp, now);
 	space_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);

@@ -276,8 +276,7 @@ bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *i
 }
 
 /* -- time -------------------------------------------------------------------------------------------------------- */
-/* Of the whole machine. What cannot be read is no shortage. */
-static bool is_short_of_memory(void)
+bool pool_short_of_memory(void)
 {
 	auto_fd fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
 	unsigned long long total, available;
@@ -317,7 +316,7 @@ void pool_tick(struct spawner *sp, uint64_t now_ms)
 	if (!pool->second_at_ms)
 		return;
 	if (now_ms >= pool->second_at_ms) {
-		pool->pressed = is_short_of_memory();
+		pool->pressed = pool_short_of_memory();
 		list_foreach(&pool->shapes, struct shape, link, s)
 			end_second(sp, s, now_ms);
 		pool->second_at_ms = list_empty(&pool->shapes) ? 0 : now_ms + SECOND_MS;
@@ -336,4 +335,5 @@ void pool_set(struct spawner *sp, const struct wire_in *in)
 	pool->bytes = wire_get_u64(in, WIRE_T_POOL_BYTES, pool->bytes);
 	if (pool->max == 0 || pool->bytes < SPARE_BYTES)
 		pool_empty(sp);
+	blanks_set(sp, wire_get_u64(in, WIRE_T_POOL_BLANKS, sp->blanks.max));
 }

@@ -47,6 +47,13 @@ static int attach(int mount_fd, int target_fd)
 	return sys_move_mount(mount_fd, "", target_fd, "", SYS_MOVE_EMPTY_PATHS) < 0 ? -errno : 0;
 }
 
+/* Until the root is there: in the place of this name, from where attach() takes it with all that is mounted in it by then. Before
+ * Linux 6.15 nothing can be mounted in what is attached nowhere. */
+static int set_aside(int mount_fd, const char *name)
+{
+	return sys_move_mount(mount_fd, "", AT_FDCWD, name, SYS_MOVE_EMPTY_FROM) < 0 ? -errno : 0;
+}
+
 static int open_below(int dir, const char *path, uint64_t resolve)
 {
 	struct sys_open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = resolve | SYS_RESOLVE_NO_MAGICLINKS };
@@ -146,8 +153,7 @@ int root_mount_overlay(struct start *s)
 			return fail(s, -r, "the upper in memory");
 		snprintf(options + len, sizeof(options) - len, ",upperdir=memory/upper,workdir=memory/work");
 	} else {
-		snprintf(options + len, sizeof(options) - len, ",upperdir=../%s/upper,workdir=../%s/work", s->plan->id,
-			 s->plan->id);
+		snprintf(options + len, sizeof(options) - len, ",upperdir=../%s/upper,workdir=../%s/work", s->name, s->name);
 	}
 	if (mount("overlay", "root", "overlay", MS_NODEV, options) < 0)
 		return fail(s, errno, "/");
@@ -259,33 +265,30 @@ static int mount_pts(struct start *s)
 	return mount_in_dev(s, "pts", fd == -EINVAL ? new_mount("devpts", without_group, attrs) : fd);
 }
 
-static int mount_shm(struct start *s)
+int root_mount_shm(struct start *s)
 {
 	char size[24], owner[16];
 	const char *const config[] = { "size", size, "mode", "1777", "uid", owner, "gid", owner, NULL };
 	uint64_t bytes = s->plan->shm_bytes ? s->plan->shm_bytes : s->plan->memory_bytes / 2;
+	int r;
 
 	/* Neither given: tmpfs' own default, half of the machine's memory, would be no limit at all. */
 	snprintf(size, sizeof(size), "%" PRIu64, bytes ? bytes : (uint64_t)64 << 20);
 	snprintf(owner, sizeof(owner), "%u", s->first);
-	return mount_in_dev(s, "shm", new_mount("tmpfs", config, SYS_ATTR_NOSUID | SYS_ATTR_NODEV));
+	r = mount_in_dev(s, "shm", new_mount("tmpfs", config, SYS_ATTR_NOSUID | SYS_ATTR_NODEV));
+	return r < 0 ? fail(s, -r, "/dev/shm") : 0;
 }
 
-int root_mount_dev(struct start *s)
+int root_prepare_dev(struct start *s)
 {
 	int r;
 
 	s->dev_fd = clone_dev(s);
-	if (s->dev_fd < 0)
-		return fail(s, -s->dev_fd, "/dev");
-	r = attach_at(s, s->dev_fd, "/dev", true);
+	r = s->dev_fd < 0 ? s->dev_fd : set_aside(s->dev_fd, "own-dev");
 	if (r < 0)
 		return fail(s, -r, "/dev");
 	r = mount_pts(s);
-	if (r < 0)
-		return fail(s, -r, "/dev/pts");
-	r = mount_shm(s);
-	return r < 0 ? fail(s, -r, "/dev/shm") : 0;
+	return r < 0 ? fail(s, -r, "/dev/pts") : 0;
 }
 
 /* -- /proc ------------------------------------------------------------------------------------------------------- */
@@ -326,13 +329,12 @@ static int run_prober(struct start *s)
 	return s->prober_error < 0 ? s->prober_error : 0;
 }
 
-int root_mount_proc(struct start *s)
+int root_prepare_proc(struct start *s)
 {
 	int r = run_prober(s);
 
-	if (r < 0)
-		return fail(s, -r, "/proc");
-	r = attach_at(s, s->proc_fd, "/proc", true);
+	if (r == 0)
+		r = set_aside(s->proc_fd, "own-proc");
 	if (r < 0)
 		return fail(s, -r, "/proc");
 	r = s->mqueue_fd < 0 ? 0 : mount_in_dev(s, "mqueue", fd_steal(&s->mqueue_fd));
@@ -385,24 +387,41 @@ static int show_cgroup(struct start *s, int sys_fd)
 
 	if (!c->on_v2[CGROUP_MEMORY])
 		return 0;
-	snprintf(path, sizeof(path), "%s/%s", c->path[CGROUP_V2], s->plan->id);
+	snprintf(path, sizeof(path), "%s/%s", c->path[CGROUP_V2], s->name);
 	return cover(sys_fd, "fs/cgroup", AT_FDCWD, path,
 		     SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
 }
 
-int root_mount_sys(struct start *s)
+int root_prepare_sys(struct start *s)
 {
 	static const char *const masked[] = { "firmware", "devices/virtual/powercap" };
-	auto_fd fd = new_mount("sysfs", NULL, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
-	int r = fd < 0 ? fd : attach_at(s, fd, "/sys", true);
+	int r;
 
+	s->sys_fd = new_mount("sysfs", NULL, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
+	r = s->sys_fd < 0 ? s->sys_fd : set_aside(s->sys_fd, "own-sys");
 	if (r < 0)
 		return fail(s, -r, "/sys");
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(masked); i++)
-		r = mask_dir(fd, s->path = masked[i]);
+		r = mask_dir(s->sys_fd, s->path = masked[i]);
 	if (r == 0)
-		r = show_cgroup(s, fd);
+		r = show_cgroup(s, s->sys_fd);
 	return r;
+}
+
+int root_attach(struct start *s)
+{
+	const struct {
+		const char *path;
+		int fd;
+	} prepared[] = { { "/dev", s->dev_fd }, { "/proc", s->proc_fd }, { "/sys", s->sys_fd } };
+
+	for (size_t i = 0; i < ARRAY_LEN(prepared); i++) {
+		int r = attach_at(s, prepared[i].fd, prepared[i].path, true);
+
+		if (r < 0)
+			return fail(s, -r, prepared[i].path);
+	}
+	return 0;
 }
 
 /* -- the operator's mounts --------------------------------------------------------------------------------------- */

@@ -37,5 +37,6 @@ void spawner_close(struct spawner *sp, struct waiter closer)
 	spawner_wake(sp, sp->closing_ms);
 	jobs_close(sp, 0);
 	pool_empty(sp);
+	blanks_close(sp);
 	boxes_close(sp);
 }

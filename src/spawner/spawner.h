@@ -70,6 +70,18 @@ struct pool {
 	bool pressed;             /* the machine is short of memory: nothing is prepared */
 };
 
+/* Sandboxes made as far as that needs no plan (blanks.c). */
+struct blanks {
+	struct list waiting;      /* struct box by spare_link, the oldest first */
+	size_t n;
+	uint64_t max;             /* 0 = none */
+	uint64_t taken_at_ms;     /* the last MAKE that could have one; 0 = none of late */
+	uint64_t busy_at_ms;      /* the later of that and the last one's beginning */
+	uint64_t not_before_ms;   /* after a failure */
+	uint64_t look_at_ms;      /* when to look at memory again */
+	bool pressed;             /* the machine is short of it: none is begun */
+};
+
 /* Net namespaces that were used by nobody, or by sandboxes that never sent a packet (see netns_is_unused), and those that are
  * to go. */
 #define NETS_MAX 64
@@ -109,6 +121,7 @@ struct spawner {
 	struct cleaner cleaner;
 	struct egress egress;
 	struct pool pool;
+	struct blanks blanks;
 	struct nets nets;
 	struct space space;
 	struct list conns, boxes, jobs;
@@ -188,6 +201,15 @@ bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *i
 /* Ends all spares and forgets what was wanted: images are about to go, or the spawner ends. */
 void pool_empty(struct spawner *sp);
 void pool_tick(struct spawner *sp, uint64_t now_ms);
+
+/* -- blanks.c ----------------------------------------------------------------------------------------------------- */
+void blanks_init(struct spawner *sp);
+void blanks_set(struct spawner *sp, uint64_t max); /* how many there may be */
+/* Notes that a sandbox is wanted. If there is a blank, it becomes the one asked for, whose maker is answered later, and true is
+ * returned. */
+bool blanks_take(struct spawner *sp, const struct plan *p, const struct wire_in *in, struct waiter to);
+void blanks_close(struct spawner *sp); /* ends all */
+void blanks_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- space.c ----------------------------------------------------------------------------------------------------- */
 void space_init(struct spawner *sp);

@@ -5,7 +5,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -73,33 +75,32 @@ static NORETURN void exec_sandbox_init(const struct start *s, int null_fd, int s
 	const int fds[BOOT_FD_END] = {
 		null_fd, null_fd, null_fd,
 		[BOOT_FD_CONTROL] = s->control_fd, [BOOT_FD_EGRESS] = s->egress_fd, [BOOT_FD_CGROUP] = s->runs_fd,
-		[BOOT_FD_SPOOL] = s->spool_fd, [BOOT_FD_READY] = s->ready_fd, [BOOT_FD_STATS] = s->stats_fd,
-		[BOOT_FD_PIDS] = s->pids_fd, [BOOT_FD_SCORE] = score_fd,
+		[BOOT_FD_SPOOL] = null_fd, [BOOT_FD_READY] = s->ready_fd, [BOOT_FD_STATS] = s->stats_fd,
+		[BOOT_FD_PIDS] = s->pids_fd, [BOOT_FD_SCORE] = score_fd, [BOOT_FD_GO] = s->go_fd,
 	};
-
 	char flags[24];
 
 	/* Beside another one, that one's init holds the listeners. */
-	snprintf(flags, sizeof(flags), "%s%s%s", s->plan->beside ? "" : "steer,", s->plan->no_new_privs ? "nnp," : "",
-		 host_pipes_cores(s->host) ? "nocore" : "");
+	snprintf(flags, sizeof(flags), "wait%s%s", s->plan && s->plan->beside ? "" : ",steer", host_pipes_cores(s->host) ? ",nocore" : "");
 	start_exec_init(s->host, fds, flags);
 }
 
-/* Pid 1 of the sandbox. Its user namespace has its map and its root is in place once the builder writes to go, which brings what
- * only the host's root can open. */
-static NORETURN void become_init(const struct start *s, int go)
+/* Pid 1 of the sandbox. Its user namespace has its map once something comes through map_fd, and with it what only the host's
+ * root can open. */
+static NORETURN void become_init(const struct start *s)
 {
 	struct rlimit core;
 	size_t len = 0, n_fds = 0;
 	char byte;
 	int null_fd, score_fd;
 
-	if (fd_recv(go, &byte, 1, &len, &score_fd, 1, &n_fds) < 0 || len != 1 || n_fds != 1)
+	if (fd_recv(s->map_fd, &byte, 1, &len, &score_fd, 1, &n_fds) < 0 || len != 1 || n_fds != 1)
 		_exit(1); /* the builder failed and has told why */
 	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
 		init_failed(s->ready_fd, "become root of the user namespace");
-	if (sethostname(s->plan->hostname, strlen(s->plan->hostname)) < 0)
-		init_failed(s->ready_fd, "set the host name");
+	/* Both follow when the root is another. */
+	if (chdir("/") < 0)
+		init_failed(s->ready_fd, "enter the root");
 	/* The keyring of whoever started the spawner must not be the sandbox's. */
 	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 	setsid();
@@ -125,21 +126,13 @@ static int told(struct start *s, int r, const struct err *err)
 
 static int step_cgroup(struct start *s)
 {
-	const struct cgroup_limits limits = { s->plan->cpu_milli, s->plan->memory_bytes, s->plan->pids_max };
 	struct err err = ERR_INIT;
-	int r = cgroup_make_v1(&s->host->cg, s->plan->id, &limits, &err);
+	int r = cgroup_make_v1(&s->host->cg, s->name, &err);
 
 	if (r < 0)
 		return told(s, r, &err);
-	s->path = s->plan->id;
-	return cgroup_enter_v1(&s->host->cg, s->plan->id);
-}
-
-static int step_make_folders(struct start *s)
-{
-	struct err err = ERR_INIT;
-
-	return told(s, host_make_folders(s->host, s->plan, s->first, &err), &err);
+	s->path = s->name;
+	return cgroup_enter_v1(&s->host->cg, s->name);
 }
 
 static int step_net(struct start *s)
@@ -150,6 +143,7 @@ static int step_net(struct start *s)
 
 	if (r == 0 && setns(s->net_fd >= 0 ? s->net_fd : fd, CLONE_NEWNET) < 0)
 		r = err_sys(&err, "setns");
+	s->net_fd = fd_close(s->net_fd);
 	return told(s, r, &err);
 }
 
@@ -182,7 +176,7 @@ static const char *tree_path(struct start *s, enum cgroup_tree t, const char *be
 
 	if (c->dir[t] < 0)
 		t = CGROUP_V2;
-	snprintf(s->path_buf, sizeof(s->path_buf), "%s/%s%s", c->path[t], s->plan->id, below);
+	snprintf(s->path_buf, sizeof(s->path_buf), "%s/%s%s", c->path[t], s->name, below);
 	return s->path_buf;
 }
 
@@ -194,10 +188,7 @@ static int step_folders(struct start *s)
 		r = open_confined(s, tree_path(s, CGROUP_MEMORY, ""), "stats", &s->stats_fd);
 	if (r == 0)
 		r = open_confined(s, tree_path(s, CGROUP_PIDS, ""), "pids", &s->pids_fd);
-	if (r < 0)
-		return r;
-	snprintf(s->path_buf, sizeof(s->path_buf), "../%s/spool", s->plan->id);
-	return open_confined(s, s->path_buf, "spool", &s->spool_fd);
+	return r;
 }
 
 /* The effective id only, and back: the permitted capabilities stay as long as one of the three ids is 0. */
@@ -221,18 +212,24 @@ static pid_t clone_as_first(struct start *s)
 static int step_clone(struct start *s)
 {
 	struct start_report report = { .pid = 0 };
-	int go[2];
+	int map[2], go[2];
 
-	if (setgroups(0, NULL) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) < 0)
+	if (setgroups(0, NULL) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, map) < 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go) < 0)
 		return fail(s, "");
 	s->init_pid = clone_as_first(s);
 	if (s->init_pid < 0)
 		return fail(s, "");
 	if (s->init_pid == 0) {
-		fd_close(go[1]); /* else its own copy would keep it waiting when the builder dies */
-		become_init(s, go[0]);
+		/* Else its own copy would keep it waiting when the builder dies. Of the other one execve takes care. */
+		fd_close(map[1]);
+		s->map_fd = map[0];
+		s->go_fd = go[0];
+		become_init(s);
 	}
+	fd_close(map[0]);
 	fd_close(go[0]);
+	s->map_fd = map[1];
 	s->go_fd = go[1];
 	report.pid = s->init_pid;
 	return write(s->report_fd, &report, sizeof(report)) < 0 ? fail(s, "report") : 0;
@@ -265,15 +262,68 @@ static int step_map(struct start *s)
 	/* In the host's /proc, while that is there: inside, all of /proc/1 will be read-only. */
 	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/oom_score_adj", s->init_pid);
 	s->score_fd = open(s->path_buf, O_RDWR | O_CLOEXEC);
-	return s->score_fd < 0 ? fail(s, s->path_buf) : 0;
+	return s->score_fd < 0 ? fail(s, s->path_buf) : fd_send(s->map_fd, "m", 1, &s->score_fd, 1);
+}
+
+/* Nothing of the sandbox runs yet, and nobody is left to wait for when the spawner has died meanwhile. */
+static int step_plan(struct start *s)
+{
+	static uint64_t message[WIRE_MAX / 8];
+	static struct plan plan;
+	struct err err = ERR_INIT;
+	size_t len = 0, n_fds = 0;
+	struct wire_in in;
+	int r;
+
+	if (s->plan)
+		return 0;
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != s->spawner_pid)
+		return fail(s, "the spawner");
+	r = fd_recv(s->plan_fd, message, sizeof(message), &len, NULL, 0, &n_fds);
+	if (r == 0)
+		r = len == 0 ? -ECONNRESET : wire_parse(&in, message, len);
+	if (r == 0)
+		r = plan_decode(&plan, &in, &err);
+	if (r == 0)
+		s->plan = &plan;
+	return told(s, r, &err);
+}
+
+static int step_limit(struct start *s)
+{
+	const struct cgroup_limits limits = { s->plan->cpu_milli, s->plan->memory_bytes, s->plan->pids_max };
+	struct err err = ERR_INIT;
+
+	return told(s, cgroup_limit(&s->host->cg, s->name, &limits, &err), &err);
+}
+
+/* In the sandbox's namespace, in which this process is from then on. */
+static int step_hostname(struct start *s)
+{
+	if (setns(s->init_pidfd, CLONE_NEWUTS) < 0 || sethostname(s->plan->hostname, strlen(s->plan->hostname)) < 0)
+		return fail(s, s->plan->hostname);
+	return 0;
+}
+
+static int step_make_folders(struct start *s)
+{
+	struct err err = ERR_INIT;
+	int r = host_make_folders(s->host, s->name, s->plan, s->first, &err);
+
+	if (r < 0)
+		return told(s, r, &err);
+	snprintf(s->path_buf, sizeof(s->path_buf), "../%s/spool", s->name);
+	return open_confined(s, s->path_buf, "spool", &s->spool_fd);
 }
 
 static int step_go(struct start *s)
 {
+	const struct boot_go go = { .no_new_privs = s->plan->no_new_privs };
+
 	/* init was born with the builder's. */
 	if (s->background && s->host->may_renice && setpriority(PRIO_PROCESS, (id_t)s->init_pid, 0) < 0)
 		return fail(s, "priority");
-	return fd_send(s->go_fd, "g", 1, &s->score_fd, 1);
+	return fd_send(s->go_fd, &go, sizeof(go), &s->spool_fd, 1);
 }
 
 static const struct step {
@@ -281,29 +331,60 @@ static const struct step {
 	int (*fn)(struct start *s);
 } steps[] = {
 	{ "enter the cgroup", step_cgroup },
-	{ "make folders", step_make_folders },
 	{ "enter the net namespace", step_net },
 	{ "make the mount namespace", step_mount_namespace },
 	{ "open folders for init", step_folders },
 	{ "make the namespaces", step_clone },
 	{ "map ids", step_map },
+	{ "mount /dev", root_prepare_dev },
+	{ "mount /proc", root_prepare_proc },
+	{ "mask /proc", root_mask_proc },
+	{ "mount /sys", root_prepare_sys },
+	{ "take the plan", step_plan },
+	{ "limit the cgroup", step_limit },
+	{ "set the host name", step_hostname },
+	{ "make folders", step_make_folders },
 	{ "mount an id-mapped layer", root_mount_layers },
 	{ "mount overlay", root_mount_overlay },
-	{ "mount /dev", root_mount_dev },
-	{ "mount /proc", root_mount_proc },
-	{ "mask /proc", root_mask_proc },
-	{ "mount /sys", root_mount_sys },
+	{ "mount /dev/shm", root_mount_shm },
+	{ "mount /dev, /proc and /sys", root_attach },
 	{ "mount what the configuration names", root_mount_configured },
 	{ "mount the bucket", root_mount_bucket },
 	{ "change the root", root_pivot },
 	{ "let init go", step_go },
 };
 
+static int ascending(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* What waits for a plan keeps nothing of the spawner's alive: connections, namespaces, other sandboxes' sockets. */
+static void drop_descriptors(const struct start *s)
+{
+	const struct host *h = s->host;
+	int keep[] = {
+		STDERR_FILENO, h->data_dir, h->sandboxes_dir, h->init_fd, h->core_fd, h->cg.dir[0], h->cg.dir[1], h->cg.dir[2],
+		h->cg.dir[3], s->control_fd, s->egress_fd, s->ready_fd, s->report_fd, s->plan_fd, s->net_fd,
+	};
+	int next = 3;
+
+	qsort(keep, ARRAY_LEN(keep), sizeof(keep[0]), ascending);
+	for (size_t i = 0; i < ARRAY_LEN(keep); i++) {
+		if (keep[i] > next)
+			sys_close_range((unsigned int)next, (unsigned int)keep[i] - 1, 0);
+		next = MAX(next, keep[i] + 1);
+	}
+	sys_close_range((unsigned int)next, ~0u, 0);
+}
+
 static NORETURN void build(struct start *s)
 {
 	struct start_report report = { .pid = 0 };
 
 	events_reset_child();
+	if (!s->plan)
+		drop_descriptors(s);
 	if (s->background && s->host->may_renice)
 		setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
 	for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
@@ -324,7 +405,7 @@ static NORETURN void build(struct start *s)
 
 pid_t start_fork(struct start *s, struct err *err)
 {
-	auto_fd cgroup = cgroup_open_v2(&s->host->cg, s->plan->id);
+	auto_fd cgroup = cgroup_open_v2(&s->host->cg, s->name);
 	struct sys_clone_args args = {
 		.flags = SYS_CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)cgroup,
 	};
@@ -332,8 +413,10 @@ pid_t start_fork(struct start *s, struct err *err)
 
 	if (cgroup < 0)
 		return err_sys_code(err, cgroup, "open cgroup");
-	s->init_pidfd = s->userns_fd = s->go_fd = s->score_fd = s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
-	s->root_fd = s->dev_fd = s->proc_fd = s->mqueue_fd = -1;
+	s->init_pidfd = s->userns_fd = s->map_fd = s->go_fd = s->score_fd = -1;
+	s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
+	s->root_fd = s->dev_fd = s->proc_fd = s->sys_fd = s->mqueue_fd = -1;
+	s->spawner_pid = getpid();
 	pid = sys_clone3(&args);
 	if (pid == 0)
 		build(s);

@@ -1,11 +1,13 @@
 /* spawner/start.h: from a plan to a running init, in a child of the spawner: a list of steps, replayed in order.
  *
  * Three processes besides the spawner, two of them short-lived:
- *   builder  host root. Enters cgroups and a new net namespace, unshares mounts, clones init, assembles the root from
- *            outside, pivots both into it, lets init go and exits.
+ *   builder  host root. Enters cgroups and a net namespace, unshares mounts, clones init, mounts what needs no plan, waits for
+ *            the plan where it was started without, limits the cgroups, assembles the root from outside, pivots both into it,
+ *            lets init go and exits.
  *   init     cloned by the builder while its effective id is the range's first, so that the user namespace belongs (and
- *            the kernel charges it) to that id; sibling of the builder, i.e. a child of the spawner. Waits until its root
- *            is there, becomes root of its namespace, executes openreward-init.
+ *            the kernel charges it) to that id; sibling of the builder, i.e. a child of the spawner. Waits until its
+ *            ids are mapped, becomes root of its namespace, executes openreward-init, which is told when its root is there.
+ *            Until then its root is the host's, and nobody but the builder can say anything to it.
  *   prober   shares the builder's memory and descriptors; joins init's pid and ipc namespaces to open /proc and
  *            /dev/mqueue of those, which nobody outside can.
  *
@@ -30,7 +32,9 @@ struct start_report {
 /* Everything borrowed. The descriptors are those that init is to have. */
 struct start {
 	const struct host *host;
-	const struct plan *plan;
+	const char *name;        /* of its cgroups and its folder */
+	const struct plan *plan; /* NULL = it will come through plan_fd, as a MAKE: until then the builder does what needs none */
+	int plan_fd;
 	uid_t first;
 	int control_fd, egress_fd, ready_fd;
 	int report_fd; /* write end of the report pipe */
@@ -39,9 +43,11 @@ struct start {
 	/* below: the builder's own */
 	const char *path; /* what the failing step was about */
 	char path_buf[START_PATH_MAX];
-	int init_pid, init_pidfd, userns_fd, go_fd;
+	pid_t spawner_pid;
+	int init_pid, init_pidfd, userns_fd;
+	int map_fd, go_fd; /* to init: that its ids are mapped; that its root is there (boot.h) */
 	int spool_fd, runs_fd, stats_fd, pids_fd, score_fd;
-	int root_fd, dev_fd, proc_fd, mqueue_fd, prober_error;
+	int root_fd, dev_fd, proc_fd, sys_fd, mqueue_fd, prober_error;
 };
 
 /* Forks the builder into the sandbox's v2 cgroup. Returns its pid, or a negative errno with *err. */
@@ -52,12 +58,16 @@ MUST_CHECK pid_t start_fork(struct start *s, struct err *err);
 NORETURN void start_exec_init(const struct host *h, const int *fds, const char *flags);
 
 /* -- steps of spawner/root.c, run by the builder; 0 or a negative errno with s->path ----------------------------- */
+/* Without a plan: beside where the root will be. */
+MUST_CHECK int root_prepare_dev(struct start *s);
+MUST_CHECK int root_prepare_proc(struct start *s);
+MUST_CHECK int root_mask_proc(struct start *s);
+MUST_CHECK int root_prepare_sys(struct start *s);
+/* With one. */
 MUST_CHECK int root_mount_layers(struct start *s);
 MUST_CHECK int root_mount_overlay(struct start *s);
-MUST_CHECK int root_mount_dev(struct start *s);
-MUST_CHECK int root_mount_proc(struct start *s);
-MUST_CHECK int root_mask_proc(struct start *s);
-MUST_CHECK int root_mount_sys(struct start *s);
+MUST_CHECK int root_mount_shm(struct start *s);
+MUST_CHECK int root_attach(struct start *s); /* what was prepared */
 MUST_CHECK int root_mount_configured(struct start *s);
 MUST_CHECK int root_mount_bucket(struct start *s);
 MUST_CHECK int root_pivot(struct start *s);

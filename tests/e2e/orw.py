@@ -45,7 +45,7 @@ class Platform:
         # What is prepared unasked would be in every census; test_pool.py, which is about it, says otherwise. How much there is
         # room for depends on the machine; test_queue.py, which is about it, says.
         if "pools:" not in config:
-            config += "\npools:\n  max: 0\n"
+            config += "\npools:\n  max: 0\n  blanks: 0\n"
         if "admission:" not in config:
             config += "\nadmission:\n" + "".join(f"  {key}: 0\n" for key in (
                 "cpu_factor", "memory_factor", "instances", "memory_pressure", "io_pressure"))

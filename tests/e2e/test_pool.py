@@ -37,6 +37,17 @@ def test_the_second_of_a_kind_is_prepared(warm_platform):
     assert warm_platform.leaks() == ""
 
 
+def test_the_first_of_a_kind_is_begun(warm_platform):
+    before = figure(warm_platform, "boxes_begun_total")
+    with warm_platform.client() as client:
+        use(client)
+        time.sleep(0.5)
+        name, own, mark, uid, known = use(client, machine_size="0.5:1")  # as nobody has asked for yet
+        assert (own, mark, uid, known) == (name, "mark", "0", "1")
+    assert figure(warm_platform, "boxes_begun_total") > before
+    assert warm_platform.leaks() == ""
+
+
 def test_the_end_of_the_daemon_is_that_of_what_was_prepared():
     with running("pools:\n  max: 4\n") as p:
         with p.client() as client:

@@ -81,7 +81,7 @@ pid_t start_fork(struct start *s, struct err *err)
 {
 	int pid = proc_new(s->report_fd, s->ready_fd);
 
-	check(s->plan->id && s->first);
+	check(s->name && s->first);
 	return pid < 0 ? err_sys(err, "fork") : pid;
 }
 
@@ -173,9 +173,9 @@ bool netns_is_unused(int fd)
 	return !net_used;
 }
 
-int cgroup_make_v2(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, uid_t owner, struct err *err)
+int cgroup_make_v2(const struct cgroups *c, const char *id, uid_t owner, struct err *err)
 {
-	(void)c, (void)limits, (void)owner;
+	(void)c, (void)owner;
 	check(id[0] && !strchr(id, '/') && strcmp(id, ".") && strcmp(id, ".."));
 	return short_of_all ? err_set(err, -ENOSPC, "no cgroup") : 0;
 }
@@ -371,6 +371,7 @@ static void turn(void)
 		sp.wake_ms = UINT64_MAX;
 		boxes_tick(&sp, now);
 		pool_tick(&sp, now);
+		blanks_tick(&sp, now);
 		jobs_tick(&sp, now);
 	}
 	for (int c = 0; c < CONNS; c++)
@@ -445,6 +446,7 @@ static void begin(void)
 	list_init(&sp.boxes);
 	list_init(&sp.jobs);
 	pool_init(&sp);
+	blanks_init(&sp);
 	n_procs = 0;
 	time_ms = 0;
 	egress_away = net_used = short_of_all = false;

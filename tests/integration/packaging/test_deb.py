@@ -139,7 +139,7 @@ def check_the_machine(root: DebianRoot) -> None:
 
 def configure(root: DebianRoot, platform: Installed, port: int) -> None:
     with open(root.path(CONFIG), "a", encoding="utf-8") as f:
-        f.write(f"listen: 127.0.0.1:{port}\ndata: {platform.data}\npools: {{max: 0}}\n"
+        f.write(f"listen: 127.0.0.1:{port}\ndata: {platform.data}\npools: {{max: 0, blanks: 0}}\n"
                 "admission: {cpu_factor: 0, memory_factor: 0, memory_pressure: 0, io_pressure: 0}\n")
     os.makedirs(root.path(platform.data))
     copy_images(root.images, os.path.join(root.folder, "lib", "openreward", os.path.basename(root.folder)))

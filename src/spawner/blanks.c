@@ -1,0 +1,129 @@
+/* Blanks: sandboxes that are made as far as that needs no plan: range, cgroups, net namespace, init up to where it needs its
+ * root, /dev, /proc, /sys. Their builders wait for a plan, and any MAKE of a sandbox that stands alone may get one, whatever its
+ * image and size are: what is left is the limits and the root.
+ *
+ * A few are kept while somebody has asked for a sandbox of late, none while memory is short. The next one is begun when a sandbox
+ * is ready and none is there, else when nobody has asked for a moment. */
+#include "base/random.h"
+#include "base/time.h"
+#include "spawner/box.h"
+
+#define BLANKS_MAX 64
+#define QUIET_MS 5       /* since the last take, and since the last one was begun */
+#define LOOK_MS 1000     /* at memory */
+#define BACKOFF_MS 10000 /* after one that could not be made */
+
+void blanks_init(struct spawner *sp)
+{
+	list_init(&sp->blanks.waiting);
+}
+
+static void drop_all(struct spawner *sp)
+{
+	list_foreach(&sp->blanks.waiting, struct box, spare_link, b) {
+		list_remove(&b->spare_link);
+		sp->blanks.n--;
+		box_drop(b);
+	}
+}
+
+static bool may_begin(const struct spawner *sp, uint64_t now_ms)
+{
+	const struct blanks *k = &sp->blanks;
+
+	return k->taken_at_ms && !sp->closing_ms && !k->pressed && k->n < k->max && now_ms >= k->not_before_ms;
+}
+
+static void begin(struct spawner *sp, uint64_t now_ms)
+{
+	struct blanks *k = &sp->blanks;
+	char name[PLAN_ID_LEN];
+	struct box *b;
+
+	random_uuid(name);
+	b = box_begin_blank(sp, name);
+	if (!b) {
+		k->not_before_ms = now_ms + BACKOFF_MS;
+		return;
+	}
+	list_push_back(&k->waiting, &b->spare_link);
+	k->n++;
+	k->busy_at_ms = now_ms;
+}
+
+static void fill(struct spawner *sp, uint64_t now_ms)
+{
+	struct blanks *k = &sp->blanks;
+
+	if (may_begin(sp, now_ms) && (k->n == 0 || now_ms - k->busy_at_ms >= QUIET_MS))
+		begin(sp, now_ms);
+	if (may_begin(sp, now_ms))
+		spawner_wake(sp, k->busy_at_ms + QUIET_MS);
+}
+
+bool blanks_take(struct spawner *sp, const struct plan *p, const struct wire_in *in, struct waiter to)
+{
+	struct blanks *k = &sp->blanks;
+	struct box *b;
+
+	if (p->beside || !k->max)
+		return false;
+	k->taken_at_ms = k->busy_at_ms = time_now_ms();
+	spawner_wake(sp, k->busy_at_ms + QUIET_MS);
+	while ((b = list_first(&k->waiting, struct box, spare_link))) {
+		list_remove(&b->spare_link);
+		k->n--;
+		if (box_fill(b, p, in, to))
+			return true;
+		box_drop(b); /* its builder has just died */
+	}
+	return false;
+}
+
+void blanks_made(struct spawner *sp)
+{
+	fill(sp, time_now_ms());
+}
+
+void blanks_lost(struct box *b)
+{
+	struct blanks *k = &b->sp->blanks;
+
+	if (list_empty(&b->spare_link))
+		return; /* dropped */
+	list_remove(&b->spare_link);
+	k->n--;
+	k->not_before_ms = time_now_ms() + BACKOFF_MS;
+	spawner_wake(b->sp, k->not_before_ms);
+}
+
+void blanks_set(struct spawner *sp, uint64_t max)
+{
+	sp->blanks.max = MIN(max, (uint64_t)BLANKS_MAX);
+	if (sp->blanks.n > sp->blanks.max)
+		drop_all(sp);
+}
+
+void blanks_close(struct spawner *sp)
+{
+	drop_all(sp);
+}
+
+void blanks_tick(struct spawner *sp, uint64_t now_ms)
+{
+	struct blanks *k = &sp->blanks;
+
+	if (!k->taken_at_ms)
+		return;
+	if (now_ms >= k->look_at_ms) {
+		k->pressed = pool_short_of_memory();
+		k->look_at_ms = now_ms + LOOK_MS;
+	}
+	if (now_ms - k->taken_at_ms >= sp->pool.keep_ms)
+		k->taken_at_ms = 0;
+	else
+		spawner_wake(sp, k->look_at_ms);
+	if (k->pressed || !k->taken_at_ms)
+		drop_all(sp);
+	fill(sp, now_ms);
+}
