@@ -45,6 +45,11 @@ static struct held {
 
 static int questions; /* whose callback is owed */
 
+/* Since the start. */
+static unsigned long n_created, n_results, n_answered;
+
+const char *fuzz_missed(void);
+
 /* -- what the engine calls -------------------------------------------------------------------------------------------- */
 static void use_err(const struct err *err)
 {
@@ -57,6 +62,7 @@ static void on_done(void *arg, const struct err *err)
 	check(questions-- > 0);
 	if (err)
 		use_err(err);
+	n_answered += !err;
 }
 
 static void on_fd(void *arg, int fd, const struct err *err)
@@ -104,6 +110,7 @@ static void on_exec(void *arg, struct engine_exec *x, const struct engine_exec_r
 	if (err)
 		use_err(err);
 	if (res) {
+		n_results++;
 		check(res->return_code >= 0 && res->return_code <= 255 && engine_outcome_name(res->outcome));
 		ssize_t n = engine->ops->exec_read(x, res->stored / 2, out, sizeof(out));
 		check(n <= (ssize_t)sizeof(out));
@@ -138,6 +145,7 @@ static void on_created(void *arg, struct engine_box *b, const struct err *err)
 	check(h->wanted && !h->box && !b == !!err);
 	h->box = b;
 	h->wanted = b;
+	n_created += b != NULL;
 	if (err)
 		use_err(err);
 }
@@ -424,6 +432,11 @@ static int next_fd(void)
 	auto_fd fd = memfd_create("next", MFD_CLOEXEC);
 
 	return fd;
+}
+
+const char *fuzz_missed(void)
+{
+	return !n_created ? "had a sandbox" : !n_results ? "had a result of a command" : !n_answered ? "had an answer of init" : NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

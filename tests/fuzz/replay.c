@@ -8,6 +8,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 __attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
+/* Of targets that can say so: whether the inputs since the start came to what it is there for. NULL = yes. */
+__attribute__((weak)) const char *fuzz_missed(void);
 
 static int n_inputs;
 
@@ -53,5 +55,9 @@ int main(int argc, char **argv)
 		failed |= dir ? replay_folder(argv[i], dir) : replay_file(argv[i]);
 	}
 	printf("replayed %d inputs\n", n_inputs);
+	if (fuzz_missed && fuzz_missed()) {
+		fprintf(stderr, "none of them: %s\n", fuzz_missed());
+		failed = 1;
+	}
 	return failed;
 }
