@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/random.h"
+#include "base/str.h"
 
 int fd_close(int fd)
 {
@@ -126,6 +127,19 @@ int fd_read_file(const char *path, struct buf *ret, struct err *err)
 	if (r == -ENOBUFS)
 		return err_set(err, r, "read %s: larger than %zu bytes", path, ret->max);
 	return r < 0 ? err_sys_code(err, r, "read %s", path) : 0;
+}
+
+int fd_read_u64(int dir, const char *path, uint64_t *ret)
+{
+	auto_fd fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+	char text[32];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return str_to_u64(text, ret) < 0 ? -EPROTO : 0;
 }
 
 static int sync_parent(const char *path, struct err *err)

@@ -35,6 +35,8 @@ MUST_CHECK int fd_read_all(int fd, void *p, size_t len);
 MUST_CHECK int fd_read_to_end(int fd, struct buf *ret);
 /* The same by name; errors name the path. */
 MUST_CHECK int fd_read_file(const char *path, struct buf *ret, struct err *err);
+/* The number that a file of the kernel's holds, at most 30 bytes of it; a path, or a name in dir. -EPROTO: it is none. */
+MUST_CHECK int fd_read_u64(int dir, const char *path, uint64_t *ret);
 /* Written aside (in the same folder), synced and renamed, the folder synced: after a power cut there is the old content
  * or the new, never a part. The file gets exactly this mode whatever the umask. Nothing is left behind on failure. */
 MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, struct err *err);

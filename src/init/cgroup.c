@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/str.h"
 #include "init/boot.h"
 #include "init/init.h"
 
@@ -97,16 +96,9 @@ bool groups_alone(const struct init *in)
 
 uint64_t group_read_u64(int dir, const char *name, uint64_t fallback)
 {
-	auto_fd fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
-	char text[32];
 	uint64_t v;
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
-	if (n <= 0)
-		return fallback;
-	text[n] = '\0';
-	text[strcspn(text, "\n")] = '\0';
-	return str_to_u64(text, &v) < 0 ? fallback : v;
+	return fd_read_u64(dir, name, &v) < 0 ? fallback : v;
 }
 
 /* v1 has no count of it (its failcnt stays 0 on some kernels): only whether the limit was ever reached. What the counters

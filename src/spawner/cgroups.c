@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/str.h"
 
 #define HOST_PIDS 2048
 #define TCP_SHARE 4 /* v1: of a sandbox's memory, as much again for TCP's buffers */
@@ -168,18 +167,11 @@ static enum cgroup_tree pids_tree(const struct cgroups *c)
 static int limit_all(const struct cgroups *c, struct err *err)
 {
 	enum cgroup_tree t = pids_tree(c);
-	auto_fd fd = open("/proc/sys/kernel/pid_max", O_RDONLY | O_CLOEXEC);
-	char text[24];
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	uint64_t all, host;
-	int r;
+	uint64_t all = 0, host;
+	int r = fd_read_u64(AT_FDCWD, "/proc/sys/kernel/pid_max", &all);
 
-	if (n <= 0)
-		return err_sys(err, "read /proc/sys/kernel/pid_max");
-	text[n] = 0;
-	text[strcspn(text, "\n")] = 0;
-	if (str_to_u64(text, &all) < 0)
-		return err_set(err, -EPROTO, "/proc/sys/kernel/pid_max holds \"%s\", expected a number", text);
+	if (r < 0)
+		return err_sys_code(err, r, "read /proc/sys/kernel/pid_max");
 	host = MAX(all / 8, (uint64_t)HOST_PIDS);
 	r = write_u64(c->dir[t], "pids.max", all > 2 * host ? all - host : all / 2);
 	return r < 0 ? err_sys_code(err, r, "limit the processes of %s", c->path[t]) : 0;

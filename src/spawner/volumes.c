@@ -16,7 +16,6 @@
 
 #include "base/fd.h"
 #include "base/machine.h"
-#include "base/str.h"
 
 #define QUOTA_ENABLE_SIMPLE 4  /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA */
 #define LOOP_TRIES 32          /* somebody else may take the free one first */
@@ -191,16 +190,9 @@ void volumes_close(struct volumes *v, const char *where)
 /* -- its size ---------------------------------------------------------------------------------------------------- */
 static uint64_t figure(const struct volumes *v, const char *name)
 {
-	auto_fd fd = v->figures < 0 ? -1 : openat(v->figures, name, O_RDONLY | O_CLOEXEC);
-	char text[32];
-	uint64_t u = 0;
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	uint64_t u;
 
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	text[strcspn(text, "\n")] = 0;
-	return str_to_u64(text, &u) < 0 ? 0 : u;
+	return fd_read_u64(v->figures, name, &u) < 0 ? 0 : u;
 }
 
 /* What is promised: written to memory and not to the disk yet, which is much; and what removing files may need. */

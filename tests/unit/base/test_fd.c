@@ -101,6 +101,17 @@ Test(fd, read_file_stops_at_the_maximum)
 	cr_assert(strstr(err.msg, "/nowhere"));
 }
 
+Test(fd, a_number_of_the_kernels)
+{
+	uint64_t v = 7;
+
+	cr_assert_eq(fd_read_u64(AT_FDCWD, "/proc/sys/kernel/pid_max", &v), 0);
+	cr_assert_gt(v, 100);
+	cr_assert_eq(fd_read_u64(AT_FDCWD, "/proc/version", &v), -EPROTO);
+	cr_assert_eq(fd_read_u64(AT_FDCWD, "/dev/null", &v), -EPROTO);
+	cr_assert_eq(fd_read_u64(-1, "pid_max", &v), -EBADF);
+}
+
 Test(fd, mkdirs)
 {
 	struct err err = ERR_INIT;
