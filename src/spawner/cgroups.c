@@ -215,9 +215,7 @@ static int limit_cpu(const struct cgroups *c, int dir, uint64_t milli)
 		r = write_file(dir, "cpu.max", text);
 		return r < 0 ? r : write_u64(dir, "cpu.weight", MIN(MAX(milli / 10, (uint64_t)1), (uint64_t)10000));
 	}
-	r = write_u64(dir, "cpu.cfs_period_us", period_us);
-	if (r == 0)
-		r = write_u64(dir, "cpu.cfs_quota_us", quota_us);
+	r = write_u64(dir, "cpu.cfs_quota_us", quota_us); /* of the kernel's own period, which is the same */
 	return r < 0 ? r : write_u64(dir, "cpu.shares", MAX(milli * 1024 / 1000, (uint64_t)2));
 }
 
@@ -409,10 +407,13 @@ void cgroup_kill(const struct cgroups *c, const char *id)
  * who got into init. */
 static int remove_below(int parent, const char *name, int depth)
 {
-	auto_fd fd = open_dir(parent, name);
+	auto_fd fd = -1;
 	struct dirent *e;
 	DIR *d;
 
+	if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0; /* as nearly all are: nothing below */
+	fd = open_dir(parent, name);
 	if (fd < 0)
 		return fd == -ENOENT ? 0 : fd;
 	d = depth > 0 ? fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 0)) : NULL;

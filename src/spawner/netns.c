@@ -436,22 +436,22 @@ int netns_create(int *ret_fd, struct err *err)
 
 /* -- used or not --------------------------------------------------------------------------------------------------- */
 /* /proc/net shows the net namespace of whoever looks. */
-static bool read_text(const char *path, char *ret, size_t cap)
+static bool read_text(int net, const char *file, char *ret, size_t cap)
 {
-	auto_fd fd = open(path, O_RDONLY | O_CLOEXEC);
+	auto_fd fd = openat(net, file, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, ret, cap - 1);
 
 	ret[n > 0 ? n : 0] = 0;
 	return n > 0;
 }
 
-static bool loopback_is_silent(void)
+static bool loopback_is_silent(int net)
 {
 	const char *line, *other;
 	unsigned long long in, out;
 	char text[2048];
 
-	if (!read_text("/proc/thread-self/net/dev", text, sizeof(text)))
+	if (!read_text(net, "dev", text, sizeof(text)))
 		return false;
 	line = strstr(text, "lo:");
 	other = line ? strchr(line, '\n') : NULL;
@@ -459,20 +459,20 @@ static bool loopback_is_silent(void)
 	       sscanf(line, "lo: %llu %*u %*u %*u %*u %*u %*u %*u %llu", &in, &out) == 2 && in == 0 && out == 0;
 }
 
-static bool has_no_socket(void)
+static bool has_no_socket(int net)
 {
 	char text[1024];
 
-	return read_text("/proc/thread-self/net/sockstat", text, sizeof(text)) && strstr(text, "sockets: used 0\n");
+	return read_text(net, "sockstat", text, sizeof(text)) && strstr(text, "sockets: used 0\n");
 }
 
 /* They outlive their sockets. The first line is a heading; without IPv6 there is no file. */
-static bool has_no_flow_label(void)
+static bool has_no_flow_label(int net)
 {
 	const char *line;
 	char text[512];
 
-	if (!read_text("/proc/thread-self/net/ip6_flowlabel", text, sizeof(text)))
+	if (!read_text(net, "ip6_flowlabel", text, sizeof(text)))
 		return errno == ENOENT;
 	line = strchr(text, '\n');
 	return line && !line[1];
@@ -481,11 +481,13 @@ static bool has_no_flow_label(void)
 bool netns_is_unused(int fd)
 {
 	auto_fd home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	auto_fd net = -1;
 	bool unused;
 
 	if (home < 0 || setns(fd, CLONE_NEWNET) < 0)
 		return false;
-	unused = loopback_is_silent() && has_no_socket() && has_no_flow_label();
+	net = open("/proc/thread-self/net", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	unused = net >= 0 && loopback_is_silent(net) && has_no_socket(net) && has_no_flow_label(net);
 	go_home(home);
 	return unused;
 }
