@@ -15,6 +15,8 @@
 #include "spawner/sys.h"
 
 #define BATCH_MAX 64
+#define GATHER_MS 20   /* a child for each that has ended would take longer to make than to do its work */
+#define GATHERED 32    /* as many do not wait */
 #define TRIES_MAX 4
 #define BUSY_TRIES 200 /* of 5 ms: a cgroup stays busy until the kernel has put its last process away */
 #define NICE 10
@@ -63,19 +65,41 @@ static NORETURN void dig_all(struct spawner *sp)
 	_exit(MIN(bad, 255));
 }
 
+static bool is_due(struct spawner *sp)
+{
+	const struct cleaner *c = &sp->cleaner;
+
+	if (c->child.pid > 0 || c->n_queued == 0)
+		return false;
+	if (sp->closing_ms || c->n_queued >= GATHERED || time_now_ms() >= c->due_ms)
+		return true;
+	spawner_wake(sp, c->due_ms);
+	return false;
+}
+
+static void enqueue(struct spawner *sp, struct grave *g)
+{
+	struct cleaner *c = &sp->cleaner;
+
+	if (c->n_queued++ == 0)
+		c->due_ms = time_now_ms() + GATHER_MS;
+	list_push_back(&c->queue, &g->link);
+}
+
 static void start_batch(struct spawner *sp)
 {
 	struct sys_clone_args args = { .exit_signal = SIGCHLD };
 	struct cleaner *c = &sp->cleaner;
 	pid_t pid;
 
-	if (c->child.pid > 0 || list_empty(&c->queue))
+	if (!is_due(sp))
 		return;
-	for (size_t n = 0; n < BATCH_MAX && !list_empty(&c->queue); n++) {
+	for (size_t n = 0; n < BATCH_MAX && c->n_queued > 0; n++) {
 		struct list *l = c->queue.next;
 
 		list_remove(l);
 		list_push_back(&c->batch, l);
+		c->n_queued--;
 	}
 	pid = sys_clone3(&args);
 	if (pid == 0)
@@ -90,7 +114,7 @@ static void retry(struct spawner *sp, struct grave *g)
 {
 	list_remove(&g->link);
 	if (++g->tries < TRIES_MAX) {
-		list_push_back(&sp->cleaner.queue, &g->link);
+		enqueue(sp, g);
 		return;
 	}
 	list_push_back(&sp->cleaner.failed, &g->link);
@@ -155,7 +179,12 @@ void clean_bury(struct spawner *sp, const char *name, uid_t first, bool tree)
 	memcpy(g->name, name, strlen(name) + 1);
 	g->first = first;
 	g->tree = tree;
-	list_push_back(&sp->cleaner.queue, &g->link);
+	enqueue(sp, g);
+	start_batch(sp);
+}
+
+void clean_tick(struct spawner *sp)
+{
 	start_batch(sp);
 }
 

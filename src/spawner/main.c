@@ -142,6 +142,7 @@ static void tick(struct spawner *sp)
 	jobs_tick(sp, now);
 	egress_tick(sp, now);
 	nets_tick(sp, now);
+	clean_tick(sp);
 	if (sp->closing_ms)
 		spawner_wake(sp, sp->closing_ms);
 }

@@ -44,7 +44,9 @@ struct waiter {
 
 /* Sandboxes and jobs that have ended, on their way to nothing (clean.c). */
 struct cleaner {
-	struct list queue;  /* waiting */
+	struct list queue;  /* waiting, n_queued of them, the first until due_ms */
+	size_t n_queued;
+	uint64_t due_ms;
 	struct list batch;  /* in the hands of the child */
 	struct list failed; /* given up on; their ids are not used again in this life */
 	struct child child;
@@ -245,6 +247,7 @@ void clean_bury(struct spawner *sp, const char *name, uid_t first, bool tree);
 bool clean_has(const struct spawner *sp, const char *name);
 bool clean_will(const struct spawner *sp, const char *name);
 bool clean_idle(const struct spawner *sp);
+void clean_tick(struct spawner *sp);
 /* Kills and removes what an earlier life left. Before anything is started. */
 MUST_CHECK int clean_reconcile(struct spawner *sp, struct err *err);
 
