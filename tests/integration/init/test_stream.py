@@ -158,8 +158,9 @@ def test_the_last_frames_are_whole(box):
 
 
 def test_a_reader_holds_the_command_up(box):
-    run = sh(box, "head -c 50000000 /dev/zero; echo done", RUN_FETCH | RUN_TAIL, max_bytes=1 << 20)
-    read(box, run, FLOW=100000)
+    run = sh(box, "until [ -e /tmp/go ]; do sleep 0.01; done; head -c 50000000 /dev/zero; echo done", RUN_FETCH | RUN_TAIL, max_bytes=1 << 20)
+    read(box, run, FLOW=100000)  # until then it would write as it likes
+    box.sh("touch /tmp/go")
     time.sleep(0.5)
     data, m = read(box, run, FLOW=100000)
     assert 100000 <= m["STORED"] < 800000 and m["FIRST"] == 0

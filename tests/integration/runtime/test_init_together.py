@@ -89,7 +89,7 @@ def test_out_of_memory_is_counted_and_survived(spawner):
 
 def test_process_limit_is_counted_and_survived(spawner):
     box = spawner.make(pids_max=20)
-    start(box, "/bin/sh", "-c", "for i in $(seq 40); do sleep 100 & done; wait", run_id="bomb", timeout_ms=800)
+    start(box, "/bin/sh", "-c", "for i in $(seq 40); do sleep 100 & done; wait", run_id="bomb", timeout_ms=3000)
     done = finish(box, "bomb")
     assert done.number("PIDS_HITS") > 0
     assert box.run("echo alive") == (0, "alive\n")
