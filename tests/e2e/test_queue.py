@@ -20,6 +20,7 @@ queue:
   share: 0
 pools:
   max: 0
+  blanks: 0
 """ + ROOM_BY_NUMBER
 
 
