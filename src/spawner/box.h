@@ -21,14 +21,14 @@ struct box {
 	char name[PLAN_ID_LEN]; /* of its cgroups and its folder: the id, or a spare's own */
 	char id[PLAN_ID_LEN];   /* a spare's is its name until somebody gets it */
 	bool spare;             /* prepared, and nobody's yet */
-	struct shape *shape;    /* of a spare; NULL when nobody is to get it any more, and of a blank */
 	bool blank;             /* a spare that is STARTING until it gets a plan */
+	struct shape *shape;    /* of a spare; NULL when nobody is to get it any more, and of a blank */
 	struct list spare_link; /* in shape->ready, when READY and a spare; in blanks.waiting */
 	int plan_fd;            /* of a blank: to its builder; else -1 */
 	enum plan_kind kind;
 	enum plan_net net;
-	uint64_t number;
 	uid_t first;
+	uint64_t number;
 	struct child builder, init;
 	int init_pid, init_pidfd;
 	struct source report, ready;
@@ -38,7 +38,6 @@ struct box {
 	struct box *owner;       /* whose network it shares; NULL = it has its own */
 	struct list beside;      /* of an owner: those that share its network, by beside_link */
 	struct list beside_link;
-	bool registered;
 	uint64_t started_us, lease_ms;
 	uint64_t lease_at_ms, hard_at_ms; /* 0 = never; STARTING: lease_at is the time-out of the start */
 	uint64_t hard_ms;
@@ -49,6 +48,7 @@ struct box {
 	char reason[16];
 	void *note; /* of whoever takes it over; NULL = none */
 	size_t note_len;
+	bool registered;
 	bool warm;  /* it was a spare */
 	bool begun; /* it was a blank */
 	bool taken; /* the maker is one who takes over: it gets the note, too */

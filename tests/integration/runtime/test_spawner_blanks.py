@@ -62,12 +62,22 @@ def builders(spawner):
     return found
 
 
+def wait_for(spawner, n):
+    """As many builders that wait: one whose sandbox has just become ready is there for a moment, too, and there is the same number."""
+    for _ in range(100):
+        found = builders(spawner)
+        time.sleep(0.1)
+        if len(found) == n and builders(spawner) == found:
+            return found
+    raise AssertionError(f"{len(found)} builders, expected {n}")
+
+
 def test_none_is_begun_unasked(spawner):
     for _ in range(3):
         b = spawner.make()
         assert not b.made.number("BLANK") and not b.made.number("BLANKS")
         end(spawner, b)
-    assert builders(spawner) == []
+    assert settle(lambda: not builders(spawner))
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -113,7 +123,7 @@ def test_no_new_privs_is_asked_for_or_not(blanks):
 
 def test_nobody_is_told_of_blanks(blanks):
     b = begun(blanks)
-    assert settle(lambda: len(builders(blanks)) == 3)
+    wait_for(blanks, 3)
     request, listed = blanks.daemon.send("LIST"), []
     while (m := blanks.daemon.wait(request)).kind != "OK":
         listed.append(m.text("ID"))
@@ -124,9 +134,8 @@ def test_nobody_is_told_of_blanks(blanks):
 
 def test_one_that_waits_holds_nothing_of_others(blanks):
     b = begun(blanks)
-    assert settle(lambda: len(builders(blanks)) == 3)
     own = {x for x in descriptors(b.pid) if x.startswith("socket:")}
-    for pid in builders(blanks):
+    for pid in wait_for(blanks, 3):
         links = descriptors(pid)
         assert not own & set(links)
         assert len(links) < 40 and not any("spawner.lock" in x or x.startswith("net:[") for x in links), links
@@ -148,8 +157,7 @@ def test_the_root_of_init_is_the_sandboxs(blanks):
 
 def test_one_that_died_is_not_given(blanks):
     b = begun(blanks)
-    assert settle(lambda: len(builders(blanks)) == 3)
-    for pid in builders(blanks):
+    for pid in wait_for(blanks, 3):
         os.kill(pid, signal.SIGKILL)
     assert settle(lambda: not builders(blanks))
     again = blanks.make()
@@ -172,7 +180,7 @@ def test_they_go_when_none_may_be(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
     end(s, begun(s))
-    assert settle(lambda: len(builders(s)) == 3)
+    wait_for(s, 3)
     assert count(s) in (2, 3)  # the owner of the one that tells was one of them
     s.daemon.send("POOL", ("POOL_BLANKS", 0))
     assert settle(lambda: not builders(s))
@@ -183,7 +191,7 @@ def test_the_end_of_the_spawner_is_theirs(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
     end(s, begun(s))
-    assert settle(lambda: len(builders(s)) == 3)
+    wait_for(s, 3)
     assert s.stop() == 0
     assert census(s.name(), s.data) == NOTHING
 
@@ -192,7 +200,7 @@ def test_kill_of_the_spawner_leaves_none(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
     end(s, begun(s))
-    assert settle(lambda: len(builders(s)) == 3)
+    wait_for(s, 3)
     pids = children(s.process.pid)
     s.kill()
     assert settle(lambda: not any(alive(p) for p in pids), 5)
