@@ -158,7 +158,7 @@ class Faults:
     def init_is_killed(self):
         """That of a sandbox of our own, of which the answer is known."""
         box = Sandbox(self.platform)
-        running = [p for p in pids() if any(box.id in line for line in lines_of(f"/proc/{p}/cgroup"))]
+        running = [p for p in pids() if command_of(p)[:1] == ["openreward-init"] and any(box.id in line for line in lines_of(f"/proc/{p}/cgroup"))]
         os.kill(min(running), signal.SIGKILL)
         wait_until(lambda: box.call("/ping")[0] != 200, 30, "the end of a sandbox")
         self.expect_infra(box.call("/run", {"cmd": "true"}), "sandbox without init")
@@ -227,8 +227,19 @@ def summary(results, team):
             f"{dict(team.done)}")
 
 
+def was_not_opened(r, team):
+    """The SDK asks three times for a session's beginning (stop_after_attempt(3)), and at each a daemon died. It has no result yet, and
+    the client was told. A daemon that leaves cuts what takes longer than its `drain`."""
+    deaths = [at for at, what in team.times if what.startswith("daemon_") and r["opened_at"] - 3 < at < r["at"] + 1]
+    return "__aenter__" in r["in"] and "play" in r["in"] and "use_sandbox" not in r["in"] and len(deaths) >= 3
+
+
 def all_right(results, team):
-    lost = [r for r in results if "error" in r]
+    errors = [r for r in results if "error" in r]
+    lost = [r for r in errors if not was_not_opened(r, team)]
+    not_opened = len(errors) - len(lost)
+    print(f"{not_opened} sessions not opened: each of the SDK's three requests for it met a daemon's end")
+    assert 10 * not_opened < len(results) or not results
     wrong = [r for r in results if "error" not in r and r["reward"] != r["expected"]]
     if lost:
         print("what died: ", team.times)

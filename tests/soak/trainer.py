@@ -56,6 +56,7 @@ class Rollout:
         self.right = self.dice.random() < 0.6
         self.calls = 0
         self.doubled = False
+        self.opened_at = 0.0  # time.time() when its session was first asked for
 
     async def think(self) -> None:
         await asyncio.sleep(min(self.dice.expovariate(1 / PAUSE_S), 10 * PAUSE_S))
@@ -97,6 +98,7 @@ class Rollout:
 
     async def play(self) -> float:
         task = self.trainer.tasks[self.task_index]
+        self.opened_at = time.time()
         async with self.trainer.environment.session(task=task) as session:
             prompt = "".join(b.text for b in await session.get_prompt())
             check(f"{task.task_spec['id']}+{task.task_spec['id']}" in prompt, f"prompt of {task.task_spec}: {prompt}")
@@ -140,7 +142,8 @@ class Trainer:
         self.until = 0
 
     async def one(self, number: int) -> None:
-        rollout = asyncio.ensure_future(Rollout(self, number).run())
+        one = Rollout(self, number)
+        rollout = asyncio.ensure_future(one.run())
         try:
             if self.dice.random() < VANISH_SHARE:
                 await asyncio.wait({rollout}, timeout=self.dice.uniform(0, 4 * PAUSE_S))
@@ -150,7 +153,7 @@ class Trainer:
                     return
             line = await rollout
         except Exception as e:  # pylint: disable=broad-except # whatever it is, it is a rollout that was lost
-            line = {"error": f"{type(e).__name__}: {e}"[:500], "in": where(e)}
+            line = {"error": f"{type(e).__name__}: {e}"[:500], "in": where(e), "opened_at": one.opened_at}
         print(json.dumps({"rollout": number, "at": round(time.time(), 3), **line}), flush=True)
 
     async def lane(self) -> None:
