@@ -21,7 +21,7 @@
  * A sidecar is a box beside another, its owner, in whose net namespace it is. It ends with the owner, and the owner is not over
  * before it is: whoever is told that a sandbox has ended need not ask what stood beside it.
  *
- * Transitions: box_make (none -> STARTING), on_ready (-> READY), box_kill (-> ENDING), box_over (-> buried).
+ * Transitions: box_begin (none -> STARTING), on_ready (-> READY), box_kill (-> ENDING), box_over (-> buried).
  * Invariants: 1. `reason` is set exactly when ENDING. 2. A box is in sp->boxes until box_over. 3. Descriptors of init's
  * control and egress sockets are kept until box_over, so that they can be handed over (TAKE, a new egress). */
 #include <errno.h>
@@ -41,7 +41,7 @@
 #include "spawner/box.h"
 #include "spawner/sys.h"
 
-static struct box *find(const struct spawner *sp, const char *id)
+struct box *box_find(const struct spawner *sp, const char *id)
 {
 	list_foreach((struct list *)&sp->boxes, struct box, link, b)
 		if (id && !b->spare && strcmp(b->id, id) == 0)
@@ -250,7 +250,7 @@ static void on_builder_exit(void *arg, int status)
 	box_over_if_dead(b);
 }
 
-static void tell_made(struct box *b, struct waiter to)
+void box_tell_made(struct box *b, struct waiter to)
 {
 	int fds[] = { b->control_fd, b->init_pidfd };
 	struct wire_out o;
@@ -282,6 +282,12 @@ void box_watch_clock(struct box *b)
 		spawner_wake(b->sp, b->hard_at_ms);
 }
 
+void box_prolong(struct box *b, uint64_t lease_ms)
+{
+	b->lease_at_ms = due(time_now_ms(), lease_ms);
+	box_watch_clock(b);
+}
+
 /* To whom it was made for: its times begin. */
 static void box_give(struct box *b)
 {
@@ -290,7 +296,7 @@ static void box_give(struct box *b)
 	b->lease_at_ms = due(now, b->lease_ms);
 	b->hard_at_ms = due(now, b->hard_ms);
 	box_watch_clock(b);
-	tell_made(b, b->maker);
+	box_tell_made(b, b->maker);
 }
 
 static void box_ready(struct box *b)
@@ -438,8 +444,7 @@ static int box_start(struct box *b, const struct plan *p)
 	return 0;
 }
 
-/* Without memory for a new one there is none: the sandbox then ends with the daemon that made it. */
-static void take_note(struct box *b, const struct wire_in *in)
+void box_take_note(struct box *b, const struct wire_in *in)
 {
 	size_t len = 0;
 	const void *p = wire_get(in, WIRE_T_NOTE, 0, &len);
@@ -456,7 +461,7 @@ static void take_note(struct box *b, const struct wire_in *in)
 /* The owner of a box that is to be made; NULL = the plan names none, or *ret_error says why it cannot be had. */
 static struct box *owner_of(const struct spawner *sp, const struct plan *p, int *ret_error)
 {
-	struct box *owner = p->beside ? find(sp, p->beside) : NULL;
+	struct box *owner = p->beside ? box_find(sp, p->beside) : NULL;
 
 	*ret_error = 0;
 	if (p->beside && (!owner || owner->state != BOX_READY))
@@ -481,7 +486,7 @@ int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, con
 	b->spare = shape;
 	b->shape = shape;
 	if (in)
-		take_note(b, in);
+		box_take_note(b, in);
 	(void)!box_start(b, p); /* the maker is told by then */
 	return 0;
 }
@@ -516,7 +521,7 @@ bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, str
 	b->begun = true;
 	b->plan_fd = fd_close(b->plan_fd);
 	box_assign(b, p, to);
-	take_note(b, in);
+	box_take_note(b, in);
 	box_register(b);
 	box_watch_clock(b);
 	return true;
@@ -532,7 +537,7 @@ void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, st
 	b->lease_ms = p->lease_ms;
 	b->hard_ms = p->hard_ms;
 	b->maker = to;
-	take_note(b, in);
+	box_take_note(b, in);
 	box_register(b);
 	box_give(b);
 }
@@ -542,81 +547,4 @@ void box_drop(struct box *b)
 	b->shape = NULL;
 	box_kill(b, "spare");
 	box_over_if_dead(b);
-}
-
-void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
-{
-	struct err err = ERR_INIT;
-	struct plan p;
-	int r = plan_decode(&p, in, &err);
-
-	if (r < 0) {
-		conn_fail(sp, to, "check the plan", r, NULL, err.msg);
-	} else if (sp->closing_ms) {
-		conn_fail(sp, to, "make a sandbox", -ESHUTDOWN, NULL, "the spawner is ending");
-	} else if (find(sp, p.id) || clean_has(sp, p.id)) {
-		conn_fail(sp, to, "make a sandbox", -EEXIST, p.id, "a sandbox of this id exists");
-	} else if (!pool_take(sp, &p, in, to) && !blanks_take(sp, &p, in, to)) {
-		r = box_begin(sp, &p, NULL, in, to);
-		if (r < 0)
-			conn_fail(sp, to, "make a sandbox", r, p.beside,
-				  p.beside ? "the sandbox it is to be beside is not ready" : NULL);
-	}
-}
-
-/* -- requests ---------------------------------------------------------------------------------------------------- */
-void box_end(struct spawner *sp, const struct wire_in *in, struct waiter to)
-{
-	const char *id = wire_get_str(in, WIRE_T_ID, 0), *reason = wire_get_str(in, WIRE_T_REASON, 0);
-	struct box *b = find(sp, id);
-
-	if (!b) {
-		conn_fail(sp, to, "end a sandbox", -ENOENT, id, "there is no such sandbox");
-		return;
-	}
-	if (b->n_enders == ENDERS_MAX) {
-		conn_fail(sp, to, "end a sandbox", -EBUSY, id, "it is being ended already");
-		return;
-	}
-	b->enders[b->n_enders++] = to;
-	if (b->state == BOX_STARTING)
-		box_fail(b, "make a sandbox", -ECANCELED, "ended while it started");
-	else
-		box_kill(b, reason ? reason : "deleted");
-	box_over_if_dead(b);
-}
-
-void box_take(struct spawner *sp, const struct wire_in *in, struct waiter to)
-{
-	const char *id = wire_get_str(in, WIRE_T_ID, 0);
-	struct box *b = find(sp, id);
-
-	if (!b || b->state == BOX_ENDING) {
-		conn_fail(sp, to, "take over a sandbox", b ? -EBUSY : -ENOENT, id,
-			  b ? "it is ending" : "there is no such sandbox");
-		return;
-	}
-	b->taken = true;
-	if (b->state == BOX_READY)
-		tell_made(b, to);
-	else
-		b->maker = to; /* its own is dead, or would not share it */
-}
-
-void box_note(struct spawner *sp, const struct wire_in *in)
-{
-	struct box *b = find(sp, wire_get_str(in, WIRE_T_ID, 0));
-
-	if (b)
-		take_note(b, in);
-}
-
-void box_renew(struct spawner *sp, const struct wire_in *in)
-{
-	struct box *b = find(sp, wire_get_str(in, WIRE_T_ID, 0));
-
-	if (!b || b->state != BOX_READY)
-		return;
-	b->lease_at_ms = due(time_now_ms(), MIN(wire_get_u64(in, WIRE_T_LEASE_MS, b->lease_ms), UINT64_MAX / 2));
-	box_watch_clock(b);
 }

@@ -1,5 +1,5 @@
-/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c, pool.c
- * and blanks.c only. */
+/* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c, box_requests.c,
+ * pool.c and blanks.c only. */
 #pragma once
 
 #include "spawner/spawner.h"
@@ -84,6 +84,15 @@ void box_fail(struct box *b, const char *stage, int error, const char *path);
 void box_over_if_dead(struct box *b);
 void box_register(struct box *b);
 void box_watch_clock(struct box *b);
+/* From now on; 0 = without an end. */
+void box_prolong(struct box *b, uint64_t lease_ms);
+/* MADE, with the ends of its sockets, to whoever made it or takes it over. */
+void box_tell_made(struct box *b, struct waiter to);
+/* Keeps the note that came with a request, if one did. Without memory for a new one there is none: the sandbox then ends with the
+ * daemon that made it. */
+void box_take_note(struct box *b, const struct wire_in *in);
+/* Of those that somebody has, or is about to; id may be NULL. NULL = there is none. */
+struct box *box_find(const struct spawner *sp, const char *id);
 
 /* -- pool.c, told by box.c ---------------------------------------------------------------------------------------- */
 void pool_ready(struct box *b); /* a spare can be given away */
