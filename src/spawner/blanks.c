@@ -10,7 +10,6 @@
 
 #define BLANKS_MAX 64
 #define QUIET_MS 5       /* since the last take, and since the last one was begun */
-#define LOOK_MS 1000     /* at memory */
 #define BACKOFF_MS 10000 /* after one that could not be made */
 
 void blanks_init(struct spawner *sp)
@@ -31,7 +30,7 @@ static bool may_begin(const struct spawner *sp, uint64_t now_ms)
 {
 	const struct blanks *k = &sp->blanks;
 
-	return k->taken_at_ms && !sp->closing_ms && !k->pressed && k->n < k->max && now_ms >= k->not_before_ms;
+	return k->taken_at_ms && !sp->closing_ms && !sp->pressed && k->n < k->max && now_ms >= k->not_before_ms;
 }
 
 static void begin(struct spawner *sp, uint64_t now_ms)
@@ -115,15 +114,12 @@ void blanks_tick(struct spawner *sp, uint64_t now_ms)
 
 	if (!k->taken_at_ms)
 		return;
-	if (now_ms >= k->look_at_ms) {
-		k->pressed = pool_short_of_memory();
-		k->look_at_ms = now_ms + LOOK_MS;
-	}
+	spawner_look_at_memory(sp, now_ms);
 	if (now_ms - k->taken_at_ms >= sp->pool.keep_ms)
 		k->taken_at_ms = 0;
 	else
-		spawner_wake(sp, k->look_at_ms);
-	if (k->pressed || !k->taken_at_ms)
+		spawner_wake(sp, sp->look_at_ms);
+	if (sp->pressed || !k->taken_at_ms)
 		drop_all(sp);
 	fill(sp, now_ms);
 }

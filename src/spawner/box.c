@@ -71,11 +71,6 @@ static void keep_net(struct box *b)
 }
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
-static void close_source(struct box *b, struct source *s)
-{
-	events_close(&b->sp->ev, s);
-}
-
 static void tell_gone(struct box *b)
 {
 	struct wire_out o;
@@ -121,8 +116,8 @@ static void box_over(struct box *b)
 		tell_gone(b);
 	for (size_t i = 0; i < b->n_enders; i++)
 		tell_ended(b, b->enders[i]);
-	close_source(b, &b->report);
-	close_source(b, &b->ready);
+	events_close(&b->sp->ev, &b->report);
+	events_close(&b->sp->ev, &b->ready);
 	fd_close(b->init_pidfd);
 	fd_close(b->control_fd);
 	fd_close(b->egress_fd);
@@ -212,7 +207,7 @@ static bool read_report(struct box *b)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (n != (ssize_t)sizeof(r)) {
-		close_source(b, &b->report);
+		events_close(&b->sp->ev, &b->report);
 		return false;
 	}
 	r.stage[sizeof(r.stage) - 1] = r.path[sizeof(r.path) - 1] = 0;
@@ -244,7 +239,7 @@ static void on_builder_exit(void *arg, int status)
 
 	while (read_report(b)) /* its last words: init's pid, a failure */
 		;
-	close_source(b, &b->report);
+	events_close(&b->sp->ev, &b->report);
 	if (status != 0)
 		box_fail(b, "build the sandbox", -ECHILD, "its builder died");
 	box_over_if_dead(b);
@@ -291,11 +286,8 @@ void box_prolong(struct box *b, uint64_t lease_ms)
 /* To whom it was made for: its times begin. */
 static void box_give(struct box *b)
 {
-	uint64_t now = time_now_ms();
-
-	b->lease_at_ms = due(now, b->lease_ms);
-	b->hard_at_ms = due(now, b->hard_ms);
-	box_watch_clock(b);
+	b->hard_at_ms = due(time_now_ms(), b->hard_ms);
+	box_prolong(b, b->lease_ms);
 	box_tell_made(b, b->maker);
 }
 
@@ -303,7 +295,7 @@ static void box_ready(struct box *b)
 {
 	b->state = BOX_READY;
 	b->lease_at_ms = 0;
-	close_source(b, &b->ready);
+	events_close(&b->sp->ev, &b->ready);
 	if (b->spare) {
 		pool_ready(b);
 		return;
@@ -338,7 +330,7 @@ static void on_ready(void *arg, uint32_t epoll_events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) { /* init's exit tells the rest */
-		close_source(b, &b->ready);
+		events_close(&b->sp->ev, &b->ready);
 		return;
 	}
 	/* init may write before the builder's report is read: its pid has to be known first. */
@@ -532,11 +524,7 @@ void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, st
 	b->spare = false;
 	b->shape = NULL;
 	b->warm = true;
-	b->started_us = time_now_us();
-	snprintf(b->id, sizeof(b->id), "%s", p->id);
-	b->lease_ms = p->lease_ms;
-	b->hard_ms = p->hard_ms;
-	b->maker = to;
+	box_assign(b, p, to);
 	box_take_note(b, in);
 	box_register(b);
 	box_give(b);

@@ -97,8 +97,6 @@ struct box *box_find(const struct spawner *sp, const char *id);
 /* -- pool.c, told by box.c ---------------------------------------------------------------------------------------- */
 void pool_ready(struct box *b); /* a spare can be given away */
 void pool_lost(struct box *b);  /* one is over, and about to be freed */
-/* Of the whole machine. What cannot be read is no shortage. */
-MUST_CHECK bool pool_short_of_memory(void);
 /* -- blanks.c, told by box.c -------------------------------------------------------------------------------------- */
 void blanks_made(struct spawner *sp); /* somebody has just got a sandbox */
 void blanks_lost(struct box *b);      /* one is over without a plan, and about to be freed */

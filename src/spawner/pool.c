@@ -5,12 +5,8 @@
  * nobody has asked for `keep`, at most what the settings allow. When: a few at a time, at once when less than a quarter is there,
  * else when nobody has asked for a moment, since making one would take the processor from those who just got theirs.
  * When memory gets short all are ended, and none is made until that is over. */
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/fd.h"
 #include "base/random.h"
 #include "base/time.h"
 #include "spawner/box.h"
@@ -21,7 +17,6 @@
 #define SECOND_MS 1000
 #define BACKOFF_MS 10000  /* after a spare that could not be made */
 #define SPARE_BYTES (1u << 20) /* what an idle sandbox takes of the machine, kernel memory included */
-#define LOW_PERCENT 10    /* of memory available: less is a shortage */
 #define FADE 8
 #define ANY_ID "00000000-0000-4000-8000-000000000000"
 
@@ -127,11 +122,12 @@ static size_t wanted(const struct shape *s)
 	return MAX(s->taken, (s->peak + FADE - 1) / FADE);
 }
 
-static size_t room(const struct pool *pool)
+static size_t room(const struct spawner *sp)
 {
+	const struct pool *pool = &sp->pool;
 	size_t all = pool->n_ready + pool->n_starting, most = MIN(pool->max, pool->bytes / SPARE_BYTES);
 
-	return pool->pressed || all >= most ? 0 : most - all;
+	return sp->pressed || all >= most ? 0 : most - all;
 }
 
 static int begin_spare(struct spawner *sp, struct shape *s)
@@ -163,7 +159,7 @@ static void fill(struct spawner *sp, struct shape *s, uint64_t now_ms)
 	struct pool *pool = &sp->pool;
 	bool quiet = now_ms - pool->taken_at_ms >= QUIET_MS;
 
-	while (room(pool) > 0 && pool->n_starting < STARTING_MAX && s->not_before_ms <= now_ms) {
+	while (room(sp) > 0 && pool->n_starting < STARTING_MAX && s->not_before_ms <= now_ms) {
 		size_t have = s->n_ready + s->n_starting, want = wanted(s);
 
 		if (have >= want)
@@ -276,21 +272,6 @@ bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *i
 }
 
 /* -- time -------------------------------------------------------------------------------------------------------- */
-bool pool_short_of_memory(void)
-{
-	auto_fd fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
-	unsigned long long total, available;
-	char text[512];
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-
-	if (n <= 0)
-		return false;
-	text[n] = 0;
-	if (sscanf(text, "MemTotal: %llu kB MemFree: %*u kB MemAvailable: %llu", &total, &available) != 2)
-		return false;
-	return available < total * LOW_PERCENT / 100;
-}
-
 static void end_second(struct spawner *sp, struct shape *s, uint64_t now_ms)
 {
 	struct pool *pool = &sp->pool;
@@ -301,7 +282,7 @@ static void end_second(struct spawner *sp, struct shape *s, uint64_t now_ms)
 		shape_free(sp, s);
 		return;
 	}
-	for (struct box *b; s->n_ready > (pool->pressed ? 0 : wanted(s));) {
+	for (struct box *b; s->n_ready > (sp->pressed ? 0 : wanted(s));) {
 		b = list_first(&s->ready, struct box, spare_link);
 		if (!b)
 			return;
@@ -316,7 +297,7 @@ void pool_tick(struct spawner *sp, uint64_t now_ms)
 	if (!pool->second_at_ms)
 		return;
 	if (now_ms >= pool->second_at_ms) {
-		pool->pressed = pool_short_of_memory();
+		spawner_look_at_memory(sp, now_ms);
 		list_foreach(&pool->shapes, struct shape, link, s)
 			end_second(sp, s, now_ms);
 		pool->second_at_ms = list_empty(&pool->shapes) ? 0 : now_ms + SECOND_MS;

@@ -6,8 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/machine.h"
 #include "base/time.h"
 
+#define LOOK_MS 1000
+#define LOW_PERCENT 10    /* of memory available: less is a shortage */
 #define PATIENCE_MS 20000 /* for removing what is left at the end; beyond it the next start does it */
 
 /* The daemon's user can make messages that end up here; they come escaped by their makers or not at all. */
@@ -25,6 +28,19 @@ void spawner_log(const char *fmt, ...)
 	n = MIN(n, (int)sizeof(line) - 2);
 	line[n] = 0;
 	dprintf(STDERR_FILENO, "openreward-spawner: %s\n", line);
+}
+
+void spawner_look_at_memory(struct spawner *sp, uint64_t now_ms)
+{
+	struct machine here;
+	uint64_t available;
+
+	if (now_ms < sp->look_at_ms)
+		return;
+	machine_here(&here);
+	available = machine_memory_free();
+	sp->pressed = here.memory_bytes != MACHINE_UNKNOWN && available < here.memory_bytes / 100 * LOW_PERCENT;
+	sp->look_at_ms = now_ms + LOOK_MS;
 }
 
 void spawner_close(struct spawner *sp, struct waiter closer)

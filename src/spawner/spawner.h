@@ -69,7 +69,6 @@ struct pool {
 	uint64_t max, keep_ms, bytes; /* as POOL says; max 0 = no spares */
 	uint64_t second_at_ms;    /* when the second ends in which takes are counted; 0 = nothing to watch */
 	uint64_t taken_at_ms;     /* the last take */
-	bool pressed;             /* the machine is short of memory: nothing is prepared */
 };
 
 /* Sandboxes made as far as that needs no plan (blanks.c). */
@@ -80,8 +79,6 @@ struct blanks {
 	uint64_t taken_at_ms;     /* the last MAKE that could have one; 0 = none of late */
 	uint64_t busy_at_ms;      /* the later of that and the last one's beginning */
 	uint64_t not_before_ms;   /* after a failure */
-	uint64_t look_at_ms;      /* when to look at memory again */
-	bool pressed;             /* the machine is short of it: none is begun */
 };
 
 /* Net namespaces that were used by nobody, or by sandboxes that never sent a packet (see netns_is_unused), and those that are
@@ -124,6 +121,8 @@ struct spawner {
 	struct egress egress;
 	struct pool pool;
 	struct blanks blanks;
+	bool pressed;             /* the machine is short of memory: nothing is prepared */
+	uint64_t look_at_ms;      /* when to look at that again */
 	struct nets nets;
 	struct space space;
 	struct list conns, boxes, jobs;
@@ -145,6 +144,8 @@ static inline void spawner_wake(struct spawner *sp, uint64_t at_ms)
 	sp->wake_ms = MIN(sp->wake_ms, at_ms);
 }
 
+/* Sets `pressed`, once a second at the most. What cannot be read is no shortage. */
+void spawner_look_at_memory(struct spawner *sp, uint64_t now_ms);
 /* One line to stderr. */
 void spawner_log(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Begins to end everything; the loop leaves when nothing is left. Idempotent. */

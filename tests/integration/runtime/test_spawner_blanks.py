@@ -12,19 +12,14 @@ from spawner_client import census
 KEEP = ("POOL_KEEP_MS", 60000)
 
 
-def end(spawner, box):
-    assert spawner.daemon.call("END", ("ID", box.id), ("REASON", "deleted")).kind == "ENDED"
-    box.close()
-
-
 def count(spawner):
     """As the answer to a MAKE tells; beside another one, none is taken."""
     owner = spawner.make()
     b = spawner.make(beside=owner.id)
     assert not b.made.number("BLANK")
     n = b.made.number("BLANKS")
-    end(spawner, b)
-    end(spawner, owner)
+    spawner.end(b)
+    spawner.end(owner)
     return n
 
 
@@ -37,13 +32,7 @@ def blanks(spawner):
 
 def begun(spawner, **kw):
     """A sandbox that was a blank."""
-    for _ in range(50):
-        b = spawner.make(**kw)
-        if b.made.number("BLANK"):
-            return b
-        end(spawner, b)
-        time.sleep(0.1)
-    raise AssertionError("no blank within fifty sandboxes")
+    return spawner.make_of("BLANK", **kw)
 
 
 def children(pid):
@@ -76,7 +65,7 @@ def test_none_is_begun_unasked(spawner):
     for _ in range(3):
         b = spawner.make()
         assert not b.made.number("BLANK") and not b.made.number("BLANKS")
-        end(spawner, b)
+        spawner.end(b)
     assert settle(lambda: not builders(spawner))
 
 
@@ -90,7 +79,7 @@ def test_one_becomes_whatever_is_asked_for(blanks, kind):
     assert b.run("echo x > /tmp/mark; ls /tmp; ls -d /dev/pts /proc/self/fd /sys/class; pwd")[1].split() == [
         "mark", "/dev/pts", "/proc/self/fd", "/sys/class", "/"]
     assert limits_of(b.pid) == {"memory": 96 << 20, "pids": 77}
-    end(blanks, b)
+    blanks.end(b)
 
 
 def limits_of(pid):
@@ -111,14 +100,14 @@ def test_limits_hold_right_after_the_take(blanks):
     b = begun(blanks, pids_max=40)
     code, _ = b.run("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done")
     assert code != 0
-    end(blanks, b)
+    blanks.end(b)
 
 
 def test_no_new_privs_is_asked_for_or_not(blanks):
     for want in (1, 0):
         b = begun(blanks, no_new_privs=want)
         assert b.run("grep NoNewPrivs /proc/self/status")[1].split()[1] == str(want)
-        end(blanks, b)
+        blanks.end(b)
 
 
 def test_nobody_is_told_of_blanks(blanks):
@@ -129,7 +118,7 @@ def test_nobody_is_told_of_blanks(blanks):
         listed.append(m.text("ID"))
     assert listed == [b.id]
     assert blanks.leaks() == ""
-    end(blanks, b)
+    blanks.end(b)
 
 
 def test_one_that_waits_holds_nothing_of_others(blanks):
@@ -139,7 +128,7 @@ def test_one_that_waits_holds_nothing_of_others(blanks):
         links = descriptors(pid)
         assert not own & set(links)
         assert len(links) < 40 and not any("spawner.lock" in x or x.startswith("net:[") for x in links), links
-    end(blanks, b)
+    blanks.end(b)
 
 
 def test_the_root_of_init_is_the_sandboxs(blanks):
@@ -152,7 +141,7 @@ def test_the_root_of_init_is_the_sandboxs(blanks):
         st = os.stat(f"/proc/{b.pid}/fd/{fd}")
         assert (st.st_dev, st.st_ino) == (null.st_dev, null.st_ino)
     assert not [x for x in descriptors(b.pid) if "/sandboxes/" in x or x.startswith("/var")]
-    end(blanks, b)
+    blanks.end(b)
 
 
 def test_one_that_died_is_not_given(blanks):
@@ -162,15 +151,15 @@ def test_one_that_died_is_not_given(blanks):
     assert settle(lambda: not builders(blanks))
     again = blanks.make()
     assert again.run("echo alive")[1] == "alive\n"
-    end(blanks, again)
-    end(blanks, b)
+    blanks.end(again)
+    blanks.end(b)
     assert blanks.leaks() == ""
 
 
 def test_they_go_when_nobody_asks(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), ("POOL_KEEP_MS", 1500))
-    end(s, begun(s))
+    s.end(begun(s))
     assert settle(lambda: not builders(s))
     assert settle(lambda: s.leaks() == "" and census(s.name(), s.data)["processes"] == 0)
     assert s.stop() == 0
@@ -179,7 +168,7 @@ def test_they_go_when_nobody_asks(own):
 def test_they_go_when_none_may_be(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
-    end(s, begun(s))
+    s.end(begun(s))
     wait_for(s, 3)
     assert count(s) in (2, 3)  # the owner of the one that tells was one of them
     s.daemon.send("POOL", ("POOL_BLANKS", 0))
@@ -190,7 +179,7 @@ def test_they_go_when_none_may_be(own):
 def test_the_end_of_the_spawner_is_theirs(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
-    end(s, begun(s))
+    s.end(begun(s))
     wait_for(s, 3)
     assert s.stop() == 0
     assert census(s.name(), s.data) == NOTHING
@@ -199,7 +188,7 @@ def test_the_end_of_the_spawner_is_theirs(own):
 def test_kill_of_the_spawner_leaves_none(own):
     s = own()
     s.daemon.send("POOL", ("POOL_BLANKS", 3), KEEP)
-    end(s, begun(s))
+    s.end(begun(s))
     wait_for(s, 3)
     pids = children(s.process.pid)
     s.kill()

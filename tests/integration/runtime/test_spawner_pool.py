@@ -14,16 +14,11 @@ def net_of(box):
     return box.run("python3 -S -c 'import socket; print(socket.socket(socket.AF_UNIX).getsockopt(1, 71, 8))'")[1]
 
 
-def end(spawner, box):
-    assert spawner.daemon.call("END", ("ID", box.id), ("REASON", "deleted")).kind == "ENDED"
-    box.close()
-
-
 def spares(spawner):
     """How many are ready, as the answer to a MAKE tells; the sandbox is of a shape that never gets any."""
     b = spawner.make(kind=1)
     n = b.made.number("SPARES")
-    end(spawner, b)
+    spawner.end(b)
     return n
 
 
@@ -37,13 +32,7 @@ def pool(spawner):
 
 def warm(pool, **kw):
     """A sandbox that was a spare."""
-    for _ in range(50):
-        b = pool.make(**kw)
-        if b.made.number("WARM"):
-            return b
-        end(pool, b)
-        time.sleep(0.1)
-    raise AssertionError("no spare within fifty sandboxes")
+    return pool.make_of("WARM", **kw)
 
 
 # -- spares -------------------------------------------------------------------------------------------------------------
@@ -51,21 +40,21 @@ def test_nothing_is_prepared_unasked(spawner):
     for _ in range(3):
         b = spawner.make()
         assert not b.made.number("WARM")
-        end(spawner, b)
+        spawner.end(b)
         time.sleep(0.05)
     assert spares(spawner) == 0
 
 
 def test_a_spare_is_what_was_asked_for(pool):
-    end(pool, warm(pool))
+    pool.end(warm(pool))
     b = warm(pool)
     assert b.id in [m.text("ID") for m in listed(pool)]
     assert b.run("cat /proc/self/uid_map")[1].split()[2] == "65536"
     assert b.run("echo x > /tmp/mark; ls /tmp")[1] == "mark\n"
-    end(pool, b)
+    pool.end(b)
     again = warm(pool)
     assert again.run("ls /tmp /dev/shm")[1].split() == ["/dev/shm:", "/tmp:"]
-    end(pool, again)
+    pool.end(again)
 
 
 def listed(pool):
@@ -82,23 +71,23 @@ def test_nobody_is_told_of_spares(pool):
     assert settle(lambda: spares(pool) > 0)
     assert [m.text("ID") for m in listed(pool)] == [b.id]
     assert pool.daemon.call("LEAKS").text("TEXT") == ""
-    end(pool, b)
+    pool.end(b)
 
 
 def test_limits_hold_right_after_the_take(pool):
-    end(pool, warm(pool, pids_max=40))
+    pool.end(warm(pool, pids_max=40))
     b = warm(pool, pids_max=40)
     code, _ = b.run("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done")
     assert code != 0
-    end(pool, b)
+    pool.end(b)
     other = pool.make(pids_max=41)
     assert not other.made.number("WARM"), "a spare of another size was given"
-    end(pool, other)
+    pool.end(other)
 
 
 def test_times_begin_with_the_take(pool):
     b = warm(pool)
-    end(pool, b)
+    pool.end(b)
     time.sleep(0.5)
     b = warm(pool, lease_ms=700)
     gone = pool.daemon.event("GONE", 60)
@@ -107,11 +96,11 @@ def test_times_begin_with_the_take(pool):
 
 
 def test_one_id_is_one_sandbox(pool):
-    end(pool, warm(pool))
+    pool.end(warm(pool))
     b = warm(pool)
     with pytest.raises(AssertionError):
         pool.make(id=b.id)
-    end(pool, b)
+    pool.end(b)
 
 
 def test_a_spare_that_dies_is_not_given(pool):
@@ -124,8 +113,8 @@ def test_a_spare_that_dies_is_not_given(pool):
     time.sleep(0.2)
     again = pool.make()
     assert again.run("echo alive")[1] == "alive\n"
-    end(pool, again)
-    end(pool, b)
+    pool.end(again)
+    pool.end(b)
 
 
 def parent(pid):
@@ -145,7 +134,7 @@ def name(pid):
 
 
 def test_removing_images_ends_the_spares(pool):
-    end(pool, warm(pool))
+    pool.end(warm(pool))
     assert settle(lambda: spares(pool) > 0)
     pool.daemon.call("JOB", ("ID", "pool-prune"), ("JOB_KIND", "prune"))
     pool.daemon.event("JOB_DONE", 30)
@@ -155,7 +144,7 @@ def test_removing_images_ends_the_spares(pool):
 def test_spares_go_when_nobody_asks(own):
     s = own()
     s.daemon.send("POOL", ("POOL_MAX", 4), ("POOL_KEEP_MS", 1500), ("POOL_BYTES", 64 * MIB))
-    end(s, warm(s))
+    s.end(warm(s))
     # Twice none, a while apart: just after the last one was taken there is none either.
     assert settle(lambda: spares(s) == 0 and not time.sleep(1) and spares(s) == 0)
     assert s.stop() == 0
@@ -165,7 +154,7 @@ def test_the_memory_given_is_the_limit(own):
     s = own()
     s.daemon.send("POOL", ("POOL_MAX", 64), ("POOL_KEEP_MS", 60000), ("POOL_BYTES", 2 * MIB))
     for _ in range(12):
-        end(s, s.make())
+        s.end(s.make())
     time.sleep(1)
     assert spares(s) <= 2
     assert s.stop() == 0
@@ -176,11 +165,11 @@ def test_a_net_namespace_without_a_packet_is_used_again(spawner):
     b = spawner.make()
     first = net_of(b)
     b.run("true")
-    end(spawner, b)
+    spawner.end(b)
     b = spawner.make()
     assert net_of(b) == first
     assert b.run("cat /proc/net/sockstat")[1].startswith("sockets: used ")
-    end(spawner, b)
+    spawner.end(b)
 
 
 USES = {
@@ -196,13 +185,13 @@ def test_one_that_was_used_is_not(spawner, what):
     b = spawner.make()
     first = net_of(b)
     b.run(f"python3 -S -c \"{USES[what]}\"")
-    end(spawner, b)
+    spawner.end(b)
     seen = []
     for _ in range(4):  # others may wait
         seen.append(spawner.make())
     assert first not in [net_of(x) for x in seen]
     for x in seen:
-        end(spawner, x)
+        spawner.end(x)
 
 
 def test_namespaces_go_after_the_ends_that_somebody_waits_for(own):
@@ -228,10 +217,10 @@ def test_namespaces_go_after_the_ends_that_somebody_waits_for(own):
 def test_an_abstract_socket_does_not_reach_the_next(spawner):
     b = spawner.make()
     b.run("python3 -S -c \"import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) + 'left'); s.listen(); time.sleep(60)\" &")
-    end(spawner, b)
+    spawner.end(b)
     b = spawner.make()
     assert "left" not in b.run("cat /proc/net/unix")[1]
-    end(spawner, b)
+    spawner.end(b)
 
 
 # -- the disk -----------------------------------------------------------------------------------------------------------
@@ -243,20 +232,20 @@ def test_an_upper_in_memory_ends_at_its_limit(spawner):
     assert full[0] != 0, full
     assert other.run("dd if=/dev/zero of=/tmp/own bs=1M count=4 2>/dev/null && echo fine")[1] == "fine\n"
     assert b.run("rm /tmp/big; echo x > /more && cat /more")[1] == "x\n"
-    end(spawner, b)
-    end(spawner, other)
+    spawner.end(b)
+    spawner.end(other)
 
 
 def test_an_upper_in_memory_counts_to_the_sandbox(spawner):
     b = spawner.make(memory_upper=1, memory_bytes=32 * MIB)
     assert b.run("dd if=/dev/zero of=/tmp/big bs=1M count=64 2>/dev/null && echo all")[1] != "all\n"
-    end(spawner, b)
+    spawner.end(b)
 
 
 def test_a_limit_on_the_disk_is_no_obstacle_without_quota(spawner):
     b = spawner.make(disk_bytes=64 * MIB)
     assert b.run("dd if=/dev/zero of=/tmp/some bs=1M count=4 2>/dev/null && echo fine")[1] == "fine\n"
-    end(spawner, b)
+    spawner.end(b)
 
 
 # -- process ids --------------------------------------------------------------------------------------------------------
