@@ -1,38 +1,12 @@
-/* The link and the local engine against a spawner and inits that only speak the protocol. */
+/* The local engine against a spawner and inits that only speak the protocol. */
 #include "base/strv.h"
-#include "unit/sandbox/fake_spawner.h"
+#include "unit/sandbox/linked.h"
 #include "image/record.h"
 #include "sandbox/local.h"
 
-static struct loop *loop;
-static struct link *spawner;
 static struct images *images;
 static struct engine *engine;
 static struct image *image;
-static struct err err;
-
-static void halt(struct loop_timer *t UNUSED, void *arg UNUSED)
-{
-	loop_stop(loop, 1);
-}
-
-/* Turns the loop until stop() or for ms; true = stop() was called. */
-static bool turn(uint64_t ms)
-{
-	struct loop_timer t;
-	int r;
-
-	loop_timer_init(&t, loop, halt, NULL);
-	loop_timer_start(&t, ms);
-	r = loop_run(loop);
-	loop_timer_stop(&t);
-	return r == 0;
-}
-
-static void stop(void)
-{
-	loop_stop(loop, 0);
-}
 
 #define MOST 3 /* boxes at once */
 
@@ -42,9 +16,7 @@ static void begin(void)
 {
 	const char *const env[] = { "PATH=/usr/bin:/bin", "FROM=image", NULL };
 
-	fake_start();
-	cr_assert_eq(loop_new(&loop, &err), 0, "%s", err.msg);
-	cr_assert_eq(link_new(&spawner, loop, fake.path, &err), 0, "%s", err.msg);
+	linked_begin();
 	cr_assert_eq(images_new(&images, loop, fake.dir, NULL, link_jobs(spawner), &err), 0, "%s", err.msg);
 	cr_assert_eq(local_engine_new(&engine, loop, spawner, images, &settings, &err), 0, "%s", err.msg);
 	image = image_new();
@@ -61,8 +33,7 @@ static void end(void)
 {
 	image_unref(image);
 	local_engine_free(engine);
-	link_free(spawner);
-	fake_stop();
+	linked_end();
 }
 
 TestSuite(local, .init = begin, .fini = end, .timeout = 60);
@@ -90,8 +61,6 @@ static void on_end(void *arg UNUSED, struct engine_box *box UNUSED, const char *
 	n_ended++;
 	stop();
 }
-
-#define ID "00000000-0000-8000-8000-0123456789ab"
 
 static struct engine_box *create(const char *id)
 {
@@ -222,14 +191,6 @@ Test(local, too_many_variables)
 	cr_assert_null(create(ID));
 	cr_assert(str_starts(create_err.msg, "env: "), "%s", create_err.msg);
 	free(big);
-}
-
-static int n_done;
-
-static void on_done(void *arg UNUSED, const struct err *e)
-{
-	cr_assert_null(e);
-	n_done++;
 }
 
 Test(local, destroy_tells_all_who_asked_and_then_is_over)
@@ -716,110 +677,4 @@ Test(local, an_ending_box_refuses)
 	engine->ops->connect(b, 8080, on_fd, NULL);
 	cr_assert(turn(5000));
 	cr_assert_eq(got_err.code, -EIDRM);
-}
-
-/* -- jobs ----------------------------------------------------------------------------------------------------------------------- */
-
-static char lines[200];
-static int job_status;
-static struct err job_err;
-
-static void on_line(void *arg UNUSED, const char *line)
-{
-	size_t len = strlen(lines);
-
-	snprintf(lines + len, sizeof(lines) - len, "%s|", line);
-}
-
-static void on_job(void *arg UNUSED, int status, const struct err *e)
-{
-	job_status = status;
-	job_err.code = 0;
-	if (e)
-		job_err = *e;
-	stop();
-}
-
-Test(local, a_job_tells_its_lines_and_its_end)
-{
-	const char *const argv[] = { "pulling", "", "done", NULL };
-	struct image_jobs *jobs = link_jobs(spawner);
-	uint64_t number = 0;
-
-	job_status = 99;
-	cr_assert_eq(jobs->start(jobs, "say", argv, -1, on_line, on_job, NULL, &number, &err), 0);
-	cr_assert(turn(5000));
-	cr_assert_str_eq(lines, "pulling|done|");
-	cr_assert_eq(job_status, 0);
-	cr_assert_eq(job_err.code, 0);
-	cr_assert_gt(number, 0);
-}
-
-Test(local, a_failed_job_says_its_last_line)
-{
-	const char *const argv[] = { "trying", "no such host", NULL };
-	struct image_jobs *jobs = link_jobs(spawner);
-	uint64_t number;
-
-	cr_assert_eq(jobs->start(jobs, "fail", argv, -1, on_line, on_job, NULL, &number, &err), 0);
-	cr_assert(turn(5000));
-	cr_assert_eq(job_status, 3);
-	cr_assert_str_eq(job_err.msg, "no such host");
-}
-
-/* -- the link --------------------------------------------------------------------------------------------------------------------- */
-
-static char platform_id[64], leaks[ERR_MSG_MAX];
-static uint64_t platform_number;
-
-static void on_platform(void *arg UNUSED, const char *id, uint64_t number, uint16_t port, int fd)
-{
-	snprintf(platform_id, sizeof(platform_id), "%s:%u", id, port);
-	platform_number = number;
-	close(fd);
-	stop();
-}
-
-Test(local, connections_to_the_platform)
-{
-	struct link_platform p = { .connection = on_platform };
-	static _Alignas(8) char buf[512];
-	struct wire_out o;
-	int fd = dup(0);
-
-	link_set_platform(spawner, &p);
-	wire_begin(&o, buf, sizeof(buf), WIRE_PLATFORM, 0);
-	wire_put_str(&o, WIRE_T_ID, ID);
-	wire_put_u64(&o, WIRE_T_NUMBER, 42);
-	wire_put_u64(&o, WIRE_T_PORT, 80);
-	cr_assert_eq(wire_send(fake.egress, &o, &fd, 1), 0);
-	close(fd);
-	cr_assert(turn(5000));
-	cr_assert_str_eq(platform_id, ID ":80");
-	cr_assert_eq(platform_number, 42);
-}
-
-static void on_leaks(void *arg UNUSED, const char *text, const struct err *e)
-{
-	snprintf(leaks, sizeof(leaks), "%s", e ? e->msg : text);
-	stop();
-}
-
-Test(local, leaks_and_shutdown)
-{
-	link_leaks(spawner, on_leaks, NULL);
-	cr_assert(turn(5000));
-	cr_assert_str_eq(leaks, "mount /x");
-	link_shutdown(spawner, on_done, NULL);
-	for (int i = 0; i < 100 && !n_done; i++)
-		turn(10);
-	cr_assert_eq(n_done, 1);
-}
-
-Test(local, nobody_there)
-{
-	struct link *other;
-
-	cr_assert_lt(link_new(&other, loop, "/nowhere/socket", &err), 0);
-	cr_assert_not_null(strstr(err.msg, "/nowhere/socket"));
 }
