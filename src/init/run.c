@@ -402,8 +402,8 @@ int run_request(struct init *in, struct request *q, struct err *err)
 	struct run *twin;
 
 	q->stage = "run";
-	if (!id || len == 0 || len > RUN_ID_MAX)
-		return err_set(err, -EINVAL, "RUN_ID has %zu bytes, expected 1 to %d", len, RUN_ID_MAX);
+	if (!id || len == 0 || len > WIRE_RUN_ID_MAX)
+		return err_set(err, -EINVAL, "RUN_ID has %zu bytes, expected 1 to %d", len, WIRE_RUN_ID_MAX);
 	twin = run_find(in, q->msg);
 	if (twin) {
 		if (twin->starting)

@@ -25,15 +25,14 @@
 #include "init/control.h"
 #include "init/output.h"
 
-#define RUN_ID_MAX 64    /* bytes; the id is opaque: a number or a text */
-#define RUNS_MAX 16384   /* alive and unacknowledged together */
+#define RUNS_MAX WIRE_ITEMS_MAX /* alive and unacknowledged together */
 #define FETCH_INLINE_MAX 4096 /* bytes of a RUN_FETCH's output that are kept in memory: there may be thousands */
 
 enum run_state { RUN_ALIVE, RUN_DYING, RUN_ENDED };
 
 struct run {
 	struct list link; /* in runs.alive (ALIVE, DYING), runs.ended, or runs.drains */
-	char id[RUN_ID_MAX];
+	char id[WIRE_RUN_ID_MAX]; /* opaque: a number or a text */
 	size_t id_len; /* 0 = acknowledged: only the pipe is left */
 	enum run_state state;
 	pid_t pid;            /* of the first process, inside */

@@ -20,6 +20,7 @@ struct pending {
 	struct list node; /* in chan.pending: oldest first, so deadlines too are in order */
 	uint64_t request, due_ms;
 	bool lists;         /* ITEMs may come before the answer */
+	size_t n_items;
 	chan_answer_fn *fn; /* NULL = the answer is dropped */
 	void *arg;
 };
@@ -133,7 +134,10 @@ static void deliver(struct pending *p, const struct wire_in *in, int *fds, size_
 {
 	struct err err;
 
-	if (in->type == WIRE_ITEM && p->lists) {
+	if (in->type == WIRE_ITEM && p->lists && ++p->n_items > WIRE_ITEMS_MAX) {
+		err_set(&err, -EPROTO, "the answer is a list of more than %u", WIRE_ITEMS_MAX);
+		answer(p, NULL, NULL, 0, &err);
+	} else if (in->type == WIRE_ITEM && p->lists) {
 		if (p->fn)
 			p->fn(p->arg, in, fds, n_fds, NULL);
 	} else if (in->type == WIRE_ITEM) {

@@ -14,7 +14,7 @@ struct chan;
 
 /* The answer to a request: either in, or err and no in: a FAILED from the peer (its code and text), a lost connection
  * (-ECONNRESET, or -EIDRM), or none within the time (-ETIMEDOUT). Once, but for LIST and RUNS: those get a call for each WIRE_ITEM
- * before. */
+ * before, of which WIRE_ITEMS_MAX may come; one more is the answer -EPROTO, and what still comes is dropped. */
 typedef void chan_answer_fn(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err);
 
 struct chan_events {

@@ -205,7 +205,7 @@ ssize_t local_exec_read(struct engine_exec *base, uint64_t offset, void *p, size
 
 /* -- of a former daemon ------------------------------------------------------------------------------------------------------- */
 
-void exec_left(struct box *b, const struct wire_in *in)
+int exec_left(struct box *b, const struct wire_in *in, struct err *err)
 {
 	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
 	uint64_t now = loop_now_ms(b->local->loop), age = wire_get_u64(in, WIRE_T_AGE_MS, 0);
@@ -213,8 +213,8 @@ void exec_left(struct box *b, const struct wire_in *in)
 	size_t len = 0;
 	const void *label = wire_get(in, WIRE_T_LABEL, 0, &len);
 
-	if (!id)
-		return;
+	if (!id || strlen(id) >= WIRE_RUN_ID_MAX)
+		return err_set(err, -EPROTO, "it tells of a command %s", id ? "whose id is too long" : "without an id");
 	x = NEW(struct exec);
 	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(id), .state = EXEC_RUNNING, .spool = -1, .left = true };
 	x->base = (struct engine_exec){ .box = &b->base, .id = x->id };
@@ -225,6 +225,7 @@ void exec_left(struct box *b, const struct wire_in *in)
 	}
 	list_push_back(&b->execs, &x->node);
 	b->local->counts.execs++;
+	return 0;
 }
 
 void execs_left(struct box *b, engine_left_fn *fn, void *arg)

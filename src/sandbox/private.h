@@ -166,7 +166,8 @@ int local_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine
 ssize_t local_exec_read(struct engine_exec *x, uint64_t offset, void *p, size_t cap);
 void local_exec_kill(struct engine_exec *x, int signo);
 void local_exec_release(struct engine_exec *x);
-void exec_left(struct box *b, const struct wire_in *in); /* an ITEM of RUNS */
+/* An ITEM of RUNS. -EPROTO: no init of ours says such a thing. */
+MUST_CHECK int exec_left(struct box *b, const struct wire_in *in, struct err *err);
 void execs_left(struct box *b, engine_left_fn *fn, void *arg); /* each that nobody has claimed yet */
 void local_claim(struct engine_exec *x, engine_exec_fn *done, void *arg);
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */

@@ -129,20 +129,24 @@ static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds U
 		box_known(b);
 }
 
+/* What is no answer of an init of ours is a forged one's: nothing more that it says is listened to. */
 static void on_runs(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
 {
 	struct box *b = arg;
 	struct err e = ERR_INIT;
+	int r = 0;
 
 	if (b->state != BOX_TAKEN)
 		return;
 	if (err)
 		give_up(b, err);
 	else if (in->type == WIRE_ITEM)
-		exec_left(b, in);
+		r = exec_left(b, in, &e);
 	else if (wire_get_u64(in, WIRE_T_CONFIGURED, 0))
 		box_known(b);
-	else if (box_configure(b, on_configured, &e) < 0)
+	else
+		r = box_configure(b, on_configured, &e);
+	if (r < 0)
 		give_up(b, &e);
 }
 

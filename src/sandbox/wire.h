@@ -26,6 +26,8 @@
 #define WIRE_INLINE_MAX (60u * 1024) /* output that travels in a message; more comes as a descriptor */
 #define WIRE_NOTE_MAX (120u * 1024)  /* bytes of a sandbox's note */
 #define WIRE_LABEL_MAX 64            /* bytes of a run's label */
+#define WIRE_RUN_ID_MAX 64           /* bytes of its id, with the NUL where it is a text */
+#define WIRE_ITEMS_MAX 16384         /* ITEMs of one answer: as many as an init can have runs, and more than there are sandboxes */
 /* After so long the spawner gives a start up. One takes milliseconds, but a minute where it shares two processors with a
  * thousand busy commands, and it is to wait there, not to fail. Whoever asks waits a little longer, to be told so. */
 #define WIRE_START_MS 180000

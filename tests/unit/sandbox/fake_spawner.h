@@ -456,6 +456,16 @@ static inline void fake_take_late(void)
 }
 
 /* What init owes, from the test's thread: one run that is alive, with its label. */
+static inline void fake_tell_item(const struct fake_box *b, const char *run)
+{
+	static _Alignas(8) char buf[512];
+	struct wire_out o;
+
+	wire_begin(&o, buf, sizeof(buf), WIRE_ITEM, b->runs);
+	wire_put_str(&o, WIRE_T_RUN_ID, run);
+	cr_assert_eq(wire_send(b->fd, &o, NULL, 0), 0);
+}
+
 static inline void fake_tell_runs(struct fake_box *b, const char *run, const char *label)
 {
 	static _Alignas(8) char buf[512];

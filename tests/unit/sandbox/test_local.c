@@ -391,6 +391,71 @@ Test(local, an_init_that_dies_before_it_has_told_ends_its_box)
 	cr_assert_eq(n_known, 0);
 }
 
+/* In pieces that the socket has room for. */
+static void tell_items(const struct fake_box *b, size_t n)
+{
+	char id[16];
+
+	for (size_t i = 0; i < n; i++) {
+		snprintf(id, sizeof(id), "run%zu", i);
+		fake_tell_item(b, id);
+		for (int j = 0; j < 1000 && i % 32 == 31 && counts().execs <= i; j++)
+			turn(1);
+	}
+}
+
+static void await_execs(size_t n)
+{
+	for (int i = 0; i < 1000 && counts().execs != n; i++)
+		turn(1);
+	cr_assert_eq(counts().execs, n, "%zu commands", counts().execs);
+}
+
+Test(local, an_init_may_tell_of_as_many_commands_as_it_can_have)
+{
+	struct fake_box *b = silent_init();
+
+	tell_items(b, WIRE_ITEMS_MAX - 1);
+	fake_tell_runs(b, "last", "label");
+	await_execs(WIRE_ITEMS_MAX);
+	turn(10); /* the OK behind them */
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	cr_assert_eq(n_known, 1);
+	cr_assert_eq(n_ended, 0);
+}
+
+Test(local, an_init_that_tells_of_more_commands_is_forged)
+{
+	struct fake_box *b = silent_init();
+
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	tell_items(b, WIRE_ITEMS_MAX);
+	await_execs(WIRE_ITEMS_MAX);
+	fake_tell_item(b, "one more");
+	cr_assert(turn(5000));
+	cr_assert_eq(n_ended, 1);
+	cr_assert_str_eq(end_reason, "host");
+	cr_assert_eq(n_known, 0);
+	cr_assert_eq(counts().execs, 0);
+}
+
+Test(local, an_init_whose_command_has_an_endless_id_is_forged)
+{
+	struct fake_box *b = silent_init();
+	char id[WIRE_RUN_ID_MAX + 1];
+
+	memset(id, 'x', sizeof(id));
+	id[WIRE_RUN_ID_MAX - 1] = 0; /* the longest that there is */
+	fake_tell_item(b, id);
+	await_execs(1);
+	id[WIRE_RUN_ID_MAX - 1] = 'x';
+	id[WIRE_RUN_ID_MAX] = 0;
+	fake_tell_item(b, id);
+	cr_assert(turn(5000));
+	cr_assert_eq(n_ended, 1);
+	cr_assert_str_eq(end_reason, "host");
+}
+
 Test(local, a_box_that_nobody_wants_is_ended)
 {
 	wanted = false;
