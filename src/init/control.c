@@ -18,6 +18,7 @@
 #define AGAIN_US 10000 /* between two tries of a request that was put off */
 #define AGAIN_MAX_US 5000000 /* for how long it is put off */
 #define BIG_MESSAGE (16 * 1024) /* buffers that grew beyond this are given back to the kernel */
+#define OWED_MAX 256 /* no request is read meanwhile: connects that end, and runs that are told of, are all that comes */
 
 /* One that waits for room in the socket. */
 struct answer {
@@ -26,6 +27,13 @@ struct answer {
 	int fds[FD_PASS_MAX]; /* dups owned here */
 	char data[];
 };
+
+/* Requests whose answers could not be kept for lack of memory, or of descriptors: FAILED is owed to each. */
+static struct owed {
+	uint64_t request;
+	int code;
+} owed[OWED_MAX];
+static size_t n_owed;
 
 static _Alignas(4096) char in_buf[WIRE_MAX];
 static _Alignas(4096) char out_buf[WIRE_MAX];
@@ -50,7 +58,7 @@ static bool is_transient(int r)
 
 static bool is_behind(const struct init *in)
 {
-	return !list_empty(&in->control.pending);
+	return !list_empty(&in->control.pending) || n_owed;
 }
 
 static void update_events(struct init *in)
@@ -83,20 +91,34 @@ static void drop_pending(struct control *c)
 		drop(a);
 }
 
-static void keep_pending(struct control *c, size_t len, const int *fds, size_t n_fds)
+static int keep_pending(struct control *c, size_t len, const int *fds, size_t n_fds)
 {
 	struct answer *a = malloc(sizeof(*a) + len);
 
 	if (!a)
-		return; /* the answer is lost: the daemon's request times out */
+		return -ENOMEM;
 	*a = (struct answer){ .len = len };
 	memcpy(a->data, out_buf, len);
 	list_push_back(&c->pending, &a->link);
 	for (; a->n_fds < n_fds; a->n_fds++) {
 		a->fds[a->n_fds] = fcntl(fds[a->n_fds], F_DUPFD_CLOEXEC, BOOT_FD_END);
-		if (a->fds[a->n_fds] < 0)
-			break;
+		if (a->fds[a->n_fds] < 0) {
+			int r = -errno;
+
+			drop(a);
+			return r;
+		}
 	}
+	return 0;
+}
+
+/* Without room for that either nobody is left waiting: the end of the socket tells all of them. */
+static void owe(struct init *in, uint64_t request, int code)
+{
+	if (n_owed < OWED_MAX)
+		owed[n_owed++] = (struct owed){ request, code };
+	else
+		in->over = true;
 }
 
 struct wire_out *control_begin(enum wire_type type, uint64_t request)
@@ -105,19 +127,31 @@ struct wire_out *control_begin(enum wire_type type, uint64_t request)
 	return &out;
 }
 
-void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n_fds)
+int control_try(struct init *in, struct wire_out *o, const int *fds, size_t n_fds)
 {
 	size_t len = 0;
-	int r;
+	int r = wire_end(o, &len), kept = 0;
 
-	if (in->control.watch.fd < 0 || wire_end(o, &len) < 0)
-		return;
+	if (in->control.watch.fd < 0 || r < 0)
+		return r;
 	r = is_behind(in) ? -EAGAIN : fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
 	if (is_transient(r)) {
-		keep_pending(&in->control, len, fds, n_fds);
+		kept = keep_pending(&in->control, len, fds, n_fds);
 		note_refusal(in, r);
 	}
 	give_back(out_buf, len);
+	update_events(in);
+	return kept;
+}
+
+void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n_fds)
+{
+	const struct wire_head *head = (const struct wire_head *)out_buf;
+	uint64_t request = head->request;
+	int r = control_try(in, o, fds, n_fds);
+
+	if (r < 0)
+		owe(in, request, r);
 	update_events(in);
 }
 
@@ -144,14 +178,19 @@ void control_ok(struct init *in, uint64_t request)
 	control_reply(in, control_begin(WIRE_OK, request), NULL, 0);
 }
 
-void control_failed(struct init *in, uint64_t request, const char *stage, int code, const struct err *err)
+static struct wire_out *put_failure(uint64_t request, const char *stage, int code, const char *text)
 {
 	struct wire_out *o = control_begin(WIRE_FAILED, request);
 
 	wire_put_str(o, WIRE_T_STAGE, stage);
 	wire_put_u64(o, WIRE_T_ERRNO, (uint64_t)-code);
-	wire_put_str(o, WIRE_T_TEXT, err && err->msg[0] ? err->msg : strerror(-code));
-	control_reply(in, o, NULL, 0);
+	wire_put_str(o, WIRE_T_TEXT, text);
+	return o;
+}
+
+void control_failed(struct init *in, uint64_t request, const char *stage, int code, const struct err *err)
+{
+	control_reply(in, put_failure(request, stage, code, err && err->msg[0] ? err->msg : strerror(-code)), NULL, 0);
 }
 
 static int status_request(struct init *in, struct request *q, struct err *err)
@@ -262,6 +301,7 @@ static void receive(struct init *in)
 		/* Every holder of the other end is gone, the spawner among them: nobody is left who could take over, or end
 		 * this sandbox. */
 		drop_pending(&in->control);
+		n_owed = 0;
 		watch_close(in, &in->control.watch);
 		in->over = true;
 		return;
@@ -275,19 +315,42 @@ static void receive(struct init *in)
 	handle_request(in);
 }
 
-static void flush(struct init *in)
+/* Each 0, or why the rest has to wait. */
+static int flush_pending(struct control *c)
 {
-	struct control *c = &in->control;
 	struct answer *a;
-	int r = 0;
 
 	while ((a = list_first(&c->pending, struct answer, link))) {
-		r = fd_send(c->watch.fd, a->data, a->len, a->fds, a->n_fds);
+		int r = fd_send(c->watch.fd, a->data, a->len, a->fds, a->n_fds);
+
 		if (is_transient(r))
-			break;
+			return r;
 		drop(a);
 	}
-	if (a)
+	return 0;
+}
+
+static int flush_owed(struct control *c)
+{
+	while (n_owed) {
+		const struct owed *w = &owed[n_owed - 1];
+		struct wire_out *o = put_failure(w->request, "answer", w->code, "init had no room to keep the answer in");
+		int r = wire_send(c->watch.fd, o, NULL, 0);
+
+		if (is_transient(r))
+			return r;
+		n_owed--;
+	}
+	return 0;
+}
+
+static void flush(struct init *in)
+{
+	int r = flush_pending(&in->control);
+
+	if (r == 0)
+		r = flush_owed(&in->control);
+	if (r < 0)
 		note_refusal(in, r);
 	else
 		runs_flush(in);
@@ -301,8 +364,10 @@ static void on_control(struct init *in, struct watch *w, uint32_t events)
 	/* Reading first: it is what finds out that the socket is dead. */
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !is_behind(in) && !in->control.again_us)
 		receive(in);
-	else if (events & (EPOLLHUP | EPOLLERR))
+	else if (events & (EPOLLHUP | EPOLLERR)) {
 		drop_pending(&in->control);
+		n_owed = 0;
+	}
 	if (w->fd >= 0)
 		flush(in);
 }

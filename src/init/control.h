@@ -40,8 +40,12 @@ MUST_CHECK int control_open(struct init *in);
 /* Starts an answer in the one output buffer: valid until the next begin. */
 struct wire_out *control_begin(enum wire_type type, uint64_t request);
 
-/* Sends the answer begun last, or keeps it as pending. fds stay the caller's. */
+/* Sends the answer begun last, or keeps it as pending. fds stay the caller's. Where it can do neither, for lack of memory or
+ * descriptors, the request is answered FAILED as soon as the socket has room. */
 void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n_fds);
+
+/* The same, but then the caller has to answer later: -ENOMEM, -EMFILE. */
+MUST_CHECK int control_try(struct init *in, struct wire_out *o, const int *fds, size_t n_fds);
 
 /* OK without fields. */
 void control_ok(struct init *in, uint64_t request);

@@ -7,14 +7,24 @@
 #include "base/time.h"
 #include "init/init.h"
 
+#define TELL_AGAIN_US 20000
+
+/* Without memory for the answer it is given later, by STARTED or by DONE: the run lives, and is not to be told to have failed. Of
+ * several who asked the last is the one who lives. */
 void run_tell_started(struct init *in, struct run *run, uint64_t request)
 {
 	struct wire_out *o = control_begin(WIRE_STARTED, request);
 
 	wire_put(o, WIRE_T_RUN_ID, run->id, run->id_len);
 	wire_put_u64(o, WIRE_T_PID, (uint64_t)run->pid);
-	control_reply(in, o, NULL, 0);
-	run->starting = 0;
+	if (control_try(in, o, NULL, 0) == 0) {
+		run->starting = 0;
+		return;
+	}
+	run->starting = request;
+	run->tell_us = time_now_us() + TELL_AGAIN_US;
+	if (run->state == RUN_ENDED)
+		run_set_unsent(in, run, true);
 }
 
 /* -- results ---------------------------------------------------------------------------------------------------- */
@@ -165,6 +175,7 @@ int run_result(struct init *in, struct request *q, struct err *err)
 	struct run *run = run_find(in, q->msg);
 	struct wire_out *o;
 	auto_fd spool = -1;
+	int r;
 
 	q->stage = "run";
 	if (!run)
@@ -175,9 +186,11 @@ int run_result(struct init *in, struct request *q, struct err *err)
 	}
 	o = control_begin(WIRE_DONE, q->msg->request);
 	put_result(o, run);
+	spool = result_fd(run);
+	r = control_try(in, o, &spool, spool >= 0);
+	if (r < 0)
+		return err_sys_code(err, r, "keep the answer");
 	if (!run->starting) /* else the RUN is still to be answered */
 		run_set_unsent(in, run, false);
-	spool = result_fd(run);
-	control_reply(in, o, &spool, spool >= 0);
 	return 0;
 }

@@ -5,6 +5,7 @@ import os
 import random
 import select
 import signal
+import subprocess
 import time
 
 import pytest
@@ -510,3 +511,38 @@ def test_who_a_user_is_may_change_between_two_runs(fresh):
     fresh.sh("(sleep 0.3; sed -i s/second/third/ /etc/passwd) >/dev/null 2>&1 &")
     time.sleep(1.5)
     assert home() == "/third"
+
+
+def limit_memory(box, size):
+    """From its own user namespace: root outside may lack the privilege."""
+    subprocess.run(["nsenter", "--user", "--target", str(box.pid), "prlimit", "--pid", str(box.pid),
+                    f"--as={size}:unlimited"], check=True)
+
+
+def without_memory(box, kept):
+    """READs into a socket that is full, of an init that can allocate nothing more: beside a few results it has none to spare."""
+    runs = [box.begin("/usr/bin/head", "-c", "50000", "/dev/zero") for _ in range(kept)]
+    for r in runs:
+        box.wait(r, ack=False)
+    with open(f"/proc/{box.pid}/statm") as f:
+        size = int(f.read().split()[0]) * 4096
+    limit_memory(box, size)
+    asked = [box.post("READ", ("RUN_ID", runs[0]), ("OFFSET", 0)) for _ in range(40)]
+    time.sleep(0.5)  # it has answered as long as there was room
+    answers = {m.request: m for m in (box.take(lambda m: m.request in asked) for _ in asked)}
+    assert sorted(answers) == asked
+    limit_memory(box, "unlimited")
+    for r in runs:
+        box.post("ACK", ("RUN_ID", r))
+    return [m for m in answers.values() if m.kind == "FAILED"], [m for m in answers.values() if m.kind == "OK"]
+
+
+def test_an_answer_that_cannot_be_kept_is_a_failure(fresh):
+    """How much its memory has left over in pieces is the allocator's business: some number of results leaves none."""
+    for kept in range(1, 12):
+        failed, good = without_memory(fresh, kept)
+        if failed:
+            break
+    assert failed and good and all(len(m["OUTPUT"]) == 50000 for m in good)
+    assert {(m["STAGE"], m["ERRNO"]) for m in failed} == {("answer", 12)}, failed
+    assert fresh.sh("echo fine").text == "fine\n"
