@@ -181,8 +181,7 @@ static int enter_root(int spool, struct err *err)
 {
 	auto_fd null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (null < 0 || dup2(null, 0) < 0 || dup3(null, 1, O_CLOEXEC) < 0 || dup3(null, 2, O_CLOEXEC) < 0 ||
-	    dup3(null, BOOT_FD_GO, O_CLOEXEC) < 0)
+	if (null < 0 || dup2(null, 0) < 0 || dup3(null, 1, O_CLOEXEC) < 0 || dup3(null, 2, O_CLOEXEC) < 0)
 		return err_sys(err, "open /dev/null");
 	if (dup3(spool, BOOT_FD_SPOOL, O_CLOEXEC) < 0 || chdir("/") < 0)
 		return err_sys(err, "enter the root");
@@ -206,6 +205,19 @@ static int wait_for_root(struct init *in, struct err *err)
 	r = enter_root(spool, err);
 	fd_close(spool);
 	return r;
+}
+
+/* Until then ".." from what is mounted on the root would lead to the host's. */
+static int wait_for_leave(struct err *err)
+{
+	char byte;
+	ssize_t n = read(BOOT_FD_GO, &byte, 1);
+
+	if (n == 0)
+		_exit(1); /* as above */
+	if (n < 0)
+		return err_sys(err, "wait until the host's root is gone");
+	return dup3(0, BOOT_FD_GO, O_CLOEXEC) < 0 ? err_sys(err, "close the builder's socket") : 0;
 }
 
 static int forgo_privileges(const struct init *in, struct err *err)
@@ -249,6 +261,8 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 		STAGE("root", wait_for_root(in, err));
 	if (!in->holder)
 		STAGE("no_new_privs", forgo_privileges(in, err));
+	if (in->wait)
+		STAGE("the host's root", wait_for_leave(err));
 	STAGE("ready", tell_ready(err)); /* nobody reads it any more if the spawner died before that */
 #undef STAGE
 	return 0;

@@ -25,8 +25,9 @@ enum boot_fd {
  * being assembled, and BOOT_FD_SPOOL is none yet: init does what needs neither, and waits; "holder" = only hold listeners (the
  * net namespace of a build): no control socket, no exec, it ends when BOOT_FD_CONTROL reads end-of-file. */
 
-/* With it comes the folder of BOOT_FD_SPOOL. From now on init's root and working directory are the sandbox's. End of file: there
- * will be no sandbox. */
+/* With it comes the folder of BOOT_FD_SPOOL. From now on init's root and working directory are the sandbox's. A second message, of
+ * one byte, says that the host's mounts are gone from its namespace; before it init runs nothing and is not ready. End of file
+ * before either: there will be no sandbox. */
 struct boot_go {
 	unsigned char no_new_privs; /* as "nnp" */
 };

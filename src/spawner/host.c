@@ -23,6 +23,7 @@
 #include "spawner/sys.h"
 
 #define COPY_CHUNK 65536
+#define PROC "own-proc/" /* where the builder has a sandbox's /proc while it has no root */
 
 /* -- folders ----------------------------------------------------------------------------------------------------- */
 static int make_owned(int dir, const char *name, mode_t mode, uid_t uid, gid_t gid, struct err *err)
@@ -73,7 +74,11 @@ static int make_stage(struct host *h, struct err *err)
 		return r;
 	if (stage < 0)
 		return err_sys(err, "open .stage");
-	static const char *const rest[] = { "root", "dev", "own-dev", "own-proc", "own-sys", "memory", "runs", "stats", "pids", "spool" };
+	if (mknodat(stage, HOST_NO_FILE, S_IFREG | 0444, 0) < 0 && errno != EEXIST)
+		return err_sys(err, "make %s in .stage", HOST_NO_FILE);
+	static const char *const rest[] = {
+		"root", "dev", HOST_NO_FOLDER, "own-dev", "own-proc", "own-sys", "memory", "runs", "stats", "pids", "spool",
+	};
 
 	for (int i = 0; i < PLAN_LAYERS_MAX + (int)ARRAY_LEN(rest); i++) {
 		snprintf(name, sizeof(name), "%d", i);
@@ -196,6 +201,21 @@ static int make_dev(struct err *err)
 	return r < 0 ? r : make_links(err);
 }
 
+static int bind_readonly(const char *from, const char *to, unsigned long flags, struct err *err)
+{
+	if (mount(from, to, NULL, MS_BIND, NULL) < 0 || mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
+		return err_sys(err, "mount %s on %s", from, to);
+	return 0;
+}
+
+/* The folder is the one where each sandbox's own pts goes, empty here; one of the disk would tell its path. */
+static int make_covers(struct err *err)
+{
+	int r = bind_readonly("dev/pts", HOST_NO_FOLDER, MS_NOSUID | MS_NODEV | MS_NOEXEC, err);
+
+	return r < 0 ? r : bind_readonly("dev/null", HOST_NO_FILE, MS_NOSUID | MS_NOEXEC, err);
+}
+
 /* -- the private mount namespace --------------------------------------------------------------------------------- */
 static int leave_mounts(struct err *err)
 {
@@ -215,6 +235,8 @@ static int own_mounts(struct host *h, struct err *err)
 		return err_sys(err, "chdir %s", stage);
 	r = make_dev(err);
 	if (r == 0)
+		r = make_covers(err);
+	if (r == 0)
 		r = cgroups_open(&h->cg, h->name, stage, err);
 	if (chdir("/") < 0 && r == 0)
 		r = err_sys(err, "chdir /");
@@ -228,7 +250,7 @@ static void keep_existing(const char **ret, const char *const *names)
 	for (; *names; names++) {
 		char path[64];
 
-		snprintf(path, sizeof(path), "/proc/%s", *names);
+		snprintf(path, sizeof(path), "/proc/%s", *names + strlen(PROC));
 		if (access(path, F_OK) == 0)
 			ret[n++] = *names;
 	}
@@ -237,12 +259,13 @@ static void keep_existing(const char **ret, const char *const *names)
 
 static void probe_proc(struct host *h)
 {
-	static const char *const files[] = { "kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list",
-					     "timer_stats", "sched_debug", "interrupts", NULL };
-	static const char *const dirs[] = { "asound", "acpi", "scsi", NULL };
+	static const char *const files[] = { PROC "kcore", PROC "keys", PROC "key-users", PROC "kmsg", PROC "latency_stats",
+					     PROC "timer_list", PROC "timer_stats", PROC "sched_debug", PROC "interrupts", NULL };
+	static const char *const dirs[] = { PROC "asound", PROC "acpi", PROC "scsi", NULL };
 	/* 1 is init: root inside could otherwise make it the kernel's first choice when memory runs out (oom_score_adj),
 	 * and so pass its own end off as the platform's fault. */
-	static const char *const readonly[] = { "1", "bus", "fs", "irq", "sys", "sysrq-trigger", NULL };
+	static const char *const readonly[] = { PROC "1", PROC "bus", PROC "fs", PROC "irq", PROC "sys",
+						PROC "sysrq-trigger", NULL };
 
 	keep_existing(h->masked_files, files);
 	keep_existing(h->masked_dirs, dirs);
@@ -331,7 +354,7 @@ bool host_pipes_cores(const struct host *h)
 
 static void undo_stage(struct host *h)
 {
-	static const char *const mounted[] = { "dev", "cg-cgroup2", "cg-cpu", "cg-memory", "cg-pids" };
+	static const char *const mounted[] = { HOST_NO_FILE, HOST_NO_FOLDER, "dev", "cg-cgroup2", "cg-cpu", "cg-memory", "cg-pids" };
 	char path[HOST_PATH_MAX + 48];
 
 	for (size_t i = 0; i < ARRAY_LEN(mounted); i++) {

@@ -7,6 +7,7 @@
  *   DATA/sandboxes/<id>    upper, work, spool of one sandbox
  *   DATA/sandboxes/.stage  0 .. 126  mount points for layers      root   mount point for the assembled root
  *                          dev       a prepared /dev, of which each sandbox gets a read-only clone
+ *                          no-file, no-folder   what is put over that which a sandbox may not see, read-only already
  *                          own-dev, own-proc, own-sys   where these three of a sandbox are until its root is there
  *                          memory    mount point for an upper in memory
  *                          runs, stats, pids, spool   mount points for the folders that init gets
@@ -25,6 +26,8 @@
 
 #define HOST_PATH_MAX 256
 #define HOST_MASKS_MAX 16
+#define HOST_NO_FILE "no-file"
+#define HOST_NO_FOLDER "no-folder"
 
 struct host {
 	char data[HOST_PATH_MAX]; /* absolute, without links */
@@ -38,7 +41,7 @@ struct host {
 	bool may_renice;          /* what was made nicer can be made as before (CAP_SYS_NICE may be missing) */
 	struct cgroups cg;
 	struct disk disk;
-	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has; NULL-terminated */
+	const char *masked_files[HOST_MASKS_MAX]; /* of /proc, those that this kernel has, as paths from .stage; NULL-terminated */
 	const char *masked_dirs[HOST_MASKS_MAX];
 	const char *readonly[HOST_MASKS_MAX];
 	const char *const *mounts; /* the operator's: the only sources that a plan may name; NULL-terminated */

@@ -116,10 +116,10 @@ static void look_at_processes(struct report *r)
 }
 
 /* -- mounts ------------------------------------------------------------------------------------------------------ */
-/* Ours are the prepared /dev and cgroup trees, and those in our own namespace only. */
+/* Ours are the prepared /dev, what is put over hidden places, and cgroup trees, and those in our own namespace only. */
 static bool is_prepared(const char *below)
 {
-	return str_starts(below, ".stage/dev") || str_starts(below, ".stage/cg-");
+	return str_starts(below, ".stage/dev") || str_starts(below, ".stage/no-") || str_starts(below, ".stage/cg-");
 }
 
 static void look_at_mounts(struct report *r, const char *file, bool own)

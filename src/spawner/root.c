@@ -341,46 +341,38 @@ int root_prepare_proc(struct start *s)
 	return r < 0 ? fail(s, -r, "/dev/mqueue") : 0;
 }
 
-/* dir/path gets a read-only (and more) clone of from/what put over it. The place first: closing a clone that was never attached
- * would wait for a grace period, in a queue with all who do. */
-static int cover(int dir, const char *path, int from, const char *what, unsigned int attrs)
+/* What lies at what is put over path, in one call: the mount there brings its flags along. */
+static int cover(const char *path, const char *what)
 {
-	auto_fd target = open_below(dir, path, SYS_RESOLVE_BENEATH);
-	auto_fd m = -1;
-
-	if (target == -ENOENT)
-		return 0; /* nothing to hide in this net namespace or on this machine */
-	if (target < 0)
-		return target;
-	m = clone_mount(from, what, attrs);
-	return m < 0 ? m : attach(m, target);
+	/* Nothing to hide in this net namespace or on this machine. */
+	return mount(what, path, NULL, MS_BIND, NULL) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-/* The prepared /dev has an empty folder where each sandbox's own pts goes; a folder of the disk would tell its path. */
-static int mask_dir(int dir, const char *path)
+static int show_readonly(const char *path, const char *what)
 {
-	return cover(dir, path, AT_FDCWD, "dev/pts", SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
+	const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
+	return mount(what, path, NULL, MS_BIND, NULL) < 0 || mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
 }
 
 int root_mask_proc(struct start *s)
 {
-	const unsigned int attrs = SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NOEXEC;
 	const struct host *h = s->host;
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && h->masked_files[i]; i++)
-		r = cover(s->proc_fd, s->path = h->masked_files[i], AT_FDCWD, "dev/null", attrs);
+		r = cover(s->path = h->masked_files[i], HOST_NO_FILE);
 	for (size_t i = 0; r == 0 && h->masked_dirs[i]; i++)
-		r = mask_dir(s->proc_fd, s->path = h->masked_dirs[i]);
+		r = cover(s->path = h->masked_dirs[i], HOST_NO_FOLDER);
 	for (size_t i = 0; r == 0 && h->readonly[i]; i++)
-		r = cover(s->proc_fd, s->path = h->readonly[i], s->proc_fd, h->readonly[i], attrs);
+		r = show_readonly(s->path = h->readonly[i], h->readonly[i]);
 	return r;
 }
 
 /* -- /sys -------------------------------------------------------------------------------------------------------- */
 /* Of the net namespace that the builder is in. With limits on v2, programs find them where they look (JVMs size their
  * heaps by it); on v1 the folder stays empty. */
-static int show_cgroup(struct start *s, int sys_fd)
+static int show_cgroup(const struct start *s)
 {
 	const struct cgroups *c = &s->host->cg;
 	char path[CGROUP_PATH_MAX + PLAN_ID_LEN + 1];
@@ -388,13 +380,12 @@ static int show_cgroup(struct start *s, int sys_fd)
 	if (!c->on_v2[CGROUP_MEMORY])
 		return 0;
 	snprintf(path, sizeof(path), "%s/%s", c->path[CGROUP_V2], s->name);
-	return cover(sys_fd, "fs/cgroup", AT_FDCWD, path,
-		     SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
+	return show_readonly("own-sys/fs/cgroup", path);
 }
 
 int root_prepare_sys(struct start *s)
 {
-	static const char *const masked[] = { "firmware", "devices/virtual/powercap" };
+	static const char *const masked[] = { "own-sys/firmware", "own-sys/devices/virtual/powercap" };
 	int r;
 
 	s->sys_fd = new_mount("sysfs", NULL, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
@@ -402,9 +393,9 @@ int root_prepare_sys(struct start *s)
 	if (r < 0)
 		return fail(s, -r, "/sys");
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(masked); i++)
-		r = mask_dir(s->sys_fd, s->path = masked[i]);
+		r = cover(s->path = masked[i], HOST_NO_FOLDER);
 	if (r == 0)
-		r = show_cgroup(s, s->sys_fd);
+		r = show_cgroup(s);
 	return r;
 }
 
@@ -488,15 +479,16 @@ int root_mount_bucket(struct start *s)
 }
 
 /* -- the end ----------------------------------------------------------------------------------------------------- */
-/* The new root is put on top of the old one, which is then taken away from under it: no folder of the image is needed to
+/* The new root is put on top of the old one, and that is then taken away from under it: no folder of the image is needed to
  * hold it. init shares this mount namespace, so its root and working directory follow. */
 int root_pivot(struct start *s)
 {
 	if (fchdir(s->root_fd) < 0)
 		return fail(s, errno, "/");
-	if (sys_pivot_root(".", ".") < 0)
-		return fail(s, errno, "/");
-	if (umount2(".", MNT_DETACH) < 0)
-		return fail(s, errno, "the old root");
-	return chdir("/") < 0 ? fail(s, errno, "/") : 0;
+	return sys_pivot_root(".", ".") < 0 ? fail(s, errno, "/") : 0;
+}
+
+int root_leave(struct start *s)
+{
+	return umount2(".", MNT_DETACH) < 0 ? fail(s, errno, "/") : 0;
 }

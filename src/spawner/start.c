@@ -326,6 +326,14 @@ static int step_go(struct start *s)
 	return fd_send(s->go_fd, &go, sizeof(go), &s->spool_fd, 1);
 }
 
+/* Taking the host's mounts away waits for a grace period, in which init goes on. It tells nobody that it is ready before this. */
+static int step_leave(struct start *s)
+{
+	int r = root_leave(s);
+
+	return r < 0 ? r : fd_send(s->go_fd, "", 1, NULL, 0);
+}
+
 static const struct step {
 	const char *stage; /* as the daemon shows it: "could not STAGE" */
 	int (*fn)(struct start *s);
@@ -352,6 +360,7 @@ static const struct step {
 	{ "mount the bucket", root_mount_bucket },
 	{ "change the root", root_pivot },
 	{ "let init go", step_go },
+	{ "leave the host's root", step_leave },
 };
 
 static int ascending(const void *a, const void *b)

@@ -3,7 +3,7 @@
  * Three processes besides the spawner, two of them short-lived:
  *   builder  host root. Enters cgroups and a net namespace, unshares mounts, clones init, mounts what needs no plan, waits for
  *            the plan where it was started without, limits the cgroups, assembles the root from outside, pivots both into it,
- *            lets init go and exits.
+ *            takes the old root away while init goes on, and exits.
  *   init     cloned by the builder while its effective id is the range's first, so that the user namespace belongs (and
  *            the kernel charges it) to that id; sibling of the builder, i.e. a child of the spawner. Waits until its
  *            ids are mapped, becomes root of its namespace, executes openreward-init, which is told when its root is there.
@@ -71,6 +71,7 @@ MUST_CHECK int root_attach(struct start *s); /* what was prepared */
 MUST_CHECK int root_mount_configured(struct start *s);
 MUST_CHECK int root_mount_bucket(struct start *s);
 MUST_CHECK int root_pivot(struct start *s);
+MUST_CHECK int root_leave(struct start *s); /* the old root */
 
 /* -- bucket.c ---------------------------------------------------------------------------------------------------- */
 /* The plan's bucket as a mount that is attached nowhere yet. A descriptor, or a negative errno with s->path. After
