@@ -263,6 +263,9 @@ int init_boot(struct init *in, const char **ret_stage, struct err *err)
 		STAGE("no_new_privs", forgo_privileges(in, err));
 	if (in->wait)
 		STAGE("the host's root", wait_for_leave(err));
+	/* Not before: /etc may be a link of the image's. */
+	if (!in->holder && (r = control_first(in, ret_stage, err)) < 0)
+		return r;
 	STAGE("ready", tell_ready(err)); /* nobody reads it any more if the spawner died before that */
 #undef STAGE
 	return 0;

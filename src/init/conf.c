@@ -46,44 +46,49 @@ int conf_write(int etc, const char *name, const char *text)
 	return r;
 }
 
-static int write_etc(const struct wire_in *msg, struct err *err)
+static int write_etc(struct request *q, struct err *err)
 {
 	static const struct {
 		enum wire_tag tag;
-		const char *name;
-	} files[] = { { WIRE_T_HOSTS, "hosts" }, { WIRE_T_RESOLV, "resolv.conf" } };
+		const char *name, *stage;
+	} files[] = { { WIRE_T_HOSTS, "hosts", "write /etc/hosts" }, { WIRE_T_RESOLV, "resolv.conf", "write /etc/resolv.conf" } };
 	auto_fd etc = path_mkdirs("/etc", 0755);
 
+	q->stage = "open /etc";
 	if (etc < 0)
-		return err_sys_code(err, etc, "open /etc");
+		return err_sys_code(err, etc, "%s", q->stage);
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-		const char *text = wire_get_str(msg, files[i].tag, 0);
+		const char *text = wire_get_str(q->msg, files[i].tag, 0);
 		int r = text ? conf_write(etc, files[i].name, text) : 0;
 
+		q->stage = files[i].stage;
 		if (r < 0)
-			return err_sys_code(err, r, "write /etc/%s", files[i].name);
+			return err_sys_code(err, r, "%s", q->stage);
 	}
 	return 0;
 }
 
-static int set_hostname(const char *name)
+static int set_hostname(struct request *q, const char *name)
 {
 	auto_fd etc = path_mkdirs("/etc", 0755);
 	char line[80];
 
+	q->stage = "set the host name";
 	if (seccomp_sethostname(name, strlen(name)) < 0)
 		return -errno;
+	q->stage = "write /etc/hostname";
 	snprintf(line, sizeof(line), "%s\n", name); /* the kernel has refused more than 64 bytes */
 	return etc < 0 ? etc : conf_write(etc, "hostname", line);
 }
 
-static int make_dirs(const struct wire_in *msg, struct err *err)
+static int make_dirs(struct request *q, struct err *err)
 {
 	const char *dir;
 
-	for (size_t i = 0; (dir = wire_get_str(msg, WIRE_T_DIR, i)); i++) {
+	for (size_t i = 0; (dir = wire_get_str(q->msg, WIRE_T_DIR, i)); i++) {
 		auto_fd fd = dir[0] == '/' ? path_mkdirs(dir, 0755) : -EINVAL;
 
+		q->stage = dir;
 		if (fd < 0)
 			return err_sys_code(err, fd, "make folder %s", dir);
 	}
@@ -95,19 +100,16 @@ int conf_request(struct init *in, struct request *q, struct err *err)
 	const char *hostname = wire_get_str(q->msg, WIRE_T_HOSTNAME, 0);
 	int r;
 
-	q->stage = "hostname";
-	r = hostname ? set_hostname(hostname) : 0;
+	r = hostname ? set_hostname(q, hostname) : 0;
 	if (r < 0)
 		return err_sys_code(err, r, "set the host name \"%.100s\"", hostname);
-	q->stage = "etc";
-	r = write_etc(q->msg, err);
-	if (r < 0)
-		return r;
-	q->stage = "folders";
-	r = make_dirs(q->msg, err);
+	r = write_etc(q, err);
+	if (r == 0)
+		r = make_dirs(q, err);
 	if (r < 0)
 		return r;
 	in->configured = true;
-	control_ok(in, q->msg->request);
+	if (q->msg->request)
+		control_ok(in, q->msg->request);
 	return 0;
 }

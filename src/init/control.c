@@ -272,6 +272,17 @@ static bool put_off(struct init *in)
 	return in->control.again_us;
 }
 
+static void refuse(struct init *in, int r, const struct err *err)
+{
+	/* The spawner waits for no answer to its own: who gets the sandbox takes it for granted. */
+	if (held.request || held.type != WIRE_CONFIG) {
+		control_failed(in, held.request, at_hand.stage, r, err);
+		return;
+	}
+	in->status = 70;
+	in->over = true;
+}
+
 static void handle_request(struct init *in)
 {
 	struct err err = ERR_INIT;
@@ -279,24 +290,46 @@ static void handle_request(struct init *in)
 
 	if (held.type != WIRE_RUN && held.type != WIRE_ACK)
 		in->runs.still = false;
-	at_hand.stage = "request";
 	at_hand.again = false;
 	r = handle(in, &at_hand, &err);
 	if (r < 0 && at_hand.again && put_off(in))
 		return;
 	if (r < 0)
-		control_failed(in, held.request, at_hand.stage, r, &err);
+		refuse(in, r, &err);
 	forget_request(in);
+}
+
+static int read_request(struct init *in)
+{
+	held_len = 0;
+	held = (struct wire_in){ 0 };
+	at_hand = (struct request){ .msg = &held, .stage = "request" };
+	return fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &held_len, at_hand.fds, FD_PASS_MAX, &at_hand.n_fds);
+}
+
+int control_first(struct init *in, const char **ret_stage, struct err *err)
+{
+	int r = read_request(in);
+
+	if (r == -EAGAIN)
+		return 0;
+	if (r == 0)
+		r = held_len ? wire_parse(&held, in_buf, held_len) : -ECONNRESET;
+	if (r == 0 && (held.type != WIRE_CONFIG || held.request))
+		r = -EPROTO;
+	if (r == 0)
+		r = conf_request(in, &at_hand, err);
+	if (r < 0)
+		*ret_stage = at_hand.stage; /* in the request, maybe, which stays until the process ends */
+	else
+		forget_request(in);
+	return r;
 }
 
 static void receive(struct init *in)
 {
-	int r;
+	int r = read_request(in);
 
-	held_len = 0;
-	held = (struct wire_in){ 0 };
-	at_hand = (struct request){ .msg = &held };
-	r = fd_recv(in->control.watch.fd, in_buf, sizeof(in_buf), &held_len, at_hand.fds, FD_PASS_MAX, &at_hand.n_fds);
 	if ((r == 0 && held_len == 0) || r == -ECONNRESET) {
 		/* Every holder of the other end is gone, the spawner among them: nobody is left who could take over, or end
 		 * this sandbox. */

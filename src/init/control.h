@@ -37,6 +37,9 @@ struct request {
 /* Starts watching BOOT_FD_CONTROL. */
 MUST_CHECK int control_open(struct init *in);
 
+/* Before anybody is told that init is ready: the CONFIG that the spawner may have sent. *ret_stage names what failed. */
+MUST_CHECK int control_first(struct init *in, const char **ret_stage, struct err *err);
+
 /* Starts an answer in the one output buffer: valid until the next begin. */
 struct wire_out *control_begin(enum wire_type type, uint64_t request);
 

@@ -10,7 +10,7 @@
 static int report(const char *stage, int code)
 {
 	char text[128];
-	int n = snprintf(text, sizeof(text), "%s%c%d", stage, 0, -code);
+	int n = snprintf(text, sizeof(text), "%.100s%c%d", stage, 0, -code);
 
 	if (n > 0 && write(BOOT_FD_READY, text, (size_t)n + 1) < 0)
 		return 71;

@@ -13,7 +13,6 @@
 /* An answer of init's: one that shares two CPUs with thousands of busy processes may take more than a minute. */
 #define INIT_TIMEOUT_MS 180000
 #define ORPHAN_MS 5000        /* from the loss of init's socket to the end by force */
-#define NAMESERVER "198.18.0.53"
 
 /* -- ends --------------------------------------------------------------------------------------------------------------- */
 
@@ -230,20 +229,10 @@ static void give_up(struct box *b, const struct err *err)
 		ask_end(b, "host");
 }
 
-static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+static void box_ready(struct box *b)
 {
-	struct box *b = arg;
 	engine_create_fn *created = b->created;
-	struct err e;
 
-	if (b->state == BOX_GONE)
-		return;
-	if (err) {
-		err_copy(&e, err);
-		err_wrap(&e, err->code, "prepare the sandbox");
-		give_up(b, &e);
-		return;
-	}
 	b->state = BOX_READY;
 	b->created = NULL;
 	b->local->counts.created_total++;
@@ -251,16 +240,44 @@ static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds U
 	created(b->arg, &b->base, NULL);
 }
 
+static void on_configured(void *arg, const struct wire_in *in UNUSED, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
+{
+	struct box *b = arg;
+	struct err e;
+
+	if (b->state == BOX_GONE)
+		return;
+	if (!err) {
+		box_ready(b);
+		return;
+	}
+	err_copy(&e, err);
+	err_wrap(&e, err->code, "prepare the sandbox");
+	give_up(b, &e);
+}
+
+static const char *workdir_of(const struct image *img)
+{
+	return str_empty(img->workdir) ? "/" : img->workdir;
+}
+
+void box_named(struct box *b, const char *hostname)
+{
+	auto_free char *before = xasprintf("HOSTNAME=%s", b->hostname);
+
+	for (size_t i = 0; b->env && b->env[i]; i++)
+		if (str_eq(b->env[i], before)) { /* else it is the image's or the caller's own */
+			free(b->env[i]);
+			b->env[i] = xasprintf("HOSTNAME=%s", hostname);
+		}
+	snprintf(b->hostname, sizeof(b->hostname), "%s", hostname);
+}
+
 int box_configure(struct box *b, chan_answer_fn *done, struct err *err)
 {
 	struct wire_out *o = chan_begin(b->init, WIRE_CONFIG, true);
-	auto_free char *hosts = xasprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t%s\n%s",
-					  b->hostname, b->hosts_extra ? b->hosts_extra : "");
 
-	wire_put_str(o, WIRE_T_HOSTNAME, b->hostname);
-	wire_put_str(o, WIRE_T_HOSTS, hosts);
-	wire_put_str(o, WIRE_T_RESOLV, "nameserver " NAMESERVER "\noptions timeout:5 attempts:2\n");
-	wire_put_str(o, WIRE_T_DIR, str_empty(b->image->workdir) ? "/" : b->image->workdir);
+	plan_put_config(b->hostname, b->hosts_extra, workdir_of(b->image), o);
 	return chan_send(b->init, o, NULL, 0, done, b, err);
 }
 
@@ -275,6 +292,7 @@ int box_connect(struct box *b, int fd, struct err *err)
 static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
 	struct box *b = arg;
+	const char *hostname;
 	struct err e = ERR_INIT;
 	int r;
 
@@ -294,7 +312,13 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 	b->local->counts.blanks = (size_t)wire_get_u64(in, WIRE_T_BLANKS, 0);
 	if (r == 0)
 		r = box_connect(b, fd_steal(&fds[0]), &e);
-	if (r == 0)
+	hostname = wire_get_str(in, WIRE_T_HOSTNAME, 0);
+	if (r == 0 && hostname) {
+		box_named(b, hostname);
+		box_ready(b);
+		return;
+	}
+	if (r == 0) /* by a spawner of before: it leaves CONFIG to us */
 		r = box_configure(b, on_configured, &e);
 	if (r < 0)
 		give_up(b, &e);
@@ -337,6 +361,7 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
 		.disk_bytes = e->settings.disk_bytes, .disk_files = e->settings.disk_files,
 		.memory_upper = e->settings.memory_upper && !spec->instance,
+		.hosts = b->hosts_extra, .workdir = workdir_of(b->image),
 		.bucket = {
 			.id = b->bucket[0], .dir = b->bucket[1], .target = b->bucket[2], .user = b->image->user,
 			.flags = spec->bucket.read_only ? PLAN_MOUNT_RO : 0,

@@ -6,10 +6,11 @@
  *
  *   WAITING      there is no room for it: see room.h. Most are made at once.            local_create(), box_admitted()
  *   MAKING       MAKE is with the spawner.                                             local_create()
- *   CONFIGURING  init has its socket and writes /etc; nobody else knows the box yet.   on_made()
+ *   CONFIGURING  init has its socket and writes /etc, where the spawner has not had that
+ *                done before; nobody else knows the box yet.                           on_made()
  *   TAKEN        it was a former daemon's. Its holder has it, but init has not told yet what runs in it: what is asked
  *                of init waits behind that.                                            takeover.c
- *   READY        its holder has it.                                                    on_configured()
+ *   READY        its holder has it.                                                    on_made(), on_configured()
  *   ENDING       END is with the spawner; every call fails with -EIDRM.                local_destroy()
  *   gone         the last process is dead: ENDED came, or GONE by itself, or the
  *                spawner was lost. Runs that were not over fail, then on_end.          box_end()

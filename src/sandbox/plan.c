@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PATH_MAX_BYTES 1024
@@ -11,6 +12,8 @@
 #define MEMORY_MAX (1ull << 50)
 #define PIDS_LIMIT (4ull << 20) /* the kernel's own PID_MAX_LIMIT */
 #define TIME_MAX_MS (366ull * 24 * 3600 * 1000)
+#define HOSTS_OWN "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t%s\n%s"
+#define RESOLV "nameserver 198.18.0.53\noptions timeout:5 attempts:2\n" /* STEER_NAMESERVER of init/boot.h */
 
 static bool is_uuid(const char *s)
 {
@@ -161,6 +164,15 @@ static int check_names(const struct plan *p, struct err *err)
 	return 0;
 }
 
+static int check_hosts(const struct plan *p, struct err *err)
+{
+	size_t len = p->hosts ? strlen(p->hosts) : 0;
+
+	if (len <= PLAN_HOSTS_MAX)
+		return 0;
+	return err_set(err, -EINVAL, "plan: %zu bytes of hosts, expected at most %d", len, PLAN_HOSTS_MAX);
+}
+
 static int check_beside(const struct plan *p, struct err *err)
 {
 	if (!p->beside)
@@ -193,6 +205,8 @@ int plan_check(const struct plan *p, struct err *err)
 		r = check_mounts(p, err);
 	if (r == 0)
 		r = check_bucket(&p->bucket, err);
+	if (r == 0)
+		r = check_hosts(p, err);
 	if (r == 0)
 		r = check_beside(p, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(ranges); i++)
@@ -230,7 +244,20 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 	wire_put_u64(o, WIRE_T_LEASE_MS, p->lease_ms);
 	wire_put_u64(o, WIRE_T_HARD_MS, p->hard_ms);
 	wire_put_u64(o, WIRE_T_NO_NEW_PRIVS, p->no_new_privs);
+	wire_put_str(o, WIRE_T_HOSTS, p->hosts);
+	wire_put_str(o, WIRE_T_DIR, p->workdir);
 	wire_put_str(o, WIRE_T_BESIDE, p->beside);
+}
+
+void plan_put_config(const char *hostname, const char *hosts, const char *workdir, struct wire_out *o)
+{
+	static char text[PLAN_HOSTS_MAX + 256];
+
+	snprintf(text, sizeof(text), HOSTS_OWN, hostname, hosts ? hosts : "");
+	wire_put_str(o, WIRE_T_HOSTNAME, hostname);
+	wire_put_str(o, WIRE_T_HOSTS, text);
+	wire_put_str(o, WIRE_T_RESOLV, RESOLV);
+	wire_put_str(o, WIRE_T_DIR, workdir);
 }
 
 static int decode_layers(struct plan *p, const struct wire_in *in, struct err *err)
@@ -291,6 +318,8 @@ int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err)
 		.lease_ms = wire_get_u64(in, WIRE_T_LEASE_MS, 0),
 		.hard_ms = wire_get_u64(in, WIRE_T_HARD_MS, 0),
 		.no_new_privs = wire_get_u64(in, WIRE_T_NO_NEW_PRIVS, 0) != 0,
+		.hosts = wire_get_str(in, WIRE_T_HOSTS, 0),
+		.workdir = wire_get_str(in, WIRE_T_DIR, 0),
 		.beside = wire_get_str(in, WIRE_T_BESIDE, 0),
 	};
 	int r = decode_layers(&p, in, err);

@@ -16,6 +16,7 @@
 #define PLAN_ID_LEN 37       /* a UUID in text with NUL */
 #define PLAN_LAYERS_MAX 127  /* overlayfs takes 500; a page of option string takes fewer */
 #define PLAN_MOUNTS_MAX 32
+#define PLAN_HOSTS_MAX 16384 /* bytes of lines for /etc/hosts */
 
 enum plan_kind { PLAN_SANDBOX = 0, PLAN_INSTANCE = 1 };
 
@@ -64,6 +65,9 @@ struct plan {
 	uint64_t lease_ms;                    /* silence after which the spawner ends it; 0 = never */
 	uint64_t hard_ms;                     /* life after which it ends whatever happens; 0 = never */
 	bool no_new_privs;                    /* set-uid programs gain nothing */
+	const char *hosts;                    /* lines for /etc/hosts, after its own; NULL = none */
+	const char *workdir;                  /* absolute path inside; made if missing. NULL: init is told neither of it nor of
+						 names before it is ready, whoever gets the sandbox sends CONFIG */
 	const char *beside;                   /* UUID text of a sandbox that is ready: this one joins its network, has none of its
 						 own, and ends before it does; NULL = it stands alone */
 };
@@ -74,5 +78,7 @@ MUST_CHECK int plan_check_target(const char *path, struct err *err);
 /* The rules above that need no file system; -EINVAL names the field. Both sides call it. */
 MUST_CHECK int plan_check(const struct plan *p, struct err *err);
 void plan_encode(const struct plan *p, struct wire_out *o);
+/* The fields of CONFIG. hosts and workdir as in a plan, or NULL. */
+void plan_put_config(const char *hostname, const char *hosts, const char *workdir, struct wire_out *o);
 /* Strings point into in. Calls plan_check. */
 MUST_CHECK int plan_decode(struct plan *ret, const struct wire_in *in, struct err *err);

@@ -113,6 +113,8 @@ struct box *box_new(struct local *e, const char *id, struct image *img);
 void ask_end(struct box *b, const char *reason);
 /* One of which we may have no box; nobody hears of it. */
 void box_end_by_id(struct local *e, const char *id);
+/* MADE says what its host name is. */
+void box_named(struct box *b, const char *hostname);
 /* Makes a READY one of a CONFIGURING or TAKEN one: done is the answer to CONFIG. */
 MUST_CHECK int box_configure(struct box *b, chan_answer_fn *done, struct err *err);
 /* Takes ownership of fd: init's socket. */

@@ -2,7 +2,7 @@
  *
  *   LIST -> for each: TAKE -> MADE with the note: a box is made of it, TAKEN, and offered to its heir
  *             \-> RUNS -> its commands are known: left() -> READY
- *                    \-> CONFIG (it was being made)  -> READY
+ *                    \-> CONFIG (a spawner of before left it to us)  -> READY
  *
  * TAKEs are under way at the same time, WINDOW at most, since an answer brings two descriptors and a note. When the spawner
  * has answered all, or LIMIT_MS are over, done is called: whose the boxes are is known then. Their inits are asked at the same
@@ -176,6 +176,8 @@ static int take(struct takeover *t, const char *id, const struct wire_in *in, in
 	r = note_read(t->local, id, note, len, &b, err);
 	if (r < 0)
 		return r;
+	if (wire_get_str(in, WIRE_T_HOSTNAME, 0))
+		box_named(b, wire_get_str(in, WIRE_T_HOSTNAME, 0)); /* the note is older */
 	map_put(t->local->boxes, b->id, b);
 	room_take(&t->local->room, &b->place);
 	r = box_connect(b, fd_steal(&fds[0]), err);

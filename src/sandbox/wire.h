@@ -51,7 +51,8 @@ struct wire_head {
 			      sockets..., see N_FDS; then the channel to egress (last). */                               \
 	X(MAKE, 3)         /* a plan (sandbox/plan.h), NOTE? */                                                          \
 	X(MADE, 4)         /* ID, DURATION_US, PID of init on the host, WARM (1 = was a spare), BLANK (1 = was a blank), \
-			      SPARES (ready now), BLANKS (there now); to TAKE also NOTE?.                              \
+			      SPARES (ready now), BLANKS (there now), HOSTNAME? (CONFIG is done, and this is its name: a \
+			      spare's own, else the plan's); to TAKE also NOTE?.                                       \
 			      fds: init's control socket, process pidfd */                                               \
 	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
 	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
@@ -77,7 +78,8 @@ struct wire_head {
 	X(SPACE, 22)       /* event, after WELCOME and when it changes, where sandboxes write to a file system of their own: its  \
 			      DISK_SIZE, DISK_FREE, DISK_MORE that it may grow by, all in bytes; STATE 1 = it has failed */    \
 	/* daemon -> init */                                                                                             \
-	X(CONFIG, 40)      /* HOSTNAME, HOSTS (file text), RESOLV (file text), DIR* (made if missing) -> OK */           \
+	X(CONFIG, 40)      /* HOSTNAME?, HOSTS? (file text), RESOLV? (file text), DIR* (made if missing) -> OK. Of the spawner, \
+			      without an answer: read before init says that it is ready; later, a failure is init's end */ \
 	X(RUN, 41)         /* RUN_ID, ARG* (argv), ENV* ("K=V"), CWD, USER ("", "name", "uid", "u:g"), TIMEOUT_MS (0 =   \
 			      none), MAX_BYTES (UINT64_MAX = all), FLAGS (enum wire_run_flag), LABEL? (kept for RUNS).   \
 			      fds: the script (RUN_SCRIPT), then the output target (RUN_OUTPUT_FD) -> STARTED */         \

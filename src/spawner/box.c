@@ -259,6 +259,8 @@ void box_tell_made(struct box *b, struct waiter to)
 	wire_put_u64(&o, WIRE_T_BLANK, b->begun);
 	wire_put_u64(&o, WIRE_T_SPARES, b->sp->pool.n_ready);
 	wire_put_u64(&o, WIRE_T_BLANKS, b->sp->blanks.n);
+	if (b->hostname[0])
+		wire_put_str(&o, WIRE_T_HOSTNAME, b->hostname);
 	if (b->taken && b->note)
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
 	conn_answer(b->sp, to, &o, fds, ARRAY_LEN(fds));
@@ -404,6 +406,26 @@ static int fork_builder(struct box *b, const struct plan *p, const struct box_in
 	return 0;
 }
 
+/* CONFIG, which nobody has to wait for: in the socket before init is there, or before the daemon has its end, it is read before
+ * anything that the daemon sends. */
+static int send_config(struct box *b, const struct plan *p, const char *hostname)
+{
+	struct wire_out o;
+
+	conn_begin(b->sp, &o, WIRE_CONFIG, (struct waiter){ 0, 0 });
+	plan_put_config(hostname, p->hosts, p->workdir, &o);
+	return wire_send(b->control_fd, &o, NULL, 0);
+}
+
+static int configure(struct box *b, const struct plan *p)
+{
+	int r = p->workdir ? send_config(b, p, p->hostname) : 0;
+
+	if (r == 0 && p->workdir)
+		snprintf(b->hostname, sizeof(b->hostname), "%s", p->hostname);
+	return r;
+}
+
 void box_register(struct box *b)
 {
 	b->registered = egress_register(b->sp, b->id, b->number, b->net, b->egress_fd) == 0;
@@ -418,6 +440,8 @@ static int box_start(struct box *b, const struct plan *p)
 
 	if (r == 0)
 		r = box_channels(b, &in, &err);
+	if (r == 0 && p && (r = configure(b, p)) < 0)
+		err_sys_code(&err, r, "write to init");
 	if (r == 0)
 		r = fork_builder(b, p, &in, &err);
 	fd_close(in.control);
@@ -507,7 +531,7 @@ static int send_plan(const struct box *b, const struct plan *p)
 
 bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to)
 {
-	if (b->state != BOX_STARTING || send_plan(b, p) < 0)
+	if (b->state != BOX_STARTING || configure(b, p) < 0 || send_plan(b, p) < 0)
 		return false;
 	b->spare = b->blank = false;
 	b->begun = true;
@@ -526,8 +550,11 @@ void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, st
 	b->warm = true;
 	box_assign(b, p, to);
 	box_take_note(b, in);
-	box_register(b);
+	/* Other hosts' names were not known to the spare. Where init can't be told of them, CONFIG is left to whoever gets it. */
+	if (b->hostname[0] && p->hosts && send_config(b, p, b->hostname) < 0)
+		b->hostname[0] = 0;
 	box_give(b);
+	box_register(b); /* a connection that comes first waits in its socket */
 }
 
 void box_drop(struct box *b)

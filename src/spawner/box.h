@@ -43,6 +43,7 @@ struct box {
 	uint64_t hard_ms;
 	struct start_report failure; /* error < 0: why a start failed */
 	char text[READY_MAX];        /* of a failure: init's words */
+	char hostname[64];           /* as init was told; "" = it was not */
 	struct waiter maker, enders[ENDERS_MAX];
 	size_t n_enders;
 	char reason[16];
@@ -72,7 +73,7 @@ MUST_CHECK struct box *box_begin_blank(struct spawner *sp, const char *name);
 /* A blank gets its plan, and is from then on like one that a MAKE has begun. False: nobody is there to take it. */
 MUST_CHECK bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* A READY spare becomes the sandbox that a MAKE asks for, whose plan differs from the spare's in nothing but id, host name
- * (init is told by CONFIG) and times. Answers. */
+ * (MADE says which it is), names of other hosts and times. Answers. */
 void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* Ends a spare, of which its shape knows no more. It may be freed when this returns. */
 void box_drop(struct box *b);

@@ -1,10 +1,11 @@
-/* Spares: whole sandboxes that are ready before anybody asks. A shape is all of a plan but id, host name and times, and with
+/* Spares: whole sandboxes that are ready before anybody asks. A shape is all of a plan but id, host names and times, and with
  * it how many of that were wanted of late; a MAKE of a known shape gets a spare at once if there is one.
  *
  * How many: as many as were asked for in the busiest second of late (it fades by an eighth a second), at least one until
  * nobody has asked for `keep`, at most what the settings allow. When: a few at a time, at once when less than a quarter is there,
  * else when nobody has asked for a moment, since making one would take the processor from those who just got theirs.
  * When memory gets short all are ended, and none is made until that is over. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/random.h"
@@ -18,6 +19,7 @@
 #define BACKOFF_MS 10000  /* after a spare that could not be made */
 #define SPARE_BYTES (1u << 20) /* what an idle sandbox takes of the machine, kernel memory included */
 #define FADE 8
+#define NAME_DIGITS 12     /* of a host name: as many as the daemon gives to what is not prepared */
 #define ANY_ID "00000000-0000-4000-8000-000000000000"
 
 struct shape {
@@ -47,6 +49,7 @@ static size_t encode(const struct plan *p, const char **ret)
 
 	any.id = ANY_ID;
 	any.hostname = "sandbox";
+	any.hosts = NULL;
 	any.lease_ms = any.hard_ms = 0;
 	wire_begin(&o, buf, sizeof(buf), WIRE_MAKE, 0);
 	plan_encode(&any, &o);
@@ -133,7 +136,7 @@ static size_t room(const struct spawner *sp)
 static int begin_spare(struct spawner *sp, struct shape *s)
 {
 	struct err err = ERR_INIT;
-	char id[PLAN_ID_LEN];
+	char id[PLAN_ID_LEN], hostname[64];
 	struct wire_in in;
 	struct plan p;
 	int r = wire_parse(&in, s->make, s->len);
@@ -143,7 +146,9 @@ static int begin_spare(struct spawner *sp, struct shape *s)
 	if (r < 0)
 		return r;
 	random_uuid(id);
+	snprintf(hostname, sizeof(hostname), "box-%s", id + strlen(id) - NAME_DIGITS);
 	p.id = id;
+	p.hostname = hostname;
 	s->n_starting++;
 	sp->pool.n_starting++;
 	r = box_begin(sp, &p, s, NULL, (struct waiter){ 0, 0 });

@@ -37,6 +37,26 @@ def test_the_second_of_a_kind_is_prepared(warm_platform):
     assert warm_platform.leaks() == ""
 
 
+def test_a_prepared_one_keeps_its_name_and_other_hosts_over_a_killed_daemon(warm_platform):
+    aliases = [{"ip": "10.1.2.3", "hostnames": ["db", "cache.local"]}]
+    names = "echo $HOSTNAME; hostname; cat /etc/hostname; grep -c $HOSTNAME /etc/hosts; grep '^10' /etc/hosts; pwd"
+    with warm_platform.client() as client:
+        for _ in range(10):
+            before = figure(warm_platform, "boxes_warm_total")
+            with client.sandbox(settings(host_aliases=aliases)) as s:
+                found = s.run(names).output.split("\n")
+                assert found[0] == found[1] == found[2] and found[3:5] == ["1", "10.1.2.3 db cache.local"], found
+                if figure(warm_platform, "boxes_warm_total") == before:
+                    time.sleep(0.3)
+                    continue
+                warm_platform.process.kill()
+                warm_platform.process.wait()
+                warm_platform.start()
+                assert s.run(names).output.split("\n") == found
+                return
+    raise AssertionError("none was prepared")
+
+
 def test_the_first_of_a_kind_is_begun(warm_platform):
     before = figure(warm_platform, "boxes_begun_total")
     with warm_platform.client() as client:

@@ -345,11 +345,12 @@ static int begin(struct sandboxes *s, struct http_req *req, json_t *body, const 
 	c->b->image = xstrdup(spec.image);
 	c->b->size = spec.size;
 	c->b->block_network = spec.block_network;
-	attach(c->b, req);
 	c->preparing = true;
 	s->preparing++;
 	tally_add(&s->creating, c->key);
+	/* Before the stream: at the end of this turn an image that is there leads on before the stream's beginning is written. */
 	s->engine->ops->prepare_image(s->engine, c->spec.image, on_image_progress, on_image, c);
+	attach(c->b, req);
 	return 0;
 }
 

@@ -290,8 +290,8 @@ class Sandbox:
 
     # -- talking
 
-    def post(self, kind, *fields, fds=()):
-        request = next(self.requests)
+    def post(self, kind, *fields, fds=(), request=None):
+        request = next(self.requests) if request is None else request
         send(self.control, encode(kind, request, fields), fds)
         return request
 

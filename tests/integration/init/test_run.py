@@ -483,6 +483,14 @@ def test_configuration(fresh):
     assert not os.path.exists(f"{fresh.v2}/runs/x")
 
 
+def test_a_configuration_that_nobody_waits_for_holds_or_init_ends():
+    with Sandbox() as s:
+        s.post("CONFIG", ("HOSTNAME", "sand-box"), request=0)
+        assert s.sh("hostname").text == "sand-box\n" and not s.events
+        s.post("CONFIG", ("DIR", "/etc/passwd"), request=0)
+        assert select.select([s.pidfd], [], [], 10)[0], "init lives"
+
+
 def test_unknown_request(box):
     TYPES["NEWER"] = 999
     with pytest.raises(Failed) as e:

@@ -1,9 +1,11 @@
 """Spares (sandboxes made before they are asked for) and net namespaces that are used again: nothing of a former user stays."""
 import os
+import subprocess
 import time
 
 import pytest
 
+from spawner_client import Box
 from test_spawner_life import net_namespaces, settle
 
 MIB = 1 << 20
@@ -93,6 +95,96 @@ def test_times_begin_with_the_take(pool):
     gone = pool.daemon.event("GONE", 60)
     assert (gone.text("ID"), gone.text("REASON")) == (b.id, "lease")
     b.close()
+
+
+NAMES = "hostname; cat /etc/hostname /etc/resolv.conf /etc/hosts; ls -d /app/x; ls -a /etc"
+
+
+def test_a_spare_has_its_files_and_its_name_already(pool):
+    """Nobody sends CONFIG; the lines of other hosts, which no spare can have, are there before the first command, too."""
+    plan = dict(dir="/app/x", hostname="asked-for", pids_max=50)
+    pool.end(warm(pool, **plan))
+    seen = set()
+    for hosts in ({}, dict(hosts="10.1.2.3 db cache.local\n"), {}):
+        b = warm(pool, **plan, **hosts)
+        given = b.made.text("HOSTNAME")
+        _, text = b.run(NAMES)
+        lines = text.splitlines()
+        assert lines[:2] == [given, given] and given.startswith("box-"), text
+        assert lines[2:4] == ["nameserver 198.18.0.53", "options timeout:5 attempts:2"]
+        assert lines[4:7] == ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"127.0.0.1\t{given}"]
+        assert lines[7:9] == (["10.1.2.3 db cache.local", "/app/x"] if hosts else ["/app/x", "."])
+        assert not [line for line in lines if line.startswith(".orw")]
+        taken = Box(pool.daemon.call("TAKE", ("ID", b.id)))
+        assert taken.made.text("HOSTNAME") == given
+        assert taken.init.call("RUNS").number("CONFIGURED") == 1
+        taken.close()
+        seen.add(given)
+        pool.end(b)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("field", ["", "BLANK"])
+def test_what_is_not_prepared_is_configured_before_it_is_told_of(pool, field):
+    if field:
+        pool.daemon.send("POOL", ("POOL_MAX", 0), ("POOL_BLANKS", 2))
+    plan = dict(dir="/app/x", hostname="asked-for", hosts="10.1.2.3 db\n", kind=1)
+    b = pool.make_of(field, **plan) if field else pool.make(**plan)
+    assert b.made.text("HOSTNAME") == "asked-for"
+    lines = b.run(NAMES)[1].splitlines()
+    assert lines[:2] == ["asked-for"] * 2 and lines[6:9] == ["127.0.0.1\tasked-for", "10.1.2.3 db", "/app/x"]
+    pool.end(b)
+    if field:
+        pool.daemon.send("POOL", ("POOL_BLANKS", 0))
+
+
+def odd_layer(pool, name, make):
+    """An image whose /etc is made by make()."""
+    path = f"{pool.data}/images/{name}"
+    os.makedirs(path)
+    make(f"{path}/etc")
+    for folder in ("bin", "usr", "lib", "lib64", "disk"):
+        if os.path.lexists(f"{pool.data}/images/base/{folder}"):
+            subprocess.run(["cp", "-al", f"{pool.data}/images/base/{folder}", f"{path}/{folder}"], check=True)
+    return (name,)
+
+
+def test_without_a_folder_etc(pool):
+    """What init can't write is why the sandbox can't be made, each time anew, and no spare of it is ever given."""
+    def a_file(path):
+        with open(path, "w", encoding="ascii"):
+            pass
+    layers = odd_layer(pool, "etc-file", a_file)
+    for _ in range(3):
+        m = pool.daemon.call("MAKE", *pool.plan(layers=layers, dir="/"))
+        assert m.kind == "FAILED" and m.number("ERRNO") == 20 and "/etc" in m.text("TEXT"), m
+        time.sleep(0.1)
+    layers = odd_layer(pool, "etc-none", lambda path: None)
+    b = pool.make(layers=layers, dir="/", hostname="asked-for")
+    assert b.run("cat /etc/hostname; ls /etc")[1].split() == ["asked-for", "hostname", "hosts", "resolv.conf"]
+    pool.end(b)
+
+
+def test_links_of_the_image_are_replaced_in_a_spare(pool):
+    def links(path):
+        os.makedirs(path)
+        for name in ("hosts", "hostname", "resolv.conf"):
+            os.symlink("/tmp/elsewhere", f"{path}/{name}")
+    plan = dict(layers=odd_layer(pool, "etc-links", links), dir="/")
+    pool.end(warm(pool, **plan))
+    b = warm(pool, **plan)
+    assert b.run("stat -c '%F %a %u' /etc/hosts /etc/hostname /etc/resolv.conf; ls -d /tmp/* 2>/dev/null")[1].splitlines() == [
+        "regular file 644 0"] * 3
+    pool.end(b)
+
+
+def test_whoever_sends_config_itself_gets_one_that_was_not(pool):
+    """A daemon of before does not say where its commands begin."""
+    pool.end(warm(pool))
+    b = warm(pool)
+    assert b.made.text("HOSTNAME") is None
+    assert b.init.call("RUNS").number("CONFIGURED") == 0
+    pool.end(b)
 
 
 def test_one_id_is_one_sandbox(pool):

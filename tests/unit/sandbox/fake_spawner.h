@@ -47,6 +47,7 @@ static struct {
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
 	char old_id[PLAN_ID_LEN];     /* LIST tells of it beside those that were made: of a former daemon */
 	char ended_id[PLAN_ID_LEN];
+	char hostname[64];            /* MADE says that it is this; "" = it says nothing, and CONFIG is the daemon's */
 	bool slow_take;               /* TAKE is answered by fake_take_late() */
 	uint64_t take;                /* such a one */
 	bool done_first;              /* init tells of a run's end, and later that it has started */
@@ -296,6 +297,8 @@ static void fake_make(const struct wire_in *in)
 	fds[0] = pair[0];
 	fds[1] = dup(0);
 	wire_put_str(&o, WIRE_T_ID, p.id);
+	if (fake.hostname[0])
+		wire_put_str(&o, WIRE_T_HOSTNAME, fake.hostname);
 	fake_send(fake.daemon, &o, fds, 2);
 	close(fds[1]);
 }
@@ -308,6 +311,8 @@ static void fake_take(const struct wire_in *in)
 	if (b) {
 		wire_put_str(&o, WIRE_T_ID, b->id);
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
+		if (fake.hostname[0])
+			wire_put_str(&o, WIRE_T_HOSTNAME, fake.hostname);
 	}
 	fake_send(fake.daemon, &o, b ? &b->daemon : NULL, b ? 1 : 0);
 }

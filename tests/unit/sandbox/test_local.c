@@ -85,6 +85,9 @@ static size_t boxes(void)
 	return c.boxes;
 }
 
+static struct engine_exec *run_spec(struct engine_box *box, struct engine_exec_spec *spec);
+static const char *output_of(struct engine_exec *x);
+
 Test(local, listeners_come_with_the_welcome)
 {
 	int fds[4];
@@ -103,6 +106,15 @@ Test(local, a_box_is_configured_before_anybody_has_it)
 	cr_assert(str_starts(fake.config, "box-0123456789ab|127.0.0.1\tlocalhost\n"));
 	cr_assert_not_null(strstr(fake.config, "127.0.0.1\tbox-0123456789ab\n10.0.0.9 alias\n|nameserver 198.18.0.53\n"));
 	cr_assert_not_null(strstr(fake.config, "|/work"));
+}
+
+Test(local, a_box_that_is_configured_has_the_name_it_was_given)
+{
+	struct engine_exec_spec spec = { .cmd = "echo $FROM $MINE $HOSTNAME", .max_bytes = 1000 };
+
+	snprintf(fake.hostname, sizeof(fake.hostname), "box-ba9876543210");
+	cr_assert_str_eq(output_of(run_spec(create(ID), &spec)), "box 1 box-ba9876543210\n");
+	cr_assert_str_eq(fake.config, "", "it was configured twice");
 }
 
 Test(local, what_the_spawner_refuses_is_told)
@@ -349,6 +361,21 @@ Test(local, an_init_that_is_slow_to_tell_its_commands_keeps_nobody_waiting)
 	cr_assert_str_eq(left->id, "run1");
 	cr_assert_str_eq(left_label, "label1");
 	cr_assert_eq(counts().execs, 1);
+	engine->ops->exec_release(left);
+}
+
+Test(local, a_box_that_is_taken_over_keeps_the_name_it_was_given)
+{
+	struct engine_exec_spec spec = { .cmd = "echo $HOSTNAME", .max_bytes = 1000 };
+	struct fake_box *b;
+
+	snprintf(fake.hostname, sizeof(fake.hostname), "box-ba9876543210");
+	b = silent_init();
+	engine->ops->left(adopted, on_left, on_known, NULL);
+	fake_tell_runs(b, "run1", "label1");
+	cr_assert(turn(5000));
+	cr_assert_str_eq(output_of(run_spec(adopted, &spec)), "box-ba9876543210\n");
+	cr_assert_str_eq(fake.config, "");
 	engine->ops->exec_release(left);
 }
 

@@ -55,6 +55,8 @@ Test(plan, survives_the_wire)
 	p.shm_bytes = 8192;
 	p.disk_bytes = 1u << 30;
 	p.memory_upper = true;
+	p.hosts = "10.0.0.9 alias\n";
+	p.workdir = "/work";
 	wire_begin(&o, buf, sizeof(buf), WIRE_MAKE, 1);
 	plan_encode(&p, &o);
 	cr_assert_eq(wire_end(&o, &len), 0);
@@ -77,6 +79,8 @@ Test(plan, survives_the_wire)
 	cr_assert_eq(q.shm_bytes, p.shm_bytes);
 	cr_assert_eq(q.disk_bytes, p.disk_bytes);
 	cr_assert(q.memory_upper);
+	cr_assert_str_eq(q.hosts, p.hosts);
+	cr_assert_str_eq(q.workdir, p.workdir);
 	cr_assert_eq(q.lease_ms, p.lease_ms);
 	cr_assert_eq(q.hard_ms, p.hard_ms);
 	cr_assert(q.no_new_privs);
