@@ -260,6 +260,11 @@ int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t
 	if (n < 0)
 		return -errno;
 	n_fds = take_fds(&msg, fds);
+	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == MSG_CTRUNC && n_fds < FD_PASS_MAX) {
+		close_all(fds, n_fds);
+		*ret_len = (size_t)n;
+		return -EMFILE;
+	}
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_fds > max_fds) {
 		close_all(fds, n_fds);
 		return -EMSGSIZE;

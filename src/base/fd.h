@@ -48,7 +48,8 @@ MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t
 MUST_CHECK int fd_send(int sock, const void *p, size_t len, const int *fds, size_t n_fds);
 
 /* Receives one message: *ret_len bytes (0 = the peer closed) and its descriptors, close-on-exec, now the caller's.
- * -EMSGSIZE when it did not fit (descriptors are closed), -EAGAIN, or another negative errno. */
+ * -EMSGSIZE when it did not fit (descriptors are closed), -EAGAIN, or another negative errno. -EMFILE: this process has no room for
+ * its descriptors, which are closed; the message is there without them, and *ret_len is set. */
 MUST_CHECK int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds);
 
 /* A memory file (memfd) that holds p; read position 0. name shows in /proc. */

@@ -110,7 +110,7 @@ static void on_spawner(struct loop_io *io, uint32_t events, void *arg)
 
 	(void)events;
 	int r = fd_recv(io->fd, e->message, WIRE_MAX, &len, &fd, 1, &n_fds);
-	if (r == -EAGAIN || r == -EMSGSIZE)
+	if (r == -EAGAIN || r == -EMSGSIZE || r == -EMFILE)
 		return;
 	if (r < 0 || len == 0) {
 		loop_stop(e->loop, r < 0 ? 1 : 0);

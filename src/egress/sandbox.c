@@ -139,7 +139,7 @@ static void on_message(struct loop_io *io, uint32_t events, void *arg)
 		int r = fd_recv(io->fd, s->egress->message, WIRE_MAX, &len, &fd, 1, &n_fds);
 		if (r == -EAGAIN)
 			return;
-		if (r == -EMSGSIZE)
+		if (r == -EMSGSIZE || r == -EMFILE)
 			continue;
 		if (r < 0 || len == 0) {
 			egress_sandbox_end(s);

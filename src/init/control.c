@@ -339,6 +339,8 @@ static void receive(struct init *in)
 		in->over = true;
 		return;
 	}
+	if (r == -EMFILE && wire_parse(&held, in_buf, held_len) == 0 && held.request)
+		control_failed(in, held.request, "descriptors", r, NULL);
 	if (r == 0)
 		r = wire_parse(&held, in_buf, held_len);
 	if (r < 0) {

@@ -164,7 +164,7 @@ static void on_egress(struct init *in, struct watch *w, uint32_t events)
 	if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		return;
 	r = fd_recv(w->fd, message, sizeof(message), &len, fds, FD_PASS_MAX, &n_fds);
-	if (r == -EAGAIN || r == -EINTR || r == -EMSGSIZE)
+	if (r == -EAGAIN || r == -EINTR || r == -EMSGSIZE || r == -EMFILE)
 		return;
 	for (size_t i = 0; r == 0 && i < n_fds; i++)
 		fd_close(fds[i]);

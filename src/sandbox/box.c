@@ -301,7 +301,10 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 			return; /* the lost link ends it */
 		err_copy(&b->err, err);
 		err_wrap(&b->err, err->code, "make the sandbox");
-		box_end(b, "host");
+		if (err->code == -EMFILE)
+			ask_end(b, "host"); /* whose it is not: ours, perhaps, and then it exists */
+		else
+			box_end(b, "host");
 		return;
 	}
 	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */

@@ -239,6 +239,21 @@ static void close_all(int *fds, size_t n)
 		fds[i] = fd_close(fds[i]);
 }
 
+/* An answer is none without what belongs to it; of an event its receiver has to know. */
+static void deliver_without_fds(struct chan *c, const struct wire_in *in)
+{
+	struct err err;
+
+	if (!in->request && c->ev && c->ev->event)
+		c->ev->event(c->arg, in, NULL, 0);
+	list_foreach(&c->pending, struct pending, node, p)
+		if (in->request && p->request == in->request) {
+			err_set(&err, -EMFILE, "too many open files here for what came with the answer");
+			answer(p, NULL, NULL, 0, &err);
+			return;
+		}
+}
+
 /* False when there is nothing more to read. */
 static bool receive(struct chan *c)
 {
@@ -249,6 +264,10 @@ static bool receive(struct chan *c)
 
 	if (r == -EAGAIN)
 		return false;
+	if (r == -EMFILE && wire_parse(&in, in_buf, len) == 0) {
+		deliver_without_fds(c, &in);
+		return !c->dead;
+	}
 	if (r == 0 && len > 0)
 		r = wire_parse(&in, in_buf, len);
 	if (r < 0 || len == 0) {

@@ -13,12 +13,13 @@
 struct chan;
 
 /* The answer to a request: either in, or err and no in: a FAILED from the peer (its code and text), a lost connection
- * (-ECONNRESET, or -EIDRM), or none within the time (-ETIMEDOUT). Once, but for LIST and RUNS: those get a call for each WIRE_ITEM
- * before, of which WIRE_ITEMS_MAX may come; one more is the answer -EPROTO, and what still comes is dropped. */
+ * (-ECONNRESET, or -EIDRM), none within the time (-ETIMEDOUT), or one whose descriptors found no room here (-EMFILE). Once, but for
+ * LIST and RUNS: those get a call for each WIRE_ITEM before, of which WIRE_ITEMS_MAX may come; one more is the answer -EPROTO, and
+ * what still comes is dropped. */
 typedef void chan_answer_fn(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err);
 
 struct chan_events {
-	/* A message that nobody asked for. May be NULL. */
+	/* A message that nobody asked for, without its descriptors where they found no room here. May be NULL. */
 	void (*event)(void *arg, const struct wire_in *in, int *fds, size_t n_fds);
 	/* The peer is gone; every open request was answered before. Once. The owner still frees the chan. */
 	void (*lost)(void *arg, const struct err *err);

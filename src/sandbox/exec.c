@@ -161,10 +161,25 @@ static void read_result(const struct wire_in *in, struct engine_exec_result *ret
 	};
 }
 
+/* One side had no descriptor left for it. */
+static bool is_without_output(const struct wire_in *in, size_t n_fds)
+{
+	size_t len = 0;
+
+	return n_fds == 0 && wire_get_u64(in, WIRE_T_STORED, 0) > 0 && !(wire_get_u64(in, WIRE_T_FLAGS, 0) & WIRE_RUN_FETCH) &&
+	       !wire_get(in, WIRE_T_OUTPUT, 0, &len);
+}
+
 static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t n_fds)
 {
 	struct engine_exec_result res;
+	struct err err;
 
+	if (is_without_output(in, n_fds)) {
+		err_set(&err, -EMFILE, "the command has ended, but there were too many open files for its output (outcome infra)");
+		exec_over(x, NULL, &err);
+		return;
+	}
 	take_output(x, in, fds, n_fds);
 	read_result(in, &res);
 	exec_over(x, &res, NULL);

@@ -87,7 +87,7 @@ static void tell_ended(struct box *b, struct waiter to)
 
 	conn_begin(b->sp, &o, WIRE_ENDED, to);
 	wire_put_str(&o, WIRE_T_ID, b->id);
-	conn_answer(b->sp, to, &o, NULL, 0);
+	conn_answer(b->sp, to, &o);
 }
 
 static void tell_failure(struct box *b)
@@ -245,9 +245,19 @@ static void on_builder_exit(void *arg, int status)
 	box_over_if_dead(b);
 }
 
+static size_t lend(struct spawner *sp, uint64_t number, int fds[FD_PASS_MAX])
+{
+	list_foreach(&sp->boxes, struct box, link, b)
+		if (b->number == number) {
+			fds[0] = b->control_fd;
+			fds[1] = b->init_pidfd;
+			return 2;
+		}
+	return 0;
+}
+
 void box_tell_made(struct box *b, struct waiter to)
 {
-	int fds[] = { b->control_fd, b->init_pidfd };
 	struct wire_out o;
 
 	conn_begin(b->sp, &o, WIRE_MADE, to);
@@ -263,7 +273,7 @@ void box_tell_made(struct box *b, struct waiter to)
 		wire_put_str(&o, WIRE_T_HOSTNAME, b->hostname);
 	if (b->taken && b->note)
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
-	conn_answer(b->sp, to, &o, fds, ARRAY_LEN(fds));
+	conn_lend(b->sp, to, &o, lend, b->number);
 }
 
 static uint64_t due(uint64_t now_ms, uint64_t ms)

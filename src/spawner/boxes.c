@@ -23,7 +23,7 @@ void boxes_list(struct spawner *sp, struct waiter to)
 		wire_put_u64(&o, WIRE_T_KIND, b->kind);
 		wire_put_u64(&o, WIRE_T_PID, b->state == BOX_READY ? (uint64_t)b->init_pid : 0);
 		wire_put_u64(&o, WIRE_T_LEASE_MS, left(b, now));
-		conn_answer(sp, to, &o, NULL, 0);
+		conn_answer(sp, to, &o);
 	}
 	conn_ok(sp, to);
 }

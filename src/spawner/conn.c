@@ -14,11 +14,22 @@
 #define CONNS_MAX 16
 #define QUEUE_MAX 16384 /* messages; a daemon that lets so many pile up is not reading. LIST alone makes thousands */
 #define LEAKS_MAX (WIRE_MAX - 4096)
+#define RETRY_MS 20  /* after the kernel refused for another reason than a full socket */
+#define ACCEPT_MS 100 /* after there was no descriptor for one that wants to connect */
+
+/* What goes beside a message. A copy of its descriptors, should it have to wait, might not be had: that is when it waits. */
+struct beside {
+	int fd;             /* the message's own; -1 = none */
+	conn_lend_fn *lend; /* NULL = none are lent */
+	uint64_t number;    /* its argument */
+};
+
+static const struct beside nothing = { .fd = -1 };
 
 struct message {
 	struct list link;
-	size_t len, n_fds;
-	int fds[FD_PASS_MAX];
+	size_t len;
+	struct beside beside;
 	char data[];
 };
 
@@ -31,14 +42,14 @@ struct conn {
 	bool doomed;  /* to be closed by the loop's next look at it: never inside a call that uses it */
 	struct list queue;
 	size_t n_queued;
+	uint64_t retry_ms; /* when the queue is looked at again; 0 = when the socket has room */
 };
 
 /* -- out --------------------------------------------------------------------------------------------------------- */
 static void message_free(struct message *m)
 {
 	list_remove(&m->link);
-	for (size_t i = 0; i < m->n_fds; i++)
-		fd_close(m->fds[i]);
+	fd_close(m->beside.fd);
 	free(m);
 }
 
@@ -49,7 +60,49 @@ static void conn_doom(struct conn *c)
 	shutdown(c->source.fd, SHUT_RDWR);
 }
 
-static int enqueue(struct conn *c, const void *p, size_t len, const int *fds, size_t n_fds)
+/* What was to be handed over is gone meanwhile. */
+static int send_over(const struct conn *c, const struct wire_head *head)
+{
+	static _Alignas(8) char buf[256];
+	struct wire_out o;
+
+	wire_begin(&o, buf, sizeof(buf), WIRE_FAILED, head->request);
+	wire_put_str(&o, WIRE_T_STAGE, "hand it over");
+	wire_put_u64(&o, WIRE_T_ERRNO, ENOENT);
+	wire_put_str(&o, WIRE_T_TEXT, "the sandbox has ended");
+	return wire_send(c->source.fd, &o, NULL, 0);
+}
+
+static int send_now(const struct conn *c, const void *p, size_t len, const struct beside *b)
+{
+	int fds[FD_PASS_MAX];
+	size_t n = b->lend ? b->lend(c->sp, b->number, fds) : 0;
+	struct wire_head head;
+
+	if (b->lend && n == 0) {
+		memcpy(&head, p, sizeof(head));
+		return send_over(c, &head);
+	}
+	if (b->fd >= 0)
+		fds[n++] = b->fd;
+	return fd_send(c->source.fd, p, len, fds, n);
+}
+
+static bool is_transient(int r)
+{
+	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
+}
+
+/* The queue is not empty: r says why. */
+static int wait_for_room(struct conn *c, int r)
+{
+	c->retry_ms = r == -EAGAIN ? 0 : time_now_ms() + RETRY_MS;
+	if (c->retry_ms)
+		spawner_wake(c->sp, c->retry_ms);
+	return events_change(&c->sp->ev, &c->source, c->retry_ms ? EPOLLIN : EPOLLIN | EPOLLOUT);
+}
+
+static int enqueue(struct conn *c, const void *p, size_t len, const struct beside *b)
 {
 	struct message *m = c->n_queued >= QUEUE_MAX ? NULL : calloc(1, sizeof(*m) + len);
 
@@ -57,48 +110,51 @@ static int enqueue(struct conn *c, const void *p, size_t len, const int *fds, si
 		return -ENOBUFS;
 	memcpy(m->data, p, len);
 	m->len = len;
+	m->beside = *b;
 	list_push_back(&c->queue, &m->link);
 	c->n_queued++;
-	for (; m->n_fds < n_fds; m->n_fds++) {
-		m->fds[m->n_fds] = fcntl(fds[m->n_fds], F_DUPFD_CLOEXEC, 0);
-		if (m->fds[m->n_fds] < 0)
-			return -errno;
-	}
-	return events_change(&c->sp->ev, &c->source, EPOLLIN | EPOLLOUT);
+	return 0;
 }
 
-static void conn_send(struct conn *c, struct wire_out *o, const int *fds, size_t n_fds)
+/* False: what goes beside it is still the caller's. */
+static bool conn_send(struct conn *c, struct wire_out *o, const struct beside *b)
 {
+	bool first = list_empty(&c->queue), queued = false;
 	size_t len = 0;
 	int r = wire_end(o, &len);
 
 	if (c->doomed)
-		return;
+		return false;
 	if (r == 0)
-		r = list_empty(&c->queue) ? fd_send(c->source.fd, o->buf, len, fds, n_fds) : -EAGAIN;
-	if (r == -EAGAIN)
-		r = enqueue(c, o->buf, len, fds, n_fds);
+		r = first ? send_now(c, o->buf, len, b) : -EAGAIN;
+	if (is_transient(r)) {
+		int q = enqueue(c, o->buf, len, b);
+
+		queued = q == 0;
+		r = queued && first ? wait_for_room(c, r) : q;
+	}
 	if (r < 0)
 		conn_doom(c);
+	return queued;
 }
 
 static void conn_flush(struct conn *c)
 {
 	struct message *m;
+	int r = 0;
 
-	while ((m = list_first(&c->queue, struct message, link))) {
-		int r = fd_send(c->source.fd, m->data, m->len, m->fds, m->n_fds);
-
-		if (r == -EAGAIN)
-			return;
-		if (r < 0) {
-			conn_doom(c);
-			return;
-		}
+	while (r == 0 && (m = list_first(&c->queue, struct message, link))) {
+		r = send_now(c, m->data, m->len, &m->beside);
+		if (is_transient(r))
+			break;
 		message_free(m);
 		c->n_queued--;
 	}
-	if (events_change(&c->sp->ev, &c->source, EPOLLIN) < 0)
+	if (is_transient(r))
+		r = wait_for_room(c, r);
+	else if (r == 0)
+		r = events_change(&c->sp->ev, &c->source, EPOLLIN);
+	if (r < 0)
 		conn_doom(c);
 }
 
@@ -115,19 +171,34 @@ void conn_begin(struct spawner *sp, struct wire_out *o, enum wire_type type, str
 	wire_begin(o, sp->out_buf, WIRE_MAX, type, to.request);
 }
 
-void conn_answer(struct spawner *sp, struct waiter to, struct wire_out *o, const int *fds, size_t n_fds)
+static bool answer(struct spawner *sp, struct waiter to, struct wire_out *o, const struct beside *b)
 {
 	struct conn *c = to.conn ? find(sp, to.conn) : NULL;
 
-	if (c)
-		conn_send(c, o, fds, n_fds);
+	return c && conn_send(c, o, b);
+}
+
+void conn_answer(struct spawner *sp, struct waiter to, struct wire_out *o)
+{
+	(void)answer(sp, to, o, &nothing);
+}
+
+void conn_give(struct spawner *sp, struct waiter to, struct wire_out *o, int fd)
+{
+	if (!answer(sp, to, o, &(struct beside){ .fd = fd }))
+		fd_close(fd);
+}
+
+void conn_lend(struct spawner *sp, struct waiter to, struct wire_out *o, conn_lend_fn *lend, uint64_t number)
+{
+	(void)answer(sp, to, o, &(struct beside){ .fd = -1, .lend = lend, .number = number });
 }
 
 void conns_tell(struct spawner *sp, struct wire_out *o)
 {
 	list_foreach(&sp->conns, struct conn, link, c)
 		if (c->greeted)
-			conn_send(c, o, NULL, 0);
+			(void)conn_send(c, o, &nothing);
 }
 
 void conn_ok(struct spawner *sp, struct waiter to)
@@ -135,7 +206,7 @@ void conn_ok(struct spawner *sp, struct waiter to)
 	struct wire_out o;
 
 	conn_begin(sp, &o, WIRE_OK, to);
-	conn_answer(sp, to, &o, NULL, 0);
+	conn_answer(sp, to, &o);
 }
 
 void conn_fail(struct spawner *sp, struct waiter to, const char *stage, int error, const char *path, const char *text)
@@ -147,25 +218,30 @@ void conn_fail(struct spawner *sp, struct waiter to, const char *stage, int erro
 	wire_put_u64(&o, WIRE_T_ERRNO, (uint64_t)-error);
 	wire_put_str(&o, WIRE_T_PATH, path && path[0] ? path : NULL);
 	wire_put_str(&o, WIRE_T_TEXT, text && text[0] ? text : NULL);
-	conn_answer(sp, to, &o, NULL, 0);
+	conn_answer(sp, to, &o);
 }
 
 /* -- in ---------------------------------------------------------------------------------------------------------- */
+static size_t lend_own(struct spawner *sp, uint64_t number, int fds[FD_PASS_MAX])
+{
+	(void)number;
+	memcpy(fds, sp->listen_fd, sp->n_listen * sizeof(fds[0]));
+	fds[sp->n_listen] = sp->egress.to_daemon[1];
+	return sp->n_listen + 1;
+}
+
 static void welcome(struct conn *c, struct waiter to)
 {
 	struct spawner *sp = c->sp;
-	int fds[SPAWNER_LISTEN_MAX + 1];
 	struct wire_out o;
 
-	memcpy(fds, sp->listen_fd, sp->n_listen * sizeof(fds[0]));
-	fds[sp->n_listen] = sp->egress.to_daemon[1];
 	c->greeted = true;
 	conn_begin(sp, &o, WIRE_WELCOME, to);
 	wire_put_u64(&o, WIRE_T_PID, (uint64_t)getpid());
 	wire_put_str(&o, WIRE_T_BOOT, sp->boot);
 	wire_put_u64(&o, WIRE_T_N_FDS, sp->n_listen);
 	wire_put_u64(&o, WIRE_T_FLAGS, (sp->opt.keep ? WIRE_WELCOME_KEPT : 0u) | WIRE_WELCOME_INPUT);
-	conn_answer(sp, to, &o, fds, sp->n_listen + 1);
+	conn_lend(sp, to, &o, lend_own, 0);
 	space_greet(sp, to);
 }
 
@@ -177,7 +253,7 @@ static void tell_leaks(struct spawner *sp, struct waiter to)
 	leaks_find(sp, text, sizeof(text));
 	conn_begin(sp, &o, WIRE_OK, to);
 	wire_put_str(&o, WIRE_T_TEXT, text);
-	conn_answer(sp, to, &o, NULL, 0);
+	conn_answer(sp, to, &o);
 }
 
 /* input: a descriptor that came with it, or -1; borrowed. */
@@ -247,6 +323,16 @@ static void conn_close(struct conn *c)
 	jobs_close(sp, number);
 }
 
+/* They are lost to the kernel's rules, the request need not be. */
+static void refuse_descriptors(struct conn *c, const void *p, size_t len)
+{
+	struct wire_in in;
+
+	if (wire_parse(&in, p, len) == 0 && in.request)
+		conn_fail(c->sp, (struct waiter){ c->number, in.request }, "take what came with the request", -EMFILE, NULL,
+			  "the spawner has no descriptor left for what came with the request");
+}
+
 static void conn_read(struct conn *c)
 {
 	static uint64_t buf[WIRE_MAX / 8];
@@ -257,6 +343,10 @@ static void conn_read(struct conn *c)
 
 	if (r == -EAGAIN)
 		return;
+	if (r == -EMFILE) {
+		refuse_descriptors(c, buf, len);
+		return;
+	}
 	auto_fd input = n_fds ? fds[0] : -1; /* no request brings more */
 	for (size_t i = 1; i < n_fds; i++)
 		fd_close(fds[i]);
@@ -304,6 +394,14 @@ static size_t count(const struct spawner *sp)
 	return n;
 }
 
+/* It waits in the backlog. */
+static void accept_later(struct spawner *sp)
+{
+	sp->accept_at_ms = time_now_ms() + ACCEPT_MS;
+	spawner_wake(sp, sp->accept_at_ms);
+	(void)!events_change(&sp->ev, &sp->accept, 0);
+}
+
 static void on_accept(void *arg, uint32_t epoll_events)
 {
 	struct spawner *sp = arg;
@@ -312,6 +410,8 @@ static void on_accept(void *arg, uint32_t epoll_events)
 	struct conn *c;
 
 	(void)epoll_events;
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS))
+		accept_later(sp);
 	if (fd < 0 || !may_connect(sp, fd) || count(sp) >= CONNS_MAX)
 		return;
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) < 0)
@@ -343,6 +443,24 @@ int conns_init(struct spawner *sp, struct err *err)
 	sp->accept = (struct source){ -1, on_accept, sp };
 	r = events_watch(&sp->ev, &sp->accept, fd, EPOLLIN);
 	return r < 0 ? err_sys_code(err, r, "watch %s", path) : 0;
+}
+
+void conns_tick(struct spawner *sp, uint64_t now_ms)
+{
+	list_foreach(&sp->conns, struct conn, link, c) {
+		if (c->retry_ms && c->retry_ms <= now_ms) {
+			c->retry_ms = 0;
+			conn_flush(c);
+		} else if (c->retry_ms) {
+			spawner_wake(sp, c->retry_ms);
+		}
+	}
+	if (sp->accept_at_ms && sp->accept_at_ms <= now_ms) {
+		sp->accept_at_ms = 0;
+		(void)!events_change(&sp->ev, &sp->accept, EPOLLIN);
+	} else if (sp->accept_at_ms) {
+		spawner_wake(sp, sp->accept_at_ms);
+	}
 }
 
 void conns_done(struct spawner *sp)

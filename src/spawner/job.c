@@ -74,7 +74,7 @@ static void job_over(struct job *j)
 	wire_put_str(&o, WIRE_T_ID, j->id);
 	wire_put_u64(&o, WIRE_T_STATUS, (uint64_t)(uint32_t)j->status);
 	wire_put_str(&o, WIRE_T_REASON, j->reason);
-	conn_answer(sp, (struct waiter){ j->conn, 0 }, &o, NULL, 0);
+	conn_answer(sp, (struct waiter){ j->conn, 0 }, &o);
 	if (j->canceller.conn)
 		conn_ok(sp, j->canceller);
 	fd_close(j->status_fd);
@@ -260,13 +260,14 @@ static int launch(struct job *j, struct launch *l, struct err *err)
 	return 0;
 }
 
+/* Takes output. */
 static void tell_started(struct job *j, struct waiter to, int output)
 {
 	struct wire_out o;
 
 	conn_begin(j->sp, &o, WIRE_JOB_STARTED, to);
 	wire_put_str(&o, WIRE_T_ID, j->id);
-	conn_answer(j->sp, to, &o, &output, 1);
+	conn_give(j->sp, to, &o, output);
 }
 
 static int job_run(struct job *j, struct launch *l, bool build, struct waiter to, struct err *err)
@@ -290,7 +291,7 @@ static int job_run(struct job *j, struct launch *l, bool build, struct waiter to
 	fd_close(l->net);
 	fd_close(l->holder_ready);
 	if (r == 0)
-		tell_started(j, to, out_read);
+		tell_started(j, to, fd_steal(&out_read));
 	return r;
 }
 

@@ -135,6 +135,7 @@ static void tick(struct spawner *sp)
 	if (now < sp->wake_ms)
 		return;
 	sp->wake_ms = UINT64_MAX; /* each part asks again for what it still waits for */
+	conns_tick(sp, now);
 	boxes_tick(sp, now);
 	pool_tick(sp, now);
 	blanks_tick(sp, now);

@@ -85,7 +85,7 @@ void space_greet(struct spawner *sp, struct waiter to)
 	if (!sp->space.told.size)
 		return;
 	put(sp, &o);
-	conn_answer(sp, to, &o, NULL, 0);
+	conn_answer(sp, to, &o);
 }
 
 static void tell(struct spawner *sp, const struct space_told *is)

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/fd.h"
 #include "base/list.h"
 #include "sandbox/plan.h"
 #include "sandbox/wire.h"
@@ -127,6 +128,7 @@ struct spawner {
 	struct space space;
 	struct list conns, boxes, jobs;
 	struct source accept;
+	uint64_t accept_at_ms;    /* not before, for lack of descriptors; 0 = at once */
 	int listen_fd[SPAWNER_LISTEN_MAX];
 	size_t n_listen;
 	int lock_fd;
@@ -160,8 +162,16 @@ MUST_CHECK int listen_control(const char *path, gid_t gid, int *ret, struct err 
 /* -- conn.c: the daemon's connections ---------------------------------------------------------------------------- */
 MUST_CHECK int conns_init(struct spawner *sp, struct err *err);
 void conns_done(struct spawner *sp);
-/* Sends, or queues a copy (descriptors dup'ed). A peer that is not there, or does not read, is dropped. */
-void conn_answer(struct spawner *sp, struct waiter to, struct wire_out *o, const int *fds, size_t n_fds);
+void conns_tick(struct spawner *sp, uint64_t now_ms);
+/* Sends, or queues a copy, which needs no descriptors: there may be none left. A peer that is not there, or does not read, is
+ * dropped. */
+void conn_answer(struct spawner *sp, struct waiter to, struct wire_out *o);
+/* With a descriptor beside it, which is taken. */
+void conn_give(struct spawner *sp, struct waiter to, struct wire_out *o, int fd);
+/* With the descriptors that lend() has when it is sent; they stay whose they are. 0 = there are none any more: the request is then
+ * answered -ENOENT. */
+typedef size_t conn_lend_fn(struct spawner *sp, uint64_t number, int fds[FD_PASS_MAX]);
+void conn_lend(struct spawner *sp, struct waiter to, struct wire_out *o, conn_lend_fn *lend, uint64_t number);
 void conn_fail(struct spawner *sp, struct waiter to, const char *stage, int error, const char *path, const char *text);
 void conn_ok(struct spawner *sp, struct waiter to);
 /* To all who said HELLO. */

@@ -1,6 +1,7 @@
 """Commands: status, output, users, time-outs, background processes, durability."""
 import base64
 import hashlib
+import itertools
 import os
 import random
 import select
@@ -521,10 +522,9 @@ def test_who_a_user_is_may_change_between_two_runs(fresh):
     assert home() == "/third"
 
 
-def limit_memory(box, size):
-    """From its own user namespace: root outside may lack the privilege."""
-    subprocess.run(["nsenter", "--user", "--target", str(box.pid), "prlimit", "--pid", str(box.pid),
-                    f"--as={size}:unlimited"], check=True)
+def limit(box, what, soft):
+    """Of init's. From its own user namespace: root outside may lack the privilege."""
+    subprocess.run(["nsenter", "--user", "--target", str(box.pid), "prlimit", "--pid", str(box.pid), f"--{what}={soft}:"], check=True)
 
 
 def without_memory(box, kept):
@@ -534,12 +534,12 @@ def without_memory(box, kept):
         box.wait(r, ack=False)
     with open(f"/proc/{box.pid}/statm") as f:
         size = int(f.read().split()[0]) * 4096
-    limit_memory(box, size)
+    limit(box, "as", size)
     asked = [box.post("READ", ("RUN_ID", runs[0]), ("OFFSET", 0)) for _ in range(40)]
     time.sleep(0.5)  # it has answered as long as there was room
     answers = {m.request: m for m in (box.take(lambda m: m.request in asked) for _ in asked)}
     assert sorted(answers) == asked
-    limit_memory(box, "unlimited")
+    limit(box, "as", "unlimited")
     for r in runs:
         box.post("ACK", ("RUN_ID", r))
     return [m for m in answers.values() if m.kind == "FAILED"], [m for m in answers.values() if m.kind == "OK"]
@@ -554,3 +554,15 @@ def test_an_answer_that_cannot_be_kept_is_a_failure(fresh):
     assert failed and good and all(len(m["OUTPUT"]) == 50000 for m in good)
     assert {(m["STAGE"], m["ERRNO"]) for m in failed} == {("answer", 12)}, failed
     assert fresh.sh("echo fine").text == "fine\n"
+
+
+def test_without_a_descriptor_for_it_a_request_is_refused(fresh):
+    used = {int(n) for n in os.listdir(f"/proc/{fresh.pid}/fd")}
+    limit(fresh, "nofile", next(n for n in itertools.count() if n not in used))
+    fd = memfd(b"echo here")
+    request = fresh.post("RUN", ("RUN_ID", "x"), ("ARG", "/bin/bash"), ("ARG", "/dev/fd/9"), ("FLAGS", RUN_SCRIPT), fds=[fd])
+    m = fresh.take(lambda m: m.request == request)
+    assert (m.kind, m["STAGE"], m["ERRNO"]) == ("FAILED", "descriptors", 24), m
+    limit(fresh, "nofile", 1024)
+    assert fresh.run("/bin/bash", "/dev/fd/9", flags=RUN_SCRIPT, fds=[fd]).text == "here\n"
+    os.close(fd)

@@ -1,6 +1,9 @@
 """The spawner's protocol, leases, jobs, deaths."""
+import contextlib
+import itertools
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -45,6 +48,11 @@ def net_namespaces(pid):
 def open_files(pid):
     """How many descriptors a process has, but for net namespaces."""
     return sum(not x.startswith("net:[") for x in descriptors(pid))
+
+
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        return sum(int(n) for n in f.read().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK")
 
 
 def alive(pid):
@@ -253,6 +261,66 @@ def test_no_sandbox_outlives_a_killed_spawner(own):
     b = s.make()
     s.kill()
     assert select.select([b.pidfd], [], [], 2)[0]
+
+
+# -- without descriptors ----------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def starved(s):
+    """A spawner that cannot open one more."""
+    used = {int(n) for n in os.listdir(f"/proc/{s.process.pid}/fd")}
+    lowest = next(n for n in itertools.count() if n not in used)
+    soft, hard = resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE, (lowest, hard))
+    yield
+    resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_answers_that_wait_need_no_descriptor(own):
+    """Of a daemon that does not read: what it is handed waits with the sandbox, and is refused where that has ended meanwhile."""
+    s = own()
+    b, c = s.make(), s.make()
+    for x in (b, c):
+        s.daemon.send("NOTE", ("ID", x.id), ("NOTE", os.urandom(100_000)))
+    slow = s.connect()
+    with starved(s):
+        asked = [(x, slow.send("TAKE", ("ID", x.id))) for x in (b, c) * 15]
+        time.sleep(0.5)  # all are read: the answers to the first fill the socket
+    s.end(c)
+    got = [(x, slow.wait(request)) for x, request in asked]
+    assert all(m.kind == "MADE" and len(m.fds) == 2 for x, m in got if x is b)
+    made = [m.kind == "MADE" and len(m.fds) == 2 for x, m in got if x is c]
+    assert made == sorted(made, reverse=True) and not made[-1]
+    assert all(m.number("ERRNO") == 2 for x, m in got if x is c and m.kind != "MADE")
+    assert Box(got[-2][1]).run("echo here")[1] == "here\n"
+    for _, m in got:
+        for fd in m.fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    assert slow.call("LIST").kind == "ITEM"
+
+
+def test_without_a_descriptor_for_it_a_request_is_refused(own, programs):
+    s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
+    with starved(s), open("/dev/null", encoding="ascii") as f:
+        m = s.daemon.call("JOB", ("ID", "x"), ("JOB_KIND", "pull"), ("ARG", "ok"), fds=[f.fileno()])
+        assert m.kind == "FAILED" and m.number("ERRNO") == 24 and "no descriptor" in m.text("TEXT"), m
+    assert s.daemon.call("LIST").kind == "OK"
+    _, m = job(s, "ok")
+    assert m.kind == "JOB_STARTED", m
+    os.close(m.fds[0])
+    assert s.daemon.event("JOB_DONE")
+
+
+def test_without_a_descriptor_for_it_a_connection_waits(own):
+    s = own()
+    with starved(s):
+        late = s.connect(hello=False)
+        request = late.send("HELLO", ("PROGRAM_VERSION", "test"))
+        before = cpu_s(s.process.pid)
+        time.sleep(1)
+        assert cpu_s(s.process.pid) - before < 0.3, "it asks again and again"
+        assert not select.select([late.sock], [], [], 0)[0]
+    assert late.wait(request).kind == "WELCOME"
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -216,6 +217,34 @@ Test(fd, what_does_not_fit_is_refused_and_leaks_nothing)
 	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 1, &n_fds), -EMSGSIZE);
 	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 1, &n_fds), -EMSGSIZE);
 	cr_assert_eq(len, 77);
+	cr_assert_eq(got[0], -1);
+	/* No copy of the write end is open any more. */
+	cr_assert_eq(read(pipes[0], text, 1), 0);
+}
+
+Test(fd, without_room_for_descriptors_the_message_is_there)
+{
+	struct pair p = seqpacket();
+	int pipes[2], got[2] = { -1, -1 }, lowest;
+	struct rlimit few;
+	size_t len = 77, n_fds;
+	char text[16];
+
+	cr_assert_eq(pipe2(pipes, 0), 0);
+	cr_assert_eq(fd_send(p.s[0], "hello", 5, pipes + 1, 1), 0);
+	cr_assert_eq(fd_send(p.s[0], "again", 5, pipes, 2), 0);
+	fd_close(pipes[1]); /* room for one */
+	lowest = dup(0);
+	close(lowest);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &few), 0);
+	few.rlim_cur = (rlim_t)lowest;
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 2, &n_fds), -EMFILE);
+	cr_assert(len == 5 && !memcmp(text, "hello", 5));
+	few.rlim_cur++;
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, 2, &n_fds), -EMFILE);
+	cr_assert(len == 5 && !memcmp(text, "again", 5));
 	cr_assert_eq(got[0], -1);
 	/* No copy of the write end is open any more. */
 	cr_assert_eq(read(pipes[0], text, 1), 0);

@@ -1,4 +1,6 @@
 /* The local engine against a spawner and inits that only speak the protocol. */
+#include <sys/resource.h>
+
 #include "base/strv.h"
 #include "unit/sandbox/linked.h"
 #include "image/record.h"
@@ -759,6 +761,90 @@ Test(local, ports_are_reached_through_init)
 	engine->ops->connect(b, 81, on_fd, NULL);
 	cr_assert(turn(5000));
 	cr_assert_eq(got_err.code, -ECONNREFUSED);
+}
+
+/* Nothing more can be opened; what gives the limit back. */
+static struct rlimit use_up_descriptors(void)
+{
+	struct rlimit old, now;
+	int lowest = dup(0);
+
+	cr_assert_geq(lowest, 0);
+	close(lowest);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+	now = (struct rlimit){ .rlim_cur = (rlim_t)lowest, .rlim_max = old.rlim_max };
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &now), 0);
+	return old;
+}
+
+Test(local, an_answer_whose_descriptor_finds_no_room_fails_alone)
+{
+	struct engine_box *b = create(ID);
+	struct rlimit old;
+
+	engine->ops->connect(b, 8080, on_fd, NULL);
+	usleep(200000); /* the answer is there */
+	old = use_up_descriptors();
+	cr_assert(turn(5000));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	cr_assert_eq(got_err.code, -EMFILE, "%s", got_err.msg);
+	cr_assert_lt(got_fd, 0);
+	engine->ops->connect(b, 8080, on_fd, NULL);
+	cr_assert(turn(5000));
+	cr_assert_geq(got_fd, 0);
+	close(got_fd);
+}
+
+Test(local, a_sandbox_that_finds_no_room_here_is_ended)
+{
+	struct engine_spec spec = { .id = ID, .image = image };
+	struct rlimit old;
+
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	usleep(200000);
+	old = use_up_descriptors();
+	for (int i = 0; i < 100 && !__atomic_load_n(&fake.ended, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	cr_assert_str_eq(fake.ended_id, ID);
+	for (int i = 0; i < 100 && !n_created; i++)
+		turn(10);
+	cr_assert_null(made);
+	cr_assert_eq(create_err.code, -EMFILE, "%s", create_err.msg);
+	cr_assert_eq(boxes(), 0);
+}
+
+static void on_lost_output(void *arg UNUSED, struct engine_exec *x UNUSED, const struct engine_exec_result *res, const struct err *e)
+{
+	cr_assert_null(res);
+	got_err = *e;
+	stop();
+}
+
+static void on_left_to_end(void *arg UNUSED, struct engine_exec *x, const struct engine_left *l UNUSED)
+{
+	left = x;
+	engine->ops->claim(x, on_lost_output, NULL);
+}
+
+/* Whoever had no descriptor left for it, the result says so, and is none. */
+Test(local, a_result_without_its_output_is_a_failure)
+{
+	static _Alignas(8) char buf[512];
+	struct fake_box *b = silent_init();
+	struct wire_out o;
+
+	engine->ops->left(adopted, on_left_to_end, on_known, NULL);
+	fake_tell_runs(b, "run1", "label1");
+	cr_assert(turn(5000));
+	wire_begin(&o, buf, sizeof(buf), WIRE_DONE, 0);
+	wire_put_str(&o, WIRE_T_RUN_ID, "run1");
+	wire_put_u64(&o, WIRE_T_BYTES, 5);
+	wire_put_u64(&o, WIRE_T_STORED, 5);
+	cr_assert_eq(wire_send(b->fd, &o, NULL, 0), 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(got_err.code, -EMFILE, "%s", got_err.msg);
+	engine->ops->exec_release(left);
 }
 
 Test(local, an_ending_box_refuses)
