@@ -148,6 +148,15 @@ static struct wire_out *put_end(struct chan *c, const char *id, const char *reas
 	return o;
 }
 
+/* Init owes us nothing: neither an answer nor the end of a command. */
+static bool is_at_rest(const struct box *b)
+{
+	list_foreach((struct list *)&b->execs, struct exec, node, x)
+		if (x->state != EXEC_DONE)
+			return false;
+	return b->init && chan_is_idle(b->init);
+}
+
 /* Asks the spawner to end it. The first reason stays. */
 void ask_end(struct box *b, const char *reason)
 {
@@ -160,6 +169,9 @@ void ask_end(struct box *b, const char *reason)
 	b->state = BOX_ENDING;
 	if (!c || chan_send(c, put_end(c, b->id, reason), NULL, 0, on_ended, b, NULL) < 0)
 		defer_end(b);
+	/* Else the end of its socket would wake us while init dies, to tell what ENDED tells. */
+	if (is_at_rest(b))
+		b->init = chan_free(b->init);
 }
 
 void local_destroy(struct engine_box *base, const char *reason, engine_done_fn *done, void *arg)

@@ -100,6 +100,11 @@ void chan_forget(struct chan *c, const void *arg)
 			p->fn = NULL;
 }
 
+bool chan_is_idle(const struct chan *c)
+{
+	return list_empty(&c->pending) && list_empty(&c->queue);
+}
+
 static void on_deadline(struct loop_timer *t UNUSED, void *arg)
 {
 	struct chan *c = arg;
