@@ -1,5 +1,5 @@
-/* What a forged init may send to the daemon, and a spawner beside it, while the daemon makes sandboxes, runs commands, opens files and
- * ends all of it: the real engine over real sockets. Every callback comes exactly once, what it is given can be used, and in the end no
+/* What a forged init may send to the daemon, and a spawner beside it, while the daemon makes sandboxes, takes over those of a former
+ * one, runs commands, opens files and ends all of it: the real engine over real sockets. Every callback comes exactly once, what it is given can be used, and in the end no
  * sandbox, command or descriptor is left. */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,7 @@ static struct held {
 static int questions; /* whose callback is owed */
 
 /* Since the start. */
-static unsigned long n_created, n_results, n_answered;
+static unsigned long n_created, n_results, n_answered, n_left;
 
 const char *fuzz_missed(void);
 
@@ -315,6 +315,108 @@ static void answer(struct script *s, int from)
 		fd_close(fds[i]);
 }
 
+/* -- of a former daemon ----------------------------------------------------------------------------------------------- */
+static void turn(void);
+
+static void on_left(void *arg, struct engine_exec *x, const struct engine_left *left)
+{
+	struct held *h = arg;
+
+	check(left->label_len <= WIRE_LABEL_MAX && x->id && strlen(x->id) < WIRE_RUN_ID_MAX);
+	n_left++;
+	for (int i = 0; i < EXECS; i++)
+		if (!h->execs[i]) {
+			h->execs[i] = x;
+			h->running[i] = true;
+			engine->ops->claim(x, on_exec, &h->running[i]);
+			return;
+		}
+	engine->ops->exec_release(x);
+}
+
+static void on_known(void *arg)
+{
+	check(((struct held *)arg)->box);
+}
+
+static bool adopt(void *arg, struct engine_box *b, const void *note, size_t len)
+{
+	struct held *h = arg;
+
+	check(len == 4 && !memcmp(note, "note", 4) && !h->wanted);
+	h->box = b;
+	h->wanted = true;
+	engine->ops->adopt(b, on_end, h);
+	engine->ops->left(b, on_left, on_known, h);
+	return true;
+}
+
+static void on_taken(void *arg, size_t n)
+{
+	(void)arg;
+	check(n <= 1);
+}
+
+static uint64_t asked_last(const struct peer *p, enum wire_type type)
+{
+	size_t at = (p->n - 1) % ASKED;
+
+	return p->n && p->types[at] == type ? p->asked[at] : 0;
+}
+
+static void send_to(struct peer *p, struct wire_out *o, const int *fds, size_t n_fds)
+{
+	if (wire_send(p->fd, o, fds, n_fds) < 0)
+		p->n = 0; /* full, or gone */
+}
+
+static void put_note(struct wire_out *o)
+{
+	static _Alignas(8) char buf[256];
+	struct wire_out note;
+	size_t len = 0;
+
+	wire_begin(&note, buf, sizeof(buf), WIRE_NOTE, 0);
+	wire_put_str(&note, WIRE_T_TEXT, "");
+	wire_put_str(&note, WIRE_T_TEXT, "");
+	wire_put(&note, WIRE_T_NOTE, "note", 4);
+	check(wire_end(&note, &len) == 0);
+	wire_put(o, WIRE_T_NOTE, buf, len);
+}
+
+/* The spawner tells of one sandbox and hands it over; what its init says to RUNS is the script's. */
+static void take_over(int i)
+{
+	const struct local_heirs heirs = { .sandbox = adopt, .sandboxes = &held[i] };
+	static _Alignas(8) char buf[1024];
+	struct peer *p = &peers[0];
+	struct wire_out o;
+	size_t n_fds = 0;
+	char id[37];
+	int fd;
+
+	if (held[i].wanted || p->fd < 0 || peers[1 + i].fd >= 0 || ((struct local *)engine)->takeover)
+		return;
+	script_id(id, (unsigned)i);
+	local_engine_take_over(engine, &heirs, on_taken, NULL);
+	turn();
+	wire_begin(&o, buf, sizeof(buf), WIRE_ITEM, asked_last(p, WIRE_LIST));
+	wire_put_str(&o, WIRE_T_ID, id);
+	send_to(p, &o, NULL, 0);
+	wire_begin(&o, buf, sizeof(buf), WIRE_OK, asked_last(p, WIRE_LIST));
+	send_to(p, &o, NULL, 0);
+	turn();
+	if (!asked_last(p, WIRE_TAKE))
+		return;
+	n_fds = add_init(i, &fd);
+	wire_begin(&o, buf, sizeof(buf), WIRE_MADE, asked_last(p, WIRE_TAKE));
+	put_note(&o);
+	send_to(p, &o, &fd, n_fds);
+	if (n_fds)
+		fd_close(fd);
+	turn();
+}
+
 static void say_bytes(struct script *s, struct peer *p)
 {
 	const uint8_t *bytes;
@@ -373,6 +475,9 @@ static void step(struct script *s)
 	case 9:
 	case 10:
 		answer(s, 0);
+		break;
+	case 15:
+		take_over(which % BOXES);
 		break;
 	default:
 		answer(s, 1 + which % BOXES);
@@ -436,7 +541,8 @@ static int next_fd(void)
 
 const char *fuzz_missed(void)
 {
-	return !n_created ? "had a sandbox" : !n_results ? "had a result of a command" : !n_answered ? "had an answer of init" : NULL;
+	return !n_created ? "had a sandbox" : !n_results ? "had a result of a command" : !n_answered ? "had an answer of init" :
+	       !n_left ? "had a command of a former daemon" : NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
