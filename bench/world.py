@@ -106,13 +106,14 @@ class World:
         self.worker("floor", f"{self.build}/bench/bench-floor", self.root, f"{self.dir}/floor")
 
     def start_spawner(self, name):
-        """Returns the path of its socket. Its image is "bench"."""
+        """Returns the path of its socket. Its image is "bench". What sandboxes write is limited, as the daemon has it."""
         data = f"{self.dir}/{name}"
         os.makedirs(f"{data}/images")
         shutil.copytree(self.root, f"{data}/images/bench", symlinks=True)
         user = pwd.getpwnam(USER)
         spawner = Server([f"{self.build}/openreward-spawner", "--data", data, "--uid", str(user.pw_uid), "--gid",
-                          str(user.pw_gid), "--libexec", self.build, "--listen", "127.0.0.1:0"], f"{self.dir}/{name}.log")
+                          str(user.pw_gid), "--libexec", self.build, "--listen", "127.0.0.1:0", "--disk-total", "0"],
+                         f"{self.dir}/{name}.log")
         self.servers.append(spawner)
         spawner.wait_for(r"egress: ready", 20)
         return f"{data}/run/spawner.sock"
