@@ -58,20 +58,26 @@ static int bind_read_only(const char *path)
 	return mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
 
+/* host.h has these from .stage, where the builder has a sandbox's /proc. */
+static const char *in_proc(const char *path)
+{
+	return strchr(path, '/') + 1;
+}
+
 static void mask(const struct floor *f, const struct floor_box *b)
 {
 	char path[64];
 
 	for (size_t i = 0; f->host.masked_files[i]; i++) {
-		snprintf(path, sizeof(path), "proc/%s", f->host.masked_files[i]);
+		snprintf(path, sizeof(path), "proc/%s", in_proc(f->host.masked_files[i]));
 		need(b, bind_mount("dev/null", path), path);
 	}
 	for (size_t i = 0; f->host.masked_dirs[i]; i++) {
-		snprintf(path, sizeof(path), "proc/%s", f->host.masked_dirs[i]);
+		snprintf(path, sizeof(path), "proc/%s", in_proc(f->host.masked_dirs[i]));
 		need(b, bind_mount("dev/mqueue", path), path);
 	}
 	for (size_t i = 0; f->host.readonly[i]; i++) {
-		snprintf(path, sizeof(path), "proc/%s", f->host.readonly[i]);
+		snprintf(path, sizeof(path), "proc/%s", in_proc(f->host.readonly[i]));
 		need(b, bind_read_only(path), path);
 	}
 	if (bind_mount("dev/mqueue", "sys/firmware") < 0 && errno != ENOENT)
