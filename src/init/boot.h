@@ -15,7 +15,7 @@ enum boot_fd {
 			        a failure is "STAGE\0ERRNO\0" and exit */
 	BOOT_FD_STATS = 8,   /* O_DIRECTORY: the sandbox's cgroup (v2) or its memory cgroup (v1), readable: oom and peak counters */
 	BOOT_FD_PIDS = 9,    /* O_DIRECTORY: the same for pids (v1), or a dup of BOOT_FD_STATS */
-	BOOT_FD_SCORE = 10,  /* init's own oom_score_adj, for reading and writing: its /proc/1 is read-only */
+	BOOT_FD_SCORE = 10,  /* init's own oom_score_adj, for reading and writing: /proc/1 is the host root's */
 	BOOT_FD_GO = 11,     /* with "wait": SEQPACKET from the builder; see struct boot_go */
 	BOOT_FD_END = 12,
 };

@@ -262,10 +262,7 @@ static void probe_proc(struct host *h)
 	static const char *const files[] = { PROC "kcore", PROC "keys", PROC "key-users", PROC "kmsg", PROC "latency_stats",
 					     PROC "timer_list", PROC "timer_stats", PROC "sched_debug", PROC "interrupts", NULL };
 	static const char *const dirs[] = { PROC "asound", PROC "acpi", PROC "scsi", NULL };
-	/* 1 is init: root inside could otherwise make it the kernel's first choice when memory runs out (oom_score_adj),
-	 * and so pass its own end off as the platform's fault. */
-	static const char *const readonly[] = { PROC "1", PROC "bus", PROC "fs", PROC "irq", PROC "sys",
-						PROC "sysrq-trigger", NULL };
+	static const char *const readonly[] = { PROC "bus", PROC "fs", PROC "irq", PROC "sys", PROC "sysrq-trigger", NULL };
 
 	keep_existing(h->masked_files, files);
 	keep_existing(h->masked_dirs, dirs);
@@ -301,7 +298,10 @@ static int load_init(struct host *h, const char *path, struct err *err)
 	r = copy_all(from, to);
 	if (r < 0)
 		return err_sys_code(err, r, "copy %s", path);
-	if (fchmod(to, 0555) < 0 ||
+	/* Nobody inside may read it, so the kernel gives the files of /proc/1 to the host's root: root inside could otherwise make
+	 * init the first choice when memory runs out (oom_score_adj), and so pass its own end off as the platform's fault. A
+	 * read-only mount over /proc/1 would have to be taken away, behind a grace period, by whoever waits for init. */
+	if (fchmod(to, 0111) < 0 ||
 	    fcntl(to, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
 		return err_sys(err, "seal the copy of %s", path);
 	h->init_fd = fd_steal(&to);
