@@ -70,6 +70,14 @@ static void keep_net(struct box *b)
 		b->net_fd = open_net(b);
 }
 
+/* With the last process the kernel would take down some 35 mounts and six file systems, and wait for two grace periods, before it
+ * tells of that process's end. */
+static void keep_mounts(struct box *b)
+{
+	if (b->state == BOX_READY)
+		b->mounts_fd = clean_keep_mounts(b->sp, b->init_pidfd, b->init_pid);
+}
+
 /* -- the end ----------------------------------------------------------------------------------------------------- */
 static void tell_gone(struct box *b)
 {
@@ -125,7 +133,7 @@ static void box_over(struct box *b)
 	nets_give(sp, b->net_fd);
 	list_remove(&b->link);
 	list_remove(&b->beside_link);
-	clean_bury(sp, b->name, b->first, true);
+	clean_bury(sp, &(struct remains){ b->name, b->first, true, b->mounts_fd });
 	free(b->note);
 	free(b);
 	if (owner)
@@ -145,6 +153,7 @@ void box_kill(struct box *b, const char *reason)
 	if (b->state == BOX_ENDING)
 		return;
 	keep_net(b);
+	keep_mounts(b);
 	b->state = BOX_ENDING;
 	snprintf(b->reason, sizeof(b->reason), "%s", reason);
 	if (b->init_pidfd >= 0)
@@ -377,7 +386,7 @@ static struct box *box_new(struct spawner *sp, const char *name)
 		return NULL;
 	*b = (struct box){
 		.sp = sp, .number = ++sp->last_number,
-		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1, .net_fd = -1, .plan_fd = -1,
+		.init_pidfd = -1, .control_fd = -1, .egress_fd = -1, .net_fd = -1, .mounts_fd = -1, .plan_fd = -1,
 		.report = { -1, on_report, b }, .ready = { -1, on_ready, b },
 		.builder = { .fn = on_builder_exit, .arg = b }, .init = { .fn = on_init_exit, .arg = b },
 	};

@@ -35,6 +35,7 @@ struct box {
 	int control_fd; /* the daemon's end */
 	int egress_fd;  /* egress' end */
 	int net_fd;     /* ENDING: its net namespace, which may be used again; -1 = it goes */
+	int mounts_fd;  /* ENDING: its mount namespace, which the cleaner takes down; -1 = it goes with init */
 	struct box *owner;       /* whose network it shares; NULL = it has its own */
 	struct list beside;      /* of an owner: those that share its network, by beside_link */
 	struct list beside_link;

@@ -2,7 +2,10 @@
  * batches, in a child of low priority, so that neither a tree of a million files nor a slow rmdir holds up the loop. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -13,10 +16,17 @@
 #include "base/time.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
+#include "spawner/together.h"
 
 #define BATCH_MAX 64
 #define GATHER_MS 20   /* a child for each that has ended would take longer to make than to do its work */
 #define GATHERED 32    /* as many do not wait */
+#define MANY 64        /* as many wait again, until none has ended for a moment */
+#define QUIET_MS 100
+#define HOLD_MS 3000   /* however many ends there are */
+#define SLOW_MS 300    /* what is mounted does not wait for a child that takes longer */
+#define DESCRIPTORS_SHARE 5 /* of those that a process may have, one in so many at most */
+#define DESCRIPTORS_LEFT 16 /* and one in so many is left for others */
 #define TRIES_MAX 4
 #define BUSY_TRIES 200 /* of 5 ms: a cgroup stays busy until the kernel has put its last process away */
 #define NICE 10
@@ -25,6 +35,7 @@ struct grave {
 	struct list link;
 	uid_t first;
 	bool tree;
+	int mounts_fd; /* -1 = none, or closed */
 	int tries;
 	char name[];
 };
@@ -48,13 +59,63 @@ static int dig(const struct host *h, const struct grave *g)
 	return a < 0 ? a : b;
 }
 
+/* -- mounts ------------------------------------------------------------------------------------------------------ */
+static void note_mounts(const struct list *graves, int *fds, size_t *n)
+{
+	list_foreach((struct list *)graves, struct grave, link, g)
+		if (g->mounts_fd >= 0)
+			fds[(*n)++] = g->mounts_fd;
+}
+
+/* In the child, of all that wait and not only of its batch: a memory group that goes has the lists of all file systems looked at
+ * that the machine has. What is mounted keeps its blocks, too. The gate opens when the spawner has closed its own: whoever closes
+ * the last one has the work. */
+static void take_mounts_down(const struct cleaner *c, int gate)
+{
+	int *fds = calloc(c->n_mounts, sizeof(fds[0]));
+	size_t n = 0;
+	char byte;
+
+	if (!fds)
+		return; /* they go one after the other when this child ends */
+	note_mounts(&c->batch, fds, &n);
+	note_mounts(&c->queue, fds, &n);
+	if (n > 0 && read(gate, &byte, 1) == 0)
+		close_together(fds, n);
+	free(fds);
+}
+
+static void let_go(struct cleaner *c, struct grave *g)
+{
+	c->n_mounts -= g->mounts_fd >= 0;
+	g->mounts_fd = fd_close(g->mounts_fd);
+}
+
+static void let_go_of_all(struct cleaner *c, struct list *graves)
+{
+	list_foreach(graves, struct grave, link, g)
+		let_go(c, g);
+}
+
+int clean_keep_mounts(struct spawner *sp, int init_pidfd, int init_pid)
+{
+	struct cleaner *c = &sp->cleaner;
+	int fd = -1;
+
+	spawner_look_at_memory(sp, time_now_ms());
+	if (!sp->closing_ms && !sp->pressed && c->n_mounts < c->most_mounts)
+		fd = sys_pidfd_namespace(init_pidfd, init_pid, SYS_NAMESPACE_MOUNT);
+	if (fd >= c->end_fd) /* all below are in use: thousands that live are being killed */
+		fd = fd_close(fd);
+	c->n_mounts += fd >= 0;
+	return fd;
+}
+
 /* The child. Its exit status is the number of graves that are not empty, at most 255. */
 static NORETURN void dig_all(struct spawner *sp)
 {
 	int bad = 0;
 
-	events_reset_child();
-	setpriority(PRIO_PROCESS, 0, NICE);
 	list_foreach(&sp->cleaner.batch, struct grave, link, g) {
 		int r = dig(&sp->host, g);
 
@@ -65,15 +126,25 @@ static NORETURN void dig_all(struct spawner *sp)
 	_exit(MIN(bad, 255));
 }
 
+/* When hundreds end, their ends are what somebody waits for. */
+static uint64_t due_ms(const struct spawner *sp)
+{
+	const struct cleaner *c = &sp->cleaner;
+
+	if (c->n_queued >= MANY && !sp->pressed)
+		return MIN(c->last_ms + QUIET_MS, c->first_ms + HOLD_MS);
+	return c->n_queued >= GATHERED ? 0 : c->first_ms + GATHER_MS;
+}
+
 static bool is_due(struct spawner *sp)
 {
 	const struct cleaner *c = &sp->cleaner;
 
-	if (c->child.pid > 0 || c->n_queued == 0)
+	if (c->child.pid > 0 || c->relief.pid > 0 || c->n_queued == 0)
 		return false;
-	if (sp->closing_ms || c->n_queued >= GATHERED || time_now_ms() >= c->due_ms)
+	if (sp->closing_ms || time_now_ms() >= due_ms(sp))
 		return true;
-	spawner_wake(sp, c->due_ms);
+	spawner_wake(sp, due_ms(sp));
 	return false;
 }
 
@@ -81,19 +152,14 @@ static void enqueue(struct spawner *sp, struct grave *g)
 {
 	struct cleaner *c = &sp->cleaner;
 
+	c->last_ms = time_now_ms();
 	if (c->n_queued++ == 0)
-		c->due_ms = time_now_ms() + GATHER_MS;
+		c->first_ms = c->last_ms;
 	list_push_back(&c->queue, &g->link);
 }
 
-static void start_batch(struct spawner *sp)
+static void take_batch(struct cleaner *c)
 {
-	struct sys_clone_args args = { .exit_signal = SIGCHLD };
-	struct cleaner *c = &sp->cleaner;
-	pid_t pid;
-
-	if (!is_due(sp))
-		return;
 	for (size_t n = 0; n < BATCH_MAX && c->n_queued > 0; n++) {
 		struct list *l = c->queue.next;
 
@@ -101,13 +167,77 @@ static void start_batch(struct spawner *sp)
 		list_push_back(&c->batch, l);
 		c->n_queued--;
 	}
+}
+
+/* The batch's, or one that only takes mounts down. */
+static pid_t fork_child(struct spawner *sp, bool dig)
+{
+	struct sys_clone_args args = { .exit_signal = SIGCHLD };
+	struct cleaner *c = &sp->cleaner;
+	int gate[2];
+	pid_t pid;
+
+	if (pipe2(gate, O_CLOEXEC) < 0)
+		return -1;
 	pid = sys_clone3(&args);
-	if (pid == 0)
-		dig_all(sp);
+	if (pid == 0) {
+		fd_close(gate[1]);
+		events_reset_child();
+		setpriority(PRIO_PROCESS, 0, NICE);
+		take_mounts_down(c, gate[0]);
+		if (dig)
+			dig_all(sp);
+		_exit(0);
+	}
+	if (pid > 0) {
+		let_go_of_all(c, &c->batch);
+		let_go_of_all(c, &c->queue);
+	}
+	fd_close(gate[0]);
+	fd_close(gate[1]);
+	return pid;
+}
+
+static void start_batch(struct spawner *sp)
+{
+	struct cleaner *c = &sp->cleaner;
+	pid_t pid;
+
+	if (!is_due(sp))
+		return;
+	take_batch(c);
+	c->began_ms = time_now_ms();
+	pid = fork_child(sp, true);
 	if (pid > 0)
 		events_child_add(&sp->ev, &c->child, pid);
 	else
 		c->child.fn(c->child.arg, 255 << 8); /* as if all had failed: tried again later */
+}
+
+static bool any_mounts(const struct list *graves)
+{
+	list_foreach((struct list *)graves, struct grave, link, g)
+		if (g->mounts_fd >= 0)
+			return true;
+	return false;
+}
+
+/* A tree of a million files takes its time, and what is mounted elsewhere may be memory. */
+static void relieve(struct spawner *sp)
+{
+	struct cleaner *c = &sp->cleaner;
+	uint64_t now = time_now_ms();
+	pid_t pid;
+
+	if (c->child.pid == 0 || c->relief.pid > 0 || !any_mounts(&c->queue))
+		return;
+	if (now >= c->began_ms + SLOW_MS) {
+		c->began_ms = now;
+		pid = fork_child(sp, false);
+		if (pid > 0)
+			events_child_add(&sp->ev, &c->relief, pid);
+	}
+	spawner_wake(sp, c->began_ms + SLOW_MS);
 }
 
 static void retry(struct spawner *sp, struct grave *g)
@@ -117,6 +247,7 @@ static void retry(struct spawner *sp, struct grave *g)
 		enqueue(sp, g);
 		return;
 	}
+	let_go(&sp->cleaner, g);
 	list_push_back(&sp->cleaner.failed, &g->link);
 }
 
@@ -143,20 +274,33 @@ static void on_cleaner_exit(void *arg, int status)
 	start_batch(sp);
 }
 
+static void on_relief_exit(void *arg, int status)
+{
+	(void)status;
+	start_batch(arg);
+}
+
 void clean_init(struct spawner *sp)
 {
 	struct cleaner *c = &sp->cleaner;
+	struct rlimit files;
 
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		c->most_mounts = (size_t)(files.rlim_cur / DESCRIPTORS_SHARE);
+		c->end_fd = (int)MIN(files.rlim_cur - files.rlim_cur / DESCRIPTORS_LEFT, (rlim_t)INT_MAX);
+	}
 	list_init(&c->queue);
 	list_init(&c->batch);
 	list_init(&c->failed);
 	c->child = (struct child){ .fn = on_cleaner_exit, .arg = sp };
+	c->relief = (struct child){ .fn = on_relief_exit, .arg = sp };
 }
 
 static void free_all(struct list *l)
 {
 	list_foreach(l, struct grave, link, g) {
 		list_remove(&g->link);
+		fd_close(g->mounts_fd);
 		free(g);
 	}
 }
@@ -168,24 +312,27 @@ void clean_done(struct spawner *sp)
 	free_all(&sp->cleaner.failed);
 }
 
-void clean_bury(struct spawner *sp, const char *name, uid_t first, bool tree)
+void clean_bury(struct spawner *sp, const struct remains *r)
 {
-	struct grave *g = calloc(1, sizeof(*g) + strlen(name) + 1);
+	struct grave *g = calloc(1, sizeof(*g) + strlen(r->name) + 1);
 
 	if (!g) {
-		spawner_log("out of memory: %s is left for the next start to remove", name);
+		spawner_log("out of memory: %s is left for the next start to remove", r->name);
+		fd_close(r->mounts_fd);
 		return;
 	}
-	memcpy(g->name, name, strlen(name) + 1);
-	g->first = first;
-	g->tree = tree;
+	memcpy(g->name, r->name, strlen(r->name) + 1);
+	g->first = r->first;
+	g->tree = r->tree;
+	g->mounts_fd = r->mounts_fd;
 	enqueue(sp, g);
-	start_batch(sp);
+	clean_tick(sp);
 }
 
 void clean_tick(struct spawner *sp)
 {
 	start_batch(sp);
+	relieve(sp);
 }
 
 static bool has(const struct list *l, const char *name)
@@ -208,7 +355,7 @@ bool clean_will(const struct spawner *sp, const char *name)
 
 bool clean_idle(const struct spawner *sp)
 {
-	return sp->cleaner.child.pid == 0 && list_empty(&sp->cleaner.queue);
+	return sp->cleaner.child.pid == 0 && sp->cleaner.relief.pid == 0 && list_empty(&sp->cleaner.queue);
 }
 
 /* -- an earlier life --------------------------------------------------------------------------------------------- */
@@ -218,7 +365,7 @@ static void kill_and_bury(void *arg, const char *id)
 
 	cgroup_kill(&sp->host.cg, id);
 	if (!clean_has(sp, id))
-		clean_bury(sp, id, 0, false);
+		clean_bury(sp, &(struct remains){ id, 0, false, -1 });
 }
 
 int clean_reconcile(struct spawner *sp, struct err *err)
@@ -235,7 +382,7 @@ int clean_reconcile(struct spawner *sp, struct err *err)
 	builds_sweep(sp);
 	while ((e = readdir(d)))
 		if (e->d_name[0] != '.')
-			clean_bury(sp, e->d_name, 0, true);
+			clean_bury(sp, &(struct remains){ e->d_name, 0, true, -1 });
 	closedir(d);
 	return 0;
 }

@@ -21,6 +21,7 @@
 #include "spawner/netns.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
+#include "spawner/together.h"
 
 #define ARGS_MAX 64
 #define ARG_BYTES_MAX 255
@@ -80,7 +81,7 @@ static void job_over(struct job *j)
 	fd_close(j->status_fd);
 	fd_close(j->holder_fd);
 	list_remove(&j->link);
-	clean_bury(sp, j->cgroup, 0, false);
+	clean_bury(sp, &(struct remains){ j->cgroup, 0, false, -1 });
 	free(j);
 }
 
@@ -166,6 +167,14 @@ static void wait_for_network(const struct launch *l)
 	_exit(NET_LOST);
 }
 
+/* It lives as long as a build takes: sandboxes that end meanwhile are not to stay mounted for it, nor their namespaces to live. */
+static void keep_only(const struct launch *l)
+{
+	int keep[] = { l->input, l->output, l->status, l->net, l->holder_ready };
+
+	close_others(keep, ARRAY_LEN(keep));
+}
+
 /* Pid 1 of the job. Ends with the command, and takes with it whatever that left running. */
 static NORETURN void reap_all(const struct launch *l)
 {
@@ -173,6 +182,7 @@ static NORETURN void reap_all(const struct launch *l)
 	pid_t pid, main_pid;
 
 	events_reset_child();
+	keep_only(l);
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ||
 	    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0) {
 		dprintf(l->output, "mount /proc of the job: %s\n", strerror(errno));

@@ -45,12 +45,16 @@ struct waiter {
 
 /* Sandboxes and jobs that have ended, on their way to nothing (clean.c). */
 struct cleaner {
-	struct list queue;  /* waiting, n_queued of them, the first until due_ms */
+	struct list queue;  /* waiting, n_queued of them */
 	size_t n_queued;
-	uint64_t due_ms;
+	uint64_t first_ms, last_ms; /* when the first of them came, and the last */
+	size_t n_mounts, most_mounts; /* mount namespaces that are kept for a child */
+	int end_fd;         /* their descriptors are below that */
 	struct list batch;  /* in the hands of the child */
 	struct list failed; /* given up on; their ids are not used again in this life */
 	struct child child;
+	uint64_t began_ms;  /* the later of its beginning and the last relief's */
+	struct child relief; /* takes down what is mounted while that one takes long */
 };
 
 /* The program openreward-egress, which this one keeps running (egress.c). */
@@ -250,10 +254,20 @@ void egress_tick(struct spawner *sp, uint64_t now_ms);
 MUST_CHECK int egress_register(struct spawner *sp, const char *id, uint64_t number, enum plan_net net, int fd);
 
 /* -- clean.c ----------------------------------------------------------------------------------------------------- */
+/* After settle() in main.c, which sets how many descriptors there may be. */
 void clean_init(struct spawner *sp);
 void clean_done(struct spawner *sp);
-/* name: the cgroup's and, if tree, the folder's. first: the range to give back, 0 = none. */
-void clean_bury(struct spawner *sp, const char *name, uid_t first, bool tree);
+/* A descriptor of the mount namespace of a sandbox that is about to be killed, which goes to clean_bury() when nothing in it lives;
+ * -1 = it is to go with the last process. */
+MUST_CHECK int clean_keep_mounts(struct spawner *sp, int init_pidfd, int init_pid);
+/* What is left when the last process is dead. */
+struct remains {
+	const char *name; /* the cgroup's and, if tree, the folder's */
+	uid_t first;      /* the range to give back, 0 = none */
+	bool tree;
+	int mounts_fd;    /* of clean_keep_mounts(), taken; -1 = none */
+};
+void clean_bury(struct spawner *sp, const struct remains *r);
 /* Whether something of that name is still there, and whether it is still being removed. */
 bool clean_has(const struct spawner *sp, const char *name);
 bool clean_will(const struct spawner *sp, const char *name);

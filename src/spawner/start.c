@@ -18,6 +18,7 @@
 #include "spawner/ids.h"
 #include "spawner/netns.h"
 #include "spawner/sys.h"
+#include "spawner/together.h"
 
 #define BACKGROUND_NICE 10
 #define HIGH_FD 64 /* descriptors wait here while 0..9 are laid out */
@@ -259,7 +260,7 @@ static int step_map(struct start *s)
 	s->userns_fd = sys_pidfd_namespace(s->init_pidfd, s->init_pid, SYS_NAMESPACE_USER);
 	if (s->userns_fd < 0)
 		return fail(s, "its user namespace");
-	/* In the host's /proc, while that is there: inside, all of /proc/1 will be read-only. */
+	/* Inside, the files of /proc/1 are the host root's. */
 	snprintf(s->path_buf, sizeof(s->path_buf), "/proc/%d/oom_score_adj", s->init_pid);
 	s->score_fd = open(s->path_buf, O_RDWR | O_CLOEXEC);
 	return s->score_fd < 0 ? fail(s, s->path_buf) : fd_send(s->map_fd, "m", 1, &s->score_fd, 1);
@@ -363,28 +364,17 @@ static const struct step {
 	{ "leave the host's root", step_leave },
 };
 
-static int ascending(const void *a, const void *b)
-{
-	return *(const int *)a - *(const int *)b;
-}
-
-/* What waits for a plan keeps nothing of the spawner's alive: connections, namespaces, other sandboxes' sockets. */
+/* It keeps nothing of the spawner's alive, however long it waits for a plan: connections, namespaces, other sandboxes' sockets; nor
+ * has init's copy of the table thousands of them. */
 static void drop_descriptors(const struct start *s)
 {
 	const struct host *h = s->host;
 	int keep[] = {
-		STDERR_FILENO, h->data_dir, h->sandboxes_dir, h->init_fd, h->core_fd, h->cg.dir[0], h->cg.dir[1], h->cg.dir[2],
-		h->cg.dir[3], s->control_fd, s->egress_fd, s->ready_fd, s->report_fd, s->plan_fd, s->net_fd,
+		h->data_dir, h->sandboxes_dir, h->init_fd, h->core_fd, h->cg.dir[0], h->cg.dir[1], h->cg.dir[2], h->cg.dir[3],
+		s->control_fd, s->egress_fd, s->ready_fd, s->report_fd, s->plan_fd, s->net_fd,
 	};
-	int next = 3;
 
-	qsort(keep, ARRAY_LEN(keep), sizeof(keep[0]), ascending);
-	for (size_t i = 0; i < ARRAY_LEN(keep); i++) {
-		if (keep[i] > next)
-			sys_close_range((unsigned int)next, (unsigned int)keep[i] - 1, 0);
-		next = MAX(next, keep[i] + 1);
-	}
-	sys_close_range((unsigned int)next, ~0u, 0);
+	close_others(keep, ARRAY_LEN(keep));
 }
 
 static NORETURN void build(struct start *s)
@@ -392,8 +382,7 @@ static NORETURN void build(struct start *s)
 	struct start_report report = { .pid = 0 };
 
 	events_reset_child();
-	if (!s->plan)
-		drop_descriptors(s);
+	drop_descriptors(s);
 	if (s->background && s->host->may_renice)
 		setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
 	for (size_t i = 0; i < ARRAY_LEN(steps); i++) {

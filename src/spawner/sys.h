@@ -130,7 +130,7 @@ static inline int sys_pidfd_kill(int pidfd, int signo)
 
 /* A descriptor of a namespace that a living process is in: asked of its pidfd, which takes Linux 6.11, else opened below /proc,
  * where it leaves entries that the kernel has to look for when the process has ended. */
-enum sys_namespace { SYS_NAMESPACE_NET = 4, SYS_NAMESPACE_USER = 9 }; /* PIDFD_GET_*_NAMESPACE */
+enum sys_namespace { SYS_NAMESPACE_MOUNT = 3, SYS_NAMESPACE_NET = 4, SYS_NAMESPACE_USER = 9 }; /* PIDFD_GET_*_NAMESPACE */
 static inline int sys_pidfd_namespace(int pidfd, pid_t pid, enum sys_namespace which)
 {
 	int fd = ioctl(pidfd, _IO(0xff, which), 0);
@@ -138,7 +138,8 @@ static inline int sys_pidfd_namespace(int pidfd, pid_t pid, enum sys_namespace w
 
 	if (fd >= 0 || (errno != ENOTTY && errno != EINVAL))
 		return fd;
-	snprintf(path, sizeof(path), "/proc/%d/ns/%s", pid, which == SYS_NAMESPACE_NET ? "net" : "user");
+	snprintf(path, sizeof(path), "/proc/%d/ns/%s", pid,
+		 which == SYS_NAMESPACE_MOUNT ? "mnt" : which == SYS_NAMESPACE_NET ? "net" : "user");
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 

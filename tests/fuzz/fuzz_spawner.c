@@ -198,11 +198,18 @@ int egress_register(struct spawner *s, const char *id, uint64_t number, enum pla
 	return egress_away ? -EAGAIN : 0;
 }
 
-void clean_bury(struct spawner *s, const char *name, uid_t first, bool tree)
+int clean_keep_mounts(struct spawner *s, int init_pidfd, int init_pid)
 {
-	check(!strchr(name, '/') && (!tree || strlen(name) == PLAN_ID_LEN - 1));
-	if (first)
-		ids_give(&s->ids, first);
+	(void)s, (void)init_pid;
+	check(init_pidfd >= 0);
+	return -1;
+}
+
+void clean_bury(struct spawner *s, const struct remains *r)
+{
+	check(!strchr(r->name, '/') && (!r->tree || strlen(r->name) == PLAN_ID_LEN - 1));
+	if (r->first)
+		ids_give(&s->ids, r->first);
 }
 
 bool clean_has(const struct spawner *s, const char *name)

@@ -559,6 +559,22 @@ def test_job_cancel_and_timeout_kill_all_of_it(own, programs):
     assert settle(lambda: s.leaks() == "")
 
 
+def test_a_job_keeps_nothing_of_the_spawner(own, programs):
+    """Not its sockets, nor what belongs to sandboxes: those that end meanwhile would live on in it."""
+    s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
+    b = s.make()
+    id, m = job(s, "slow")
+    assert m.kind == "JOB_STARTED" and os.read(m.fds[0], 100) == b"started\n"
+    with open(f"/proc/{s.process.pid}/task/{s.process.pid}/children", encoding="ascii") as f:
+        pids = [int(pid) for pid in f.read().split()]
+    with_pipes = [pid for pid in pids if pid != b.made.number("PID") and lines(f"/proc/{pid}/comm") == ["openreward-spaw"]]
+    assert len(with_pipes) == 1
+    assert [x for x in descriptors(with_pipes[0]) if x.startswith(("socket:", "anon_inode:", "mnt:", "net:"))] == []
+    assert s.daemon.call("JOB_CANCEL", ("ID", id)).kind == "OK"
+    os.close(m.fds[0])
+    s.end(b)
+
+
 def test_build_gets_a_steered_network(own, programs):
     s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
     _, m = job(s, "net", kind="build")

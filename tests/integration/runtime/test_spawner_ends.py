@@ -1,0 +1,88 @@
+"""What is taken down behind the answer: whose work it is, and that it is not left for long."""
+import os
+import signal
+import time
+
+from test_spawner_life import descriptors, settle
+
+
+def mount_namespaces(pid):
+    return [x for x in descriptors(pid) if x.startswith("mnt:[")]
+
+
+def children(pid):
+    """Those that are the spawner's own program: they remove what is left."""
+    found = []
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+        for child in map(int, f.read().split()):
+            try:
+                with open(f"/proc/{child}/comm", encoding="ascii") as comm:
+                    if comm.read().strip() == "openreward-spaw":
+                        found.append(child)
+            except FileNotFoundError:
+                pass
+    return found
+
+
+def wait_for_child(pid, seconds=10):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := children(pid):
+            return found[0]
+    raise AssertionError("nothing is removed")
+
+
+def test_mounts_go_after_the_ends_that_somebody_waits_for(own):
+    s = own()
+    pid = s.process.pid
+    boxes = [s.make() for _ in range(80)]
+    ends = [s.daemon.send("END", ("ID", b.id), ("REASON", "deleted")) for b in boxes]
+    held = []
+    for number in ends:
+        assert s.daemon.wait(number).kind == "ENDED"
+        held.append(len(mount_namespaces(pid)))
+    assert max(held) > 32
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"] and not children(pid))
+    assert mount_namespaces(pid) == []
+    for b in boxes:
+        b.close()
+    assert s.leaks() == "" and s.stop() == 0
+
+
+def test_the_end_takes_the_mounts_of_all_along(own):
+    """SIGTERM as many end: what was put off is gone before the spawner is, and nobody waits until none has ended for a moment."""
+    s = own()
+    boxes = [s.make() for _ in range(70)]
+    for b in boxes:
+        s.daemon.send("END", ("ID", b.id), ("REASON", "deleted"))
+    assert s.stop() == 0
+    for b in boxes:
+        b.close()
+
+
+def test_what_is_mounted_does_not_wait_for_a_large_tree(own):
+    s = own()  # without a file system of its own, in which a tree goes at once
+    pid = s.process.pid
+    a, b = s.make(), s.make()
+    a.run("python3 -S -c \"for i in range(20000): open(f'/tmp/{i}', 'w').close()\"")
+    s.end(a)
+    child = wait_for_child(pid)
+    os.kill(child, signal.SIGSTOP)
+    try:
+        assert a.id in os.listdir(f"{s.data}/sandboxes")
+        s.end(b)
+        assert settle(lambda: mount_namespaces(pid) == [] and children(pid) == [child])
+        assert b.id in os.listdir(f"{s.data}/sandboxes")
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    assert s.leaks() == "" and s.stop() == 0
+
+
+def test_nothing_is_mounted_on_a_process(box):
+    """Else whoever waits for init takes the mount away first, behind a grace period. Its files are the host root's all the same."""
+    assert box.run("grep ' /proc/1' /proc/self/mountinfo") == (1, "")
+    assert box.run("stat -c %u /proc/1/oom_score_adj /proc/1/uid_map /proc/1/coredump_filter /proc/1/task/1/oom_score_adj")[1].split() == ["65534"] * 4
+    for name in ("oom_score_adj", "oom_adj", "coredump_filter", "loginuid", "clear_refs", "task/1/oom_score_adj"):
+        code, out = box.run(f"test ! -e /proc/1/{name} && exit 9; echo 15 > /proc/1/{name}")
+        assert code == 9 or (code != 0 and "denied" in out), (name, code, out)
