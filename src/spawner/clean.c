@@ -174,11 +174,10 @@ static pid_t fork_child(struct spawner *sp, bool dig)
 {
 	struct sys_clone_args args = { .exit_signal = SIGCHLD };
 	struct cleaner *c = &sp->cleaner;
-	int gate[2];
+	int gate[2] = { -1, -1 };
 	pid_t pid;
 
-	if (pipe2(gate, O_CLOEXEC) < 0)
-		return -1;
+	(void)!pipe2(gate, O_CLOEXEC); /* without descriptors: what is mounted goes when the child ends */
 	pid = sys_clone3(&args);
 	if (pid == 0) {
 		fd_close(gate[1]);
