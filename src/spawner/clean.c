@@ -317,6 +317,7 @@ void clean_bury(struct spawner *sp, const struct remains *r)
 
 	if (!g) {
 		spawner_log("out of memory: %s is left for the next start to remove", r->name);
+		sp->cleaner.n_mounts -= r->mounts_fd >= 0;
 		fd_close(r->mounts_fd);
 		return;
 	}
