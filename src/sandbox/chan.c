@@ -45,6 +45,7 @@ struct chan {
 	struct wire_out out;
 	bool dead;  /* freed, or lost */
 	bool freed; /* memory only; until the end of this turn */
+	bool failing; /* answers with an error are being told: some may be owed that are not in pending */
 };
 
 static _Alignas(8) char in_buf[WIRE_MAX];
@@ -74,7 +75,9 @@ static void answer(struct pending *p, const struct wire_in *in, int *fds, size_t
 void chan_fail_all(struct chan *c, const struct err *err)
 {
 	struct list all = LIST_INIT(all);
+	bool nested = c->failing;
 
+	c->failing = true;
 	/* What the callbacks ask anew is not of this lot. */
 	while (!list_empty(&c->pending)) {
 		struct list *first = c->pending.next;
@@ -89,6 +92,7 @@ void chan_fail_all(struct chan *c, const struct err *err)
 			p->fn = NULL;
 		answer(p, NULL, NULL, 0, err);
 	}
+	c->failing = nested;
 }
 
 void chan_forget(struct chan *c, const void *arg)
@@ -102,7 +106,7 @@ void chan_forget(struct chan *c, const void *arg)
 
 bool chan_is_idle(const struct chan *c)
 {
-	return list_empty(&c->pending) && list_empty(&c->queue);
+	return !c->failing && list_empty(&c->pending) && list_empty(&c->queue);
 }
 
 static void on_deadline(struct loop_timer *t UNUSED, void *arg)

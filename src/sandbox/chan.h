@@ -44,7 +44,7 @@ MUST_CHECK int chan_send(struct chan *c, struct wire_out *o, const int *fds, siz
 void chan_tell(struct chan *c, struct wire_out *o);
 /* Open requests of this arg get no callback any more: arg is going. c may be NULL. */
 void chan_forget(struct chan *c, const void *arg);
-/* Nothing is asked or queued. */
+/* Nothing is asked or queued, and nobody is being told of an error. */
 bool chan_is_idle(const struct chan *c);
 /* Answers every open request with err, as if the peer had: from the loop only. */
 void chan_fail_all(struct chan *c, const struct err *err);

@@ -43,6 +43,7 @@ static struct {
 	pthread_t thread;
 	char fail_make[64];           /* MAKE fails with this text */
 	int ended, renewed, acked;    /* messages seen */
+	int connects;                 /* CONNECTs that were not answered */
 	uint64_t lease_ms;            /* of the last RENEW */
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
 	char old_id[PLAN_ID_LEN];     /* LIST tells of it beside those that were made: of a former daemon */
@@ -51,6 +52,7 @@ static struct {
 	bool slow_take;               /* TAKE is answered by fake_take_late() */
 	uint64_t take;                /* such a one */
 	bool done_first;              /* init tells of a run's end, and later that it has started */
+	bool mute;                    /* init reads a CONNECT, and says nothing */
 	bool items;                   /* init answers an OPEN by pieces of a list, then as it should */
 } fake;
 
@@ -220,8 +222,10 @@ static void fake_init(struct fake_box *b)
 		fake_run(b->fd, &in, fds, n);
 	else if (in.type == WIRE_OPEN)
 		fake_open(b->fd, &in);
-	else if (in.type == WIRE_CONNECT)
+	else if (in.type == WIRE_CONNECT && !fake.mute)
 		fake_connect(b->fd, &in);
+	else if (in.type == WIRE_CONNECT)
+		__atomic_add_fetch(&fake.connects, 1, __ATOMIC_SEQ_CST);
 	else if (in.type == WIRE_RUNS)
 		__atomic_store_n(&b->runs, in.request, __ATOMIC_SEQ_CST);
 	else if (in.type == WIRE_ACK)

@@ -763,6 +763,21 @@ Test(local, ports_are_reached_through_init)
 	cr_assert_eq(got_err.code, -ECONNREFUSED);
 }
 
+/* Its RUNS fails first, whose callback asks for the sandbox's end. */
+Test(local, who_asks_an_init_that_ends_before_it_tells_of_its_commands_is_answered)
+{
+	struct fake_box *b = silent_init();
+
+	fake.mute = true;
+	engine->ops->connect(adopted, 8080, on_fd, NULL);
+	for (int i = 0; i < 1000 && !__atomic_load_n(&fake.connects, __ATOMIC_SEQ_CST); i++)
+		turn(10);
+	cr_assert_eq(shutdown(b->fd, SHUT_RDWR), 0);
+	for (int i = 0; i < 100 && !got_err.code; i++)
+		turn(10);
+	cr_assert_eq(got_err.code, -EIDRM, "%d %s", got_err.code, got_err.msg);
+}
+
 /* Nothing more can be opened; what gives the limit back. */
 static struct rlimit use_up_descriptors(void)
 {
