@@ -221,6 +221,11 @@ int fd_send(int sock, const void *p, size_t len, const int *fds, size_t n_fds)
 	return (size_t)n == len ? 0 : -EIO;
 }
 
+bool fd_send_later(int r)
+{
+	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
+}
+
 static void close_all(const int *fds, size_t n)
 {
 	for (size_t i = 0; i < n; i++)

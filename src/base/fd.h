@@ -46,6 +46,8 @@ MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t
 /* One message on a SEQPACKET or DGRAM socket with up to FD_PASS_MAX descriptors (which stay the caller's).
  * Returns 0, or a negative errno; -EAGAIN on a full non-blocking socket. MSG_NOSIGNAL is set. */
 MUST_CHECK int fd_send(int sock, const void *p, size_t len, const int *fds, size_t n_fds);
+/* Of what it returned: a socket without room, or a shortage that passes. */
+bool fd_send_later(int r);
 
 /* Receives one message: *ret_len bytes (0 = the peer closed) and its descriptors, close-on-exec, now the caller's.
  * -EMSGSIZE when it did not fit (descriptors are closed), -EAGAIN, or another negative errno. -EMFILE: this process has no room for

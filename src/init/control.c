@@ -50,12 +50,6 @@ static void give_back(char *buf, size_t used)
 		(void)madvise(buf, WIRE_MAX, MADV_DONTNEED);
 }
 
-/* A socket without room, or a shortage that passes. */
-static bool is_transient(int r)
-{
-	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
-}
-
 static bool is_behind(const struct init *in)
 {
 	return !list_empty(&in->control.pending) || n_owed;
@@ -135,7 +129,7 @@ int control_try(struct init *in, struct wire_out *o, const int *fds, size_t n_fd
 	if (in->control.watch.fd < 0 || r < 0)
 		return r;
 	r = is_behind(in) ? -EAGAIN : fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
-	if (is_transient(r)) {
+	if (fd_send_later(r)) {
 		kept = keep_pending(&in->control, len, fds, n_fds);
 		note_refusal(in, r);
 	}
@@ -150,8 +144,9 @@ void control_reply(struct init *in, struct wire_out *o, const int *fds, size_t n
 	uint64_t request = head->request;
 	int r = control_try(in, o, fds, n_fds);
 
-	if (r < 0)
-		owe(in, request, r);
+	if (r == 0)
+		return;
+	owe(in, request, r);
 	update_events(in);
 }
 
@@ -166,7 +161,7 @@ int control_event(struct init *in, struct wire_out *o, const int *fds, size_t n_
 		return -EAGAIN;
 	r = fd_send(in->control.watch.fd, o->buf, len, fds, n_fds);
 	give_back(out_buf, len);
-	if (!is_transient(r))
+	if (!fd_send_later(r))
 		return r;
 	note_refusal(in, r);
 	update_events(in);
@@ -358,7 +353,7 @@ static int flush_pending(struct control *c)
 	while ((a = list_first(&c->pending, struct answer, link))) {
 		int r = fd_send(c->watch.fd, a->data, a->len, a->fds, a->n_fds);
 
-		if (is_transient(r))
+		if (fd_send_later(r))
 			return r;
 		drop(a);
 	}
@@ -372,7 +367,7 @@ static int flush_owed(struct control *c)
 		struct wire_out *o = put_failure(w->request, "answer", w->code, "init had no room to keep the answer in");
 		int r = wire_send(c->watch.fd, o, NULL, 0);
 
-		if (is_transient(r))
+		if (fd_send_later(r))
 			return r;
 		n_owed--;
 	}

@@ -82,7 +82,7 @@ static bool pass_on(struct init *in, int conn)
 
 	if (r == 0)
 		r = in->net.egress.fd < 0 ? -EPIPE : send_conn(in->net.egress.fd, conn, &to);
-	if (r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS) {
+	if (fd_send_later(r)) {
 		hold(in, conn, r);
 		return false;
 	}

@@ -408,11 +408,8 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 {
 	const struct box *owner = (const struct box *)spec->beside;
 	struct box *b = box_new(e, spec->id, spec->image);
-	size_t len = strlen(spec->id);
 
-	/* The end of an id is random, its beginning counts up. */
-	snprintf(b->hostname, sizeof(b->hostname), "%s-%.12s", spec->instance ? "env" : "box",
-		 spec->id + (len > 12 ? len - 12 : 0));
+	plan_hostname(b->hostname, spec->instance ? PLAN_INSTANCE : PLAN_SANDBOX, spec->id);
 	if (owner)
 		memcpy(b->hostname, owner->hostname, sizeof(b->hostname));
 	b->hosts_extra = xstrdup(owner ? owner->hosts_extra : spec->hosts_extra);

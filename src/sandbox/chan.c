@@ -206,11 +206,6 @@ static void lose(struct chan *c, int code)
 		c->ev->lost(c->arg, &err);
 }
 
-static bool transient(int r)
-{
-	return r == -EAGAIN || r == -ENOBUFS || r == -ETOOMANYREFS || r == -ENOMEM;
-}
-
 static void update(struct chan *c, int refused)
 {
 	bool waiting = !list_empty(&c->queue);
@@ -228,7 +223,7 @@ static void flush(struct chan *c)
 		struct queued *q = list_first(&c->queue, struct queued, node);
 
 		r = fd_send(c->fd, q->data, q->len, q->fds, q->n_fds);
-		if (transient(r))
+		if (fd_send_later(r))
 			break;
 		/* A broken connection shows at the reading side. */
 		drop_queued(c, q);
@@ -415,7 +410,7 @@ int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, 
 		return err_set(err, -EPIPE, "the connection is closed");
 	memcpy(&head, o->buf, sizeof(head));
 	r = list_empty(&c->queue) ? fd_send(c->fd, o->buf, len, fds, n_fds) : -EAGAIN;
-	if (transient(r)) {
+	if (fd_send_later(r)) {
 		int q = enqueue(c, len, fds, n_fds, err);
 
 		if (q < 0)

@@ -249,6 +249,14 @@ void plan_encode(const struct plan *p, struct wire_out *o)
 	wire_put_str(o, WIRE_T_BESIDE, p->beside);
 }
 
+void plan_hostname(char ret[PLAN_HOSTNAME_LEN], enum plan_kind kind, const char *id)
+{
+	size_t len = strlen(id);
+
+	/* The end of an id is random, its beginning counts up. */
+	snprintf(ret, PLAN_HOSTNAME_LEN, "%s-%.12s", kind == PLAN_INSTANCE ? "env" : "box", id + (len > 12 ? len - 12 : 0));
+}
+
 void plan_put_config(const char *hostname, const char *hosts, const char *workdir, struct wire_out *o)
 {
 	static char text[PLAN_HOSTS_MAX + 256];

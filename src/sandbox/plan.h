@@ -16,6 +16,7 @@
 #define PLAN_ID_LEN 37       /* a UUID in text with NUL */
 #define PLAN_LAYERS_MAX 127  /* overlayfs takes 500; a page of option string takes fewer */
 #define PLAN_MOUNTS_MAX 32
+#define PLAN_HOSTNAME_LEN 64 /* with NUL: what a kernel takes */
 #define PLAN_HOSTS_MAX 16384 /* bytes of lines for /etc/hosts */
 
 enum plan_kind { PLAN_SANDBOX = 0, PLAN_INSTANCE = 1 };
@@ -78,6 +79,8 @@ MUST_CHECK int plan_check_target(const char *path, struct err *err);
 /* The rules above that need no file system; -EINVAL names the field. Both sides call it. */
 MUST_CHECK int plan_check(const struct plan *p, struct err *err);
 void plan_encode(const struct plan *p, struct wire_out *o);
+/* "box-" or, of an instance, "env-", and the last 12 digits of id, which is a UUID in text. */
+void plan_hostname(char ret[PLAN_HOSTNAME_LEN], enum plan_kind kind, const char *id);
 /* The fields of CONFIG. hosts and workdir as in a plan, or NULL. */
 void plan_put_config(const char *hostname, const char *hosts, const char *workdir, struct wire_out *o);
 /* Strings point into in. Calls plan_check. */

@@ -33,7 +33,7 @@ struct box {
 	struct image *image;
 	char **env;          /* of every command: "K=V", NULL-terminated, names unique */
 	size_t env_bytes;
-	char hostname[64];
+	char hostname[PLAN_HOSTNAME_LEN];
 	char *hosts_extra;
 	uint64_t lease_ms, renewed_ms;
 	uint64_t asked_us;   /* CLOCK_MONOTONIC, when MAKE was sent */

@@ -44,7 +44,7 @@ struct box {
 	uint64_t hard_ms;
 	struct start_report failure; /* error < 0: why a start failed */
 	char text[READY_MAX];        /* of a failure: init's words */
-	char hostname[64];           /* as init was told; "" = it was not */
+	char hostname[PLAN_HOSTNAME_LEN]; /* as init was told; "" = it was not */
 	struct waiter maker, enders[ENDERS_MAX];
 	size_t n_enders;
 	char reason[16];

@@ -22,10 +22,7 @@
 #define GATHER_MS 20   /* a child for each that has ended would take longer to make than to do its work */
 #define GATHERED 32    /* as many do not wait */
 #define MANY 64        /* as many wait again, until none has ended for a moment */
-#define QUIET_MS 100
-#define HOLD_MS 3000   /* however many ends there are */
 #define SLOW_MS 300    /* what is mounted does not wait for a child that takes longer */
-#define DESCRIPTORS_SHARE 5 /* of those that a process may have, one in so many at most */
 #define DESCRIPTORS_LEFT 16 /* and one in so many is left for others */
 #define TRIES_MAX 4
 #define BUSY_TRIES 200 /* of 5 ms: a cgroup stays busy until the kernel has put its last process away */
@@ -132,7 +129,7 @@ static uint64_t due_ms(const struct spawner *sp)
 	const struct cleaner *c = &sp->cleaner;
 
 	if (c->n_queued >= MANY && !sp->pressed)
-		return MIN(c->last_ms + QUIET_MS, c->first_ms + HOLD_MS);
+		return MIN(c->last_ms + SPAWNER_QUIET_MS, c->first_ms + SPAWNER_PUT_OFF_MS);
 	return c->n_queued >= GATHERED ? 0 : c->first_ms + GATHER_MS;
 }
 
@@ -285,7 +282,7 @@ void clean_init(struct spawner *sp)
 	struct rlimit files;
 
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		c->most_mounts = (size_t)(files.rlim_cur / DESCRIPTORS_SHARE);
+		c->most_mounts = (size_t)(files.rlim_cur / SPAWNER_PUT_OFF_SHARE);
 		c->end_fd = (int)MIN(files.rlim_cur - files.rlim_cur / DESCRIPTORS_LEFT, (rlim_t)INT_MAX);
 	}
 	list_init(&c->queue);

@@ -60,6 +60,14 @@ static void conn_doom(struct conn *c)
 	shutdown(c->source.fd, SHUT_RDWR);
 }
 
+static void put_failure(struct wire_out *o, const char *stage, int error, const char *path, const char *text)
+{
+	wire_put_str(o, WIRE_T_STAGE, stage);
+	wire_put_u64(o, WIRE_T_ERRNO, (uint64_t)-error);
+	wire_put_str(o, WIRE_T_PATH, path && path[0] ? path : NULL);
+	wire_put_str(o, WIRE_T_TEXT, text && text[0] ? text : NULL);
+}
+
 /* What was to be handed over is gone meanwhile. */
 static int send_over(const struct conn *c, const struct wire_head *head)
 {
@@ -67,9 +75,7 @@ static int send_over(const struct conn *c, const struct wire_head *head)
 	struct wire_out o;
 
 	wire_begin(&o, buf, sizeof(buf), WIRE_FAILED, head->request);
-	wire_put_str(&o, WIRE_T_STAGE, "hand it over");
-	wire_put_u64(&o, WIRE_T_ERRNO, ENOENT);
-	wire_put_str(&o, WIRE_T_TEXT, "the sandbox has ended");
+	put_failure(&o, "hand it over", -ENOENT, NULL, "the sandbox has ended");
 	return wire_send(c->source.fd, &o, NULL, 0);
 }
 
@@ -86,11 +92,6 @@ static int send_now(const struct conn *c, const void *p, size_t len, const struc
 	if (b->fd >= 0)
 		fds[n++] = b->fd;
 	return fd_send(c->source.fd, p, len, fds, n);
-}
-
-static bool is_transient(int r)
-{
-	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
 }
 
 /* The queue is not empty: r says why. */
@@ -127,7 +128,7 @@ static bool conn_send(struct conn *c, struct wire_out *o, const struct beside *b
 		return false;
 	if (r == 0)
 		r = first ? send_now(c, o->buf, len, b) : -EAGAIN;
-	if (is_transient(r)) {
+	if (fd_send_later(r)) {
 		int q = enqueue(c, o->buf, len, b);
 
 		queued = q == 0;
@@ -145,12 +146,12 @@ static void conn_flush(struct conn *c)
 
 	while (r == 0 && (m = list_first(&c->queue, struct message, link))) {
 		r = send_now(c, m->data, m->len, &m->beside);
-		if (is_transient(r))
+		if (fd_send_later(r))
 			break;
 		message_free(m);
 		c->n_queued--;
 	}
-	if (is_transient(r))
+	if (fd_send_later(r))
 		r = wait_for_room(c, r);
 	else if (r == 0)
 		r = events_change(&c->sp->ev, &c->source, EPOLLIN);
@@ -214,10 +215,7 @@ void conn_fail(struct spawner *sp, struct waiter to, const char *stage, int erro
 	struct wire_out o;
 
 	conn_begin(sp, &o, WIRE_FAILED, to);
-	wire_put_str(&o, WIRE_T_STAGE, stage);
-	wire_put_u64(&o, WIRE_T_ERRNO, (uint64_t)-error);
-	wire_put_str(&o, WIRE_T_PATH, path && path[0] ? path : NULL);
-	wire_put_str(&o, WIRE_T_TEXT, text && text[0] ? text : NULL);
+	put_failure(&o, stage, error, path, text);
 	conn_answer(sp, to, &o);
 }
 

@@ -201,19 +201,21 @@ static int make_dev(struct err *err)
 	return r < 0 ? r : make_links(err);
 }
 
-static int bind_readonly(const char *from, const char *to, unsigned long flags, struct err *err)
+int host_bind_readonly(const char *from, const char *to, unsigned long flags)
 {
 	if (mount(from, to, NULL, MS_BIND, NULL) < 0 || mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
-		return err_sys(err, "mount %s on %s", from, to);
+		return -errno;
 	return 0;
 }
 
 /* The folder is the one where each sandbox's own pts goes, empty here; one of the disk would tell its path. */
 static int make_covers(struct err *err)
 {
-	int r = bind_readonly("dev/pts", HOST_NO_FOLDER, MS_NOSUID | MS_NODEV | MS_NOEXEC, err);
+	int r = host_bind_readonly("dev/pts", HOST_NO_FOLDER, MS_NOSUID | MS_NODEV | MS_NOEXEC);
 
-	return r < 0 ? r : bind_readonly("dev/null", HOST_NO_FILE, MS_NOSUID | MS_NOEXEC, err);
+	if (r == 0)
+		r = host_bind_readonly("dev/null", HOST_NO_FILE, MS_NOSUID | MS_NOEXEC);
+	return r < 0 ? err_sys_code(err, r, "mount what is put over hidden places") : 0;
 }
 
 /* -- the private mount namespace --------------------------------------------------------------------------------- */

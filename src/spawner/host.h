@@ -52,6 +52,8 @@ struct options;
  * says why sandboxes have no limit of disk, where they should have one. */
 MUST_CHECK int host_init(struct host *h, const struct options *o, struct err *err);
 void host_done(struct host *h);
+/* What lies at from is at to as well, there read-only, with flags (MS_NOSUID and the like); from may be to. A negative errno. */
+MUST_CHECK int host_bind_readonly(const char *from, const char *to, unsigned long flags);
 /* Whether a program of the host gets core dumps, by now. */
 bool host_pipes_cores(const struct host *h);
 

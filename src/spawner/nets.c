@@ -9,18 +9,15 @@
 #include "spawner/netns.h"
 #include "spawner/spawner.h"
 
-#define QUIET_MS 100
-#define HOLD_MS 3000
 #define CLOSED_AT_ONCE 64
 #define PACE_MS 100
-#define DESCRIPTORS_SHARE 5 /* of those that a process may have, one in so many at most */
 
 void nets_init(struct spawner *sp)
 {
 	struct rlimit files;
 
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0)
-		sp->nets.most_going = (size_t)MIN(files.rlim_cur / DESCRIPTORS_SHARE, (rlim_t)NETS_GOING_MAX);
+		sp->nets.most_going = (size_t)MIN(files.rlim_cur / SPAWNER_PUT_OFF_SHARE, (rlim_t)NETS_GOING_MAX);
 }
 
 static void put_off(struct spawner *sp, int fd)
@@ -29,9 +26,9 @@ static void put_off(struct spawner *sp, int fd)
 	uint64_t now = time_now_ms();
 
 	if (n->n_going == 0)
-		n->hold_until_ms = now + HOLD_MS;
+		n->hold_until_ms = now + SPAWNER_PUT_OFF_MS;
 	n->going[n->n_going++] = fd;
-	n->close_at_ms = MAX(n->close_at_ms, MIN(now + QUIET_MS, n->hold_until_ms));
+	n->close_at_ms = MAX(n->close_at_ms, MIN(now + SPAWNER_QUIET_MS, n->hold_until_ms));
 	spawner_wake(sp, n->close_at_ms);
 }
 

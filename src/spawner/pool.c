@@ -5,7 +5,6 @@
  * nobody has asked for `keep`, at most what the settings allow. When: a few at a time, at once when less than a quarter is there,
  * else when nobody has asked for a moment, since making one would take the processor from those who just got theirs.
  * When memory gets short all are ended, and none is made until that is over. */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/random.h"
@@ -19,7 +18,6 @@
 #define BACKOFF_MS 10000  /* after a spare that could not be made */
 #define SPARE_BYTES (1u << 20) /* what an idle sandbox takes of the machine, kernel memory included */
 #define FADE 8
-#define NAME_DIGITS 12     /* of a host name: as many as the daemon gives to what is not prepared */
 #define ANY_ID "00000000-0000-4000-8000-000000000000"
 
 struct shape {
@@ -136,7 +134,7 @@ static size_t room(const struct spawner *sp)
 static int begin_spare(struct spawner *sp, struct shape *s)
 {
 	struct err err = ERR_INIT;
-	char id[PLAN_ID_LEN], hostname[64];
+	char id[PLAN_ID_LEN], hostname[PLAN_HOSTNAME_LEN];
 	struct wire_in in;
 	struct plan p;
 	int r = wire_parse(&in, s->make, s->len);
@@ -146,7 +144,7 @@ static int begin_spare(struct spawner *sp, struct shape *s)
 	if (r < 0)
 		return r;
 	random_uuid(id);
-	snprintf(hostname, sizeof(hostname), "box-%s", id + strlen(id) - NAME_DIGITS);
+	plan_hostname(hostname, PLAN_SANDBOX, id); /* what has spares is one */
 	p.id = id;
 	p.hostname = hostname;
 	s->n_starting++;

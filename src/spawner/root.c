@@ -350,9 +350,7 @@ static int cover(const char *path, const char *what)
 
 static int show_readonly(const char *path, const char *what)
 {
-	const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-
-	return mount(what, path, NULL, MS_BIND, NULL) < 0 || mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
+	return host_bind_readonly(what, path, MS_NOSUID | MS_NODEV | MS_NOEXEC);
 }
 
 int root_mask_proc(struct start *s)

@@ -19,6 +19,11 @@
 
 #define SPAWNER_LISTEN_MAX 7 /* they and the egress channel travel in one message */
 #define SPAWNER_ARGS_MAX 128
+/* What has ended holds namespaces that are taken down when none has ended for a moment, however many ends there are not much later,
+ * and by descriptors: one in so many of those that a process may have, at most, for each kind. */
+#define SPAWNER_QUIET_MS 100
+#define SPAWNER_PUT_OFF_MS 3000
+#define SPAWNER_PUT_OFF_SHARE 5
 #define JOB_ID_MAX 65
 
 /* -- options.c: the command line --------------------------------------------------------------------------------- */
