@@ -203,6 +203,13 @@ void cgroups_close(struct cgroups *c, const char *name)
 }
 
 /* -- one sandbox's ----------------------------------------------------------------------------------------------- */
+static int weigh(const struct cgroups *c, int dir, uint64_t milli)
+{
+	if (c->on_v2[CGROUP_CPU])
+		return write_u64(dir, "cpu.weight", MIN(MAX(milli / 10, (uint64_t)1), (uint64_t)10000));
+	return write_u64(dir, "cpu.shares", MAX(milli * 1024 / 1000, (uint64_t)2));
+}
+
 static int limit_cpu(const struct cgroups *c, int dir, uint64_t milli)
 {
 	const uint64_t period_us = 100000;
@@ -213,10 +220,10 @@ static int limit_cpu(const struct cgroups *c, int dir, uint64_t milli)
 	if (c->on_v2[CGROUP_CPU]) {
 		snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64, quota_us, period_us);
 		r = write_file(dir, "cpu.max", text);
-		return r < 0 ? r : write_u64(dir, "cpu.weight", MIN(MAX(milli / 10, (uint64_t)1), (uint64_t)10000));
+	} else {
+		r = write_u64(dir, "cpu.cfs_quota_us", quota_us); /* of the kernel's own period, which is the same */
 	}
-	r = write_u64(dir, "cpu.cfs_quota_us", quota_us); /* of the kernel's own period, which is the same */
-	return r < 0 ? r : write_u64(dir, "cpu.shares", MAX(milli * 1024 / 1000, (uint64_t)2));
+	return r < 0 ? r : weigh(c, dir, milli);
 }
 
 /* Swap accounting may be compiled out or switched off; without it there is nothing to forbid. */
@@ -349,6 +356,21 @@ int cgroup_limit(const struct cgroups *c, const char *id, const struct cgroup_li
 			r = err_sys_code(err, r, "limit cgroup %s/%s", c->path[t], id);
 	}
 	return r;
+}
+
+int cgroup_weigh(const struct cgroups *c, const char *id, uint64_t cpu_milli)
+{
+	auto_fd dir = open_dir(c->dir[c->on_v2[CGROUP_CPU] ? CGROUP_V2 : CGROUP_CPU], id);
+
+	return dir < 0 ? dir : weigh(c, dir, cpu_milli);
+}
+
+int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret)
+{
+	char file[CGROUP_PATH_MAX];
+
+	snprintf(file, sizeof(file), "%s/pids.current", id);
+	return fd_read_u64(c->dir[pids_tree(c)], file, ret);
 }
 
 int cgroup_open_v2(const struct cgroups *c, const char *id)
