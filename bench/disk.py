@@ -42,7 +42,8 @@ def measure(world, quick, say):
         os.sync()
         for _ in range(count):
             calm.one(client, living)
-        writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={path}", f"bs={BLOCK}", f"count={megabytes}"], stderr=subprocess.DEVNULL)
+        writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={path}", f"bs={BLOCK}", f"count={megabytes}"], stderr=subprocess.DEVNULL,
+                                  start_new_session=True)  # else the kernel has it share the client's part of the processors
         client.delete(full)
         try:
             busy(client, living, beside, f"{world.data}/sandboxes/{full}", writer, count)

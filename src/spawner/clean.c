@@ -27,6 +27,7 @@
 #define TRIES_MAX 4
 #define BUSY_TRIES 200 /* of 5 ms: a cgroup stays busy until the kernel has put its last process away */
 #define NICE 10
+#define RUSH_AGAIN_MS 1000
 
 struct grave {
 	struct list link;
@@ -46,14 +47,6 @@ static int remove_cgroup(const struct cgroups *c, const char *name)
 		r = cgroup_remove(c, name);
 	}
 	return r;
-}
-
-static int dig(const struct host *h, const struct grave *g)
-{
-	int a = remove_cgroup(&h->cg, g->name);
-	int b = g->tree ? disk_remove(&h->disk, h->sandboxes_dir, g->name) : 0;
-
-	return a < 0 ? a : b;
 }
 
 /* -- mounts ------------------------------------------------------------------------------------------------------ */
@@ -108,18 +101,38 @@ int clean_keep_mounts(struct spawner *sp, int init_pidfd, int init_pid)
 	return fd;
 }
 
-/* The child. Its exit status is the number of graves that are not empty, at most 255. */
+/* Where the kernel shares processors out by session (autogroup), nice is among those of a session alone: a child in the spawner's
+ * would weigh as much as a daemon. */
+static void set_session_nice(pid_t pid, const char *nice)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/autogroup", (int)pid);
+	auto_fd fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0)
+		(void)!write(fd, nice, strlen(nice));
+}
+
+static int note_failure(const struct grave *g, int r)
+{
+	if (r < 0 && g->tries + 1 >= TRIES_MAX)
+		spawner_log("cannot remove what is left of %s: %s", g->name, strerror(-r));
+	return r < 0;
+}
+
+/* The child. Trees take longest, and disturb least: none of the kernel's locks that a start or a command needs is held by one who
+ * waits for a processor. Its exit status is the number of things that are still there, at most 255. */
 static NORETURN void dig_all(struct spawner *sp)
 {
+	const struct host *h = &sp->host;
 	int bad = 0;
 
-	list_foreach(&sp->cleaner.batch, struct grave, link, g) {
-		int r = dig(&sp->host, g);
-
-		if (r < 0 && g->tries + 1 >= TRIES_MAX)
-			spawner_log("cannot remove what is left of %s: %s", g->name, strerror(-r));
-		bad += r < 0;
-	}
+	list_foreach(&sp->cleaner.batch, struct grave, link, g)
+		bad += note_failure(g, remove_cgroup(&h->cg, g->name));
+	setsid();
+	set_session_nice(getpid(), "19");
+	list_foreach(&sp->cleaner.batch, struct grave, link, g)
+		bad += note_failure(g, g->tree ? disk_remove(&h->disk, h->sandboxes_dir, g->name) : 0);
 	_exit(MIN(bad, 255));
 }
 
@@ -203,6 +216,8 @@ static void start_batch(struct spawner *sp)
 		return;
 	take_batch(c);
 	c->began_ms = time_now_ms();
+	c->rush_ms = c->first_ms + SPAWNER_PUT_OFF_MS;
+	c->hurried = false;
 	pid = fork_child(sp, true);
 	if (pid > 0)
 		events_child_add(&sp->ev, &c->child, pid);
@@ -326,10 +341,29 @@ void clean_bury(struct spawner *sp, const struct remains *r)
 	clean_tick(sp);
 }
 
+/* Somebody may wait for the ids, or for the end of the program. Again after a second: the child may not have been so far. */
+static void hurry(struct spawner *sp)
+{
+	struct cleaner *c = &sp->cleaner;
+	uint64_t now = time_now_ms();
+
+	if (c->child.pid <= 0)
+		return;
+	if ((c->n_queued >= MANY || sp->closing_ms) && !c->hurried)
+		c->rush_ms = now;
+	if (now >= c->rush_ms) {
+		set_session_nice(c->child.pid, "0");
+		c->hurried = true;
+		c->rush_ms = now + RUSH_AGAIN_MS;
+	}
+	spawner_wake(sp, c->rush_ms);
+}
+
 void clean_tick(struct spawner *sp)
 {
 	start_batch(sp);
 	relieve(sp);
+	hurry(sp);
 }
 
 static bool has(const struct list *l, const char *name)

@@ -59,6 +59,8 @@ struct cleaner {
 	struct list failed; /* given up on; their ids are not used again in this life */
 	struct child child;
 	uint64_t began_ms;  /* the later of its beginning and the last relief's */
+	uint64_t rush_ms;   /* when the child gets its full share of the processors (again) */
+	bool hurried;       /* it has it */
 	struct child relief; /* takes down what is mounted while that one takes long */
 };
 

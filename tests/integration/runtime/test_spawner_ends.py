@@ -3,6 +3,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from test_spawner_life import descriptors, settle
 
 
@@ -73,6 +75,31 @@ def test_what_is_mounted_does_not_wait_for_a_large_tree(own):
         s.end(b)
         assert settle(lambda: mount_namespaces(pid) == [] and children(pid) == [child])
         assert b.id in os.listdir(f"{s.data}/sandboxes")
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    assert s.leaks() == "" and s.stop() == 0
+
+
+def session_nice(pid):
+    with open(f"/proc/{pid}/autogroup", encoding="ascii") as f:
+        return int(f.read().split()[-1])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/autogroup"), reason="this kernel does not group processes by session")
+def test_removing_disturbs_nobody_before_somebody_may_wait_for_it(own):
+    s = own()
+    a = s.make()
+    a.run("python3 -S -c \"for i in range(20000): open(f'/tmp/{i}', 'w').close()\"")
+    s.end(a)
+    child = wait_for_child(s.process.pid)
+    assert settle(lambda: session_nice(child) == 19)
+    os.kill(child, signal.SIGSTOP)
+    try:
+        assert session_nice(s.process.pid) == 0
+        time.sleep(2)
+        assert session_nice(child) == 19
+        assert settle(lambda: session_nice(child) == 0)
     finally:
         os.kill(child, signal.SIGCONT)
     assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
