@@ -649,7 +649,9 @@ def test_volumes_of_their_own(own):
     assert os.listdir(f"{s.data}/sandboxes") == []
     assert s.leaks() == ""
     s.end(b)
-    assert settle(lambda: s.leaks() == "" and len(os.listdir(f"/proc/{s.process.pid}/root{s.data}/sandboxes")) == 2)
+    folders = f"/proc/{s.process.pid}/root{s.data}/sandboxes"
+    assert settle(lambda: s.leaks() == "" and sorted(os.listdir(folders)) == [".going", ".stage", c.id])
+    assert os.listdir(f"{folders}/.going") == []
     loops = [d for d in os.listdir("/sys/block") if d.startswith("loop") and os.path.exists(f"/sys/block/{d}/loop/backing_file")
              and s.data in open(f"/sys/block/{d}/loop/backing_file", encoding="utf-8").read()]
     assert len(loops) == 1
