@@ -309,7 +309,7 @@ static void box_give(struct box *b)
 {
 	b->hard_at_ms = due(time_now_ms(), b->hard_ms);
 	box_prolong(b, b->lease_ms);
-	crowds_watch(b->sp);
+	weights_watch(b->sp);
 	box_tell_made(b, b->maker);
 }
 
@@ -373,7 +373,6 @@ static void box_assign(struct box *b, const struct plan *p, struct waiter to)
 	b->kind = p->kind;
 	b->net = p->net;
 	b->cpu_milli = p->cpu_milli;
-	b->pids_max = p->pids_max;
 	b->maker = to;
 	b->started_us = time_now_us();
 	b->lease_ms = p->lease_ms;

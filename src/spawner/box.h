@@ -1,5 +1,5 @@
 /* spawner/box.h: the object behind a sandbox. Included by box.c, which has its states, boxes.c, box_channels.c, box_requests.c,
- * pool.c, blanks.c and crowds.c only. */
+ * pool.c, blanks.c and weights.c only. */
 #pragma once
 
 #include "spawner/spawner.h"
@@ -28,7 +28,7 @@ struct box {
 	enum plan_kind kind;
 	enum plan_net net;
 	uid_t first;
-	uint64_t cpu_milli, pids_max; /* of its plan */
+	uint64_t cpu_milli; /* of its plan; 0 = no limit */
 	uint64_t number;
 	struct child builder, init;
 	int init_pid, init_pidfd;
@@ -54,8 +54,8 @@ struct box {
 	bool registered;
 	bool warm;  /* it was a spare */
 	bool begun; /* it was a blank */
-	bool light; /* it weighs less for its many processes, until light_until_ms at least (crowds.c) */
-	uint64_t light_until_ms;
+	bool light; /* it weighs less for what it takes, until light_until_ms at least (weights.c) */
+	uint64_t light_until_ms, used_us;
 	bool taken; /* the maker is one who takes over: it gets the note, too */
 };
 

@@ -365,12 +365,21 @@ int cgroup_weigh(const struct cgroups *c, const char *id, uint64_t cpu_milli)
 	return dir < 0 ? dir : weigh(c, dir, cpu_milli);
 }
 
-int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret)
+int cgroup_cpu_us(const struct cgroups *c, const char *id, uint64_t *ret)
 {
-	char file[CGROUP_PATH_MAX];
+	char text[CGROUP_PATH_MAX];
+	unsigned long long us;
 
-	snprintf(file, sizeof(file), "%s/pids.current", id);
-	return fd_read_u64(c->dir[pids_tree(c)], file, ret);
+	snprintf(text, sizeof(text), "%s/cpu.stat", id);
+	auto_fd fd = openat(c->dir[CGROUP_V2], text, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n < 0)
+		return -errno;
+	text[n] = 0;
+	if (sscanf(text, "usage_usec %llu", &us) != 1)
+		return -EPROTO;
+	*ret = us;
+	return 0;
 }
 
 int cgroup_open_v2(const struct cgroups *c, const char *id)

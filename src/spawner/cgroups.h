@@ -46,8 +46,8 @@ MUST_CHECK int cgroup_make_v1(const struct cgroups *c, const char *id, struct er
 MUST_CHECK int cgroup_limit(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err);
 /* Its weight beside the others of all sandboxes and jobs is from now on that of so many thousandths of a processor. */
 MUST_CHECK int cgroup_weigh(const struct cgroups *c, const char *id, uint64_t cpu_milli);
-/* How many processes and threads are in it; "." = in all. */
-MUST_CHECK int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret);
+/* Processor time, in microseconds, that what was in it has used; "." = in all. */
+MUST_CHECK int cgroup_cpu_us(const struct cgroups *c, const char *id, uint64_t *ret);
 /* O_DIRECTORY of the v2 one, for CLONE_INTO_CGROUP; or a negative errno. */
 MUST_CHECK int cgroup_open_v2(const struct cgroups *c, const char *id);
 /* Moves the calling process into the v1 ones. After a quiet time the first of these writes costs some 13 ms: the kernel

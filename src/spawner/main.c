@@ -139,7 +139,7 @@ static void tick(struct spawner *sp)
 	boxes_tick(sp, now);
 	pool_tick(sp, now);
 	blanks_tick(sp, now);
-	crowds_tick(sp, now);
+	weights_tick(sp, now);
 	space_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);

@@ -93,13 +93,13 @@ struct blanks {
 	uint64_t not_before_ms;   /* after a failure */
 };
 
-/* Which sandboxes weigh less for their many processes (crowds.c). */
-struct crowds {
-	uint64_t next_ms;         /* when to look at the number of all processes */
-	uint64_t last, changed_ms; /* that number, and when it was another one */
-	uint64_t least;           /* of them, since all sandboxes were looked at */
-	uint64_t n_boxes;         /* as many as there were then */
-	uint64_t again_ms;        /* when to look at all of them, whatever the number; 0 = never */
+/* Which sandboxes weigh less for what they take (weights.c). */
+struct weights {
+	uint64_t next_ms;         /* when to look again */
+	uint64_t used_us, at_us;  /* what all had used of the processors at the last look, and when that was */
+	uint64_t busy_ms;         /* the last look at which they used much */
+	uint64_t n_boxes;         /* when they were last looked at one by one */
+	bool any_light;
 };
 
 /* Net namespaces that were used by nobody, or by sandboxes that never sent a packet (see netns_is_unused), and those that are
@@ -142,7 +142,7 @@ struct spawner {
 	struct egress egress;
 	struct pool pool;
 	struct blanks blanks;
-	struct crowds crowds;
+	struct weights weights;
 	bool pressed;             /* the machine is short of memory: nothing is prepared */
 	uint64_t look_at_ms;      /* when to look at that again */
 	struct nets nets;
@@ -245,10 +245,10 @@ bool blanks_take(struct spawner *sp, const struct plan *p, const struct wire_in 
 void blanks_close(struct spawner *sp); /* ends all */
 void blanks_tick(struct spawner *sp, uint64_t now_ms);
 
-/* -- crowds.c ----------------------------------------------------------------------------------------------------- */
+/* -- weights.c ---------------------------------------------------------------------------------------------------- */
 /* Somebody has a sandbox. */
-void crowds_watch(struct spawner *sp);
-void crowds_tick(struct spawner *sp, uint64_t now_ms);
+void weights_watch(struct spawner *sp);
+void weights_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- space.c ----------------------------------------------------------------------------------------------------- */
 void space_init(struct spawner *sp);

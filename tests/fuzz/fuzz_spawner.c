@@ -28,13 +28,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define TURNS 24 /* of the loop after each step */
 #define FIRST_PID 5000000 /* above what kernels give */
 #define PIDS 512
-#define CROWD 100000
 #define CONNS 3
 #define REQUESTS (STEPS + 1)
 
 static struct spawner sp;
 static uint64_t time_ms;
-static bool inside, idle, egress_away, net_used, short_of_all, crowded;
+static bool inside, idle, egress_away, net_used, short_of_all, heavy;
 
 /* -- processes that are none ------------------------------------------------------------------------------------------ */
 static struct {
@@ -194,10 +193,10 @@ int cgroup_weigh(const struct cgroups *c, const char *id, uint64_t cpu_milli)
 	return short_of_all ? -ENOENT : 0;
 }
 
-int cgroup_processes(const struct cgroups *c, const char *id, uint64_t *ret)
+int cgroup_cpu_us(const struct cgroups *c, const char *id, uint64_t *ret)
 {
 	(void)c, (void)id;
-	*ret = crowded ? CROWD : 2;
+	*ret = heavy ? time_ms * 1000 : 2;
 	return short_of_all ? -ENOENT : 0;
 }
 
@@ -394,7 +393,7 @@ static void turn(void)
 		boxes_tick(&sp, now);
 		pool_tick(&sp, now);
 		blanks_tick(&sp, now);
-		crowds_tick(&sp, now);
+		weights_tick(&sp, now);
 		jobs_tick(&sp, now);
 	}
 	for (int c = 0; c < CONNS; c++)
@@ -425,7 +424,7 @@ static void step(struct script *s, uint64_t request)
 		break;
 	case 5:
 		egress_away = what & 16;
-		net_used = crowded = what & 32;
+		net_used = heavy = what & 32;
 		short_of_all = what & 64 && what & 128;
 		boxes_register(&sp, what & 128);
 		break;
@@ -472,7 +471,7 @@ static void begin(void)
 	blanks_init(&sp);
 	n_procs = 0;
 	time_ms = 0;
-	egress_away = net_used = short_of_all = crowded = false;
+	egress_away = net_used = short_of_all = heavy = false;
 	for (int c = 0; c < CONNS; c++)
 		conns[c].fd = -1;
 	check(conns_init(&sp, NULL) == 0);
