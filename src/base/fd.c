@@ -142,6 +142,13 @@ int fd_read_u64(int dir, const char *path, uint64_t *ret)
 	return str_to_u64(text, ret) < 0 ? -EPROTO : 0;
 }
 
+int fd_put_text(int dir, const char *path, const char *text)
+{
+	auto_fd fd = openat(dir, path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 || write(fd, text, strlen(text)) < 0 ? -errno : 0;
+}
+
 static int sync_parent(const char *path, struct err *err)
 {
 	const char *slash = strrchr(path, '/');

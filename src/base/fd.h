@@ -37,6 +37,8 @@ MUST_CHECK int fd_read_to_end(int fd, struct buf *ret);
 MUST_CHECK int fd_read_file(const char *path, struct buf *ret, struct err *err);
 /* The number that a file of the kernel's holds, at most 30 bytes of it; a path, or a name in dir. -EPROTO: it is none. */
 MUST_CHECK int fd_read_u64(int dir, const char *path, uint64_t *ret);
+/* What a file of the kernel's takes as its value, in one write; a path, or a name in dir. */
+MUST_CHECK int fd_put_text(int dir, const char *path, const char *text);
 /* Written aside (in the same folder), synced and renamed, the folder synced: after a power cut there is the old content
  * or the new, never a part. The file gets exactly this mode whatever the umask. Nothing is left behind on failure. */
 MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, struct err *err);

@@ -208,13 +208,6 @@ void doctor_user_namespaces(struct doctor *d)
 		doctor_fail(d, "user namespaces", "none can be made: the kernel needs CONFIG_USER_NS");
 }
 
-static int write_text(const char *path, const char *text)
-{
-	auto_fd fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	return fd < 0 ? -1 : fd_write_all(fd, text, strlen(text));
-}
-
 /* A user namespace that maps id 0 to 0, as a descriptor; its only process ends at once. */
 static int map_namespace(void)
 {
@@ -231,9 +224,9 @@ static int map_namespace(void)
 	close(ready[0]);
 	for (int i = 0; pid > 0 && i < 200 && ns < 0; i++) { /* until the child is in its namespace */
 		snprintf(path, sizeof(path), "/proc/%d/uid_map", pid);
-		if (write_text(path, "0 1000000 65536") == 0) {
+		if (fd_put_text(AT_FDCWD, path, "0 1000000 65536") == 0) {
 			snprintf(path, sizeof(path), "/proc/%d/gid_map", pid);
-			(void)write_text(path, "0 1000000 65536");
+			(void)!fd_put_text(AT_FDCWD, path, "0 1000000 65536");
 			snprintf(path, sizeof(path), "/proc/%d/ns/user", pid);
 			ns = open(path, O_RDONLY | O_CLOEXEC);
 		}

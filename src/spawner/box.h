@@ -55,7 +55,8 @@ struct box {
 	bool warm;  /* it was a spare */
 	bool begun; /* it was a blank */
 	bool light; /* it weighs less for what it takes, until light_until_ms at least (weights.c) */
-	uint64_t light_until_ms, used_us;
+	uint64_t light_until_ms;
+	uint64_t used_us; /* of the processors, when that was last looked at */
 	bool taken; /* the maker is one who takes over: it gets the note, too */
 };
 

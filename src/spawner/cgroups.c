@@ -19,21 +19,12 @@
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
 
 /* -- files ------------------------------------------------------------------------------------------------------- */
-static int write_file(int dir, const char *file, const char *value)
-{
-	auto_fd fd = openat(dir, file, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	return write(fd, value, strlen(value)) < 0 ? -errno : 0;
-}
-
 static int write_u64(int dir, const char *file, uint64_t value)
 {
 	char text[24];
 
 	snprintf(text, sizeof(text), "%" PRIu64, value);
-	return write_file(dir, file, text);
+	return fd_put_text(dir, file, text);
 }
 
 static int open_dir(int dir, const char *name)
@@ -127,7 +118,7 @@ static int hand_down(int dir, const char *where, struct err *err)
 	if (fd < 0 || read(fd, have, sizeof(have) - 1) < 0)
 		return err_sys(err, "read cgroup.controllers of %s", where);
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		int r = has_word(have, all[i] + 1) ? write_file(dir, "cgroup.subtree_control", all[i]) : 0;
+		int r = has_word(have, all[i] + 1) ? fd_put_text(dir, "cgroup.subtree_control", all[i]) : 0;
 
 		if (r < 0)
 			return err_sys_code(err, r, "hand cgroup controller %s down from %s", all[i] + 1, where);
@@ -219,7 +210,7 @@ static int limit_cpu(const struct cgroups *c, int dir, uint64_t milli)
 
 	if (c->on_v2[CGROUP_CPU]) {
 		snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64, quota_us, period_us);
-		r = write_file(dir, "cpu.max", text);
+		r = fd_put_text(dir, "cpu.max", text);
 	} else {
 		r = write_u64(dir, "cpu.cfs_quota_us", quota_us); /* of the kernel's own period, which is the same */
 	}
@@ -395,7 +386,7 @@ int cgroup_enter_v1(const struct cgroups *c, const char *id)
 
 	snprintf(file, sizeof(file), "%s/tasks", id);
 	for (int t = CGROUP_CPU; t < CGROUP_TREES; t++) {
-		int r = c->dir[t] < 0 ? 0 : write_file(c->dir[t], file, "0");
+		int r = c->dir[t] < 0 ? 0 : fd_put_text(c->dir[t], file, "0");
 
 		if (r < 0)
 			return r;
@@ -427,7 +418,7 @@ void cgroup_kill(const struct cgroups *c, const char *id)
 	char file[CGROUP_PATH_MAX];
 
 	snprintf(file, sizeof(file), "%s/cgroup.kill", id);
-	if (write_file(c->dir[CGROUP_V2], file, "1") == 0)
+	if (fd_put_text(c->dir[CGROUP_V2], file, "1") == 0)
 		return;
 	for (int t = 0; t < CGROUP_TREES; t++)
 		if (c->dir[t] >= 0)

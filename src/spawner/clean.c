@@ -108,9 +108,7 @@ static void set_session_nice(pid_t pid, const char *nice)
 	char path[40];
 
 	snprintf(path, sizeof(path), "/proc/%d/autogroup", (int)pid);
-	auto_fd fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0)
-		(void)!write(fd, nice, strlen(nice));
+	(void)!fd_put_text(AT_FDCWD, path, nice);
 }
 
 static int note_failure(const struct grave *g, int r)
@@ -120,8 +118,8 @@ static int note_failure(const struct grave *g, int r)
 	return r < 0;
 }
 
-/* The child. Trees take longest, and disturb least: none of the kernel's locks that a start or a command needs is held by one who
- * waits for a processor. Its exit status is the number of things that are still there, at most 255. */
+/* The child. Cgroups go first, at full share: whoever makes one needs the same locks of the kernel. Trees take longest, and disturb
+ * least. Its exit status is the number of things that are still there, at most 255. */
 static NORETURN void dig_all(struct spawner *sp)
 {
 	const struct host *h = &sp->host;

@@ -14,7 +14,7 @@
 #define QUIET_MS 5000
 #define PER_BOX_MS 1       /* as many do not come more often: a look at one costs a hundredth of that */
 #define HEAVY_PERCENT 90   /* of a processor, or of its quota if that is less, from one look to the next */
-#define BUSY_PERCENT 20    /* all together: with less there is none such */
+#define BUSY_PERCENT 20    /* all together: with less nobody is in the way */
 #define LIGHTER 10
 #define KEEP_MS 1000       /* after it was last seen: a quota is used up in the first half of its period, say */
 
@@ -23,9 +23,15 @@ static bool may_be_heavy(const struct box *b)
 	return b->state == BOX_READY && !b->spare && b->kind == PLAN_SANDBOX;
 }
 
+/* Without a limit: what the kernel begins with. */
+static uint64_t milli_of(const struct box *b)
+{
+	return b->cpu_milli ? b->cpu_milli : 1000;
+}
+
 static void weigh(struct box *b, bool light)
 {
-	const uint64_t milli = b->cpu_milli ? b->cpu_milli : 1000; /* what the kernel begins with */
+	uint64_t milli = milli_of(b);
 
 	if (cgroup_weigh(&b->sp->host.cg, b->name, light ? milli / LIGHTER : milli) == 0)
 		b->light = light;
@@ -34,9 +40,7 @@ static void weigh(struct box *b, bool light)
 /* us: since the last look, or the least time between two if that was longer ago. */
 static bool is_heavy(const struct box *b, uint64_t used_us, uint64_t us)
 {
-	uint64_t milli = b->cpu_milli ? MIN(b->cpu_milli, (uint64_t)1000) : 1000;
-
-	return used_us * 100 >= us * milli / 1000 * HEAVY_PERCENT;
+	return used_us * 100 >= us * MIN(milli_of(b), (uint64_t)1000) / 1000 * HEAVY_PERCENT;
 }
 
 static void look(struct box *b, uint64_t us, uint64_t now_ms)

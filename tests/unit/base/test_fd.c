@@ -111,6 +111,9 @@ Test(fd, a_number_of_the_kernels)
 	cr_assert_eq(fd_read_u64(AT_FDCWD, "/proc/version", &v), -EPROTO);
 	cr_assert_eq(fd_read_u64(AT_FDCWD, "/dev/null", &v), -EPROTO);
 	cr_assert_eq(fd_read_u64(-1, "pid_max", &v), -EBADF);
+	cr_assert_eq(fd_put_text(-1, "pid_max", "1"), -EBADF);
+	cr_assert_eq(fd_put_text(AT_FDCWD, "/nowhere/at/all", "1"), -ENOENT);
+	cr_assert_eq(fd_put_text(AT_FDCWD, "/dev/null", "1"), 0);
 }
 
 Test(fd, mkdirs)
