@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/notify.h"
+#include "base/slice.h"
 #include "base/str.h"
 #include "gateway/session.h"
 #include "http/tls.h"
@@ -303,6 +304,7 @@ static int daemon_open(struct daemon *d, struct err *err)
 {
 	int r = listeners_open_tls(d, err);
 
+	slice_set(0, SLICE_SHORT_NS);
 	r = r < 0 ? r : loop_new(&d->loop, err);
 	r = r < 0 ? r : watch_signals(d, err);
 	r = r < 0 ? r : link_new(&d->link, d->loop, d->launch->spawner_socket, err);
