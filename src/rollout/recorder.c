@@ -19,12 +19,14 @@ struct recorder {
 	struct recorder_settings settings;
 	struct recorder_stats stats;
 	struct list waiting; /* struct recorder_turn */
+	struct list holding; /* the same, of those that are not small: few */
 	struct loop_timer trim;
 };
 
 /* -- turns --------------------------------------------------------------------------------------------------------- */
 
-/* A client that announces much and sends it slowly holds up others that have much, but nobody who has little. */
+/* A client that announces much and sends it slowly takes up what it announced for as long as it likes: so no namespace has
+ * more than it leaves, and who has little never waits. */
 static bool is_small(const struct recorder *r, uint64_t bytes)
 {
 	return bytes <= r->settings.pending_bytes / SMALL_PART;
@@ -36,12 +38,40 @@ static bool fits(const struct recorder *r, uint64_t bytes)
 	       r->stats.pending_bytes + bytes <= r->settings.pending_bytes;
 }
 
+static bool has_its_share(struct recorder *r, const struct recorder_turn *t)
+{
+	uint64_t own = 0, all = 0;
+
+	list_foreach(&r->holding, struct recorder_turn, all, other) {
+		all += other->bytes;
+		own += other->ns == t->ns ? other->bytes : 0;
+	}
+	return own && !is_small(r, t->bytes) && all + t->bytes + own + t->bytes > r->settings.pending_bytes;
+}
+
+/* In order, but for those who wait for what their own namespace has. */
+static struct recorder_turn *next_turn(struct recorder *r)
+{
+	const struct recorder_turn *passed = NULL; /* many of one namespace may wait behind each other */
+
+	list_foreach(&r->waiting, struct recorder_turn, all, t) {
+		if (passed && passed->ns == t->ns && passed->bytes <= t->bytes)
+			continue;
+		if (!has_its_share(r, t))
+			return fits(r, t->bytes) ? t : NULL;
+		passed = t;
+	}
+	return NULL;
+}
+
 static void next_turns(struct recorder *r)
 {
 	struct recorder_turn *t;
 
-	while ((t = list_first(&r->waiting, struct recorder_turn, all)) && fits(r, t->bytes)) {
+	while ((t = next_turn(r))) {
 		list_remove(&t->all);
+		if (!is_small(r, t->bytes))
+			list_push_back(&r->holding, &t->all);
 		t->waiting = false;
 		r->stats.pending_bytes += t->bytes;
 		t->fn(t->arg);
@@ -53,9 +83,10 @@ static void on_turns(void *arg)
 	next_turns(arg);
 }
 
-void recorder_wait(struct recorder *r, struct recorder_turn *t, uint64_t bytes, loop_fn *fn, void *arg)
+void recorder_wait(struct recorder *r, struct recorder_turn *t, const struct store_namespace *ns, uint64_t bytes, loop_fn *fn,
+		   void *arg)
 {
-	*t = (struct recorder_turn){ .recorder = r, .bytes = bytes, .waiting = true, .fn = fn, .arg = arg };
+	*t = (struct recorder_turn){ .recorder = r, .ns = ns, .bytes = bytes, .waiting = true, .fn = fn, .arg = arg };
 	if (is_small(r, bytes))
 		list_push_front(&r->waiting, &t->all);
 	else
@@ -70,9 +101,8 @@ void recorder_leave(struct recorder_turn *t)
 	if (!r)
 		return;
 	t->recorder = NULL;
-	if (t->waiting)
-		list_remove(&t->all);
-	else
+	list_remove(&t->all);
+	if (!t->waiting)
 		r->stats.pending_bytes -= t->bytes;
 	t->waiting = false;
 	if (!list_empty(&r->waiting))
@@ -208,6 +238,7 @@ struct recorder *recorder_new(struct loop *l, struct store *store, const struct 
 	r->store = store;
 	r->settings = *s;
 	list_init(&r->waiting);
+	list_init(&r->holding);
 	loop_timer_init(&r->trim, l, on_trim, r);
 	loop_timer_start(&r->trim, TRIM_NEXT_MS);
 	return r;

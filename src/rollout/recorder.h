@@ -2,8 +2,8 @@
  * daemon; borrows the store. Loop thread only; bodies are parsed by workers.
  *
  * Bodies lie in memory until they are on disk, so together they have a limit. A request beyond it is not refused,
- * which would lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order; a
- * small one never waits. */
+ * which would lose its events (clients repeat a 5xx a few times and then drop them), but waits unread, in order, fair over
+ * namespaces; a small one never waits. */
 #pragma once
 
 #include "store/record.h"
@@ -22,14 +22,17 @@ struct recorder *recorder_free(struct recorder *r); /* NULL is allowed; returns 
 /* A request's share of the memory; embedded in whoever asks. Zeroed = has none. */
 struct recorder_turn {
 	struct recorder *recorder; /* NULL = has no share and does not wait */
+	const struct store_namespace *ns;
 	uint64_t bytes;
 	bool waiting;
 	loop_fn *fn;
 	void *arg;
 	struct list all;
 };
-/* fn runs from the loop when there is room; a body larger than all of it has its turn when nobody else has one. */
-void recorder_wait(struct recorder *r, struct recorder_turn *t, uint64_t bytes, loop_fn *fn, void *arg);
+/* fn runs from the loop when there is room; a body larger than all of it has its turn when nobody else has one. A namespace that
+ * has some already gets no more than it then leaves to others. */
+void recorder_wait(struct recorder *r, struct recorder_turn *t, const struct store_namespace *ns, uint64_t bytes, loop_fn *fn,
+		   void *arg);
 void recorder_leave(struct recorder_turn *t); /* gives the share back, or stops waiting; harmless to repeat */
 
 /* Parses body (malloc'ed; taken over) and writes its events for the namespace; done once they are on disk. Of err:

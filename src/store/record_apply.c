@@ -5,6 +5,7 @@
  * they were last written ("counted"), so that a difference is all that is added. */
 #include "store/internal.h"
 
+#include <float.h>
 #include <math.h>
 #include <openssl/sha.h>
 #include <string.h>
@@ -469,7 +470,7 @@ static void save_rollout(struct apply *a, const struct rollout *r)
 static void save_run(struct apply *a, const struct rollout *r)
 {
 	double before = isnan(r->counted_reward) ? 0 : r->counted_reward,
-	       after = isnan(r->max_reward) ? 0 : r->max_reward;
+	       after = isnan(r->max_reward) ? 0 : r->max_reward, more = after - before;
 	sqlite3_stmt *st = store_db_query(
 		&a->db, "UPDATE run SET num_messages = num_messages + ?, num_rewarded = num_rewarded + ?,"
 			" reward_sum = reward_sum + ?, updated_ms = ? WHERE id = ?");
@@ -478,7 +479,8 @@ static void save_run(struct apply *a, const struct rollout *r)
 		return;
 	sqlite3_bind_int64(st, 1, r->num_messages - r->counted_messages);
 	sqlite3_bind_int(st, 2, !isnan(r->max_reward) - !isnan(r->counted_reward));
-	sqlite3_bind_double(st, 3, after - before);
+	/* Finite, so that a sum which is infinite by now becomes no NaN: that is a NULL, which fails the whole transaction. */
+	sqlite3_bind_double(st, 3, MAX(-DBL_MAX, MIN(DBL_MAX, more)));
 	sqlite3_bind_int64(st, 4, a->now_ms);
 	sqlite3_bind_int64(st, 5, r->run);
 	store_db_run(&a->db, st);

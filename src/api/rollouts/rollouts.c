@@ -99,7 +99,7 @@ static void on_post(struct http_req *req, void *arg)
 	p->req = req;
 	p->ns = c->ns;
 	http_req_on_close(req, on_gone, p);
-	recorder_wait(a->recorder, &p->turn, length < 0 ? a->body_max_bytes : MIN((uint64_t)length, a->body_max_bytes),
+	recorder_wait(a->recorder, &p->turn, c->ns, length < 0 ? a->body_max_bytes : MIN((uint64_t)length, a->body_max_bytes),
 		      on_turn, p);
 }
 

@@ -261,6 +261,20 @@ Test(record, a_failed_write_records_nothing)
 	cr_assert_eq(post(NS, text).batch.recorded, 1);
 }
 
+/* The sum of a run is beyond what a number can hold, and then far below: no reason to refuse anybody's events. */
+Test(record, rewards_that_cannot_be_summed_up_stop_nobody)
+{
+	static const double rewards[] = { -1.7e308, -1.7e308, -1.7e308, 1.7e308 }; /* the last is the third rollout's, too */
+
+	for (int i = 0; i < (int)ARRAY_LEN(rewards); i++) {
+		auto_free char *r = xasprintf("r%d", MIN(i, 2)), *id = xasprintf("m%d", i);
+		auto_free char *first = rollout(r, "the run", 1), *text = message(r, id, i, rewards[i]);
+		post(NS, first);
+		post(NS, text);
+	}
+	post_rollout("another", "the run", 1);
+}
+
 Test(record, whoever_waits_when_the_store_closes_is_told)
 {
 	struct posted p[20];
