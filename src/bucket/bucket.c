@@ -23,7 +23,7 @@ struct buckets {
 	char *path;
 	int fd;
 	struct map *usage; /* struct usage by environment */
-	struct map *parts; /* claimed; values are not NULL and mean nothing */
+	struct map *parts; /* claimed: uint64_t *, the bytes that each had then */
 	struct loop_timer tidy;
 };
 
@@ -34,6 +34,7 @@ struct usage {
 	uint64_t counted_ms; /* 0 = never */
 	int64_t meanwhile;   /* settled while a count is under way: it may or may not have seen that */
 	uint64_t found;      /* the worker's */
+	struct map *parts;   /* the worker's: uint64_t * by the name of a part */
 	bool counting;
 	struct list waits;   /* struct wait: until the count is there */
 };
@@ -45,6 +46,24 @@ struct wait {
 	bucket_reserve_fn *done;
 	void *arg;
 };
+
+static struct map *numbers_free(struct map *m)
+{
+	struct map_iter it = { 0 };
+
+	while (m && map_next(m, &it))
+		free(it.value);
+	map_free(m);
+	return NULL;
+}
+
+static void number_put(void *map, const char *name, uint64_t n)
+{
+	uint64_t *value = NEW(uint64_t);
+
+	*value = n;
+	free(map_put(map, name, value));
+}
 
 /* -- what broken uploads left ------------------------------------------------------------------------------------- */
 
@@ -103,10 +122,11 @@ struct buckets *buckets_free(struct buckets *b)
 
 		list_foreach(&u->waits, struct wait, node, w)
 			free(w);
+		numbers_free(u->parts);
 		free(u);
 	}
 	map_free(b->usage);
-	map_free(b->parts);
+	numbers_free(b->parts);
 	fd_close(b->fd);
 	free(b->path);
 	free(b);
@@ -146,6 +166,7 @@ static void on_count(void *arg)
 
 	if (bucket_count(u->b->fd, u->env_id, "", &files, &u->found, NULL) < 0)
 		u->found = 0;
+	bucket_each_part(u->b->fd, u->env_id, number_put, u->parts);
 }
 
 static bool fits(const struct wait *w)
@@ -171,6 +192,20 @@ static void decide(struct wait *w)
 	free(w);
 }
 
+/* Of one that is written to, what is new is in a reservation. */
+static uint64_t count_parts(const struct usage *u)
+{
+	struct map_iter it = { 0 };
+	uint64_t bytes = 0;
+
+	while (map_next(u->parts, &it)) {
+		const uint64_t *claimed = map_get(u->b->parts, it.key);
+
+		bytes += claimed ? *claimed : *(const uint64_t *)it.value;
+	}
+	return bytes;
+}
+
 static void on_counted(void *arg)
 {
 	struct usage *u = arg;
@@ -179,7 +214,8 @@ static void on_counted(void *arg)
 	u->counting = false;
 	u->counted_ms = loop_now_ms(u->b->loop);
 	/* Counted twice at worst, which the next count puts right; never too little. */
-	u->bytes = u->found + (uint64_t)MAX(u->meanwhile, 0);
+	u->bytes = u->found + count_parts(u) + (uint64_t)MAX(u->meanwhile, 0);
+	u->parts = numbers_free(u->parts);
 	u->meanwhile = 0;
 	while (!list_empty(&u->waits)) {
 		struct wait *w = list_first(&u->waits, struct wait, node);
@@ -218,6 +254,7 @@ void buckets_reserve(struct buckets *b, const char *env_id, uint64_t quota, uint
 	if (u->counting)
 		return;
 	u->counting = true;
+	u->parts = map_new();
 	loop_work(b->loop, LOOP_LANE_ANY, on_count, on_counted, u);
 }
 
@@ -235,15 +272,15 @@ void buckets_settle(struct buckets *b, const char *env_id, uint64_t reserved, in
 
 /* -- parts -------------------------------------------------------------------------------------------------------- */
 
-bool buckets_claim(struct buckets *b, const char *part)
+bool buckets_claim(struct buckets *b, const char *part, uint64_t bytes)
 {
 	if (map_get(b->parts, part))
 		return false;
-	map_put(b->parts, part, b);
+	number_put(b->parts, part, bytes);
 	return true;
 }
 
 void buckets_release(struct buckets *b, const char *part)
 {
-	map_del(b->parts, part);
+	free(map_del(b->parts, part));
 }

@@ -1,9 +1,9 @@
 /* bucket/bucket.h: the buckets of this server: where they lie, and how full each is. One object per daemon, owned by it;
  * loop thread only. What touches files is in bucket/tree.h, for workers.
  *
- * How much a bucket holds is counted once, when it is first asked for, and kept up to date by what uploads and deletes say.
- * Instances write to their bucket without telling: so it is counted anew when the last count is older than
- * BUCKET_RECOUNT_MS, and, before anything is refused, when it is older than BUCKET_RECHECK_MS. */
+ * How much a bucket holds, the parts of its resumable uploads with it, is counted once, when it is first asked for, and kept up
+ * to date by what uploads and deletes say. Instances write to their bucket without telling: so it is counted anew when the last
+ * count is older than BUCKET_RECOUNT_MS, and, before anything is refused, when it is older than BUCKET_RECHECK_MS. */
 #pragma once
 
 #include "base/err.h"
@@ -28,6 +28,7 @@ void buckets_reserve(struct buckets *b, const char *env_id, uint64_t quota, uint
 /* Gives a reservation back (0 = there is none); the bucket holds `added` more, or less, bytes than before. */
 void buckets_settle(struct buckets *b, const char *env_id, uint64_t reserved, int64_t added);
 
-/* One writer for each part of a resumable upload. False = it has one. */
-bool buckets_claim(struct buckets *b, const char *part);
+/* One writer for each part of a resumable upload, which has so many bytes now; what is added to it is in the writer's
+ * reservation, until that is settled. False = it has one. */
+bool buckets_claim(struct buckets *b, const char *part, uint64_t bytes);
 void buckets_release(struct buckets *b, const char *part);

@@ -1,6 +1,7 @@
 /* bucket/private.h: shared by src/bucket only. */
 #pragma once
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "bucket/tree.h"
@@ -11,6 +12,10 @@ int beneath(int dir, const char *path, int flags, mode_t mode);
 int open_folder(int buckets, const char *env_id, const char *name);
 /* The same for reading it. */
 int open_listing(int buckets, const char *env_id, const char *name);
+
+/* What lies aside, but for names that begin with a dot. */
+typedef void aside_fn(void *arg, int dir, const char *name, const struct stat *st);
+void each_aside(int buckets, aside_fn *fn, void *arg);
 
 /* -- form.c -------------------------------------------------------------------------------------------------------- */
 /* A checked name as it lies in the bucket, where it does in another Unicode form; what is not there stays as it is. The caller

@@ -373,10 +373,10 @@ static bool is_stale(const char *name, int64_t age_ms)
 {
 	const int64_t hour_ms = 3600 * 1000;
 
-	return str_starts(name, "rm-") || age_ms > (str_starts(name, "part-") ? 24 * hour_ms : hour_ms);
+	return str_starts(name, "rm-") || age_ms > (str_starts(name, BUCKET_PART) ? 24 * hour_ms : hour_ms);
 }
 
-void bucket_tidy(int buckets, int64_t now_ms)
+void each_aside(int buckets, aside_fn *fn, void *arg)
 {
 	int fd = beneath(buckets, BUCKET_ASIDE, O_RDONLY | O_DIRECTORY, 0);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -388,8 +388,20 @@ void bucket_tidy(int buckets, int64_t now_ms)
 		return;
 	}
 	while ((e = readdir(d)))
-		if (e->d_name[0] != '.' && fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    is_stale(e->d_name, now_ms - written_ms(&st)))
-			(void)!rmtree(dirfd(d), e->d_name); /* next time, then */
+		if (e->d_name[0] != '.' && fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			fn(arg, dirfd(d), e->d_name, &st);
 	closedir(d);
+}
+
+static void tidy_one(void *arg, int dir, const char *name, const struct stat *st)
+{
+	const int64_t *now_ms = arg;
+
+	if (is_stale(name, *now_ms - written_ms(st)))
+		(void)!rmtree(dir, name); /* next time, then */
+}
+
+void bucket_tidy(int buckets, int64_t now_ms)
+{
+	each_aside(buckets, tidy_one, &now_ms);
 }

@@ -15,6 +15,7 @@
 
 #define BUCKET_NAME_MAX 1024   /* bytes of a whole name */
 #define BUCKET_ASIDE ".aside"
+#define BUCKET_PART "part-" /* begins the name of what came of a resumable upload; the environment's id follows, and a dash */
 
 /* "data/train/1.json": UTF-8 without control characters, components of 1..255 bytes, none of them "." or "..", no slash
  * at either end. -EINVAL names field, value and what was expected. Pure. */
@@ -53,6 +54,10 @@ MUST_CHECK int bucket_check_folder(int buckets, const char *env_id, const char *
 /* Files and their bytes below a folder (name "" = the bucket); what is named longer than BUCKET_NAME_MAX is left out. */
 MUST_CHECK int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *ret_files, uint64_t *ret_bytes,
 			    struct err *err);
+
+/* The parts of its resumable uploads, which lie aside. */
+typedef void bucket_part_fn(void *arg, const char *part, uint64_t bytes);
+void bucket_each_part(int buckets, const char *env_id, bucket_part_fn *fn, void *arg);
 
 /* One page of the files and folders whose names begin with prefix and go no deeper than the next slash after it, in the
  * order of their bytes, after the name `after` (NULL = from the start). Names that no client could write (not UTF-8) and

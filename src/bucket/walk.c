@@ -95,6 +95,27 @@ int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *re
 	return 0;
 }
 
+struct parts {
+	const char *begin;
+	bucket_part_fn *fn;
+	void *arg;
+};
+
+static void tell_part(void *arg, int dir UNUSED, const char *name, const struct stat *st)
+{
+	const struct parts *p = arg;
+
+	if (str_starts(name, p->begin))
+		p->fn(p->arg, name, (uint64_t)st->st_size);
+}
+
+void bucket_each_part(int buckets, const char *env_id, bucket_part_fn *fn, void *arg)
+{
+	auto_free char *begin = xasprintf(BUCKET_PART "%s-", env_id);
+
+	each_aside(buckets, tell_part, &(struct parts){ begin, fn, arg });
+}
+
 /* -- listing ----------------------------------------------------------------------------------------------------- */
 
 /* A folder may hold millions of names and a page a few hundred: the smallest ones that come next are kept, as a heap

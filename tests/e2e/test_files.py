@@ -219,6 +219,26 @@ def test_half_an_upload_is_never_seen(files):
     assert files.get("a")[2] == b"new"
 
 
+def test_an_upload_does_not_outlive_its_environment(files):
+    files.put("a")
+    url = urllib.parse.urlsplit(files.url("b"))
+    c = http.client.HTTPConnection(url.netloc, timeout=20)
+    c.putrequest("PUT", f"{url.path}?{url.query}")
+    c.putheader("Content-Type", "application/octet-stream")
+    c.putheader("Content-Length", "2000")
+    c.endheaders()
+    c.send(b"n" * 1000)
+    aside = f"{files.platform.data}/buckets/.aside"
+    wait_until(lambda: os.listdir(aside), what="the upload has begun")
+    assert files.platform.request("DELETE", f"/v1/environments/local/{files.name}")[0] == 200
+    assert not os.path.exists(files.path)
+    c.send(b"n" * 1000)
+    assert c.getresponse().status == 404
+    c.close()
+    assert not os.path.exists(files.path), "nothing would ever remove it"
+    wait_until(lambda: not os.listdir(aside), what="nothing aside")
+
+
 def test_resumable(files):
     """bytes A-B/TOTAL, 308 with what is here, and on after a broken connection, as with Google's resumable uploads."""
     data = os.urandom(1_000_000)
@@ -325,6 +345,22 @@ def test_quota_and_size(base_images):
         assert files.call("DELETE", "/a")[0] == 200
         files.put("c", b"x" * (600 << 10))
         assert os.listdir(f"{p.data}/buckets/.aside") == []
+
+
+def test_parts_count_for_the_quota(base_images):
+    with base_images.platform("buckets:\n  quota: 1MiB\n  file: 700KiB\n", images=False) as p:
+        files = Files(p)
+        aside = f"{p.data}/buckets/.aside"
+        part = lambda url, a, b, total="*": files.raw_put(url, b"x" * (b - a << 10), {  # noqa: E731
+            "Content-Range": f"bytes {a << 10}-{(b << 10) - 1}/{total}"})
+        urls = [files.url(f"f{i}") for i in range(8)]
+        assert [part(url, 0, 300)[0] for url in urls] == [308] * 3 + [413] * 5, "none of them is ever ended"
+        assert sum(os.path.getsize(os.path.join(aside, f)) for f in os.listdir(aside)) <= 1 << 20
+        assert part(urls[0], 300, 400, 400 << 10)[0] == 200, "what is here is not asked for again"
+        files.put("other", b"x" * (100 << 10), status=413)
+        files.put("small", b"x" * (10 << 10))
+        assert part(urls[1], 0, 1)[0] == 308, "begun anew, it gives the rest back"
+        files.put("other", b"x" * (250 << 10))
 
 
 # -- what instances and sandboxes see ------------------------------------------------------------------------------------------

@@ -37,11 +37,12 @@ struct put {
 	struct http_req *req; /* NULL = the client is gone */
 	struct store_environment *e;
 	char *name;
-	char aside[64];       /* below DATA/buckets/.aside */
+	char aside[96];       /* below DATA/buckets/.aside */
 	uint64_t max_bytes;
 	struct range range;
 	bool claimed;         /* the part is ours alone */
 	uint64_t reserved, size, old;
+	uint64_t here;        /* of a part, when this began: it counts, and room is asked for the rest only */
 	bool busy;            /* on_reserved() or on_placed() will come */
 	struct upload *upload;
 	struct err err;
@@ -52,6 +53,14 @@ static char *aside_path(const struct put *p)
 	return xasprintf("%s/" BUCKET_ASIDE "/%s", buckets_path(p->api->bucket.buckets), p->aside);
 }
 
+static uint64_t part_bytes(const struct put *p)
+{
+	auto_free char *path = aside_path(p);
+	struct stat st;
+
+	return lstat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
 /* What is aside and no part of a resumable upload is nobody's now; after it was placed there is none. */
 static void put_free(struct put *p)
 {
@@ -60,9 +69,10 @@ static void put_free(struct put *p)
 	upload_free(p->upload);
 	if (!p->range.given)
 		unlink(path);
+	buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved,
+		       p->claimed ? (int64_t)part_bytes(p) - (int64_t)p->here : 0);
 	if (p->claimed)
 		buckets_release(p->api->bucket.buckets, p->aside);
-	buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved, 0);
 	free(p->name);
 	free(p);
 }
@@ -130,8 +140,21 @@ static void on_placed(void *arg)
 		reply_done(p);
 }
 
+static int check_environment(const struct store_environment *e, struct err *err)
+{
+	return e && !e->removing ? 0 : err_set(err, -ENOENT, "the environment is gone");
+}
+
+/* Its environment may have been deleted while the bytes came: a file that got its place now would make the folder anew, and
+ * nothing would ever remove it. */
 static void place(struct put *p)
 {
+	struct err err;
+
+	if (check_environment(p->e, &err) < 0) {
+		api_reply_file_err(p->req, &err);
+		return;
+	}
 	p->busy = true;
 	loop_work(p->api->loop, LOOP_LANE_ANY, on_place, on_placed, p);
 }
@@ -182,7 +205,7 @@ static void on_received(void *arg, uint64_t size, const struct err *err)
 				 r->from, r->to);
 	} else if (r->given && (!r->total_known || r->to + 1 < r->total)) {
 		reply_incomplete(p, r->to + 1);
-	} else if (p->reserved >= p->size) {
+	} else if (p->reserved + p->here >= p->size) {
 		place(p);
 	} else {
 		p->busy = true;
@@ -312,13 +335,15 @@ static void begin(struct put *p, struct err *err)
 {
 	int64_t len = http_req_content_length(p->req);
 	char id[UUID_LEN];
-	uint64_t bytes = p->range.given ? (p->range.total_known ? p->range.total : p->range.to + 1) : len > 0 ? (uint64_t)len : 0;
+	uint64_t bytes = p->range.asks ? 0 : p->range.given ? (p->range.total_known ? p->range.total : p->range.to + 1) :
+			 len > 0 ? (uint64_t)len : 0;
 
 	if (p->range.given)
-		snprintf(p->aside, sizeof(p->aside), "part-%.40s", http_req_query(p->req, "signature"));
+		snprintf(p->aside, sizeof(p->aside), BUCKET_PART "%s-%.40s", p->e->id, http_req_query(p->req, "signature"));
 	else
 		snprintf(p->aside, sizeof(p->aside), "up-%s", random_uuid(id));
-	p->claimed = p->range.given && buckets_claim(p->api->bucket.buckets, p->aside);
+	p->here = p->range.given ? part_bytes(p) : 0;
+	p->claimed = p->range.given && buckets_claim(p->api->bucket.buckets, p->aside, p->here);
 	http_req_on_close(p->req, on_gone, p);
 	if (p->range.given && !p->claimed) {
 		err_set(err, -EBUSY, "another request is writing to this upload");
@@ -326,8 +351,8 @@ static void begin(struct put *p, struct err *err)
 		return;
 	}
 	p->busy = true;
-	p->reserved = bytes;
-	buckets_reserve(p->api->bucket.buckets, p->e->id, bucket_quota(&p->api->bucket, p->e), bytes, on_reserved, p);
+	p->reserved = bytes - MIN(bytes, p->here);
+	buckets_reserve(p->api->bucket.buckets, p->e->id, bucket_quota(&p->api->bucket, p->e), p->reserved, on_reserved, p);
 }
 
 void bucket_put_handler(struct http_req *req, void *arg)
@@ -341,8 +366,7 @@ void bucket_put_handler(struct http_req *req, void *arg)
 	struct err err;
 	int r = check_signature(a, req, name, &max, &err);
 
-	if (r == 0 && !e)
-		r = err_set(&err, -ENOENT, "the environment is gone");
+	r = r < 0 ? r : check_environment(e, &err);
 	r = r < 0 ? r : read_range(http_req_header(req, "Content-Range"), max, &range, &err);
 	r = r < 0 ? r : check_length(req, max, &err);
 	if (r < 0) {
