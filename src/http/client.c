@@ -52,7 +52,8 @@ struct http_client {
 	bool is_head;    /* the answer has no body whatever it says */
 	bool keep_alive; /* of the answer */
 	bool kick;       /* use_input() is on its way */
-	uint64_t write_ms, head_ms;
+	uint64_t write_ms;
+	uint64_t head_ms; /* since when a header section is under way; 0 = none of it came yet */
 	struct http_head_scan scan;
 	struct http_body body;
 };
@@ -310,6 +311,7 @@ int http_client_start(struct http_client *c, const char *method, const char *tar
 	c->finished = content_length == 0;
 	c->is_head = !strcmp(method, "HEAD");
 	c->got_bytes = c->paused = c->want_drain = false;
+	c->head_ms = 0;
 	c->scan = (struct http_head_scan){ 0 };
 	kick(c);
 	return 0;
@@ -384,7 +386,8 @@ static void end_exchange(struct http_client *c)
 /* Tells the caller about the header section; strings live in the block for the time of the call. */
 static void take_head(struct http_client *c, struct http_head *h)
 {
-	if (h->status < 200) {
+	if (h->status < 200) { /* the true one may take its time */
+		c->head_ms = c->rd_len ? loop_now_ms(c->loop) : 0;
 		if (h->status == 101)
 			fail_with(c, -EPROTO, "the answer switches protocols, which nobody asked for");
 		return;
@@ -505,7 +508,7 @@ static void read_some(struct http_client *c)
 			c->state = CLIENT_BROKEN;
 		return;
 	}
-	if (!c->got_bytes)
+	if (!c->head_ms)
 		c->head_ms = loop_now_ms(c->loop);
 	c->got_bytes = true;
 	if (c->in.len == 0)
@@ -522,7 +525,7 @@ static void update_timer(struct http_client *c)
 
 	if (c->out.len)
 		due = c->write_ms + c->limits.write_stall_ms;
-	if (c->state == CLIENT_HEAD && c->got_bytes)
+	if (c->state == CLIENT_HEAD && c->head_ms)
 		due = MIN(due, c->head_ms + c->limits.header_deadline_ms);
 	if (due == UINT64_MAX || (loop_timer_armed(&c->timer) && c->timer.due_ms <= due))
 		return;
@@ -536,7 +539,7 @@ static void on_timer(struct loop_timer *t UNUSED, void *arg)
 
 	if (c->out.len && now >= c->write_ms + c->limits.write_stall_ms)
 		fail_with(c, -ETIMEDOUT, "the server takes no bytes of the request");
-	else if (c->state == CLIENT_HEAD && c->got_bytes && now >= c->head_ms + c->limits.header_deadline_ms)
+	else if (c->state == CLIENT_HEAD && c->head_ms && now >= c->head_ms + c->limits.header_deadline_ms)
 		fail_with(c, -ETIMEDOUT, "the header section of the answer did not arrive in time");
 	else
 		update_timer(c);

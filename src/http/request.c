@@ -200,6 +200,8 @@ void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg)
 void http_req_watch_peer(struct http_req *r)
 {
 	r->ends_on_rdhup = true;
+	if (r->conn->eof) /* no event tells of it once more */
+		conn_mark_dirty(r->conn);
 }
 
 void req_on_private_close(struct http_req *r, http_close_fn *fn, void *arg)

@@ -170,6 +170,27 @@ Test(http_client, interim_answers_are_dropped)
 	cr_assert(reusable);
 }
 
+/* The deadline is for a header section that has begun: after an interim answer the server may think as long as before it. */
+Test(http_client, an_interim_answer_begins_no_deadline)
+{
+	static const char begun[] = "HTTP/1.1 200 OK\r\n";
+	struct err err = ERR_INIT;
+	int p[2];
+
+	http_limits_default(&limits);
+	limits.header_deadline_ms = 100;
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p), 0);
+	peer = p[1];
+	cr_assert_eq(http_client_new(&client, loop, p[0], &limits, &err), 0);
+	answer("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
+	run_for(300);
+	cr_assert_eq(errors, 0, "%s", error.msg);
+	cr_assert_eq(write(peer, begun, strlen(begun)), (ssize_t)strlen(begun));
+	run_for(300);
+	cr_assert_eq(errors, 1, "this one has begun");
+	cr_assert(got_bytes);
+}
+
 Test(http_client, bodies_until_the_end_of_the_stream)
 {
 	connect_peer();
