@@ -24,7 +24,7 @@ enum state {
 	RUNNING,   /* its job runs */
 	STOPPING,  /* its job was told to end; job_done follows */
 	CLEANING,  /* a job clears what the killed one left in its store */
-	FINISHING, /* nothing runs; done is about to be called */
+	FINISHING, /* nothing runs but, perhaps, the removal of its image; done is about to be called */
 };
 
 struct builds {
@@ -54,6 +54,7 @@ struct build {
 	bool log_cut;
 	char *last[LAST_LINES]; /* ring of the newest lines */
 	size_t n_last;
+	bool dropped;   /* drop_image() was asked already */
 	struct err err; /* code 0 = success so far */
 };
 
@@ -205,12 +206,32 @@ static void add_last_lines(struct build *x)
 		err_set(&x->err, -EINVAL, "%.400s; its last lines:%s", step, b.data);
 }
 
+static void finish(void *arg);
+
+static void on_dropped(void *arg, const struct err *err UNUSED)
+{
+	finish(arg);
+}
+
+/* One that was ended in its last moments, or whose job failed then, may have left its image: no deployment names it, so it would
+ * stay for ever. Before the next build of this environment begins, which may be of the same name. True: on_dropped() follows. */
+static bool drop_image(struct build *x)
+{
+	if (!x->err.code || x->dropped || !images_has(x->owner->images, x->image))
+		return false;
+	x->dropped = true;
+	images_remove(x->owner->images, x->image, on_dropped, x);
+	return true;
+}
+
 static void finish(void *arg)
 {
 	struct build *x = arg;
 	struct builds *b = x->owner;
 	struct image *img = NULL;
 
+	if (b && drop_image(x))
+		return;
 	if (b) {
 		list_remove(&x->in_builds);
 		if (!x->err.code)
@@ -437,9 +458,12 @@ int builds_start(struct builds *b, const struct build_spec *spec, build_line_fn 
 
 void build_cancel(struct build *x)
 {
-	if (x->state == STOPPING || x->state == CLEANING || x->state == FINISHING)
+	if (x->state == STOPPING || x->state == CLEANING)
 		return;
-	err_set(&x->err, -ECANCELED, "the build was cancelled");
+	if (x->state != FINISHING || !x->err.code)
+		err_set(&x->err, -ECANCELED, "the build was cancelled");
+	if (x->state == FINISHING)
+		return;
 	if (x->state == RUNNING)
 		stop_job(x);
 	else

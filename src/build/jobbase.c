@@ -166,7 +166,16 @@ int job_import(struct job *j, const char *path, const char *ref, struct err *err
 }
 
 /* -- remove ----------------------------------------------------------------------------------------------------- */
-/* Layers below another image may not go. The same image under a second name is no reason: only the name goes then. */
+/* Another base that has the same top layer, the same image under a second name or one of other settings: the tool itself keeps
+ * the layers for it. Not for an image of an environment, whose store the tool does not look into. */
+static bool is_beside(const struct image *o, const struct image *gone)
+{
+	auto_free char *dir = NULL;
+
+	return !image_name_env_dir(o->name, &dir) && str_eq(o->layers[0], gone->layers[0]);
+}
+
+/* Layers below another image may not go. */
 static int refuse_shared(struct job *j, const struct image *gone, struct err *err)
 {
 	struct image **list = NULL;
@@ -175,7 +184,7 @@ static int refuse_shared(struct job *j, const struct image *gone, struct err *er
 	int r = image_record_list(j->data, &list, &n, err);
 	for (size_t k = 0; r == 0 && k < n; k++) {
 		const struct image *o = list[k];
-		if (str_eq(o->name, gone->name) || str_eq(o->digest, gone->digest))
+		if (str_eq(o->name, gone->name) || is_beside(o, gone))
 			continue;
 		for (size_t l = 0; r == 0 && l < o->n_layers; l++)
 			if (str_eq(o->layers[l], gone->layers[0]))

@@ -245,6 +245,14 @@ static bool has_image(const struct env *v, const struct store_deployment *d)
 	return *d->image && v->removing != d;
 }
 
+/* An operator may have removed it by hand, which no record of a deployment tells. */
+static bool is_here(const struct env *v, const struct store_deployment *d)
+{
+	struct images *images = v->envs->settings.images;
+
+	return !images || images_has(images, d->image);
+}
+
 /* Whether it can be built again. */
 static bool has_source(const struct env *v, const struct store_deployment *d)
 {
@@ -282,13 +290,15 @@ int envs_rollback(struct envs *e, struct store_environment *env, struct store_de
 	if (!store_deployment_may_move(to->state, STORE_DEPLOYMENT_DEPLOYING))
 		return err_set(err, -EALREADY, "the deployment is %s: expected one that is draining, stopped or failed",
 			       store_deployment_state_name(to->state));
-	if (!has_image(v, to) && has_source(v, to)) {
+	bool here = has_image(v, to) && is_here(v, to);
+	if (!here && has_source(v, to)) {
+		store_set_str(&to->image, "");
 		store_set_str(&to->reason, "");
 		deployment_move(e, to, STORE_DEPLOYMENT_QUEUED, NULL);
 		*ret = to;
 		return envs_deploy(e, to, err);
 	}
-	if (!has_image(v, to))
+	if (!here)
 		return err_set(err, -ENOENT, "the image of deployment %s was removed: the newest %llu of an environment are kept (keep_images)",
 			       to->id, (unsigned long long)envset_number_or(env, ENVSET_KEEP_IMAGES, e->settings.keep_images));
 	store_set_str(&to->reason, "");

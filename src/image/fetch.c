@@ -1,5 +1,5 @@
-/* Jobs that bring an image here: pull, bootstrap, import. One job per kind and name serves every caller that asks while
- * it runs; each caller is a waiter. A waiter whose image is here already waits for the loop's next turn only. */
+/* Jobs that bring an image here: pull, bootstrap, import. One job per kind, name and archive serves every caller that asks
+ * while it runs; each caller is a waiter. A waiter whose image is here already waits for the loop's next turn only. */
 #include <errno.h>
 #include <string.h>
 
@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "image/private.h"
+#include "image/record.h"
 
 struct waiter {
 	struct list in_fetch;
@@ -24,7 +25,9 @@ struct fetch {
 	struct images *images; /* NULL = the owner is gone: only free it */
 	const char *kind;      /* of the job: "pull", "bootstrap", "import" */
 	char *name;            /* normalised, aliases followed */
+	char *path;            /* of the archive; NULL = the kind has none */
 	uint64_t job;
+	bool started;          /* it waits for a removal of the image otherwise */
 	struct list waiters;
 	struct loop_timer limit;
 	struct err err; /* why the job could not start */
@@ -97,6 +100,7 @@ static void fetch_free(struct fetch *f)
 {
 	loop_timer_stop(&f->limit);
 	free(f->name);
+	free(f->path);
 	free(f);
 }
 
@@ -123,7 +127,10 @@ static void on_limit(struct loop_timer *t UNUSED, void *arg)
 	struct fetch *f = arg;
 
 	err_set(&f->late, -ETIME, "it took longer than %llu s", (unsigned long long)f->images->limit_ms / 1000);
-	f->images->jobs->cancel(f->images->jobs, f->job);
+	if (f->started)
+		f->images->jobs->cancel(f->images->jobs, f->job);
+	else
+		fetch_done(f, -1, NULL);
 }
 
 static void fetch_failed(void *arg)
@@ -133,10 +140,11 @@ static void fetch_failed(void *arg)
 	fetch_done(f, -1, &f->err);
 }
 
-static struct fetch *fetch_find(struct images *s, const char *kind, const char *name)
+/* Another archive under the same name is another image: who brings that one must not be answered with this one. */
+static struct fetch *fetch_find(struct images *s, const char *kind, const char *name, const char *path)
 {
 	list_foreach(&s->fetches, struct fetch, in_images, f)
-		if (str_eq(f->kind, kind) && str_eq(f->name, name))
+		if (str_eq(f->kind, kind) && str_eq(f->name, name) && (f->path == path || str_eq(f->path, path)))
 			return f;
 	return NULL;
 }
@@ -149,23 +157,51 @@ bool images_is_fetched(struct images *s, const char *name)
 	return false;
 }
 
+static void fetch_start(struct fetch *f)
+{
+	const char *argv[] = { f->path ? f->path : f->name, f->path ? f->name : NULL, NULL };
+	struct images *s = f->images;
+
+	f->started = true;
+	if (s->jobs->start(s->jobs, f->kind, argv, -1, fetch_line, fetch_done, f, &f->job, &f->err) == 0)
+		return;
+	loop_timer_stop(&f->limit);
+	loop_defer(s->loop, fetch_failed, f);
+}
+
+/* A removal that could not be done leaves the image: nothing is to be pulled then. */
+void images_go_on(struct images *s, const char *name)
+{
+	list_foreach(&s->fetches, struct fetch, in_images, f) {
+		AUTO(image_freep) struct image *here = NULL;
+
+		if (f->started || !str_eq(f->name, name) || images_is_going(s, name))
+			continue;
+		if (!f->path && images_load(s, name, &here, NULL) == 0)
+			fetch_done(f, 0, NULL);
+		else
+			fetch_start(f);
+	}
+}
+
+/* The jobs of one store wait for each other in no order: a removal that comes after the pull would leave nothing of it. */
 static void fetch_join(struct images *s, const char *kind, const char *name, const char *path, struct waiter *w)
 {
-	const char *argv[] = { path ? path : name, path ? name : NULL, NULL };
-	struct fetch *f = fetch_find(s, kind, name);
+	struct fetch *f = fetch_find(s, kind, name, path);
 
 	if (!f) {
 		f = NEW(struct fetch);
 		f->images = s;
 		f->kind = kind;
 		f->name = xstrdup(name);
+		f->path = path ? xstrdup(path) : NULL;
 		list_init(&f->waiters);
 		list_push_back(&s->fetches, &f->in_images);
 		loop_timer_init(&f->limit, s->loop, on_limit, f);
-		if (s->jobs->start(s->jobs, kind, argv, -1, fetch_line, fetch_done, f, &f->job, &f->err) < 0)
-			loop_defer(s->loop, fetch_failed, f);
-		else if (s->limit_ms)
+		if (s->limit_ms)
 			loop_timer_start(&f->limit, s->limit_ms);
+		if (!images_is_going(s, name))
+			fetch_start(f);
 	}
 	list_push_back(&f->waiters, &w->in_fetch);
 }
@@ -180,7 +216,9 @@ void images_cancel_fetches(struct images *s)
 		f->images = NULL;
 		loop_timer_stop(&f->limit);
 		list_remove(&f->in_images);
-		if (!f->err.code)
+		if (!f->started)
+			fetch_free(f);
+		else if (!f->err.code)
 			s->jobs->cancel(s->jobs, f->job);
 	}
 }

@@ -120,11 +120,9 @@ bool images_is_busy(struct images *s, const char *name)
 	return c && cached_busy(c);
 }
 
-static bool is_going(const struct images *s, const char *name);
-
 bool images_is_moving(struct images *s, const char *name)
 {
-	return is_going(s, name) || images_is_fetched(s, name);
+	return images_is_going(s, name) || images_is_fetched(s, name);
 }
 
 int images_load(struct images *s, const char *name, struct image **ret, struct err *err)
@@ -133,7 +131,7 @@ int images_load(struct images *s, const char *name, struct image **ret, struct e
 	struct cached *c = map_get(s->cache, name);
 	struct stat st;
 
-	if (is_going(s, name))
+	if (images_is_going(s, name))
 		return err_set(err, -ENOENT, "image %s is being removed", name);
 	if (stat(path, &st) < 0) {
 		if (errno != ENOENT)
@@ -194,6 +192,13 @@ int images_find(struct images *s, const char *ref, struct image **ret, struct er
 	return r;
 }
 
+bool images_has(struct images *s, const char *ref)
+{
+	AUTO(image_freep) struct image *img = NULL;
+
+	return images_find(s, ref, &img, NULL) == 0;
+}
+
 int64_t images_used_ms(struct images *s, const char *name, bool *ret_busy)
 {
 	bool busy = images_is_busy(s, name);
@@ -228,7 +233,7 @@ struct removal {
 };
 
 /* From here on nobody may begin to use it. */
-static bool is_going(const struct images *s, const char *name)
+bool images_is_going(const struct images *s, const char *name)
 {
 	list_foreach((struct list *)&s->removals, struct removal, in_images, x)
 		if (x->running && str_eq(x->name, name))
@@ -246,6 +251,8 @@ static void removal_finish(void *arg)
 			images_forget(x->images, x->name);
 			uses_forget(x->images->uses, x->name);
 		}
+		if (x->running)
+			images_go_on(x->images, x->name);
 		x->done(x->arg, x->err.code ? &x->err : NULL);
 	}
 	free(x->name);
@@ -262,6 +269,31 @@ static void removal_done(void *arg, int status, const struct err *err)
 	removal_finish(x);
 }
 
+static bool has_layer(const struct image *i, const char *layer)
+{
+	for (size_t k = 0; k < i->n_layers; k++)
+		if (str_eq(i->layers[k], layer))
+			return true;
+	return false;
+}
+
+/* One that was replaced has no name and no record any more, and the tool removes such a one with its last child. */
+static bool is_below_old(const struct images *s, const struct image *i)
+{
+	struct map_iter it = { 0 };
+
+	while (map_next(s->cache, &it)) {
+		struct cached *c = it.value;
+
+		drop_unused(c);
+		for (size_t n = 0; n < c->n_old; n++)
+			for (size_t k = 0; k < i->n_layers; k++)
+				if (has_layer(c->old[n], i->layers[k]))
+					return true;
+	}
+	return false;
+}
+
 static int removal_start(struct removal *x)
 {
 	struct images *s = x->images;
@@ -272,8 +304,9 @@ static int removal_start(struct removal *x)
 	if (r < 0)
 		return r;
 	struct cached *c = map_get(s->cache, x->name);
+	bool below = is_below_old(s, i);
 	i = image_unref(i);
-	if (cached_busy(c))
+	if (below || cached_busy(c))
 		return err_set(&x->err, -EBUSY, "image %s is used by a sandbox or an instance", x->name);
 	argv[0] = x->name;
 	x->running = true;

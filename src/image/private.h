@@ -38,6 +38,8 @@ MUST_CHECK int images_load(struct images *s, const char *name, struct image **re
 MUST_CHECK int images_resolve(struct images *s, const char *ref, char **ret, struct err *err);
 bool images_is_busy(struct images *s, const char *name);   /* something runs from it, or from an older one of this name */
 bool images_is_moving(struct images *s, const char *name); /* it is being brought or removed */
+bool images_is_going(const struct images *s, const char *name); /* it is being removed */
+void images_go_on(struct images *s, const char *name); /* a removal is over: who waited for it to bring the image begins */
 void images_cancel_fetches(struct images *s); /* waiters are forgotten without a call */
 bool images_is_fetched(struct images *s, const char *name);
 void images_on_look(struct loop_timer *t, void *arg);

@@ -223,6 +223,19 @@ def test_a_rollback_loses_no_session(platform):
     revision_of(old), revision_of(new)
 
 
+def test_a_rollback_to_one_whose_image_was_removed_by_hand_builds_it(platform):
+    name = deploy_tiny(platform, "back-by-hand", revision="one")
+    first = deployments(platform, name)[0]
+    deploy_tiny(platform, name, revision="two")
+    wait_until(lambda: moves(platform, first)[-1] == "stopped", what="the end of the old one")
+    wait_until(lambda: platform.cli("image", "rm", first["image"]).returncode == 0, what="its image is not in use")
+    done = platform.cli("rollback", name, first["id"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert moves(platform, first)[-5:] == ["stopped", "queued", "building", "deploying", "ready"]
+    assert whole(platform, first)["image"] == first["image"]
+    assert TinySession(platform, name).id
+
+
 def test_a_restart_in_the_middle_of_a_build(base_images):
     with base_images.platform() as platform:
         name = deploy_tiny(platform, "again", revision="one")

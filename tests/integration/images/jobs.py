@@ -131,7 +131,7 @@ def special(name, kind):
     return info
 
 
-def docker_archive(path, repo_tag):
+def docker_archive(path, repo_tag, env="A=b"):
     """What `docker save` writes, with one tiny layer."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
@@ -140,7 +140,7 @@ def docker_archive(path, repo_tag):
         tar.addfile(info, io.BytesIO(b"hi\n"))
     layer = layer.getvalue()
     diff = "sha256:" + hashlib.sha256(layer).hexdigest()
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Env": ["A=b"], "Cmd": ["/x"]},
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Env": [env], "Cmd": ["/x"]},
                          "rootfs": {"type": "layers", "diff_ids": [diff]}}).encode()
     manifest = json.dumps([{"Config": "c.json", "RepoTags": [repo_tag], "Layers": ["l.tar"]}]).encode()
     with tarfile.open(path, "w") as tar:

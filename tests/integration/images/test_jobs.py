@@ -297,6 +297,38 @@ def test_import_and_remove(data, tmp_path):
     assert r.status == 1 and "is not here" in r.last
 
 
+def test_images_of_the_same_layers_do_not_hold_each_other(data, tmp_path):
+    for name, env in (("same:1", "A=1"), ("same:2", "A=2")):
+        docker_archive(tmp_path / "x.tar", name, env)
+        r = data.job("import", str(tmp_path / "x.tar"), name)
+        assert r.status == 0, r
+    first, second = (data.record(f"docker.io/library/same:{n}") for n in (1, 2))
+    assert first["layers"] == second["layers"] and first["digest"] != second["digest"]
+    layer = os.path.join(data.images, first["layers"][0])
+    r = data.job("remove", "same:1")
+    assert r.status == 0, r
+    assert os.listdir(layer) == ["hello.txt"]
+    r = data.job("remove", "same:2")
+    assert r.status == 0, r
+    assert not os.path.exists(layer)
+
+
+def test_a_build_that_adds_nothing_holds_its_base(data, tmp_path):
+    docker_archive(tmp_path / "x.tar", "bare:1", "A=bare")
+    r = data.job("import", str(tmp_path / "x.tar"), "bare:1")
+    assert r.status == 0, r
+    r = data.build("onbare", "FROM bare:1\n")
+    assert r.status == 0, r
+    layer = os.path.join(data.images, data.record(IMAGE + "onbare")["layers"][0])
+    r = data.job("remove", "bare:1")
+    assert r.status == 1 and "remove that one first" in r.last, r
+    assert os.path.exists(layer)
+    for name in (IMAGE + "onbare", "bare:1"):
+        r = data.job("remove", name)
+        assert r.status == 0, r
+    assert not os.path.exists(layer)
+
+
 def test_import_of_something_else(data, tmp_path):
     (tmp_path / "f").write_text("nothing")
     r = data.job("import", str(tmp_path / "f"), "f:1")

@@ -236,6 +236,47 @@ Test(builds, cancel_kills_then_cleans)
 	cr_assert_eq(a.err.code, -ECANCELED);
 }
 
+/* Its job had made the image, and was about to end. */
+Test(builds, an_image_of_a_build_that_was_cancelled_is_removed_before_the_next)
+{
+	struct answer a = { 0 }, b = { 0 };
+	struct build *x = start("d1", "e1", &a);
+
+	start("d2", "e1", &b);
+	run_for(5);
+	put_record("localhost/env/alice/e1:d1");
+	build_cancel(x);
+	jobs[0].done(jobs[0].arg, 9, NULL);
+	cr_assert_str_eq(jobs[1].kind, "clean");
+	jobs[1].done(jobs[1].arg, 0, NULL);
+	run_for(5);
+	cr_assert_eq(n_jobs, 3);
+	cr_assert_str_eq(jobs[2].kind, "remove");
+	cr_assert_str_eq(jobs[2].deployment, "localhost/env/alice/e1:d1");
+	cr_assert_eq(a.calls, 0);
+	jobs[2].done(jobs[2].arg, 1, NULL);
+	cr_assert_eq(a.calls, 1, "whether it could be removed or not");
+	cr_assert_eq(a.err.code, -ECANCELED);
+	cr_assert_str_eq(jobs[3].deployment, "d2");
+}
+
+Test(builds, one_that_is_cancelled_in_its_last_moment_is_not_told_as_done)
+{
+	struct answer a = { 0 };
+	struct build *x = start("d1", "e1", &a);
+
+	run_for(5);
+	put_record("localhost/env/alice/e1:d1");
+	jobs[0].done(jobs[0].arg, 0, NULL);
+	build_cancel(x);
+	run_for(5);
+	cr_assert_str_eq(jobs[1].kind, "remove");
+	jobs[1].done(jobs[1].arg, 0, NULL);
+	cr_assert_eq(a.calls, 1);
+	cr_assert_null(a.image);
+	cr_assert_eq(a.err.code, -ECANCELED);
+}
+
 Test(builds, the_time_limit_ends_it)
 {
 	struct answer a = { 0 };

@@ -134,3 +134,36 @@ Test(choose, a_record_without_sizes_of_layers_counts_to_its_top)
 	cr_assert_eq(choose(50), 1);
 	cr_assert_eq(c->frees_bytes, 77);
 }
+
+/* As settings added to another image: neither lies on the other, so neither waits for the other. */
+Test(choose, images_of_the_same_layers_do_not_hold_each_other)
+{
+	put("1", "ab", 2);
+	put("2", "ab", 1);
+	cr_assert_eq(choose(29), 2);
+	cr_assert_eq(x.order[0], 1);
+	cr_assert_eq(x.list[1].frees_bytes, 0, "the other has them still");
+	cr_assert_eq(x.list[0].frees_bytes, 30);
+	x.list[0].kept = true;
+	cr_assert_eq(choose(29), 1);
+	cr_assert_eq(x.left, 30);
+}
+
+/* FROM alone: the same digest and the same layers, and yet a store of its own that the layers are not in. */
+Test(choose, a_build_that_adds_nothing_goes_before_its_base)
+{
+	struct choice *base = put("1", "a", 1), *build = put("1", "a", 2);
+
+	x.images[0].name = (char *)(uintptr_t) "docker.io/library/x:1";
+	x.images[1].name = (char *)(uintptr_t) "localhost/env/me/x:1";
+	x.layers[0][0] = x.layers[1][0] = (char *)(uintptr_t) "bases/store/overlay/a/diff";
+	cr_assert_eq(choose(0), 2);
+	cr_assert_eq(x.order[0], 1, "its base was used longer ago, and waits");
+	cr_assert_eq(base->frees_bytes, 10);
+	build->kept = true;
+	cr_assert_eq(choose(0), 0);
+	build->kept = false;
+	base->kept = true;
+	cr_assert_eq(choose(0), 1);
+	cr_assert_eq(x.order[0], 1);
+}

@@ -277,6 +277,24 @@ Test(images, bootstrap_is_cached_and_import_needs_a_path)
 	cr_assert_str_eq(fake.args[1], "docker.io/library/x:1");
 }
 
+/* The second archive would be forgotten, and its sender told that it is here. */
+Test(images, another_archive_under_the_same_name_is_another_import)
+{
+	struct answer a = { 0 };
+
+	images_import(images, "/a.tar", "x:1", NULL, on_image, &a);
+	images_import(images, "/a.tar", "x:1", NULL, on_image, &a);
+	cr_assert_eq(fake.started, 1);
+	images_import(images, "/b.tar", "x:1", NULL, on_image, &a);
+	cr_assert_eq(fake.started, 2);
+	cr_assert_str_eq(fake.args[0], "/b.tar");
+	put_record("docker.io/library/x:1", "sha256:2");
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(a.calls, 1, "those of the other archive wait for it");
+	image_unref(a.image);
+	images_free(images);
+}
+
 Test(images, what_is_used_is_not_removed)
 {
 	struct answer a = { 0 };
@@ -306,6 +324,30 @@ Test(images, what_is_used_is_not_removed)
 	images_free(images);
 }
 
+/* The store's tool takes images without a name away together with the last that lies on them. */
+Test(images, what_lies_on_one_that_was_replaced_stays_while_that_is_used)
+{
+	struct answer a = { 0 };
+	struct image *i = NULL;
+
+	put_layer("docker.io/library/x:1", "sha256:1", "bases/store/overlay/a/diff", 1);
+	cr_assert_eq(images_find(images, "x:1", &i, NULL), 0);
+	put_layer("docker.io/library/x:1", "sha256:22", "bases/store/overlay/b/diff", 1);
+	put_layer("docker.io/library/y:1", "sha256:3", "bases/store/overlay/a/diff", 1);
+	struct image *newer = NULL;
+	cr_assert_eq(images_find(images, "x:1", &newer, NULL), 0);
+	image_unref(newer);
+	images_remove(images, "y:1", on_done, &a);
+	turn();
+	cr_assert_eq(a.err.code, -EBUSY);
+	cr_assert_eq(fake.started, 0);
+	image_unref(i);
+	images_remove(images, "y:1", on_done, &a);
+	cr_assert_eq(fake.started, 1);
+	fake.done(fake.arg, 0, NULL);
+	images_free(images);
+}
+
 Test(images, the_end_cancels_and_calls_nobody)
 {
 	struct answer a = { 0 };
@@ -332,6 +374,50 @@ Test(images, what_is_being_removed_is_not_here)
 	cr_assert_eq(a.calls, 1);
 	cr_assert_eq(images_find(images, "x:1", &i, &err), 0, "it is here again");
 	image_unref(i);
+}
+
+/* Both jobs would wait for the same lock, and the removal might get it second. */
+Test(images, a_pull_waits_for_the_removal_of_the_image)
+{
+	struct answer gone = { 0 }, a[2] = { 0 };
+	struct err err = ERR_INIT;
+
+	put_record(PYTHON, "sha256:1");
+	images_remove(images, PYTHON, on_done, &gone);
+	images_prepare(images, PYTHON, NULL, on_image, &a[0]);
+	images_prepare(images, PYTHON, NULL, on_image, &a[1]);
+	turn();
+	cr_assert_eq(fake.started, 1);
+	auto_free char *path = image_record_path(dir, PYTHON);
+	cr_assert_eq(unlink(path), 0);
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(gone.calls, 1);
+	cr_assert_eq(fake.started, 2);
+	cr_assert_str_eq(fake.kind, "pull");
+	put_record(PYTHON, "sha256:1");
+	fake.done(fake.arg, 0, NULL);
+	cr_assert(a[0].image && a[1].image, "%s", a[0].err.msg);
+	image_unref(a[0].image);
+	image_unref(a[1].image);
+
+	images_remove(images, PYTHON, on_done, &gone);
+	images_prepare(images, PYTHON, NULL, on_image, &a[0]);
+	err_set(&err, -EBUSY, "a build runs");
+	fake.done(fake.arg, 1, &err);
+	cr_assert_eq(fake.started, 3, "it stays: there is nothing to pull");
+	cr_assert_eq(a[0].calls, 2);
+	image_unref(a[0].image);
+
+	images_time_limit(images, 1);
+	images_remove(images, PYTHON, on_done, &gone);
+	images_prepare(images, PYTHON, NULL, on_image, &a[0]);
+	while (a[0].calls < 3)
+		turn();
+	cr_assert(strstr(a[0].err.msg, "it took longer"), "%s", a[0].err.msg);
+	images_prepare(images, PYTHON, NULL, on_image, &a[0]);
+	images_free(images);
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(a[0].calls, 3);
 }
 
 /* -- garbage collection ------------------------------------------------------------------------------------------ */
