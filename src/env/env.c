@@ -279,11 +279,23 @@ static bool add_waiting(void *arg, struct store_environment *record)
 	return true;
 }
 
+static bool add_queued(void *arg, struct store_environment *record)
+{
+	const struct env *v = record->user;
+	size_t *n = arg;
+	if (!v)
+		return true;
+	*n += v->places.len;
+	list_foreach((struct list *)&v->waits, struct env_wait, node, w)
+		*n += *w->rq.key != '\0';
+	return true;
+}
+
 size_t envs_waiting(const struct envs *e)
 {
-	struct env_counts c = { 0 };
-	store_environments(e->store, add_waiting, &c);
-	return c.waiting + c.visiting;
+	size_t n = 0;
+	store_environments(e->store, add_queued, &n);
+	return n;
 }
 
 size_t envs_waiting_of(const struct envs *e, const char *key)

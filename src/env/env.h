@@ -115,9 +115,10 @@ void env_acquire_unvisit(struct env_wait *w); /* before done: the use of rq.visi
 bool env_wait_for_room(const struct env_wait *w);
 /* Whether env_acquire() would have to wait now. */
 bool env_would_wait(struct envs *e, struct store_environment *env, enum env_want want);
-/* How many wait, in all environments: the length that a queue's bound is about. */
+/* How many wait, in all environments, those that wait for an instance of their own included: the length that a queue's bound is
+ * about. Who has no key, and asks only what an environment lists, is in nobody's way. */
 size_t envs_waiting(const struct envs *e);
-/* Of one key, those that wait for an instance of their own included. */
+/* Of one key. */
 size_t envs_waiting_of(const struct envs *e, const char *key);
 void instance_hold(struct instance *i);      /* another use */
 void instance_enter(struct instance *i);     /* a place that a former daemon gave; instance_leave() gives it back */

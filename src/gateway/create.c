@@ -227,17 +227,20 @@ static void resume_session(struct create *c, struct http_req *req, const char *s
 	const struct ended *e = ended_find(c->g, sid, c->caller);
 	bool awaits_vars = s && s->awaits_vars;
 	if (s && session_is_of(s, c->caller) && s->state <= SESSION_READY) {
+		/* It has left the queue when its client went: to come again is to queue again. */
+		bool queues = s->state == SESSION_OPENING && !s->wait;
+		session_touch(s); /* also where it is refused: it will come again */
+		if (queues && queue_is_full(c->g, req, s->key_id, s->env, s->vars || awaits_vars ? ENV_OWN : ENV_VISIT))
+			return;
 		if (awaits_vars && take_vars(s, c, overrides, &err) < 0) {
 			http_reply_error(req, 400, "%s", err.msg);
 			return;
 		}
 		open_stream(s, req, c);
-		if (awaits_vars)
+		if (queues)
 			session_open(s);
 		else if (s->state == SESSION_READY)
 			finish_stream(s);
-		else if (!s->wait)
-			session_open(s);
 		return;
 	}
 	struct sse *stream = sse_start(req);

@@ -190,7 +190,10 @@ static void fail_now(struct proxy *p, const char *why)
 static void on_late(struct loop_timer *t UNUSED, void *arg)
 {
 	struct proxy *p = arg;
-	fail_now(p, p->broken);
+	if (p->broken)
+		fail_now(p, p->broken);
+	else
+		http_req_watch_peer(p->req); /* a /delete that nobody may wait for had the time of a teardown */
 }
 
 static void fail(struct proxy *p, const char *why)
@@ -210,10 +213,16 @@ void proxies_abort(struct session *s)
 		fail_now(it, "the instance ended");
 }
 
+/* Also the one that waits for a place, or a connection: it would begin what nobody tears down. */
 void proxies_refuse_queued(struct session *s)
 {
 	for (struct proxy *it; (it = list_first(&s->create_queue, struct proxy, queue_node));)
 		fail_now(it, "the session is ending");
+	list_foreach(&s->proxies, struct proxy, session_node, it)
+		if (it->kind == PROXY_CREATE && !it->begun) {
+			fail_now(it, "the session is ending");
+			return;
+		}
 }
 
 /* -- the answer ---------------------------------------------------------------------------------------------------- */
@@ -304,6 +313,7 @@ static void on_end(struct http_client *c, bool reusable, void *arg)
 			on_exists(p, false);
 		return;
 	}
+	loop_timer_stop(&p->late);
 	list_remove(&p->session_node); /* answered whole, and on its way to the client */
 	if (p->turn)
 		p->s->create_open = false;
@@ -520,15 +530,21 @@ static void on_exists(void *arg, bool exists)
 	reply_sid(p->req, p->s->id);
 }
 
+/* As the server reads it, which takes "%63" for "c". */
 static enum proxy_kind kind_of(const struct http_req *req)
 {
+	auto_buf struct buf b = { 0 };
+	const char *path = http_req_path(req);
 	if (!str_eq(http_req_method(req), "POST"))
 		return PROXY_PLAIN;
-	if (str_eq(http_req_path(req), "/create"))
+	buf_init(&b, BUF_UNLIMITED); /* no longer than what came */
+	if (strchr(path, '%') && str_percent_decode(&b, path, strlen(path), false) == 0)
+		path = b.data;
+	if (str_eq(path, "/create"))
 		return PROXY_CREATE;
-	if (str_eq(http_req_path(req), "/delete"))
+	if (str_eq(path, "/delete"))
 		return PROXY_DELETE;
-	return str_ends(http_req_path(req), "/call") ? PROXY_CALL : PROXY_PLAIN;
+	return str_ends(path, "/call") ? PROXY_CALL : PROXY_PLAIN;
 }
 
 void proxy_start(struct session *s, struct http_req *req, const struct auth_caller *caller)
@@ -546,8 +562,10 @@ void proxy_start(struct session *s, struct http_req *req, const struct auth_call
 	http_req_on_close(req, on_req_closed, p);
 	http_reply_on_drain(req, on_reply_drain, p);
 	loop_timer_init(&p->late, s->g->loop, on_late, p);
-	if (p->kind != PROXY_DELETE) /* that one is worth its while without anybody who waits for it */
+	if (p->kind != PROXY_DELETE)
 		http_req_watch_peer(req);
+	else /* that one is worth its while without anybody who waits for it, as long as a teardown of ours would be */
+		loop_timer_start(&p->late, s->g->settings.teardown_ms);
 	count_resent_call(p);
 	if (http_req_header(req, "X-Secrets"))
 		p->secrets = secrets_for_instance(s, caller, http_req_header(req, "X-Secrets"));

@@ -9,6 +9,7 @@
  *   ENDED            410 and the reason until its hour is over.
  * Records of another life of the spawner: all that had not ended were lost with it. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -165,7 +166,8 @@ static void restore_key(struct session *s, struct store_namespace *ns, const str
 		.key = s->opener,
 	};
 
-	if (r->flags & FLAG_KEY && r->role <= STORE_ROLE_MEMBER)
+	/* An opener that is known no more was a removed user's key, and ended with him. */
+	if (s->opener && r->flags & FLAG_KEY && r->role <= STORE_ROLE_MEMBER)
 		auth_session_key_restore(s->g->auth, &caller, s->id, r->key_hash);
 }
 
@@ -226,19 +228,39 @@ static void adopt(struct gateway *g, uint32_t slot, const struct session_record 
 	resume_session(s, copy.state, copy.flags, copy.instance_id, copy.reason);
 }
 
+struct aged {
+	uint64_t opened_ms;
+	uint32_t slot;
+};
+
+static int by_age(const void *a, const void *b)
+{
+	const struct aged *x = a, *y = b;
+
+	return x->opened_ms < y->opened_ms ? -1 : x->opened_ms > y->opened_ms;
+}
+
+/* The oldest first, as gateway.by_age has them. */
 void gateway_take_over(struct gateway *g)
 {
-	for (uint32_t i = 0; i < slots_count(g->records); i++) {
+	uint32_t count = slots_count(g->records);
+	auto_free struct aged *live = xcalloc((size_t)count + 1, sizeof(*live));
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
 		struct session_record *r = slots_at(g->records, i);
 
 		if (!r->state)
 			continue;
 		terminate(r);
 		if (g->same_life && r->state <= SESSION_ENDING + 1)
-			adopt(g, i, r);
+			live[n++] = (struct aged){ r->opened_ms, i };
 		else
 			recall(g, i, r);
 	}
+	qsort(live, n, sizeof(*live), by_age);
+	for (size_t k = 0; k < n; k++)
+		adopt(g, live[k].slot, slots_at(g->records, live[k].slot));
 }
 
 int table_open(struct gateway *g, struct err *err)

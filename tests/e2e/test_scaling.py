@@ -31,6 +31,12 @@ def decisions(platform, name):
     return [(int(a), int(b), why) for a, b, why in found]
 
 
+def replicas(platform, name):
+    """Where its last decision led; None before the first."""
+    found = decisions(platform, name)
+    return found[-1][1] if found else None
+
+
 def open_all(platform, name, count):
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         return list(pool.map(lambda _: TinySession(platform, name), range(count)))
@@ -80,7 +86,7 @@ def test_twenty_sessions_scale_up_and_then_to_nothing(platform, scaled):
     assert instances_of(sessions) == [4] * 5
     for s in sessions:
         s.close()
-    wait_until(lambda: decisions(platform, scaled)[-1][1] == 0, what="a decision to run none")
+    wait_until(lambda: replicas(platform, scaled) == 0, what="a decision to run none")
     assert {"sessions and creates need them", "unused for the idle time"} <= {why for _, _, why in decisions(platform, scaled)}
     # Asleep: the next one wakes it, and its stream says what it waits for.
     with TinySession(platform, scaled) as s:
@@ -109,7 +115,7 @@ def test_never_more_than_max_scale(platform, scaled):
 def test_min_scale_runs_although_nobody_asks(platform, scaled):
     with TinySession(platform, scaled):
         pass
-    wait_until(lambda: decisions(platform, scaled)[-1][1] == 0, what="its sleep")
+    wait_until(lambda: replicas(platform, scaled) == 0, what="its sleep")
     change(platform, scaled, min_scale=2)
     wait_until(lambda: decisions(platform, scaled)[-1][1:] == (2, "min_scale"), what="min_scale")
     before = started(platform)
@@ -117,7 +123,7 @@ def test_min_scale_runs_although_nobody_asks(platform, scaled):
         assert s.call("echo", text="x") == "x"
     assert started(platform) <= before + 1  # the second may still be on its way
     change(platform, scaled, min_scale=0)
-    wait_until(lambda: decisions(platform, scaled)[-1][1] == 0, what="the end of both")
+    wait_until(lambda: replicas(platform, scaled) == 0, what="the end of both")
 
 
 def test_a_new_revision_rolls_over_several_instances(platform, scaled):

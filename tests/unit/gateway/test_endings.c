@@ -55,6 +55,32 @@ FAKE_TEST(endings, a_client_that_deletes_itself_is_not_torn_down_twice)
 	hang_up(c);
 }
 
+/* Nothing is begun at the server any more: nobody would tear it down. */
+FAKE_TEST(endings, deleted_while_its_create_waits_for_a_place)
+{
+	struct client *c = dial(), *d = dial(), *waiting = dial();
+
+	fake_scale(1, 1);
+	auto_free char *first = open_session(), *second = open_session();
+	cr_assert_eq(call(c, first, "POST", "/create"), 200);
+	ask_of(waiting, second, "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 1);
+	hold_owned = true;
+	ask_of(d, second, "POST", "/delete_session", NULL);
+	run_until(owned_ends == 1);
+	hold_owned = false;
+	cr_assert_eq(call(c, first, "POST", "/delete_session"), 200);
+	run_for(50);
+	cr_assert_eq(up_count("POST /create"), 1, "the second one's place came when it was ending");
+	cr_assert_eq(status_of(waiting), 410);
+	cr_assert_eq(envs_waiting(envs), 0);
+	owned_over(NULL);
+	cr_assert_eq(status_of(d), 200);
+	hang_up(c);
+	hang_up(d);
+	hang_up(waiting);
+}
+
 /* A server in the middle of a constructor does not know the session yet: its /delete has to come after. */
 FAKE_TEST(endings, deleted_during_a_create)
 {

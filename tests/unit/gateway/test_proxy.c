@@ -429,6 +429,31 @@ FAKE_TEST(proxy, a_delete_does_not_need_a_listener)
 	run_for(5);
 }
 
+/* But a teardown that hangs holds nothing for ever on behalf of a client that is gone. */
+FAKE_TEST(proxy, a_delete_that_hangs_holds_no_session_for_nobody)
+{
+	struct client *c, *patient;
+
+	settings.lease_ms = 200;
+	settings.teardown_ms = 100;
+	again();
+	c = dial();
+	patient = dial();
+	auto_free char *sid = start(), *awaited = start();
+	ask_of(patient, awaited, "POST", "/delete", NULL);
+	run_until(held);
+	struct http_req *of_patient = held;
+	ask_of(c, sid, "POST", "/delete", NULL);
+	run_until(held != of_patient);
+	hang_up(c);
+	run_until(figures().open == 1);
+	run_for(1500);
+	cr_assert_eq(figures().open, 1, "who still waits is waited for");
+	http_reply(of_patient, 200, NULL, NULL, 0);
+	cr_assert_eq(status_of(patient), 200);
+	hang_up(patient);
+}
+
 FAKE_TEST(proxy, a_server_that_breaks_off)
 {
 	struct client *c = dial();

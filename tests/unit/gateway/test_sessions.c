@@ -118,6 +118,103 @@ FAKE_TEST(sessions, one_key_cannot_fill_the_queue)
 	hang_up(c);
 }
 
+/* Nor by sessions whose clients left, one after the other, and come again all together. */
+FAKE_TEST(sessions, nor_by_taking_up_what_it_left)
+{
+	struct client *c[2], *refused;
+	char *bodies[5];
+
+	settings.queue = (struct share){ .max = 4, .times = 1 };
+	again();
+	fake_no_room = true;
+	for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+		struct client *gone = dial();
+		ask(gone, "POST", "/create_session", OPEN_SESSION, "{}");
+		auto_free char *sid = sid_from(gone);
+		bodies[i] = xasprintf("{\"task_id\":\"%s\"}", sid);
+		hang_up(gone);
+		run_until(envs_waiting(envs) == 0);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		c[i] = dial();
+		ask(c[i], "POST", "/create_session", OPEN_SESSION, bodies[i]);
+		run_until(envs_waiting(envs) == i + 1);
+	}
+	refused = dial();
+	ask(refused, "POST", "/create_session", OPEN_SESSION, bodies[2]);
+	cr_assert_eq(status_of(refused), 429, "%s", refused->text);
+	cr_assert(has(refused, "Retry-After: 5"));
+	hang_up(c[0]);
+	run_until(envs_waiting(envs) == 1);
+	ask(refused, "POST", "/create_session", OPEN_SESSION, bodies[2]);
+	cr_assert_eq(status_of(refused), 200, "it was refused, not ended");
+	run_until(envs_waiting(envs) == 2);
+	for (size_t i = 0; i < ARRAY_LEN(bodies); i++)
+		free(bodies[i]);
+	hang_up(c[1]);
+	hang_up(refused);
+}
+
+FAKE_TEST(sessions, those_with_variables_queue_like_others)
+{
+	struct client *c[2], *refused;
+
+	settings.queue = (struct share){ .max = 4, .times = 1 };
+	again();
+	fake_no_room = true;
+	for (size_t i = 0; i < ARRAY_LEN(c); i++) {
+		c[i] = dial();
+		ask(c[i], "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A\":\"b\"}}");
+		run_until(has(c[i], "event: task_id"));
+	}
+	refused = dial();
+	ask(refused, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"A\":\"b\"}}");
+	cr_assert_eq(status_of(refused), 429, "%s", refused->text);
+	for (size_t i = 0; i < ARRAY_LEN(c); i++)
+		hang_up(c[i]);
+	hang_up(refused);
+}
+
+static void on_nobodys(void *arg UNUSED, struct instance *i UNUSED, const struct err *err UNUSED)
+{
+}
+
+/* Who asks without a key what an environment lists waits, too, and takes nobody's place in the queue. */
+FAKE_TEST(sessions, strangers_do_not_fill_the_queue)
+{
+	struct env_wait *strangers[8];
+	struct client *c;
+
+	settings.queue = (struct share){ .max = 4, .times = 1 };
+	again();
+	c = dial();
+	fake_no_room = true;
+	for (size_t i = 0; i < ARRAY_LEN(strangers); i++)
+		strangers[i] = env_acquire(envs, environment, &(struct env_request){ .want = ENV_VISIT, .done = on_nobodys });
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{}");
+	cr_assert_eq(status_of(c), 200, "%s", c->text);
+	for (size_t i = 0; i < ARRAY_LEN(strangers); i++)
+		env_acquire_cancel(strangers[i]);
+	hang_up(c);
+}
+
+/* An environment's server takes /%63reate for /create: so it takes a place, too. */
+FAKE_TEST(sessions, a_create_in_other_letters_takes_a_place)
+{
+	struct client *c = dial(), *waiting = dial();
+
+	fake_scale(1, 1);
+	auto_free char *first = open_session(), *second = open_session();
+	cr_assert_eq(call(c, first, "POST", "/%63reate"), 200);
+	ask_of(waiting, second, "POST", "/creat%65", NULL);
+	run_until(envs_waiting(envs) == 1);
+	cr_assert_eq(call(c, first, "POST", "/delete_session"), 200);
+	cr_assert_eq(up_count("POST /delete"), 1, "what was created is torn down");
+	cr_assert_eq(status_of(waiting), 200);
+	hang_up(c);
+	hang_up(waiting);
+}
+
 FAKE_TEST(sessions, one_that_waits_for_a_place_outlives_the_instance_it_visits)
 {
 	struct client *c = dial(), *waiting = dial();

@@ -1,5 +1,9 @@
 /* What a gateway finds of the one before it: gateway/table.c. The former one is freed, which leaves its records as a kill does;
  * the instances live on. */
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "json/json.h"
 #include "unit/gateway/slow.h"
 
 static void begin_kept(void)
@@ -153,6 +157,90 @@ KEPT_TEST(a_client_that_never_comes_again_leaves_nothing)
 	next_daemon("one");
 	cr_assert_eq(figures().open, 1);
 	run_until(figures().open == 0);
+}
+
+/* Slots are used again, so a younger session may lie before an older one: as here, where two have changed places. */
+static void swap_first_two(void)
+{
+	auto_free char *path = xasprintf("%s/sessions", dir);
+	auto_fd fd = open(path, O_RDWR | O_CLOEXEC);
+	uint32_t bytes;
+
+	cr_assert_eq(pread(fd, &bytes, sizeof(bytes), 20), (ssize_t)sizeof(bytes)); /* base/slots.c: header.record_bytes */
+	auto_free char *both = xmalloc(2 * (size_t)bytes);
+	cr_assert_eq(pread(fd, both, 2 * (size_t)bytes, 4096), 2 * (ssize_t)bytes);
+	cr_assert_eq(pwrite(fd, both + bytes, bytes, 4096), (ssize_t)bytes);
+	cr_assert_eq(pwrite(fd, both, bytes, 4096 + (off_t)bytes), (ssize_t)bytes);
+}
+
+KEPT_TEST(the_oldest_end_first_wherever_their_records_are)
+{
+	auto_free char *old = open_session();
+
+	run_for(1500);
+	auto_free char *young = open_session();
+	end_gateway();
+	swap_first_two();
+	settings.hard_ms = 1800;
+	begin_gateway();
+	gateway_take_over(gateway);
+	cr_assert_eq(figures().adopted_total, 2);
+	run_for(1200); /* one sweep */
+	struct client *c = dial();
+	cr_assert_eq(call(c, young, "POST", "/ping"), 200);
+	cr_assert_eq(call(c, old, "POST", "/ping"), 410, "it has reached its longest life");
+	hang_up(c);
+}
+
+/* -- the session's own key ---------------------------------------------------------------------------------------------------- */
+
+/* Creates the session with secrets of which one is the platform's key, and says what the server got instead. */
+static void create_with_key(const char *sid, char ret[AUTH_KEY_LEN])
+{
+	auto_buf struct buf header = { 0 }, seen = { 0 };
+	auto_free char *json = xasprintf("{\"k\":{\"value\":\"%s\"}}", key);
+	auto_json secrets = NULL;
+	struct client *c = dial();
+
+	buf_init(&header, 65536);
+	buf_init(&seen, 65536);
+	cr_assert_eq(str_base64_append(&header, json, strlen(json)), 0);
+	auto_free char *headers = xasprintf("X-Session-ID: %s\r\nX-Secrets: %s\r\n", sid, header.data);
+	ask(c, "POST", "/create", headers, "{}");
+	cr_assert_eq(status_of(c), 200);
+	cr_assert_eq(str_base64_decode(&seen, up_last()->secrets, strlen(up_last()->secrets)), 0);
+	cr_assert_eq(json_read_object(&secrets, seen.data, seen.len, NULL), 0);
+	snprintf(ret, AUTH_KEY_LEN, "%s", json_string_value(json_object_get(json_object_get(secrets, "k"), "value")));
+	hang_up(c);
+}
+
+static bool key_is_good(const char *text)
+{
+	struct auth_caller who;
+
+	return auth_key(auth, text, &who, NULL) == 0;
+}
+
+KEPT_TEST(a_key_of_a_removed_user_is_none_for_the_next_daemon_either)
+{
+	struct store_namespace *user;
+	struct store_key *k;
+	char text[AUTH_KEY_LEN], admin[AUTH_KEY_LEN];
+
+	memcpy(admin, key, sizeof(admin));
+	cr_assert_eq(store_namespace_add(store, "bob", "user", &user, NULL), 0);
+	store_member_put(store, ns, user, STORE_ROLE_MEMBER);
+	struct store_key_spec spec = { .ns = ns, .user = user, .role = STORE_ROLE_MEMBER, .label = "b" };
+	cr_assert_eq(auth_key_make_as(auth, &spec, key, &k, NULL), 0);
+	auto_free char *sid = open_session();
+	create_with_key(sid, text);
+	cr_assert(key_is_good(text));
+	store_user_remove(store, user);
+	memcpy(key, admin, sizeof(admin));
+	cr_assert(!key_is_good(text));
+	next_daemon("one");
+	cr_assert_eq(figures().adopted_total, 1);
+	cr_assert(!key_is_good(text), "its user was removed");
 }
 
 /* -- a /create whose answer was lost ------------------------------------------------------------------------------------------ */
