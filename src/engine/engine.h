@@ -126,6 +126,7 @@ typedef void engine_exec_fn(void *arg, struct engine_exec *x, const struct engin
 struct engine_fetch {
 	uint64_t offset;
 	uint64_t flow;  /* the command waits when it is this many bytes ahead of offset; 0 = it never waits. Until the next fetch */
+	uint64_t need;  /* with flow and keep_last: nothing from this offset on is forgotten. Until the next fetch */
 	bool watch;     /* `more` is called, once, when there is more than this one's `stored` */
 	bool have;      /* no descriptor is wanted: the asker has one from before */
 };

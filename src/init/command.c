@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 #include "base/str.h"
 #include "init/init.h"
 #include "init/lend.h"
@@ -210,6 +211,7 @@ NORETURN void command_become(const struct command *c)
 		give_up(EXIT_CANNOT_RUN, "become the user of", argv[0], r);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	slice_reset(0, SLICE_SHORT_NS); /* init's. Somebody may have given it a long one already: confine.c of the spawner */
 	execute();
 }
 

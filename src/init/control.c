@@ -256,15 +256,18 @@ static void forget_request(struct init *in)
 	give_back(in_buf, held_len);
 }
 
-/* False: it was for long enough. */
+/* False: it was for long enough, or another one was. What does not die is no reason to let each of many wait for as long, since
+ * behind them is what would kill it. */
 static bool put_off(struct init *in)
 {
+	struct control *c = &in->control;
 	uint64_t now_us = time_now_us();
 
 	if (!at_hand.give_up_us)
-		at_hand.give_up_us = now_us + AGAIN_MAX_US;
-	in->control.again_us = now_us < at_hand.give_up_us ? now_us + AGAIN_US : 0;
-	return in->control.again_us;
+		at_hand.give_up_us = c->in_vain ? now_us : now_us + AGAIN_MAX_US;
+	c->again_us = now_us < at_hand.give_up_us ? now_us + AGAIN_US : 0;
+	c->in_vain = !c->again_us;
+	return c->again_us;
 }
 
 static void refuse(struct init *in, int r, const struct err *err)
@@ -289,6 +292,8 @@ static void handle_request(struct init *in)
 	r = handle(in, &at_hand, &err);
 	if (r < 0 && at_hand.again && put_off(in))
 		return;
+	if (r == 0 && held.type == WIRE_RUN)
+		in->control.in_vain = false;
 	if (r < 0)
 		refuse(in, r, &err);
 	forget_request(in);

@@ -21,6 +21,7 @@ struct control {
 	struct list pending;      /* struct answer, in their order */
 	uint64_t retry_us;        /* 0 = none; set when the kernel refuses for another reason than a full socket */
 	uint64_t again_us;        /* when the request that waits is tried again; 0 = none waits */
+	bool in_vain;             /* one was put off until it was too late: no other is, until a RUN succeeds or a run is killed */
 };
 
 /* A request being handled. Its strings point into the receive buffer and die with the call. */

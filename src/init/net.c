@@ -17,7 +17,7 @@
 /* SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST; their headers can't be included beside netinet/in.h. */
 #define ORIGINAL_DST 80
 
-static _Alignas(8) char message[NET_DNS_MAX + 1024];
+static _Alignas(8) char message[NET_DNS_REPLY_MAX + 1025];
 static char packet[NET_DNS_MAX];
 
 /* -- steering: TCP --------------------------------------------------------------------------------------------- */

@@ -17,7 +17,8 @@
 
 #define NET_CONNECTS_MAX 256        /* connections to the inside that are not yet made */
 #define NET_CONNECT_TIMEOUT_MS 5000 /* for a listener that does not accept */
-#define NET_DNS_MAX 4096            /* bytes of a query or reply */
+#define NET_DNS_MAX 4096            /* bytes of a query */
+#define NET_DNS_REPLY_MAX 65535     /* of a reply: a client may ask for as many by a datagram */
 
 enum net_listener { NET_TCP4, NET_TCP6, NET_UDP4, NET_UDP6, NET_LISTENERS };
 

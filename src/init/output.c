@@ -19,7 +19,7 @@ static char chunk[WIRE_FRAME_HEAD + OUTPUT_CHUNK]; /* a frame; the payload behin
 void output_init(struct output *o, uint64_t max_bytes, int spool_dir)
 {
 	*o = (struct output){
-		.pipe = WATCH_INIT, .err_pipe = WATCH_INIT, .max_bytes = max_bytes, .flow_at = UINT64_MAX,
+		.pipe = WATCH_INIT, .err_pipe = WATCH_INIT, .max_bytes = max_bytes, .flow_at = UINT64_MAX, .need = UINT64_MAX,
 		.inline_max = WIRE_INLINE_MAX, .spool = -1, .spool_dir = spool_dir,
 	};
 }
@@ -134,7 +134,7 @@ static size_t keep_frame(struct output *o, int stream, char *frame, size_t len)
 /* TAIL: what lies in front of the mark goes, when there is enough behind it. */
 static void forget_old(struct output *o)
 {
-	if (o->stored - o->mark < o->max_bytes || o->spool < 0)
+	if (o->stored - o->mark < o->max_bytes || o->spool < 0 || o->mark > o->need)
 		return;
 	if (o->mark > o->first) {
 		if (fallocate(o->spool, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)o->first,

@@ -35,6 +35,7 @@ struct output {
 	uint64_t mark_kept;    /* TAIL: bytes kept in front of mark */
 	struct logfile *log;   /* owned: where bytes go instead of being kept; NULL = they are kept */
 	uint64_t flow_at;      /* offset at which reading stops; UINT64_MAX = never */
+	uint64_t need;         /* TAIL: what lies behind it stays, for a reader that is waited for; UINT64_MAX = nobody is */
 	char *mem;             /* malloc'ed, the stored bytes while spool is -1 */
 	size_t mem_cap;        /* bytes */
 	size_t inline_max;     /* bytes in memory, at most */

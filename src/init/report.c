@@ -23,7 +23,7 @@ void run_tell_started(struct init *in, struct run *run, uint64_t request)
 	}
 	run->starting = request;
 	run->tell_us = time_now_us() + TELL_AGAIN_US;
-	if (run->state == RUN_ENDED)
+	if (run->state == RUN_ENDED && list_empty(&run->owed_link)) /* else it keeps its place */
 		run_set_unsent(in, run, true);
 }
 
@@ -52,8 +52,9 @@ static void put_result(struct wire_out *o, const struct run *run)
 
 void run_set_unsent(struct init *in, struct run *run, bool unsent)
 {
-	in->runs.n_unsent += (size_t)unsent - (size_t)run->unsent;
-	run->unsent = unsent;
+	list_remove(&run->owed_link);
+	if (unsent)
+		list_push_back(&in->runs.owed, &run->owed_link);
 }
 
 /* What goes beside a DONE. The caller's; -1 = nothing. */
@@ -137,12 +138,12 @@ int runs_request(struct init *in, struct request *q, struct err *err)
 
 bool runs_waiting(const struct init *in)
 {
-	return in->runs.n_unsent > 0 || in->runs.list_request;
+	return in->runs.n_more > 0 || !list_empty(&in->runs.owed) || in->runs.list_request;
 }
 
 void run_set_more(struct init *in, struct run *run, bool more)
 {
-	in->runs.n_unsent += (size_t)more - (size_t)run->more;
+	in->runs.n_more += (size_t)more - (size_t)run->more;
 	run->more = more;
 }
 
@@ -162,11 +163,12 @@ void runs_flush(struct init *in)
 {
 	if (!list_all(in))
 		return;
-	list_foreach(&in->runs.alive, struct run, link, run)
-		if (run->more && !send_more(in, run))
-			return;
-	list_foreach(&in->runs.ended, struct run, link, run)
-		if (run->unsent && !send_done(in, run))
+	if (in->runs.n_more)
+		list_foreach(&in->runs.alive, struct run, link, run)
+			if (run->more && !send_more(in, run))
+				return;
+	list_foreach(&in->runs.owed, struct run, owed_link, run)
+		if (!send_done(in, run))
 			return;
 }
 

@@ -29,23 +29,47 @@ void runs_init(struct runs *r)
 	list_init(&r->alive);
 	list_init(&r->ended);
 	list_init(&r->drains);
+	list_init(&r->owed);
 }
 
-static struct run *find_in(struct list *l, const void *id, size_t len)
+/* The place of an id's first run; the daemon, who chooses them, is no enemy. */
+static struct run **bucket_of(struct init *in, const char *id, size_t len)
 {
-	list_foreach(l, struct run, link, run)
-		if (run->id_len == len && !memcmp(run->id, id, len))
-			return run;
-	return NULL;
+	uint32_t h = 0;
+
+	for (size_t i = 0; i < len; i++)
+		h = h * 31 + (unsigned char)id[i];
+	return &in->runs.by_id[h % RUNS_BUCKETS];
+}
+
+static void index_run(struct init *in, struct run *run)
+{
+	struct run **first = bucket_of(in, run->id, run->id_len);
+
+	run->next_by_id = *first;
+	*first = run;
+	in->runs.n++;
+}
+
+static void unindex_run(struct init *in, struct run *run)
+{
+	struct run **p = bucket_of(in, run->id, run->id_len);
+
+	while (*p != run)
+		p = &(*p)->next_by_id;
+	*p = run->next_by_id;
+	in->runs.n--;
 }
 
 struct run *run_find(struct init *in, const struct wire_in *msg)
 {
 	size_t len = 0;
 	const void *id = wire_get(msg, WIRE_T_RUN_ID, 0, &len);
-	struct run *run = id ? find_in(&in->runs.alive, id, len) : NULL;
+	struct run *run = id ? *bucket_of(in, id, len) : NULL;
 
-	return run || !id ? run : find_in(&in->runs.ended, id, len);
+	while (run && (run->id_len != len || memcmp(run->id, id, len) != 0))
+		run = run->next_by_id;
+	return run;
 }
 
 /* -- the end of a run ------------------------------------------------------------------------------------------ */
@@ -286,6 +310,7 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	if (!run)
 		return NULL;
 	list_init(&run->link);
+	list_init(&run->owed_link);
 	memcpy(run->id, id, id_len);
 	run->id_len = id_len;
 	read_label(run, q->msg);
@@ -387,7 +412,7 @@ static int run_begin(struct init *in, struct request *q, const void *id, size_t 
 		return r;
 	}
 	list_push_back(&in->runs.alive, &run->link);
-	in->runs.n++;
+	index_run(in, run);
 	run->starting = q->msg->request;
 	run->tell_us = run->flags & WIRE_RUN_QUIET ? run->start_us + TELL_AFTER_US : 0;
 	if (!run->tell_us)
@@ -427,7 +452,7 @@ void run_ack(struct init *in, struct request *q)
 	if (run->main)
 		in->over = true;
 	run_set_unsent(in, run, false);
-	in->runs.n--;
+	unindex_run(in, run);
 	group_put(in, run->group);
 	run->group = NULL;
 	output_done(&run->out);
@@ -474,6 +499,7 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 	/* A key at a terminal is part of the conversation, no end by request. */
 	if (run->state == RUN_ALIVE && ends_processes((int)sig) && !wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0))
 		run->killed = true;
+	in->control.in_vain = false;
 	control_ok(in, q->msg->request);
 	return 0;
 }
@@ -506,6 +532,7 @@ static void tick_one(struct init *in, struct run *run, uint64_t now_us)
 	}
 	if (now_us < run->deadline_us)
 		return;
+	in->control.in_vain &= run->timed_out;
 	run->timed_out = true;
 	/* Again soon, should the kill have failed or somebody have slipped away from a process group. */
 	run->deadline_us = now_us + 100000;

@@ -8,7 +8,7 @@
  *
  * ALIVE   pid is not reaped. A timeout or KILL kills the group and changes nothing else.
  * DYING   status is known; the answer waits until the killed tree is really dead.
- * ENDED   status, output and counters are fixed. `unsent` until DONE went out; then again on RESULT.
+ * ENDED   status, output and counters are fixed. In runs.owed until DONE went out; then again on RESULT.
  *
  * A RUN with a known id starts nothing: it is answered like the first. What a run leaves behind (background processes,
  * a held pipe) outlives it: their group lingers, their output is read and forgotten. */
@@ -26,12 +26,15 @@
 #include "init/output.h"
 
 #define RUNS_MAX WIRE_ITEMS_MAX /* alive and unacknowledged together */
+#define RUNS_BUCKETS 512        /* a power of two */
 #define FETCH_INLINE_MAX 4096 /* bytes of a RUN_FETCH's output that are kept in memory: there may be thousands */
 
 enum run_state { RUN_ALIVE, RUN_DYING, RUN_ENDED };
 
 struct run {
 	struct list link; /* in runs.alive (ALIVE, DYING), runs.ended, or runs.drains */
+	struct list owed_link; /* in runs.owed while unsent */
+	struct run *next_by_id; /* in runs.by_id */
 	char id[WIRE_RUN_ID_MAX]; /* opaque: a number or a text */
 	size_t id_len; /* 0 = acknowledged: only the pipe is left */
 	enum run_state state;
@@ -53,9 +56,8 @@ struct run {
 	int slave;            /* RUN_TTY: held while the run is alive, so that the terminal never seems closed; else -1 */
 	int writer, err_writer; /* of the output's pipes, held likewise: their end and that of the process are one event */
 	bool watched;         /* a MORE is owed when there is more output */
-	bool more;            /* it is due, and waits for room in the socket: counts in runs.n_unsent */
+	bool more;            /* it is due, and waits for room in the socket: counts in runs.n_more */
 	bool main;            /* the sandbox ends with it */
-	bool unsent;
 	bool unlisted;        /* the RUNS that is being answered did not tell of it yet */
 	unsigned char label[WIRE_LABEL_MAX]; /* the daemon's own words, for one that takes over */
 	size_t label_len;     /* bytes */
@@ -63,8 +65,10 @@ struct run {
 
 struct runs {
 	struct list alive, ended, drains;
-	size_t n;             /* alive and ended */
-	size_t n_unsent;
+	struct list owed;     /* those ended whose DONE is owed to the daemon, in the order of their ends */
+	struct run *by_id[RUNS_BUCKETS]; /* alive and ended, by a hash of the id: most have ended, and wait until they were read */
+	size_t n;             /* as many */
+	size_t n_more;        /* those of which a MORE is due */
 	uint64_t over_us;     /* after a main run's end: when init ends at the latest; 0 = no */
 	uint64_t list_request; /* of the RUNS that is being answered; 0 = none is */
 	bool still;           /* since runs_prepare() nobody but init has lived, and it has written no file: */

@@ -134,6 +134,7 @@ int stream_read(struct init *in, struct request *q, struct err *err)
 		return r;
 	if (run->state != RUN_ENDED) {
 		run->out.flow_at = flow && offset < UINT64_MAX - flow ? offset + flow : UINT64_MAX;
+		run->out.need = flow ? wire_get_u64(q->msg, WIRE_T_NEED, offset) : UINT64_MAX;
 		run->watched = wire_get_u64(q->msg, WIRE_T_WATCH, 0);
 		run_watch(in, run);
 	}

@@ -151,10 +151,7 @@ static struct wire_out *put_end(struct chan *c, const char *id, const char *reas
 /* Init owes us nothing: neither an answer nor the end of a command. */
 static bool is_at_rest(const struct box *b)
 {
-	list_foreach((struct list *)&b->execs, struct exec, node, x)
-		if (x->state != EXEC_DONE)
-			return false;
-	return b->init && chan_is_idle(b->init);
+	return list_empty(&b->execs) && b->init && chan_is_idle(b->init);
 }
 
 /* Asks the spawner to end it. The first reason stays. */
@@ -399,6 +396,7 @@ struct box *box_new(struct local *e, const char *id, struct image *img)
 	b->image = image_ref(img);
 	b->renewed_ms = loop_now_ms(e->loop);
 	list_init(&b->execs);
+	list_init(&b->execs_over);
 	list_init(&b->waiters);
 	loop_timer_init(&b->orphan, e->loop, on_orphan, b);
 	return b;

@@ -63,6 +63,8 @@ static void exec_over(struct exec *x, const struct engine_exec_result *res, cons
 	b->local->counts.execs--;
 	b->local->counts.outcomes[res ? res->outcome : ENGINE_INFRA]++;
 	b->main_over = b->main_over || x->main;
+	list_remove(&x->node);
+	list_push_back(&b->execs_over, &x->node);
 	if (x->released) {
 		acknowledge(x);
 		exec_free(x);
@@ -91,33 +93,29 @@ void local_exec_release(struct engine_exec *base)
 
 void execs_fail(struct box *b, const struct err *err)
 {
-	struct list all = LIST_INIT(all);
+	struct list all;
+	struct exec *x;
 
-	while (!list_empty(&b->execs)) {
-		struct list *first = b->execs.next;
-
-		list_remove(first);
-		list_push_back(&all, first);
-	}
-	while (!list_empty(&all)) {
-		struct exec *x = list_first(&all, struct exec, node);
-
-		list_remove(&x->node);
-		list_push_back(&b->execs, &x->node);
-		if (x->state != EXEC_DONE)
-			exec_over(x, NULL, err);
-	}
+	list_take(&all, &b->execs);
+	while ((x = list_first(&all, struct exec, node)))
+		exec_over(x, NULL, err);
 }
 
-void execs_orphan(struct box *b)
+static void orphan(struct list *l)
 {
-	list_foreach(&b->execs, struct exec, node, x) {
+	list_foreach(l, struct exec, node, x) {
 		x->base.box = NULL;
 		list_remove(&x->node);
 		/* Only when the engine is freed with runs under way, or nobody has asked what is left in the box. */
 		if (x->released || x->left)
 			loop_release(x->loop, exec_release_memory, x);
 	}
+}
+
+void execs_orphan(struct box *b)
+{
+	orphan(&b->execs);
+	orphan(&b->execs_over);
 }
 
 /* -- results --------------------------------------------------------------------------------------------------------------- */
@@ -185,18 +183,26 @@ static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t
 	exec_over(x, &res, NULL);
 }
 
-void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds)
+struct exec *execs_find(struct box *b, const struct wire_in *in)
 {
 	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
 
 	list_foreach(&b->execs, struct exec, node, x)
-		if (x->state != EXEC_DONE && str_eq(x->id, id)) {
-			/* The RUN's answer may still come, by an init that lost or forged it, when the run is gone. */
-			if (x->state == EXEC_STARTING)
-				chan_forget(b->init, x);
-			exec_done(x, in, fds, n_fds);
-			return;
-		}
+		if (str_eq(x->id, id))
+			return x;
+	return NULL;
+}
+
+void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds)
+{
+	struct exec *x = execs_find(b, in);
+
+	if (!x)
+		return;
+	/* The RUN's answer may still come, by an init that lost or forged it, when the run is gone. */
+	if (x->state == EXEC_STARTING)
+		chan_forget(b->init, x);
+	exec_done(x, in, fds, n_fds);
 }
 
 ssize_t local_exec_read(struct engine_exec *base, uint64_t offset, void *p, size_t cap)
@@ -243,16 +249,22 @@ int exec_left(struct box *b, const struct wire_in *in, struct err *err)
 	return 0;
 }
 
-void execs_left(struct box *b, engine_left_fn *fn, void *arg)
+static void tell_left(struct list *execs, uint64_t now, engine_left_fn *fn, void *arg)
 {
-	uint64_t now = loop_now_ms(b->local->loop);
-
-	list_foreach(&b->execs, struct exec, node, x) {
+	list_foreach(execs, struct exec, node, x) {
 		struct engine_left l = { .label = x->label, .label_len = x->label_len, .age_ms = now - x->started_ms };
 
 		if (x->left)
 			fn(arg, &x->base, &l);
 	}
+}
+
+void execs_left(struct box *b, engine_left_fn *fn, void *arg)
+{
+	const uint64_t now = loop_now_ms(b->local->loop);
+
+	tell_left(&b->execs, now, fn, arg);
+	tell_left(&b->execs_over, now, fn, arg);
 }
 
 static void deliver_left(void *arg)

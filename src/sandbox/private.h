@@ -47,6 +47,7 @@ struct box {
 	engine_end_fn *on_end;
 	void *arg;
 	struct list execs;   /* struct exec, until their end */
+	struct list execs_over; /* then here, until somebody has read what they came to: there may be thousands */
 	struct list waiters; /* struct waiter: destroy's callers */
 	char *end_reason;    /* of the first who asked */
 	bool deferred;       /* end_deferred() will run */
@@ -75,7 +76,7 @@ enum exec_state { EXEC_STARTING, EXEC_RUNNING, EXEC_DONE };
 
 struct exec {
 	struct engine_exec base; /* first: engine.h; base.box is NULL once the box is gone */
-	struct list node;        /* in box.execs until released or the box is gone */
+	struct list node;        /* in box.execs or .execs_over until released or the box is gone */
 	struct loop *loop;
 	char *id;
 	enum exec_state state;
@@ -172,6 +173,7 @@ void local_exec_release(struct engine_exec *x);
 MUST_CHECK int exec_left(struct box *b, const struct wire_in *in, struct err *err);
 void execs_left(struct box *b, engine_left_fn *fn, void *arg); /* each that nobody has claimed yet */
 void local_claim(struct engine_exec *x, engine_exec_fn *done, void *arg);
+struct exec *execs_find(struct box *b, const struct wire_in *in); /* by its RUN_ID, of those that are not over; NULL = none */
 void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds); /* DONE */
 void execs_fail(struct box *b, const struct err *err); /* all that are not over */
 void execs_orphan(struct box *b);                      /* the box is gone; results stay readable */

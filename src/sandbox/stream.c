@@ -42,6 +42,7 @@ void local_exec_fetch(struct engine_exec *base, const struct engine_fetch *f, en
 		wire_put_u64(o, WIRE_T_OFFSET, f->offset);
 		wire_put_u64(o, WIRE_T_WATCH, f->watch);
 		wire_put_u64(o, WIRE_T_FLOW, f->flow);
+		wire_put_u64(o, WIRE_T_NEED, f->need);
 		wire_put_u64(o, WIRE_T_HAVE, f->have);
 	}
 	ask_send(q, o);
@@ -129,12 +130,8 @@ uint64_t stream_flags(const struct engine_exec_spec *spec)
 
 void stream_more(struct box *b, const struct wire_in *in)
 {
-	const char *id = wire_get_str(in, WIRE_T_RUN_ID, 0);
+	struct exec *x = execs_find(b, in);
 
-	list_foreach(&b->execs, struct exec, node, x)
-		if (str_eq(x->id, id)) {
-			if (x->more && !x->released && x->state != EXEC_DONE)
-				x->more(x->arg);
-			return;
-		}
+	if (x && x->more && !x->released)
+		x->more(x->arg);
 }

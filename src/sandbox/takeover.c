@@ -4,7 +4,8 @@
  *             \-> RUNS -> its commands are known: left() -> READY
  *                    \-> CONFIG (a spawner of before left it to us)  -> READY
  *
- * TAKEs are under way at the same time, WINDOW at most, since an answer brings two descriptors and a note. When the spawner
+ * TAKEs are under way at the same time, WINDOW at most, since an answer brings two descriptors and a note. One whose descriptors
+ * found no room here is asked for again: those that were there first may be many, and about to go. When the spawner
  * has answered all, or LIMIT_MS are over, done is called: whose the boxes are is known then. Their inits are asked at the same
  * time, and nobody waits for them but who wants something of that box: a thousand of them may share a processor with what
  * they run. What nobody takes is ended, and so is what does not answer in the time that init has for any answer. Nothing here
@@ -21,6 +22,7 @@
 
 #define WINDOW 128
 #define LIMIT_MS 30000 /* for the spawner */
+#define AGAIN_MS 100   /* after an answer whose descriptors found no room */
 
 struct takeover {
 	struct local *local;
@@ -34,6 +36,7 @@ struct takeover {
 	size_t taken;                /* that have an heir */
 	bool listed;
 	struct loop_timer end;       /* due when all is answered, or after LIMIT_MS */
+	struct loop_timer again;     /* armed: nothing is sent before it is due */
 };
 
 struct take {
@@ -76,6 +79,7 @@ void takeover_free(struct takeover *t)
 	}
 	chan_forget(c, t);
 	loop_timer_stop(&t->end);
+	loop_timer_stop(&t->again);
 	t->local->takeover = NULL;
 	free(t->ids);
 	free(t);
@@ -90,8 +94,8 @@ static void on_over(struct loop_timer *timer UNUSED, void *arg)
 	size_t taken = t->taken;
 
 	if (!is_over(t))
-		log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s", t->n_ids - t->next + t->n_takes,
-			 LIMIT_MS / 1000);
+		log_warn("sandbox", "the spawner did not tell of %zu sandboxes within %d s, or too many files were open here for them",
+			 t->n_ids - t->next + t->n_takes, LIMIT_MS / 1000);
 	takeover_free(t);
 	done(done_arg, taken);
 }
@@ -194,6 +198,32 @@ static int take(struct takeover *t, const char *id, const struct wire_in *in, in
 
 static void send_takes(struct takeover *t);
 
+static void add_id(struct takeover *t, const char *id)
+{
+	if (t->n_ids == t->cap_ids) {
+		t->cap_ids = MAX((size_t)64, 2 * t->cap_ids);
+		t->ids = xrealloc(t->ids, t->cap_ids * sizeof(*t->ids));
+	}
+	snprintf(t->ids[t->n_ids++], PLAN_ID_LEN, "%s", id);
+}
+
+static void on_again(struct loop_timer *timer UNUSED, void *arg)
+{
+	struct takeover *t = arg;
+
+	send_takes(t);
+	check_over(t);
+}
+
+static void take_again(struct takeover *t, const char *id)
+{
+	add_id(t, id);
+	if (loop_timer_armed(&t->again))
+		return;
+	log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", id), "not taken over yet: too many open files");
+	loop_timer_start(&t->again, AGAIN_MS);
+}
+
 static void on_taken(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
 	struct take *k = arg;
@@ -201,8 +231,10 @@ static void on_taken(void *arg, const struct wire_in *in, int *fds, size_t n_fds
 	struct err e = ERR_INIT;
 	int r = err ? err->code : take(t, k->id, in, fds, n_fds, &e);
 
+	if (r == -EMFILE)
+		take_again(t, k->id);
 	/* -ENOENT, -EBUSY: it has ended meanwhile. */
-	if (r < 0 && r != -ENOENT && r != -EBUSY && r != -ECONNRESET) {
+	else if (r < 0 && r != -ENOENT && r != -EBUSY && r != -ECONNRESET) {
 		log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", k->id), "not taken over: %s", err ? err->msg : e.msg);
 		box_end_by_id(t->local, k->id);
 	}
@@ -230,20 +262,11 @@ static void send_take(struct takeover *t, const char *id)
 
 static void send_takes(struct takeover *t)
 {
-	while (t->next < t->n_ids && t->n_takes < WINDOW)
+	while (t->next < t->n_ids && t->n_takes < WINDOW && !loop_timer_armed(&t->again))
 		send_take(t, t->ids[t->next++]);
 }
 
 /* -- all of them -------------------------------------------------------------------------------------------------------------- */
-
-static void add_id(struct takeover *t, const char *id)
-{
-	if (t->n_ids == t->cap_ids) {
-		t->cap_ids = MAX((size_t)64, 2 * t->cap_ids);
-		t->ids = xrealloc(t->ids, t->cap_ids * sizeof(*t->ids));
-	}
-	snprintf(t->ids[t->n_ids++], PLAN_ID_LEN, "%s", id);
-}
 
 static void on_list(void *arg, const struct wire_in *in, int *fds UNUSED, size_t n_fds UNUSED, const struct err *err)
 {
@@ -270,6 +293,7 @@ void local_engine_take_over(struct engine *base, const struct local_heirs *heirs
 	e->takeover = t;
 	list_init(&t->takes);
 	loop_timer_init(&t->end, e->loop, on_over, t);
+	loop_timer_init(&t->again, e->loop, on_again, t);
 	loop_timer_start(&t->end, LIMIT_MS);
 	if (c && chan_send(c, chan_begin(c, WIRE_LIST, true), NULL, 0, on_list, t, NULL) == 0)
 		return;

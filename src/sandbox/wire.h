@@ -99,11 +99,12 @@ struct wire_head {
 	X(RUNS, 60)        /* of a daemon that has just taken over -> one ITEM per run that is not acknowledged (RUN_ID,  \
 			      STATE: 0 alive, 1 over; AGE_MS since its start, LABEL?), then OK with CONFIGURED (1 = a    \
 			      CONFIG succeeded); the DONE of all that are over follow, sent before or not. */            \
-	X(READ, 100)       /* RUN_ID, OFFSET, WATCH, FLOW, HAVE: output of a run, under way or over -> OK: STORED (offset of its \
-			      end), FIRST (oldest offset that is still there), OUTPUT (from OFFSET on, what fits         \
+	X(READ, 100)       /* RUN_ID, OFFSET, WATCH, FLOW, NEED, HAVE: output of a run, under way or over -> OK: STORED (offset   \
+			      of its end), FIRST (oldest offset that is still there), OUTPUT (from OFFSET on, what fits  \
 			      WIRE_INLINE_MAX) while it is in memory. fds: its spool otherwise, unless HAVE is 1.        \
 			      WATCH 1: a MORE when there is more than STORED. FLOW > 0: the command has to wait when     \
-			      it is this many bytes ahead of OFFSET; 0: it never waits. Both until the next READ */      \
+			      it is this many bytes ahead of OFFSET, and RUN_TAIL forgets nothing from NEED on (from     \
+			      OFFSET where there is none); 0: it never waits. All until the next READ */                 \
 	X(MORE, 101)       /* event: RUN_ID, STORED */                                                                   \
 	X(INPUT, 102)      /* RUN_ID -> OK with fd: the write end of its stdin (RUN_INPUT), or its terminal */            \
 	X(INPUT_END, 103)  /* RUN_ID: init gives its own write end up -> OK */                                           \
@@ -141,7 +142,7 @@ enum wire_type {
 	X(NOTE, 80) X(LABEL, 81) X(AGE_MS, 82) X(STATE, 83) X(CONFIGURED, 84)                                     \
 	/* of streams */                                                                                          \
 	X(OFFSET, 100) X(STORED, 101) X(FIRST, 102) X(WATCH, 103) X(FLOW, 104) X(HAVE, 105) X(ROWS, 106)          \
-	X(COLS, 107) X(FOREGROUND, 108) \
+	X(COLS, 107) X(FOREGROUND, 108) X(NEED, 109) \
 	/* of what is prepared */                                                                                 \
 	X(POOL_MAX, 90) X(POOL_KEEP_MS, 91) X(POOL_BYTES, 92) X(WARM, 93) X(SPARES, 94) X(POOL_BLANKS, 96) \
 	X(BLANK, 97) X(BLANKS, 98)                                                                                 \

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -13,7 +14,7 @@ import urllib.parse
 import pytest
 
 from at_terminal import Terminal
-from orw import OPENREWARD, wait_until
+from orw import OPENREWARD, descriptors, init_of, wait_until
 from wire import Sandbox
 
 
@@ -50,8 +51,14 @@ class Runs:
         host, port = urllib.parse.urlsplit(self.platform.url).netloc.split(":")
         return http.client.HTTPConnection(host, int(port), timeout=30)
 
-    def follow(self, run, query="?follow=1"):
+    def follow(self, run, query="?follow=1", room=0):
+        """room: bytes of the socket's buffer, 0 = as many as the kernel gives."""
         c = self.connection()
+        if room:
+            c.sock = socket.socket()
+            c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            c.sock.settimeout(60)
+            c.sock.connect((c.host, c.port))
         c.request("GET", f"{self.path}/runs/{run}/output{query}", headers={"X-API-Key": self.platform.key})
         answer = c.getresponse()
         assert answer.status == 200
@@ -151,6 +158,39 @@ def test_a_command_that_ends_upon_its_input(box):
     box.call("POST", f"/runs/{run}/stdin", b"x", 409)
 
 
+def test_a_writer_that_leaves_before_the_input_is_there(platform, box):
+    """Another one follows while the question for the input is open: it is not asked for twice."""
+    run = box.start("wc -c", stdin=True)
+    box.call("GET", f"/runs/{run}")
+    before = settled(platform)
+    os.kill(init_of(box.id), signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            head, s = Sandbox.request(platform, f"{box.path}/runs/{run}/stdin", "a body that does not come")
+            with s:
+                s.sendall(head[:-10])
+                time.sleep(0.1)
+    finally:
+        os.kill(init_of(box.id), signal.SIGCONT)
+    assert box.write(run, b"hello", "?close=1") == 5
+    assert box.wait(run)["return_code"] == 0, "nobody holds the input open"
+    assert box.output(run) == b"5\n"
+    wait_until(lambda: descriptors(platform) == before, 10, "the descriptors are closed")
+
+
+def settled(platform):
+    """Its descriptors, once what former tests left is gone and what the spawner makes ahead is there."""
+    seen = []
+
+    def is_same():
+        seen.append(descriptors(platform))
+        time.sleep(1)
+        return seen[-1] == descriptors(platform)
+
+    wait_until(is_same, 30, "as many descriptors as a second ago")
+    return seen[-1]
+
+
 def test_without_input(box):
     run = box.start("cat; sleep 1000")
     box.call("POST", f"/runs/{run}/stdin", b"x", 400)
@@ -171,6 +211,22 @@ def test_signals(box):
         assert piece, told
     box.call("POST", f"/runs/{run}/signal", {"signal": "SIGTERM"})
     assert box.wait(run)["return_code"] == 7
+
+
+def test_a_key_with_nobody_at_the_front_of_the_terminal(box):
+    run = box.start("""python3 -c 'if 1:
+        import os, signal, time
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpid())
+            os._exit(0)
+        os.wait()
+        print("gone", flush=True)
+        time.sleep(1000)'""", tty=True)
+    wait_until(lambda: b"gone" in box.output(run), 20, "the front")
+    assert "No such process" in box.call("POST", f"/runs/{run}/signal", {"signal": "INT", "foreground": True}, 409)["detail"]
+    box.call("POST", f"/runs/{run}/signal", {"signal": "KILL"})
 
 
 def test_wait_gives_up(box):
@@ -220,6 +276,43 @@ def test_a_reader_that_leaves_holds_nobody_up(box):
     assert box.wait(run)["return_code"] == 0
 
 
+@pytest.mark.parametrize("query, max_bytes", [("?follow=1", 1 << 20), ("?follow=1&flow=1", 1 << 16)])
+def test_what_a_slow_reader_of_the_last_bytes_gets(box, query, max_bytes):
+    """Never a byte that was not written; with flow all of them, although the run keeps less than the command may be ahead."""
+    run = box.start("until [ -e /tmp/go ]; do sleep 0.01; done; head -c 20000000 /dev/zero | tr '\\0' y; sleep 1;"
+                    "head -c 20000000 /dev/zero | tr '\\0' y", keep="last", max_bytes=max_bytes)
+    answer = box.follow(run, query, 4096)
+    box.box.run("touch /tmp/go")
+    time.sleep(3)
+    data = answer.read()
+    assert set(data) == set(b"y")
+    assert len(data) == 40000000 or "flow" not in query
+
+
+def frames_of(data):
+    """Pieces of a run with separate, by their heads; each has to be one."""
+    while data:
+        stream, n = data[0], int.from_bytes(data[4:8], "big")
+        assert stream in (1, 2) and data[1:4] == b"\0\0\0" and 0 < n <= 65536 and len(data) >= 8 + n, data[:8]
+        yield stream, data[8:8 + n]
+        data = data[8 + n:]
+
+
+def test_who_is_overtaken_gets_whole_frames(box):
+    """Stuck in the middle of what there was when it came, and then that is forgotten."""
+    run = box.start("head -c 6000000 /dev/zero | tr '\\0' y; touch /tmp/first; until [ -e /tmp/go_on ]; do sleep 0.01; done;"
+                    "head -c 20000000 /dev/zero | tr '\\0' n >&2; sleep 1; head -c 20000000 /dev/zero | tr '\\0' y",
+                    keep="last", max_bytes=6 << 20, separate=True)
+    box.box.run("until [ -e /tmp/first ]; do sleep 0.01; done")
+    answer = box.follow(run, "?follow=1", 4096)
+    time.sleep(1)
+    box.box.run("touch /tmp/go_on")
+    box.wait(run)
+    got = list(frames_of(answer.read()))
+    assert all(set(p) == set(b"y" if stream == 1 else b"n") for stream, p in got)
+    assert sum(len(p) for _, p in got) < 46000000, "it was not overtaken"
+
+
 def resident(platform):
     with open(f"/proc/{platform.process.pid}/status", encoding="ascii") as f:
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
@@ -239,6 +332,15 @@ def test_lists(box):
     found = box.call("GET", "/runs?limit=10&offset=5")
     assert [r["id"] for r in found["runs"]] == runs[5:15] and found["total"] == 30
     box.call("GET", "/runs?limit=x", status=400)
+
+
+def test_a_list_of_commands_that_need_much_room(box):
+    c = box.connection()
+    for _ in range(1000):
+        c.request("POST", box.path + "/runs", json.dumps({"cmd": "#" + "\x01" * 250, "shell": "/bin/true"}), {"X-API-Key": box.platform.key})
+        assert c.getresponse().read()
+    found = box.call("GET", "/runs?limit=1000")
+    assert [r["cmd"] for r in found["runs"]] == ["#" + "\x01" * 199] * 1000
 
 
 def test_ten_thousand_runs(base_images):
@@ -411,3 +513,35 @@ def test_runs_outlive_the_daemon(base_images):
         mine = next(s for s in json.loads(p.request("GET", "/v1/sandboxes")[2])["sandboxes"] if s["id"] == box.id)
         assert mine["image"] == "python:3.11-slim" and mine["cpus"] == 0.5 and mine["background_runs"] == 3
         box.box.delete()
+
+
+def test_commands_whose_results_are_kept_cost_the_next_ones_nothing(platform):
+    """A result is kept for a minute after it was read. Processor time, for wall clocks tell of other tests too."""
+    def runs(count):
+        c = box.connection()
+        before = processor_ns(platform.process.pid), processor_ns(init)
+        for _ in range(count):
+            c.request("POST", "/run", json.dumps({"cmd": "true"}), {"X-API-Key": platform.key, "X-Session-ID": box.id})
+            answer = c.getresponse()
+            assert (answer.status, b"event: end" in answer.read()) == (200, True)
+        c.close()
+        return [b - a for a, b in zip(before, (processor_ns(platform.process.pid), processor_ns(init)))]
+
+    def least():
+        """Of three: what runs beside it takes from caches, too."""
+        return [min(found) for found in zip(*(runs(250) for _ in range(3)))]
+
+    box = Runs(platform, machine_size="2:2")
+    init = init_of(box.id)
+    runs(100)
+    first = least()
+    runs(8000)
+    last = least()
+    for name, a, b in zip(("daemon", "init"), first, last):
+        assert b < 1.7 * a, f"the {name}'s processor time for 250 runs was {a / 1e6:.0f} ms at first, {b / 1e6:.0f} ms after 8,000"
+    box.box.delete()
+
+
+def processor_ns(pid):
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as f:
+        return int(f.read().split()[0])

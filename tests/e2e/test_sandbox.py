@@ -331,6 +331,16 @@ def test_read_past_the_end_and_failed_commit(platform, sandbox):
     assert platform.request("POST", "/write_file?path=/tmp/a&offset=0", b"x" * (4 * 1024 * 1024 + 1), headers=head)[0] == 413
 
 
+def test_uploads_that_failed_take_no_place(platform, sandbox):
+    """1,024 may be open in a sandbox; none of these is."""
+    headers = {"X-Session-ID": sandbox.sid}
+    for i in range(1030):
+        assert platform.request("POST", f"/write_file?path=/no/{i}&offset=0", b"x", headers)[0] == 404
+        assert platform.request("POST", f"/write_file?path=/tmp/{i}&commit=1&size=1", b"", headers)[0] == 409
+    status, _, answer = platform.request("POST", "/write_file?path=/tmp/good&offset=0", b"x", headers)
+    assert status == 200, answer
+
+
 # -- life -------------------------------------------------------------------------------------------------------------
 
 def test_delete_answers_after_the_last_process_is_dead(platform, client):

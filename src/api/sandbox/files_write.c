@@ -95,7 +95,7 @@ void uploads_free(struct sandbox *b)
 	b->uploads = map_free(b->uploads);
 }
 
-/* Makes room by forgetting committed ones. */
+/* Makes room by forgetting one of which nothing is staged: it was committed, or never began. */
 static bool make_room(struct sandbox *b)
 {
 	struct map_iter it = { 0 };
@@ -105,7 +105,7 @@ static bool make_room(struct sandbox *b)
 	while (map_next(b->uploads, &it)) {
 		struct upload *up = it.value;
 
-		if (!up->committed || up->running || !list_empty(&up->waiting))
+		if (up->tmp || up->running || !list_empty(&up->waiting))
 			continue;
 		map_del(b->uploads, up->path);
 		upload_free(up);

@@ -85,6 +85,8 @@ struct sandbox_record {
 };
 enum { SANDBOX_RECORD_LIVE = 1, SANDBOX_RECORD_ENDED = 2 };
 #define SANDBOX_RECORDS_MAX 65536
+/* Commands that are alive or whose results are kept, of all kinds: a little below WIRE_ITEMS_MAX, beyond which init begins none. */
+#define SANDBOX_COMMANDS_MAX 16000
 
 /* sandbox.c */
 /* id: NULL = a new one. */
@@ -161,6 +163,7 @@ ssize_t frames_read(const struct frames *f, uint64_t *pos, char *p, size_t cap);
 void runs_routes(struct sandboxes *s, struct http_router *r);
 void runs_free(struct sandbox *b); /* all of them */
 size_t runs_count(const struct sandbox *b);
+void commands_make_room(struct sandbox *b); /* for one more, of either kind */
 /* A command of a former daemon; false = it is none of these. */
 bool runs_adopt(struct sandbox *b, struct engine_exec *x, const struct engine_left *left);
 void sandbox_list_routes(struct sandboxes *s, struct http_router *r);

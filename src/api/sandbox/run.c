@@ -179,6 +179,7 @@ static int start(struct sandbox *b, json_t *body, const unsigned char *key, stru
 
 	if (r < 0)
 		return r;
+	commands_make_room(b);
 	run = run_new(b);
 	run->task = task_new(b->tasks, key, &(struct task_result){ .release = run_release, .arg = run });
 	spec.id = task_id(run->task);

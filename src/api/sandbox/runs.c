@@ -17,7 +17,7 @@
 #define CMD_SHOWN_BYTES 200
 #define LIST_DEFAULT 100
 #define LIST_MAX 1000
-#define ANSWER_MAX_BYTES (1u << 20)
+#define ANSWER_MAX_BYTES (LIST_MAX * 4096u) /* a command's beginning and an error, all of it escaped */
 #define WAIT_MAX_S 3600.0
 
 struct runs {
@@ -83,6 +83,13 @@ void runs_free(struct sandbox *b)
 size_t runs_count(const struct sandbox *b)
 {
 	return b->runs ? map_len(b->runs->by_id) : 0;
+}
+
+void commands_make_room(struct sandbox *b)
+{
+	size_t others = runs_count(b);
+
+	tasks_make_room(b->tasks, SANDBOX_COMMANDS_MAX - MIN(others, (size_t)SANDBOX_COMMANDS_MAX));
 }
 
 static char *shown(const char *cmd)

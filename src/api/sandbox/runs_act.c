@@ -14,6 +14,16 @@ struct act { /* a request whose answer waits for the engine's; outlives it */
 	struct use *u; /* NULL = the request is gone */
 };
 
+/* That nobody is there whom it could reach, at the front of its terminal or any more, is no fault of ours. */
+static void refuse(struct http_req *req, const struct err *err)
+{
+	struct err e = *err;
+
+	if (e.code == -ESRCH || e.code == -ENOTTY)
+		e.code = -EEXIST;
+	api_reply_err(req, &e);
+}
+
 static void on_acted(void *arg, const struct err *err)
 {
 	struct act *a = arg;
@@ -21,7 +31,7 @@ static void on_acted(void *arg, const struct err *err)
 	if (a->u)
 		a->u->back = NULL;
 	if (a->u && err)
-		api_reply_err(a->u->req, err);
+		refuse(a->u->req, err);
 	else if (a->u)
 		runs_reply_empty(a->u->req);
 	free(a);

@@ -269,7 +269,8 @@ static int begin(struct feed_use *u, struct brun *run, struct err *err)
 	f->counted = true;
 	u->feed = f;
 	f->writer = u;
-	if (f->fd < 0 && !f->closed) {
+	/* A request that has gone may have asked already: its answer is for whoever writes now. */
+	if (f->fd < 0 && !f->closed && !f->asking) {
 		f->asking = true;
 		run->b->s->engine->ops->exec_input(run->exec, on_asked, f);
 	}

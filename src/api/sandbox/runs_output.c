@@ -2,7 +2,12 @@
  * afterwards. The bytes lie with init, in its memory or in a file of which a reader holds a descriptor; a reader here has
  * at most one piece in hand, whatever the run writes and however slow its peer is.
  *
- * A reader with flow holds the command up: while there is one, the command may be FLOW_BYTES ahead of the slowest. */
+ * A reader with flow holds the command up: while there is one, the command may be FLOW_BYTES ahead of the slowest, and what that
+ * one has not got is kept, whatever the run keeps.
+ *
+ * Of a run that keeps its last bytes init may forget what is being read: a hole reads as zeros. So a piece of it is sent only
+ * when init has said, after it was read, that it was still there. Where it comes in frames a piece ends with one of them: who is
+ * overtaken goes on at the beginning of another. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,8 +18,9 @@
 #include "api/sandbox/runs.h"
 #include "base/fd.h"
 #include "base/mem.h"
+#include "sandbox/wire.h"
 
-#define PIECE_BYTES (64u * 1024)
+#define PIECE_BYTES (WIRE_FRAME_HEAD + 64u * 1024) /* init's longest frame */
 #define FLOW_BYTES (1u << 20)
 
 struct reader {
@@ -27,13 +33,16 @@ struct reader {
 	uint64_t stored;   /* known to be there */
 	uint64_t asked;    /* offset when init was asked last: from there it counts how far the command may go */
 	bool follow, flow;
+	bool framed;       /* what it has not got may be forgotten, by frames */
 	bool asking;       /* init has a question */
 	bool working;      /* a worker has it */
 	bool parked;       /* it waits for the peer to take what was sent */
 	bool idle;         /* it has all there is, and is to be told of more */
 	bool news;         /* there was more, or the end, since the question was asked */
 	bool last;         /* the answer to the question is all there will be */
+	bool kept;         /* nothing of what it told of can be forgotten any more */
 	ssize_t got;       /* of the worker */
+	size_t held;       /* bytes in block that are sent once init has said that they are right */
 	char block[PIECE_BYTES];
 };
 
@@ -101,7 +110,8 @@ static void release_flow(struct brun *run)
 {
 	uint64_t from = slowest(run);
 	const struct engine_fetch f = {
-		.offset = MIN(from, (uint64_t)INT64_MAX), .flow = flow_from(run, from), .watch = is_followed(run), .have = true,
+		.offset = MIN(from, (uint64_t)INT64_MAX), .flow = flow_from(run, from), .need = from, .watch = is_followed(run),
+		.have = true,
 	};
 
 	run->b->s->engine->ops->exec_fetch(run->exec, &f, forget_answer, NULL);
@@ -123,6 +133,40 @@ static bool pass_on(struct reader *r, const void *p, size_t len)
 	return !r->parked;
 }
 
+static void ask(struct reader *r);
+
+/* What was read from the spool. False = wait: for the peer, or for init. */
+static bool take(struct reader *r, size_t len)
+{
+	if (r->kept)
+		return pass_on(r, r->block, len);
+	r->held = len;
+	if (r->run)
+		ask(r);
+	else
+		give_up(r);
+	return false;
+}
+
+/* How much of the len bytes in block are whole frames; 0 = the first one goes on behind them. What is no frame is passed on as it
+ * is: a hole, of which init will say so, or the rest of one for a peer that asked from its middle. */
+static size_t whole(const struct reader *r, size_t len)
+{
+	size_t end = 0;
+
+	while (r->framed && len - end >= WIRE_FRAME_HEAD) {
+		const unsigned char *h = (const unsigned char *)r->block + end;
+		uint64_t n = WIRE_FRAME_HEAD + ((uint64_t)h[4] << 24 | (uint64_t)h[5] << 16 | (uint64_t)h[6] << 8 | h[7]);
+
+		if ((h[0] != WIRE_STREAM_OUT && h[0] != WIRE_STREAM_ERR) || n > PIECE_BYTES)
+			return end ? end : len;
+		if (n > len - end)
+			break;
+		end += (size_t)n;
+	}
+	return r->framed ? end : len;
+}
+
 static void read_work(void *arg)
 {
 	struct reader *r = arg;
@@ -135,15 +179,19 @@ static void read_work(void *arg)
 static void read_done(void *arg)
 {
 	struct reader *r = arg;
+	size_t len;
 
 	r->working = false;
 	if (!r->u) {
 		reader_free_if_over(r);
 		return;
 	}
-	if (r->got <= 0)
+	if (r->got <= 0) {
 		give_up(r); /* its disk failed: the answer must look broken */
-	else if (pass_on(r, r->block, (size_t)r->got))
+		return;
+	}
+	len = whole(r, (size_t)r->got);
+	if (take(r, len ? len : (size_t)r->got))
 		next(r);
 }
 
@@ -163,17 +211,27 @@ static void read_spool(struct reader *r)
 {
 	struct iovec v = { r->block, (size_t)MIN((uint64_t)PIECE_BYTES, r->stored - r->offset) };
 	ssize_t n = preadv2(r->fd, &v, 1, (off_t)r->offset, RWF_NOWAIT);
+	size_t len = n > 0 ? whole(r, (size_t)n) : 0;
 
-	if (n > 0 && !pass_on(r, r->block, (size_t)n))
+	if (len && !take(r, len))
 		return;
 	r->working = true;
-	if (n > 0)
+	if (len)
 		loop_defer(r->loop, continue_later, r); /* others want a turn, too */
 	else
 		loop_work(r->loop, LOOP_LANE_ANY, read_work, read_done, r);
 }
 
 /* -- asking ---------------------------------------------------------------------------------------------------------------- */
+
+/* True = it was right, and the peer takes more. */
+static bool send_held(struct reader *r, const struct engine_fetched *f)
+{
+	size_t len = r->held;
+
+	r->held = 0;
+	return f->first > r->offset || pass_on(r, r->block, len);
+}
 
 static void on_fetched(void *arg, const struct engine_fetched *f, const struct err *err)
 {
@@ -192,23 +250,30 @@ static void on_fetched(void *arg, const struct engine_fetched *f, const struct e
 		give_up(r);
 		return;
 	}
-	r->stored = f->stored;
-	r->offset = MAX(r->offset, f->first);
-	if (f->len > 0 && r->offset < r->stored && !pass_on(r, f->data, f->len))
+	/* A reader that does not follow gets what there was when it came. */
+	if (r->follow || !r->held)
+		r->stored = f->stored;
+	if (r->held && !send_held(r, f))
 		return;
-	next(r);
+	r->offset = MAX(r->offset, f->first);
+	if (f->len == 0 && r->fd < 0 && r->offset < r->stored)
+		give_up(r); /* init had no descriptor left for it */
+	else if (f->len == 0 || r->offset >= r->stored || pass_on(r, f->data, f->len))
+		next(r);
 }
 
 static void ask(struct reader *r)
 {
 	const struct engine_fetch f = {
-		.offset = r->offset, .flow = flow_from(r->run, r->offset), .watch = is_followed(r->run), .have = r->fd >= 0,
+		.offset = r->offset, .flow = flow_from(r->run, r->offset), .need = slowest(r->run), .watch = is_followed(r->run),
+		.have = r->fd >= 0,
 	};
 
 	r->asking = true;
 	r->asked = r->offset;
 	r->news = false;
 	r->last = r->run->over || !r->follow;
+	r->kept = r->run->over || !r->run->keep_last;
 	r->run->b->s->engine->ops->exec_fetch(r->run->exec, &f, on_fetched, r);
 }
 
@@ -320,6 +385,7 @@ void run_output_handler(struct http_req *req, void *sandboxes)
 	}
 	u->reader = r;
 	r->run = run;
+	r->framed = run->separate && run->keep_last;
 	list_push_back(&run->readers, &r->node);
 	http_req_watch_peer(req);
 	http_reply_header(req, "X-Accel-Buffering", "no");

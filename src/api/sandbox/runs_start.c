@@ -103,6 +103,7 @@ static int start(struct sandbox *b, json_t *body, struct brun **ret, struct err 
 	r = r < 0 ? r : runs_make_room(b, err);
 	if (r < 0)
 		return r;
+	commands_make_room(b);
 	spec.terminal = w.terminal;
 	spec.input = w.input && !w.terminal;
 	spec.keep_last = w.keep_last || w.terminal;

@@ -152,7 +152,8 @@ void sidecar_start_later(struct sidecar *c)
 	uint64_t now = loop_now_ms(c->s->loop);
 	bool steady = c->state == SIDECAR_RUNNING && now - c->started_ms >= SIDECAR_STEADY_MS;
 
-	if (!c->b || c->b->state == SANDBOX_ENDING || c->state == SIDECAR_WAITING)
+	/* What is asked for leads on, or back to here, by itself. */
+	if (!c->b || c->b->state == SANDBOX_ENDING || c->state == SIDECAR_WAITING || c->asking || c->making)
 		return;
 	c->pause_ms = steady || !c->pause_ms ? SIDECAR_PAUSE_MS : MIN(2 * c->pause_ms, (uint64_t)SIDECAR_PAUSE_MAX_MS);
 	c->state = SIDECAR_WAITING;
@@ -443,6 +444,7 @@ static void on_again(struct loop_timer *t UNUSED, void *arg)
 	if (c->b->state == SANDBOX_ENDING || !c->b->box)
 		return;
 	c->restarts++;
+	c->state = c->image ? SIDECAR_MAKING : SIDECAR_IMAGE; /* it waits no more, so that it can again */
 	go(c);
 }
 

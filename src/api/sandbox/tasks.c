@@ -24,6 +24,7 @@ struct tasks {
 	struct loop_timer expiry;
 	struct slots *records; /* NULL = none are kept */
 	struct list unsure;   /* struct task.unsure_node: whether the id arrived is not known yet */
+	struct list joinable; /* struct task.join_node: the few that a repetition is compared with, however many there are */
 	struct loop_timer look; /* at those */
 	uint64_t look_ms;     /* its next interval */
 	uint64_t made_ms;     /* when it was made itself */
@@ -46,8 +47,8 @@ struct task {
 	bool over;
 	char *error;          /* over: it failed */
 	struct list streams;
-	bool joinable;        /* its first stream broke before it knew the id */
-	bool doubtful;        /* joinable, and of a former daemon, whose client may have the id */
+	struct list join_node; /* joinable: its first stream broke before it knew the id */
+	bool doubtful;        /* of a joinable one: it is of a former daemon, whose client may have the id */
 	uint32_t slot;        /* of its record; SLOTS_NONE = none */
 	struct task_stream *first; /* the stream the task was made for, while it is open */
 	struct loop_timer tell;  /* runs while the first stream is not given a result that is there: its id goes before */
@@ -73,6 +74,7 @@ static void task_free(struct task *task)
 	list_remove(&task->node);
 	list_remove(&task->read_node);
 	list_remove(&task->unsure_node);
+	list_remove(&task->join_node);
 	slots_give(task->tasks->records, task->slot);
 	map_del(task->tasks->by_id, task->id);
 	if (task->result.release)
@@ -168,6 +170,7 @@ struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, st
 	list_init(&t->all);
 	list_init(&t->read);
 	list_init(&t->unsure);
+	list_init(&t->joinable);
 	list_init(&t->waits);
 	loop_timer_init(&t->look, l, on_look, t);
 	loop_timer_init(&t->expiry, l, on_expiry, t);
@@ -196,6 +199,16 @@ struct tasks *tasks_free(struct tasks *t, const char *text)
 	return NULL;
 }
 
+void tasks_make_room(struct tasks *t, size_t max)
+{
+	list_foreach(&t->read, struct task, read_node, task) {
+		if (map_len(t->by_id) < max)
+			return;
+		if (list_empty(&task->streams))
+			task_free(task);
+	}
+}
+
 void task_make_id(char ret[TASK_ID_LEN])
 {
 	char uuid[UUID_LEN];
@@ -221,6 +234,7 @@ static struct task *add(struct tasks *t, const char *id, const struct task_resul
 	list_init(&task->streams);
 	list_init(&task->read_node);
 	list_init(&task->unsure_node);
+	list_init(&task->join_node);
 	loop_timer_init(&task->tell, t->loop, on_tell, task);
 	list_push_back(&t->all, &task->node);
 	map_put(t->by_id, task->id, task);
@@ -248,6 +262,19 @@ void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN])
 	memcpy(ret + TASK_KEY_LEN, place, sizeof(place));
 }
 
+static void set_joinable(struct task *task, bool doubtful)
+{
+	list_remove(&task->join_node);
+	list_push_back(&task->tasks->joinable, &task->join_node);
+	task->doubtful = doubtful;
+}
+
+static void clear_joinable(struct task *task)
+{
+	list_remove(&task->join_node);
+	task->doubtful = false;
+}
+
 /* -- of a former daemon ------------------------------------------------------------------------------------------------------ */
 
 /* What its first stream came to: see the header. Times of the monotonic clock hold on in the next process. */
@@ -261,8 +288,7 @@ static void judge(struct task *task)
 	if (!r->broke_s && (r->state & (TASK_TOLD | TASK_LATE)) == TASK_TOLD)
 		return;
 	broke_ms = r->broke_s ? r->broke_s * 1000ull : now;
-	task->joinable = true;
-	task->doubtful = !r->broke_s;
+	set_joinable(task, !r->broke_s);
 	task->broke_ms = MIN(broke_ms + (now - task->tasks->made_ms), now);
 }
 
@@ -289,7 +315,7 @@ struct task *task_restore(struct tasks *t, const char *id, const void *label, si
 
 void task_claim(struct task *task)
 {
-	task->joinable = task->doubtful = false;
+	clear_joinable(task);
 	settle(task, true);
 }
 
@@ -308,7 +334,7 @@ bool tasks_wait(struct tasks *t, const unsigned char key[TASK_KEY_LEN])
 
 	if (!t->restored_ms || loop_now_ms(t->loop) - t->restored_ms > t->repeat_ms)
 		return false;
-	list_foreach(&t->all, struct task, node, task)
+	list_foreach(&t->joinable, struct task, join_node, task)
 		doubtful += task->doubtful && !memcmp(task->key, key, TASK_KEY_LEN);
 	if ((w ? w->n : 0) >= doubtful)
 		return false;
@@ -353,8 +379,10 @@ struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LE
 {
 	uint64_t now = loop_now_ms(t->loop);
 
-	list_foreach(&t->all, struct task, node, task)
-		if (task->joinable && now - task->broke_ms <= t->repeat_ms && !memcmp(task->key, key, TASK_KEY_LEN))
+	list_foreach(&t->joinable, struct task, join_node, task)
+		if (now - task->broke_ms > t->repeat_ms)
+			clear_joinable(task); /* nobody repeats it any more */
+		else if (!memcmp(task->key, key, TASK_KEY_LEN))
 			return task;
 	return NULL;
 }
@@ -364,7 +392,10 @@ void task_first_closed(struct task *task, bool acked)
 	struct task_record *r = record(task);
 
 	task->fate = NULL;
-	task->joinable = !acked;
+	if (acked)
+		clear_joinable(task);
+	else
+		set_joinable(task, task->doubtful);
 	task->broke_ms = loop_now_ms(task->tasks->loop);
 	settle(task, acked);
 	if (r && !acked)
@@ -430,7 +461,7 @@ static void attach_first(struct task *task, struct task_stream *st)
 	struct tasks *t = task->tasks;
 	struct task_record *r = record(task);
 
-	task->joinable = task->doubtful = false;
+	clear_joinable(task);
 	task->first = st;
 	task->asked_ms = loop_now_ms(t->loop);
 	if (!r)

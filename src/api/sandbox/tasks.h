@@ -79,6 +79,10 @@ struct tasks *tasks_new(struct loop *l, uint64_t keep_ms, uint64_t repeat_ms, st
 /* Every task fails with text; streams get it as their error. NULL is allowed; returns NULL. */
 struct tasks *tasks_free(struct tasks *t, const char *text);
 
+/* Where there are max or more, results that were read go before their time, those read first first, until there are fewer or
+ * none of them is left that nobody reads. */
+void tasks_make_room(struct tasks *t, size_t max);
+
 /* A new id, of whatever runs in a sandbox. */
 void task_make_id(char ret[TASK_ID_LEN]);
 /* A new task for a body with this hash. release and arg of result may be set already. */
@@ -96,7 +100,8 @@ void task_claim(struct task *task);
  * is to be followed by one tasks_waited(). */
 bool tasks_wait(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
 void tasks_waited(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
-struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);   /* NULL = a new one is due */
+/* The one whose first stream broke first; NULL = a new one is due. */
+struct task *task_find_twin(struct tasks *t, const unsigned char key[TASK_KEY_LEN]);
 
 /* Starts the event stream of req: task_id, then the result, now or later. first: req is what the task was made for, or a
  * twin. Not for a request whose answer has started. */

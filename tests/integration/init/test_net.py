@@ -120,6 +120,16 @@ def test_dns_goes_through_egress_and_back(box, host):
     assert box.wait(run).text == "b'answer'\n"
 
 
+@pytest.mark.parametrize("size", [4096, 6000, 65000])
+def test_a_long_answer_comes_too(box, size):
+    """As long as the client asked for (EDNS), and a name server gives by a datagram."""
+    run = box.begin("/usr/bin/python3", "-c", "import socket\ns = socket.socket(2, 2); s.settimeout(5); s.connect(('127.0.0.1', 65531)); "
+                    "s.send(b'query'); print(len(s.recv(65535)))")
+    m = receive(box.egress)
+    send(box.egress, encode("DNS_REPLY", 0, [("CLIENT", m["CLIENT"]), ("OUTPUT", b"a" * size)]))
+    assert box.wait(run).text == f"{size}\n"
+
+
 def test_bad_replies_from_egress_are_ignored(box):
     for raw in (b"x", os.urandom(500), encode("DNS_REPLY", 0, [("OUTPUT", b"a")]), encode("DNS_REPLY", 0, [("CLIENT", b"\x02"), ("OUTPUT", b"a")]),
                 encode("DNS_REPLY", 0, [("CLIENT", b"\x02\0" + b"z" * 300), ("OUTPUT", b"a")]),

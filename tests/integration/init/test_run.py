@@ -403,6 +403,24 @@ def test_run_at_the_process_limit_says_so():
         assert s.wait(run)["KILLED"] == 1
 
 
+def test_a_kill_does_not_wait_for_each_command_before_it():
+    """Commands wait for a killed run's processes to go; of those that do not go one learns, and not each after the other."""
+    with Sandbox(pids=24) as s:
+        run = s.begin("/bin/bash", "-c", "trap '' TERM; for i in $(seq 40); do sleep 100 & done 2>/dev/null; while :; do sleep 1; done")
+        deadline = time.monotonic() + 30
+        while s.ask("STATUS")["N_PROCS"] < 24 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        s.ask("KILL", ("RUN_ID", run), ("SIGNAL", 15))
+        began = time.monotonic()
+        commands = [s.post("RUN", ("RUN_ID", f"command {i}"), ("ARG", "/bin/true"), ("CWD", "/"), ("USER", "")) for i in range(4)]
+        kill = s.post("KILL", ("RUN_ID", run))
+        assert s.take(lambda m: m.request == kill).kind == "OK"
+        assert time.monotonic() - began < 9
+        assert [s.take(lambda m: m.request == c)["ERRNO"] for c in commands] == [11] * 4
+        assert s.sh("echo alive").text == "alive\n"  # which may wait again, for what dies now
+        assert s.wait(run)["KILLED"] == 1
+
+
 def test_orphans_are_reaped(fresh):
     fresh.sh("for i in $(seq 200); do (sleep 0.2 &) ; done")
     time.sleep(1)

@@ -157,8 +157,9 @@ def test_the_last_frames_are_whole(box):
     assert joined(data, 1).endswith(b"%0100d" % 5000) and joined(data, 2).endswith(b"%0100d" % 5000)
 
 
-def test_a_reader_holds_the_command_up(box):
-    run = sh(box, "until [ -e /tmp/go ]; do sleep 0.01; done; head -c 50000000 /dev/zero; echo done", RUN_FETCH | RUN_TAIL, max_bytes=1 << 20)
+@pytest.mark.parametrize("max_bytes", [1 << 20, 1 << 16])
+def test_a_reader_holds_the_command_up(box, max_bytes):
+    run = sh(box, "until [ -e /tmp/go ]; do sleep 0.01; done; head -c 50000000 /dev/zero; echo done", RUN_FETCH | RUN_TAIL, max_bytes=max_bytes)
     read(box, run, FLOW=100000)  # until then it would write as it likes
     box.sh("touch /tmp/go")
     time.sleep(0.5)

@@ -188,6 +188,35 @@ Test(tasks, a_result_that_was_read_goes_after_its_time)
 	close(fd);
 }
 
+Test(tasks, results_that_were_read_make_room)
+{
+	struct task *t[4];
+	int fd[4];
+
+	tasks = tasks_free(tasks, "another patience");
+	tasks = tasks_new(loop, 60000, 200, NULL);
+	for (int i = 0; i < 4; i++) {
+		t[i] = make(key_a);
+		task_finish(t[i], read_text);
+	}
+	for (int i = 0; i < 3; i++) {
+		fd[i] = connect_pair();
+		attach(fd[i], t[i]);
+		run_for(5);
+		close(fd[i]);
+	}
+	run_for(5);
+	tasks_make_room(tasks, 5);
+	cr_assert_eq(released, 0);
+	auto_free char *first = xstrdup(task_id(t[0]));
+	tasks_make_room(tasks, 4);
+	cr_assert_eq(released, 1);
+	cr_assert_null(task_find(tasks, first), "the one that was read first");
+	tasks_make_room(tasks, 1);
+	cr_assert_eq(released, 3, "what nobody has read stays");
+	cr_assert_eq(task_find(tasks, task_id(t[3])), t[3]);
+}
+
 Test(tasks, reading_again_prolongs_it)
 {
 	tasks = tasks_free(tasks, "another patience");

@@ -1,4 +1,6 @@
 /* The boxes of a former daemon, whose spawner and inits only speak the protocol. */
+#include <sys/resource.h>
+
 #include "unit/sandbox/engined.h"
 
 TestSuite(takeover, .init = engined_begin, .fini = engined_end, .timeout = 60);
@@ -250,22 +252,62 @@ Test(takeover, a_box_that_nobody_wants_is_ended)
 	cr_assert_str_eq(fake.ended_id, ID);
 }
 
-Test(takeover, an_engine_that_goes_while_it_takes_over)
+/* The next daemon has asked for the box of the former one, and fake_take_late() is to answer. */
+static void asked_for(size_t *ret_taken)
 {
-	const struct local_heirs heirs = { .sandbox = adopt };
-	size_t taken = 99;
+	static const struct local_heirs heirs = { .sandbox = adopt };
 
 	old_box();
 	new_engine();
 	fake.slow_take = true;
-	local_engine_take_over(engine, &heirs, on_taken, &taken);
+	local_engine_take_over(engine, &heirs, on_taken, ret_taken);
 	for (int i = 0; i < 1000 && !__atomic_load_n(&fake.take, __ATOMIC_SEQ_CST); i++)
 		turn(10);
+}
+
+Test(takeover, an_engine_that_goes_while_it_takes_over)
+{
+	size_t taken = 99;
+
+	asked_for(&taken);
 	engine = local_engine_free(engine);
 	fake_take_late(); /* finds nobody */
 	cr_assert_not(turn(50));
 	cr_assert_eq(taken, 99);
 	cr_assert_null(adopted);
+}
+
+/* Lets nobody here have one more descriptor; the limit of before. */
+static struct rlimit no_more_descriptors(void)
+{
+	struct rlimit was, none;
+	int next = dup(0);
+
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &was), 0);
+	none = was;
+	none.rlim_cur = (rlim_t)next;
+	close(next);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+	return was;
+}
+
+Test(takeover, a_box_for_which_there_is_no_descriptor_is_taken_when_there_is_one)
+{
+	struct rlimit was;
+	size_t taken = 99;
+
+	asked_for(&taken);
+	fake.slow_take = false; /* what is asked for again is answered by the spawner's thread, which needs some */
+	was = no_more_descriptors();
+	fake_take_late();
+	cr_assert_not(turn(50));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &was), 0);
+	cr_assert_null(adopted);
+	cr_assert_eq(fake.ended, 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(taken, 1);
+	cr_assert_str_eq(adopted->id, ID);
+	cr_assert_eq(fake.ended, 0);
 }
 
 /* Its RUNS fails first, whose callback asks for the sandbox's end. */

@@ -1,0 +1,170 @@
+/* What belongs to a sandbox and outlives a request: sidecars, input and output of its runs, uploads, records. */
+#include "unit/api/sandboxes.h"
+
+TestSuite(sandbox_parts, .init = begin, .fini = end, .timeout = 60);
+
+/* -- sidecars of a former daemon ---------------------------------------------------------------------------------------------- */
+
+static void image_fails(void)
+{
+	struct err e;
+
+	cr_assert_not_null(fake.image_done, "nobody asks for the image");
+	err_set(&e, -EIO, "the registry is away");
+	engine_image_fn *done = fake.image_done;
+	fake.image_done = NULL;
+	done(fake.image_arg, NULL, &e);
+}
+
+Test(sandbox_parts, a_sidecar_whose_image_can_not_be_had_is_tried_again_and_again)
+{
+	auto_free char *note = xasprintf("{\"namespace\": \"%s\", \"sidecars\": [{\"name\": \"db\", \"image\": \"x\"}]}",
+					 store_namespace_find(store, "local")->id);
+
+	cr_assert(sandboxes_adopt(sandboxes, &old, note, strlen(note)));
+	sandboxes_taken_over(sandboxes);
+	image_fails();
+	run_for(600);
+	image_fails();
+	run_for(1100);
+	cr_assert_not_null(fake.image_done, "nobody asks for the image again");
+	image_comes();
+	cr_assert_not_null(fake.create_done, "and made when its image is there");
+}
+
+/* -- input of a run in the background --------------------------------------------------------------------------------------- */
+
+Test(sandbox_parts, input_is_asked_for_once_whoever_waits_for_it)
+{
+	char text[16] = "", path[256];
+	int p[2], first = connect_pair(), second = connect_pair();
+
+	fd = connect_pair();
+	ready(fd);
+	cr_assert_eq(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%s/runs", fake.id);
+	const char *run = strstr(post(fd, path, NULL, NULL, "{\"cmd\": \"cat\", \"stdin\": true}"), "\"id\":\"");
+	cr_assert_not_null(run);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%s/runs/%.32s/stdin?close=1", fake.id, run + 6);
+	cr_assert_str_empty(post(first, path, NULL, NULL, "lost"));
+	close(first); /* before init has answered */
+	run_for(20);
+	cr_assert_str_empty(post(second, path, NULL, NULL, "hello"));
+	for (int i = fake.inputs; i > 0; i--)
+		fake.input_done(fake.input_arg, fcntl(p[1], F_DUPFD_CLOEXEC, 0), NULL);
+	close(p[1]);
+	run_for(20);
+	cr_assert_not_null(strstr(read_now(second), "{\"offset\": 5}"));
+	cr_assert_eq(read(p[0], text, sizeof(text)), 5);
+	cr_assert_str_eq(text, "hello");
+	cr_assert_eq(read(p[0], text, sizeof(text)), 0, "nobody holds the input of a command open that was closed");
+	close(p[0]);
+	close(second);
+}
+
+/* -- its output ------------------------------------------------------------------------------------------------------------ */
+
+static void is_cut_off(const char *run, const char *query)
+{
+	const struct engine_fetched f = { .stored = 10, .fd = -1 };
+	auto_free char *path = xasprintf("/v1/sandboxes/%s/runs/%.32s/output%s", fake.id, run, query);
+	int c = connect_pair();
+	char byte;
+
+	get(c, path);
+	fake.fetches = 0;
+	fake.fetch_done(fake.fetch_arg, &f, NULL);
+	run_for(20);
+	cr_assert_null(strstr(read_now(c), "0\r\n\r\n"), "it looks complete");
+	cr_assert_eq(read(c, &byte, 1), 0, "it breaks off");
+	cr_assert_eq(fake.fetches, 0, "and is not asked for again at once");
+	close(c);
+}
+
+Test(sandbox_parts, output_that_init_could_not_hand_over_is_cut_off)
+{
+	char path[128], run[33];
+
+	fd = connect_pair();
+	ready(fd);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs", fake.id);
+	const char *id = strstr(post(fd, path, NULL, NULL, "{\"cmd\": \"cat\"}"), "\"id\":\"");
+	cr_assert_not_null(id);
+	snprintf(run, sizeof(run), "%.32s", id + 6);
+	is_cut_off(run, "");
+	is_cut_off(run, "?follow=1");
+	close(fd);
+}
+
+/* -- uploads ------------------------------------------------------------------------------------------------------------------ */
+
+#define MANY 1024 /* UPLOADS_MAX */
+#define AT_ONCE 64
+
+static void write_behind_nothing(int from, int n)
+{
+	auto_buf struct buf all = { 0 };
+	const char *text;
+
+	buf_init(&all, 1u << 20);
+	for (int i = from; i < from + n; i++)
+		cr_assert_eq(buf_printf(&all, "POST /write_file?path=/f%d&offset=5 HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nX-Session-ID: %s\r\n"
+					"Content-Length: 1\r\n\r\nx", i, key, fake.id), 0);
+	text = talk(fd, all.data);
+	for (int i = 0; i < n; i++) {
+		text = strstr(text, "\"detail\":\"/f");
+		cr_assert_not_null(text);
+		cr_assert_not_null(strstr(text++, "no upload is open"));
+	}
+}
+
+Test(sandbox_parts, uploads_that_never_began_take_no_place)
+{
+	struct err e;
+
+	fd = connect_pair();
+	ready(fd);
+	for (int i = 0; i < MANY; i += AT_ONCE)
+		write_behind_nothing(i, AT_ONCE);
+	cr_assert_str_empty(post(fd, "/write_file?path=/new&offset=0", fake.id, NULL, "x"));
+	cr_assert_not_null(fake.open_done);
+	err_set(&e, -ENOENT, "/new: no such folder");
+	fake.open_done(fake.open_arg, -1, 0, NULL, &e);
+	run_for(5);
+	close(fd);
+}
+
+/* -- what outlives the daemon ---------------------------------------------------------------------------------------------- */
+
+/* The table of a life in which a spawner held so many tasks; how many records there are then. */
+static uint32_t records_of_a_life(const char *life, int n)
+{
+	const unsigned char body[TASK_KEY_LEN] = { 1 };
+	struct sandboxes_settings s = { .state_dir = dir, .life = life };
+	struct sandboxes *table;
+	struct tasks *tasks;
+	struct err err = ERR_INIT;
+	uint32_t count;
+
+	cr_assert_eq(sandboxes_new(&table, loop, &engine, auth, &s, &err), 0, "%s", err.msg);
+	tasks = tasks_new(loop, 1000, 1000, table->task_records);
+	for (int i = 0; i < n; i++)
+		task_new(tasks, body, &(struct task_result){ .arg = NULL });
+	count = slots_count(table->task_records);
+	records_leave(table); /* it dies */
+	tasks_free(tasks, "gone");
+	sandboxes_free(table);
+	return count;
+}
+
+Test(sandbox_parts, tasks_of_a_lost_spawner_take_no_records)
+{
+	uint32_t first = records_of_a_life("one", 400), second = records_of_a_life("two", 400);
+
+	for (const char *const *name = (const char *const[]){ "tasks", "sandbox", NULL }; *name; name++) {
+		auto_free char *path = xasprintf("%s/%s", dir, *name);
+
+		unlink(path);
+	}
+	cr_assert_eq(first, second, "%u, then %u", first, second);
+}
