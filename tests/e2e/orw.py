@@ -249,9 +249,15 @@ def nothing_new(platform: Platform, before: Census | None = None, timeout_s: flo
 
 def descriptors(platform: Platform) -> dict[str, int]:
     """How many the daemon, its spawner, and what the spawner started that is no sandbox have open."""
-    spawners = [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and platform.data in command_of(p)]
+    spawners = spawners_of(platform)
     egress = [p for p in pids() if command_of(p)[:1] == ["openreward-egress"] and parent_of(p) in spawners]
     return {f"{command_of(p)[0]} {p}": len(os.listdir(f"/proc/{p}/fd")) for p in [platform.process.pid, *spawners, *egress]}
+
+
+def spawners_of(platform: Platform) -> list[int]:
+    """Its spawner (also one whose daemon is gone), without the builders: forks that bear its command line for some milliseconds."""
+    found = [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and platform.data in command_of(p)]
+    return [p for p in found if parent_of(p) not in found]
 
 
 def pids() -> list[int]:
@@ -262,6 +268,12 @@ def command_of(pid: int) -> list[str]:
     """Its words, the program's without folder; [] when it is gone."""
     words = "\n".join(lines_of(f"/proc/{pid}/cmdline")).split("\0")
     return [os.path.basename(words[0]), *words[1:]] if words[0] else []
+
+
+def init_of(sid: str) -> int:
+    """The process that is number 1 in a sandbox."""
+    return next(p for p in pids() if any(sid in line for line in lines_of(f"/proc/{p}/cgroup"))
+                and any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines_of(f"/proc/{p}/status")))
 
 
 def parent_of(pid: int) -> int:

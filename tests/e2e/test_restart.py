@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from orw import command_of, lines_of, nothing_new, pids, settings, wait_until
+from orw import init_of, nothing_new, settings, spawners_of, wait_until
 from tinyenv import TinySession, deploy_tiny
 
 TAKEN_OVER_S = 20  # bench/ measures it; this is how long a client would wait
@@ -274,12 +274,6 @@ def test_an_init_that_is_slow_to_tell_holds_up_its_own_sandbox_only(own):
         assert result().output == "out" and lines(slow) == ["x"]
 
 
-def init_of(sid):
-    """The process that is number 1 inside."""
-    return next(p for p in pids() if any(sid in line for line in lines_of(f"/proc/{p}/cgroup"))
-                and any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines_of(f"/proc/{p}/status")))
-
-
 def test_many_sandboxes_with_commands_in_flight(own):
     """200 of them: taken over within two seconds, nothing lost, nothing run twice."""
     take_over_many(own, 200)
@@ -344,7 +338,7 @@ def test_sessions_of_a_killed_spawner_are_told(own):
     with own.client() as client:
         s, box = TinySession(own, name), client.sandbox(settings())
         box.start()
-        for pid in spawner(own):
+        for pid in spawners_of(own):
             os.kill(pid, signal.SIGKILL)
         assert own.process.wait(60) != 0
         own.process = None
@@ -353,7 +347,3 @@ def test_sessions_of_a_killed_spawner_are_told(own):
         assert status == 410 and b"infra" in body
         status, _, body = own.request("POST", "/run", b'{"cmd": "true"}', headers={"X-Session-ID": box.sid})
         assert status == 410 and b"infra" in body
-
-
-def spawner(platform):
-    return [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and platform.data in command_of(p)]

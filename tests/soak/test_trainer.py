@@ -20,7 +20,7 @@ import urllib.parse
 
 import pytest
 
-from orw import cgroup_name, command_of, lines_of, nothing_new, parent_of, pids, running, wait_until
+from orw import cgroup_name, command_of, lines_of, nothing_new, parent_of, pids, running, spawners_of, wait_until
 from tinyenv import TinySession, deploy_tiny
 from trainer import VICTIM
 from wire import Sandbox
@@ -117,7 +117,7 @@ class Faults:
 
     def programs(self, name):
         """The platform's processes of this name that are no sandbox's."""
-        spawners = [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and self.platform.data in command_of(p)]
+        spawners = spawners_of(self.platform)
         return spawners if name == "openreward-spawner" else \
             [p for p in pids() if command_of(p)[:1] == [name] and parent_of(p) in spawners]
 
