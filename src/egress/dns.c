@@ -176,7 +176,7 @@ static int forward(struct egress_sandbox *s, const void *msg, size_t len, const 
 {
 	struct egress *e = s->egress;
 
-	if (s->n_asks >= e->config.max_dns || !egress_fds_take(e, 1))
+	if (s->n_asks >= e->config.max_dns || !egress_sandbox_fds_take(s, 1))
 		return -EUSERS;
 	struct egress_ask *a = xcalloc(1, sizeof(*a) + q->end);
 	a->sandbox = s;

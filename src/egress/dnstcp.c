@@ -186,7 +186,7 @@ int egress_dnstcp_new(struct egress_sandbox *s, int fd, struct err *err)
 
 	if (code == 0 && s->n_connections >= e->config.max_connections)
 		code = err_set(err, -EUSERS, "the sandbox has %u connections already", s->n_connections);
-	else if (code == 0 && !egress_fds_take(e, 1))
+	else if (code == 0 && !egress_sandbox_fds_take(s, 1))
 		code = err_set(err, -EMFILE, "no descriptor is left");
 	if (code < 0) {
 		egress_reset(fd);

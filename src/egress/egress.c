@@ -9,6 +9,8 @@
 #include "base/mem.h"
 #include "egress/sandbox.h"
 
+#define FEW 16 /* descriptors of a sandbox that may take of the second half */
+
 struct egress_config egress_config_default(void)
 {
 	return (struct egress_config){
@@ -23,22 +25,33 @@ struct egress_config egress_config_default(void)
 }
 
 /* -- descriptors ------------------------------------------------------------------------------------------------- */
-bool egress_fds_take(struct egress *e, size_t n)
+static bool refuse_fds(struct egress *e)
 {
-	if (e->n_fds + n <= e->max_fds) {
-		e->n_fds += n;
-		return true;
-	}
 	if (!e->warned_fds)
-		log_warn("egress", "all %zu descriptors are in use: new connections are refused", e->max_fds);
+		log_warn("egress", "%zu of %zu descriptors are in use: new connections are refused", e->n_fds, e->max_fds);
 	e->warned_fds = true;
 	return false;
+}
+
+bool egress_fds_take(struct egress *e, size_t n)
+{
+	if (e->n_fds + n > e->max_fds)
+		return refuse_fds(e);
+	e->n_fds += n;
+	return true;
+}
+
+bool egress_fds_take_more(struct egress *e, size_t held, size_t n)
+{
+	size_t coming = e->max_fds / 4, keep = held + n > FEW ? e->max_fds / 2 : coming - MIN(coming, e->n_sandboxes);
+
+	return e->n_fds + n + keep <= e->max_fds ? egress_fds_take(e, n) : refuse_fds(e);
 }
 
 void egress_fds_give(struct egress *e, size_t n)
 {
 	e->n_fds -= n;
-	if (e->n_fds < e->max_fds - e->max_fds / 8)
+	if (e->n_fds < e->max_fds / 2 - e->max_fds / 8)
 		e->warned_fds = false;
 }
 

@@ -57,6 +57,9 @@ void egress_done(struct egress *e);
 
 /* Counts n descriptors; false = they would pass the budget, then nothing is counted. */
 bool egress_fds_take(struct egress *e, size_t n);
+/* The same for connections and questions of one sandbox, which holds so many. Half of all is for those that hold few, and a fourth
+ * for sandboxes themselves, also those still to come: one that cannot be taken in would have no network for life. */
+bool egress_fds_take_more(struct egress *e, size_t held, size_t n);
 void egress_fds_give(struct egress *e, size_t n);
 
 /* Hands a connection to the daemon; fd stays the caller's. Negative errno when it cannot take it now. */

@@ -267,7 +267,7 @@ int egress_relay_new(struct egress_sandbox *s, int fd, const struct egress_addr 
 
 	if (s->n_connections >= e->config.max_connections)
 		code = err_set(err, -EUSERS, "the sandbox has %u connections already", s->n_connections);
-	else if (!egress_fds_take(e, 2))
+	else if (!egress_sandbox_fds_take(s, 2))
 		code = err_set(err, -EMFILE, "no descriptor is left");
 	if (code < 0) {
 		egress_reset(fd);

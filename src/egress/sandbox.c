@@ -177,6 +177,11 @@ int egress_sandbox_new(struct egress *e, const char *id, uint64_t number, enum p
 	return r;
 }
 
+bool egress_sandbox_fds_take(struct egress_sandbox *s, size_t n)
+{
+	return egress_fds_take_more(s->egress, 2 * (size_t)s->n_connections + s->n_asks, n);
+}
+
 void egress_sandbox_end(struct egress_sandbox *s)
 {
 	if (s->fd < 0)

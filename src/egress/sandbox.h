@@ -30,3 +30,6 @@ MUST_CHECK int egress_sandbox_new(struct egress *e, const char *id, uint64_t num
 				  struct err *err);
 void egress_sandbox_end(struct egress_sandbox *s);
 
+/* Counts n more descriptors of its connections and questions; false = there are none for it. */
+bool egress_sandbox_fds_take(struct egress_sandbox *s, size_t n);
+
