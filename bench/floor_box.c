@@ -63,7 +63,7 @@ int floor_prepare_pool(struct floor *f, struct err *err)
 		snprintf(f->pool[i].name, sizeof(f->pool[i].name), "pool-%d-%d", f->number, i);
 		(void)!cgroup_remove(&f->host.cg, f->pool[i].name); /* of a process of a rate, that has ended */
 		f->pool[i].net_fd = -1;
-		r = netns_create(&f->pool[i].net_fd, err);
+		r = netns_create(-1, &f->pool[i].net_fd, err);
 		if (r == 0)
 			r = make_cgroups(&f->host.cg, f->pool[i].name, err);
 		if (r < 0)
@@ -93,7 +93,7 @@ static int make_confines(struct floor *f, struct floor_box *b, struct err *err)
 		b->net_fd = fcntl(f->pool[f->count % FLOOR_POOL].net_fd, F_DUPFD_CLOEXEC, 0);
 		snprintf(b->name, sizeof(b->name), "%s", f->pool[f->count % FLOOR_POOL].name);
 	} else {
-		r = netns_create(&b->net_fd, err);
+		r = netns_create(-1, &b->net_fd, err);
 		if (r == 0)
 			r = make_cgroups(&f->host.cg, b->name, err);
 		if (r < 0)
@@ -262,10 +262,15 @@ static int make_folders(const struct floor *f, const struct floor_box *b, struct
 	const struct disk_share share = { .bytes = 512u << 20, .first = b->first };
 	static const char *const sub[] = { "upper", "work" };
 	auto_fd dir = -1;
+	int r;
 
-	dir = b->opt.memory ? make_folder(f->uppers[1], b->name, err) : disk_make(&f->host.disk, f->uppers[0], b->name, &share, err);
-	if (dir < 0)
-		return dir;
+	if (b->opt.memory)
+		dir = make_folder(f->uppers[1], b->name, err);
+	else
+		dir = disk_make(&f->host.disk, f->uppers[0], b->name, b->first, err);
+	r = dir < 0 || b->opt.memory ? MIN((int)dir, 0) : disk_limit(&f->host.disk, dir, &share, err);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < ARRAY_LEN(sub); i++)
 		if (mkdirat(dir, sub[i], 0755) < 0 || fchownat(dir, sub[i], b->first, b->first, 0) < 0)
 			return err_sys(err, "make %s/%s", b->name, sub[i]);

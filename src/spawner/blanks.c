@@ -1,6 +1,6 @@
 /* Blanks: sandboxes that are made as far as that needs no plan: range, cgroups, net namespace, init up to where it needs its
- * root, /dev, /proc, /sys. Their builders wait for a plan, and any MAKE of a sandbox that stands alone may get one, whatever its
- * image and size are: what is left is the limits and the root.
+ * root, /dev, /proc, /sys, folders, probable limits. Their builders wait for a plan, and any MAKE of a sandbox that stands alone
+ * may get one, whatever its image and size are: what is left is the root, and limits that differ.
  *
  * A few are kept while somebody has asked for a sandbox of late, none while memory is short. The next one is begun when a sandbox
  * is ready and none is there, else when nobody has asked for a moment. */
@@ -40,7 +40,7 @@ static void begin(struct spawner *sp, uint64_t now_ms)
 	struct box *b;
 
 	random_uuid(name);
-	b = box_begin_blank(sp, name);
+	b = box_begin_blank(sp, name, &k->limits);
 	if (!b) {
 		k->not_before_ms = now_ms + BACKOFF_MS;
 		return;
@@ -60,21 +60,35 @@ static void fill(struct spawner *sp, uint64_t now_ms)
 		spawner_wake(sp, k->busy_at_ms + QUIET_MS);
 }
 
+/* The next ones will most probably be asked for with the same. */
+static void expect(struct blanks *k, const struct cgroup_limits *l)
+{
+	k->limits = cgroup_limits_all(l) ? *l : (struct cgroup_limits){ 0 };
+}
+
+/* A limit can be made another, not none. */
+static bool fits(const struct box *b, const struct cgroup_limits *l)
+{
+	return cgroup_limits_all(l) || !cgroup_limits_all(&b->ahead);
+}
+
 bool blanks_take(struct spawner *sp, const struct plan *p, const struct wire_in *in, struct waiter to)
 {
+	const struct cgroup_limits limits = start_limits(p);
 	struct blanks *k = &sp->blanks;
 	struct box *b;
 
 	if (p->beside || !k->max)
 		return false;
+	expect(k, &limits);
 	k->taken_at_ms = k->busy_at_ms = time_now_ms();
 	spawner_wake(sp, k->busy_at_ms + QUIET_MS);
 	while ((b = list_first(&k->waiting, struct box, spare_link))) {
 		list_remove(&b->spare_link);
 		k->n--;
-		if (box_fill(b, p, in, to))
+		if (fits(b, &limits) && box_fill(b, p, in, to))
 			return true;
-		box_drop(b); /* its builder has just died */
+		box_drop(b); /* its builder has just died, or those that wait expect limits */
 	}
 	return false;
 }

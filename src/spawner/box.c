@@ -131,6 +131,7 @@ static void box_over(struct box *b)
 	fd_close(b->egress_fd);
 	fd_close(b->plan_fd);
 	nets_give(sp, b->net_fd);
+	confine_forget(b);
 	list_remove(&b->link);
 	list_remove(&b->beside_link);
 	clean_bury(sp, &(struct remains){ b->name, b->first, true, b->mounts_fd });
@@ -159,6 +160,7 @@ void box_kill(struct box *b, const char *reason)
 	if (b->init_pidfd >= 0)
 		sys_pidfd_kill(b->init_pidfd, SIGKILL);
 	cgroup_kill(&b->sp->host.cg, b->name);
+	confine_forget(b);
 	if (b->builder.pid > 0)
 		kill(b->builder.pid, SIGKILL); /* it may have been on its way into the v1 cgroups */
 	list_foreach(&b->beside, struct box, beside_link, s)
@@ -185,10 +187,29 @@ static void end_beside(struct box *b)
 }
 
 /* -- what the children tell -------------------------------------------------------------------------------------- */
+static bool read_report(struct box *b);
+static void init_refused(struct box *b, char *text, size_t len);
+
+/* What init and its builder said before may be read after it: of several children that ended the kernel tells once, perhaps
+ * before that. */
+static void read_last_words(struct box *b)
+{
+	char text[READY_MAX + 1];
+	ssize_t n;
+
+	while (read_report(b))
+		;
+	n = b->ready.fd < 0 || b->state != BOX_STARTING ? 0 : read(b->ready.fd, text, READY_MAX);
+	if (n > 0 && text[0] != 'R')
+		init_refused(b, text, (size_t)n);
+}
+
 static void on_init_exit(void *arg, int status)
 {
 	struct box *b = arg;
 
+	if (b->state == BOX_STARTING)
+		read_last_words(b);
 	if (b->state == BOX_STARTING)
 		box_fail(b, "run init", -ECHILD, "it ended before it was ready");
 	else
@@ -417,7 +438,10 @@ static int fork_builder(struct box *b, const struct plan *p, const struct box_in
 		.host = &b->sp->host, .name = b->name, .plan = p, .plan_fd = in->plan, .first = b->first,
 		.control_fd = in->control, .egress_fd = in->egress, .ready_fd = in->ready, .report_fd = in->report,
 		.net_fd = b->owner ? open_net(b->owner) : nets_take(b->sp), .background = b->spare && !b->blank,
+		.ahead = b->ahead,
 	};
+
+	s.sysctls = s.net_fd < 0 ? nets_sysctls(b->sp) : -1;
 	pid_t pid = b->owner && s.net_fd < 0 ? err_sys(err, "open the network of %s", b->owner->id) : start_fork(&s, err);
 
 	fd_close(s.net_fd);
@@ -481,20 +505,6 @@ static int box_start(struct box *b, const struct plan *p)
 	return 0;
 }
 
-void box_take_note(struct box *b, const struct wire_in *in)
-{
-	size_t len = 0;
-	const void *p = wire_get(in, WIRE_T_NOTE, 0, &len);
-
-	if (!p || len > WIRE_NOTE_MAX)
-		return;
-	free(b->note);
-	b->note_len = len;
-	b->note = malloc(MAX(len, (size_t)1));
-	if (b->note)
-		memcpy(b->note, p, len);
-}
-
 /* The owner of a box that is to be made; NULL = the plan names none, or *ret_error says why it cannot be had. */
 static struct box *owner_of(const struct spawner *sp, const struct plan *p, int *ret_error)
 {
@@ -528,13 +538,14 @@ int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, con
 	return 0;
 }
 
-struct box *box_begin_blank(struct spawner *sp, const char *name)
+struct box *box_begin_blank(struct spawner *sp, const char *name, const struct cgroup_limits *ahead)
 {
 	struct box *b = box_new(sp, name);
 
 	if (!b)
 		return NULL;
 	b->spare = b->blank = true;
+	b->ahead = *ahead;
 	return box_start(b, NULL) < 0 ? NULL : b;
 }
 

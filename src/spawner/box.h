@@ -29,6 +29,7 @@ struct box {
 	enum plan_net net;
 	uid_t first;
 	uint64_t cpu_milli; /* of its plan; 0 = no limit */
+	struct cgroup_limits ahead; /* of a blank: what its cgroups have before it gets a plan; 0, all of it = nothing */
 	uint64_t number;
 	struct child builder, init;
 	int init_pid, init_pidfd;
@@ -55,8 +56,12 @@ struct box {
 	bool warm;  /* it was a spare */
 	bool begun; /* it was a blank */
 	bool light; /* it weighs less for what it takes, until light_until_ms at least (weights.c) */
+	cpu_set_t *cpus; /* those that alone run it (confine.c); NULL = any */
+	struct child mover; /* tells its threads so */
+	uint64_t freed_ms, spared_until_ms; /* when that ended last; not again before; 0 = neither */
 	uint64_t light_until_ms;
-	uint64_t used_us; /* of the processors, when that was last looked at */
+	uint64_t used_us; /* of the processors, when that was last looked at: */
+	uint64_t looked_us; /* 0 = never */
 	bool taken; /* the maker is one who takes over: it gets the note, too */
 };
 
@@ -73,8 +78,9 @@ MUST_CHECK int box_channels(struct box *b, struct box_inner *in, struct err *err
 /* Begins to make a box of this plan: a spare of shape, or what a MAKE (in) asks for when shape is NULL. */
 MUST_CHECK int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in,
 			 struct waiter to);
-/* Begins to make a blank; its cgroups are of this name. NULL where that fails at once. */
-MUST_CHECK struct box *box_begin_blank(struct spawner *sp, const char *name);
+/* Begins to make a blank; its cgroups are of this name, and have these limits until its plan asks for others. NULL where that fails
+ * at once. */
+MUST_CHECK struct box *box_begin_blank(struct spawner *sp, const char *name, const struct cgroup_limits *ahead);
 /* A blank gets its plan, and is from then on like one that a MAKE has begun. False: nobody is there to take it. */
 MUST_CHECK bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* A READY spare becomes the sandbox that a MAKE asks for, whose plan differs from the spare's in nothing but id, host name

@@ -1,5 +1,7 @@
 /* What a connection asks of one sandbox: MAKE, END, TAKE, NOTE, RENEW. */
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "spawner/box.h"
 
@@ -76,4 +78,18 @@ void box_renew(struct spawner *sp, const struct wire_in *in)
 	if (!b || b->state != BOX_READY)
 		return;
 	box_prolong(b, MIN(wire_get_u64(in, WIRE_T_LEASE_MS, b->lease_ms), UINT64_MAX / 2));
+}
+
+void box_take_note(struct box *b, const struct wire_in *in)
+{
+	size_t len = 0;
+	const void *p = wire_get(in, WIRE_T_NOTE, 0, &len);
+
+	if (!p || len > WIRE_NOTE_MAX)
+		return;
+	free(b->note);
+	b->note_len = len;
+	b->note = malloc(MAX(len, (size_t)1));
+	if (b->note)
+		memcpy(b->note, p, len);
 }

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 
 #define HOST_PIDS 2048
+#define DEPTH_MAX 8 /* two levels are all that init uses, the rest is for those who got into init */
 #define TCP_SHARE 4 /* v1: of a sandbox's memory, as much again for TCP's buffers */
 
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
@@ -223,6 +224,18 @@ static int optional(int r)
 	return r == -ENOENT || r == -EOPNOTSUPP ? 0 : r;
 }
 
+/* v1 counts memory and swap together: the same limit means no swap. At no time may that of both be less. */
+static int limit_memory_v1(int dir, uint64_t bytes)
+{
+	static const char memory[] = "memory.limit_in_bytes", both[] = "memory.memsw.limit_in_bytes";
+	int r = write_u64(dir, memory, bytes);
+
+	if (r != -EINVAL)
+		return r < 0 ? r : optional(write_u64(dir, both, bytes));
+	r = write_u64(dir, both, bytes);
+	return r < 0 ? r : write_u64(dir, memory, bytes);
+}
+
 static int limit_memory(const struct cgroups *c, int dir, uint64_t bytes)
 {
 	int r;
@@ -231,9 +244,7 @@ static int limit_memory(const struct cgroups *c, int dir, uint64_t bytes)
 		r = write_u64(dir, "memory.max", bytes);
 		return r < 0 ? r : optional(write_u64(dir, "memory.swap.max", 0));
 	}
-	r = write_u64(dir, "memory.limit_in_bytes", bytes);
-	/* v1 counts memory and swap together: the same limit means no swap. */
-	r = r < 0 ? r : optional(write_u64(dir, "memory.memsw.limit_in_bytes", bytes));
+	r = limit_memory_v1(dir, bytes);
 	/* TCP's buffers are not in it, and without a limit not counted at all: one sandbox would take what the whole machine has
 	 * for them (tcp_mem). */
 	return r < 0 ? r : optional(write_u64(dir, "memory.kmem.tcp.limit_in_bytes", bytes / TCP_SHARE));
@@ -394,19 +405,27 @@ int cgroup_enter_v1(const struct cgroups *c, const char *id)
 	return 0;
 }
 
+static FILE *open_list(int dir, const char *name, const char *file)
+{
+	char path[CGROUP_PATH_MAX];
+	FILE *f;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", name, file);
+	fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+	f = fd < 0 ? NULL : fdopen(fd, "re");
+	if (!f)
+		fd_close(fd);
+	return f;
+}
+
 void cgroup_kill_at(int dir, const char *name)
 {
-	char file[CGROUP_PATH_MAX];
-	int pid, fd;
-	FILE *f;
+	FILE *f = open_list(dir, name, "cgroup.procs");
+	int pid;
 
-	snprintf(file, sizeof(file), "%s/cgroup.procs", name);
-	fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
-	f = fd < 0 ? NULL : fdopen(fd, "re");
-	if (!f) {
-		fd_close(fd);
+	if (!f)
 		return;
-	}
 	while (fscanf(f, "%d", &pid) == 1)
 		if (pid > 0) /* 0 = of another pid namespace; kill(0) would be us */
 			kill(pid, SIGKILL);
@@ -425,31 +444,77 @@ void cgroup_kill(const struct cgroups *c, const char *id)
 			cgroup_kill_at(c->dir[t], id);
 }
 
-/* Runs' folders, which may have folders in turn: whatever init made, two levels are all that we use, eight is for those
- * who got into init. */
+/* -- folders below --------------------------------------------------------------------------------------------------- */
+static void each_folder(int dir, void (*fn)(void *arg, const char *name), void *arg)
+{
+	int fd = open_dir(dir, ".");
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	while (d && (e = readdir(d)))
+		if (e->d_type == DT_DIR && e->d_name[0] != '.')
+			fn(arg, e->d_name);
+	if (d)
+		closedir(d);
+	else
+		fd_close(fd);
+}
+
+/* Runs' folders, which may have folders in turn: whatever init made. */
+struct below {
+	int dir, depth;
+	void (*fn)(void *arg, pid_t tid); /* of threads_below() */
+	void *arg;
+};
+
+static void threads_below(void *arg, const char *name)
+{
+	const struct below *b = arg;
+	auto_fd dir = open_dir(b->dir, name);
+	struct below next = { dir, b->depth - 1, b->fn, b->arg };
+	FILE *f = dir < 0 ? NULL : open_list(dir, ".", "cgroup.threads");
+	int tid;
+
+	while (f && fscanf(f, "%d", &tid) == 1)
+		if (tid > 0)
+			b->fn(b->arg, tid);
+	if (f)
+		fclose(f);
+	if (dir >= 0 && b->depth > 0)
+		each_folder(dir, threads_below, &next);
+}
+
+void cgroup_each_thread(const struct cgroups *c, const char *id, void (*fn)(void *arg, pid_t tid), void *arg)
+{
+	threads_below(&(struct below){ c->dir[CGROUP_V2], DEPTH_MAX, fn, arg }, id);
+}
+
+static int remove_below(int parent, const char *name, int depth);
+
+static void remove_one_below(void *arg, const char *name)
+{
+	const struct below *b = arg;
+
+	(void)!remove_below(b->dir, name, b->depth);
+}
+
 static int remove_below(int parent, const char *name, int depth)
 {
 	auto_fd fd = -1;
-	struct dirent *e;
-	DIR *d;
 
 	if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
 		return 0; /* as nearly all are: nothing below */
 	fd = open_dir(parent, name);
 	if (fd < 0)
 		return fd == -ENOENT ? 0 : fd;
-	d = depth > 0 ? fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 0)) : NULL;
-	while (d && (e = readdir(d)))
-		if (e->d_type == DT_DIR && e->d_name[0] != '.')
-			(void)!remove_below(fd, e->d_name, depth - 1);
-	if (d)
-		closedir(d);
+	if (depth > 0)
+		each_folder(fd, remove_one_below, &(struct below){ .dir = fd, .depth = depth - 1 });
 	return unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
 }
 
 int cgroup_remove_at(int dir, const char *name)
 {
-	return remove_below(dir, name, 8);
+	return remove_below(dir, name, DEPTH_MAX);
 }
 
 int cgroup_remove(const struct cgroups *c, const char *id)
@@ -466,17 +531,7 @@ int cgroup_remove(const struct cgroups *c, const char *id)
 
 void cgroups_each(const struct cgroups *c, void (*fn)(void *arg, const char *id), void *arg)
 {
-	for (int t = 0; t < CGROUP_TREES; t++) {
-		int fd = c->dir[t] < 0 ? -1 : open_dir(c->dir[t], ".");
-		DIR *d = fd < 0 ? NULL : fdopendir(fd);
-		struct dirent *e;
-
-		while (d && (e = readdir(d)))
-			if (e->d_type == DT_DIR && e->d_name[0] != '.')
-				fn(arg, e->d_name);
-		if (d)
-			closedir(d);
-		else
-			fd_close(fd);
-	}
+	for (int t = 0; t < CGROUP_TREES; t++)
+		if (c->dir[t] >= 0)
+			each_folder(c->dir[t], fn, arg);
 }

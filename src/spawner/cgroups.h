@@ -30,6 +30,17 @@ struct cgroup_limits { /* 0 = none, all of them */
 	uint64_t cpu_milli, memory_bytes, pids_max;
 };
 
+static inline bool cgroup_limits_equal(const struct cgroup_limits *a, const struct cgroup_limits *b)
+{
+	return a->cpu_milli == b->cpu_milli && a->memory_bytes == b->memory_bytes && a->pids_max == b->pids_max;
+}
+
+/* Only what limits all of them can be set in the place of others: none is not set, but left. */
+static inline bool cgroup_limits_all(const struct cgroup_limits *l)
+{
+	return l->cpu_milli && l->memory_bytes && l->pids_max;
+}
+
 /* name: "orw-<hash>". mount_dir: a folder of the spawner's under which missing hierarchies are mounted, in the private
  * mount namespace that the caller made. Names the controller when one is nowhere. */
 MUST_CHECK int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, struct err *err);
@@ -42,12 +53,15 @@ void cgroups_close(struct cgroups *c, const char *name);
 MUST_CHECK int cgroup_make_v2(const struct cgroups *c, const char *id, uid_t owner, struct err *err);
 /* The same on the v1 hierarchies in use, if any. */
 MUST_CHECK int cgroup_make_v1(const struct cgroups *c, const char *id, struct err *err);
-/* What it may take from now on, on all hierarchies. Once for an <id>, before anything of a stranger's is in it. */
+/* What it may take from now on, on all hierarchies. Before anything of a stranger's is in it; a second time for an <id> only if
+ * cgroup_limits_all(). */
 MUST_CHECK int cgroup_limit(const struct cgroups *c, const char *id, const struct cgroup_limits *limits, struct err *err);
 /* Its weight beside the others of all sandboxes and jobs is from now on that of so many thousandths of a processor. */
 MUST_CHECK int cgroup_weigh(const struct cgroups *c, const char *id, uint64_t cpu_milli);
 /* Processor time, in microseconds, that what was in it has used; "." = in all. */
 MUST_CHECK int cgroup_cpu_us(const struct cgroups *c, const char *id, uint64_t *ret);
+/* Calls fn with each thread in it and below. How many they fork meanwhile nobody knows. */
+void cgroup_each_thread(const struct cgroups *c, const char *id, void (*fn)(void *arg, pid_t tid), void *arg);
 /* O_DIRECTORY of the v2 one, for CLONE_INTO_CGROUP; or a negative errno. */
 MUST_CHECK int cgroup_open_v2(const struct cgroups *c, const char *id);
 /* Moves the calling process into the v1 ones. After a quiet time the first of these writes costs some 13 ms: the kernel

@@ -4,15 +4,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 #include "base/time.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
@@ -28,6 +31,7 @@
 #define BUSY_TRIES 200 /* of 5 ms: a cgroup stays busy until the kernel has put its last process away */
 #define NICE 10
 #define RUSH_AGAIN_MS 1000
+#define AGAIN_MS 500   /* after no child could be made */
 
 struct grave {
 	struct list link;
@@ -111,27 +115,31 @@ static void set_session_nice(pid_t pid, const char *nice)
 	(void)!fd_put_text(AT_FDCWD, path, nice);
 }
 
-static int note_failure(const struct grave *g, int r)
+static bool went(const struct grave *g, int r)
 {
 	if (r < 0 && g->tries + 1 >= TRIES_MAX)
 		spawner_log("cannot remove what is left of %s: %s", g->name, strerror(-r));
-	return r < 0;
+	return r == 0;
 }
 
 /* The child. Cgroups go first, at full share: whoever makes one needs the same locks of the kernel. Trees take longest, and disturb
- * least. Its exit status is the number of things that are still there, at most 255. */
+ * least. */
 static NORETURN void dig_all(struct spawner *sp)
 {
 	const struct host *h = &sp->host;
-	int bad = 0;
+	bool groups[BATCH_MAX] = { false }, *gone = sp->cleaner.gone;
+	size_t n = 0;
 
 	list_foreach(&sp->cleaner.batch, struct grave, link, g)
-		bad += note_failure(g, remove_cgroup(&h->cg, g->name));
+		groups[n++] = went(g, remove_cgroup(&h->cg, g->name));
 	setsid();
 	set_session_nice(getpid(), "19");
-	list_foreach(&sp->cleaner.batch, struct grave, link, g)
-		bad += note_failure(g, g->tree ? disk_remove(&h->disk, h->sandboxes_dir, g->name) : 0);
-	_exit(MIN(bad, 255));
+	n = 0;
+	list_foreach(&sp->cleaner.batch, struct grave, link, g) {
+		gone[n] = went(g, g->tree ? disk_remove(&h->disk, h->sandboxes_dir, g->name) : 0) && groups[n];
+		n++;
+	}
+	_exit(0);
 }
 
 /* When hundreds end, their ends are what somebody waits for. */
@@ -147,12 +155,14 @@ static uint64_t due_ms(const struct spawner *sp)
 static bool is_due(struct spawner *sp)
 {
 	const struct cleaner *c = &sp->cleaner;
+	uint64_t due;
 
 	if (c->child.pid > 0 || c->relief.pid > 0 || c->n_queued == 0)
 		return false;
-	if (sp->closing_ms || time_now_ms() >= due_ms(sp))
+	due = MAX(sp->closing_ms ? 0 : due_ms(sp), c->not_before_ms);
+	if (time_now_ms() >= due)
 		return true;
-	spawner_wake(sp, due_ms(sp));
+	spawner_wake(sp, due);
 	return false;
 }
 
@@ -177,6 +187,17 @@ static void take_batch(struct cleaner *c)
 	}
 }
 
+static void put_back(struct cleaner *c)
+{
+	while (!list_empty(&c->batch)) {
+		struct list *l = c->batch.prev;
+
+		list_remove(l);
+		list_push_front(&c->queue, l);
+		c->n_queued++;
+	}
+}
+
 /* The batch's, or one that only takes mounts down. */
 static pid_t fork_child(struct spawner *sp, bool dig)
 {
@@ -190,6 +211,8 @@ static pid_t fork_child(struct spawner *sp, bool dig)
 	if (pid == 0) {
 		fd_close(gate[1]);
 		events_reset_child();
+		(void)prctl(PR_SET_NAME, "openreward-rm", 0, 0, 0);
+		slice_set(0, SLICE_DEFAULT);
 		setpriority(PRIO_PROCESS, 0, NICE);
 		take_mounts_down(c, gate[0]);
 		if (dig)
@@ -213,14 +236,19 @@ static void start_batch(struct spawner *sp)
 	if (!is_due(sp))
 		return;
 	take_batch(c);
+	memset(c->gone, 0, BATCH_MAX * sizeof(c->gone[0]));
 	c->began_ms = time_now_ms();
 	c->rush_ms = c->first_ms + SPAWNER_PUT_OFF_MS;
 	c->hurried = false;
 	pid = fork_child(sp, true);
-	if (pid > 0)
+	if (pid > 0) {
 		events_child_add(&sp->ev, &c->child, pid);
-	else
-		c->child.fn(c->child.arg, 255 << 8); /* as if all had failed: tried again later */
+		return;
+	}
+	/* No process is to be had: of what is left nothing was tried. */
+	put_back(c);
+	c->not_before_ms = c->began_ms + AGAIN_MS;
+	spawner_wake(sp, c->not_before_ms);
 }
 
 static bool any_mounts(const struct list *graves)
@@ -268,14 +296,14 @@ static void forget(struct spawner *sp, struct grave *g)
 	free(g);
 }
 
-/* Which of a batch failed is not told; removing what is gone already costs nothing. */
-static void on_cleaner_exit(void *arg, int status)
+/* However it ended: what is not known to be gone is removed again, which costs nothing where it is. */
+static void on_cleaner_exit(void *arg, int status UNUSED)
 {
 	struct spawner *sp = arg;
-	bool good = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+	const bool *gone = sp->cleaner.gone;
 
 	list_foreach(&sp->cleaner.batch, struct grave, link, g) {
-		if (good)
+		if (*gone++)
 			forget(sp, g);
 		else
 			retry(sp, g);
@@ -289,7 +317,7 @@ static void on_relief_exit(void *arg, int status)
 	start_batch(arg);
 }
 
-void clean_init(struct spawner *sp)
+int clean_init(struct spawner *sp, struct err *err)
 {
 	struct cleaner *c = &sp->cleaner;
 	struct rlimit files;
@@ -303,6 +331,8 @@ void clean_init(struct spawner *sp)
 	list_init(&c->failed);
 	c->child = (struct child){ .fn = on_cleaner_exit, .arg = sp };
 	c->relief = (struct child){ .fn = on_relief_exit, .arg = sp };
+	c->gone = mmap(NULL, BATCH_MAX * sizeof(c->gone[0]), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return c->gone == MAP_FAILED ? err_sys(err, "share memory with whoever removes what is left") : 0;
 }
 
 static void free_all(struct list *l)

@@ -23,23 +23,33 @@
 #define GOING ".going" /* a folder beside those of sandboxes */
 
 /* -- project quota ----------------------------------------------------------------------------------------------- */
+static uint32_t project_of(uid_t first)
+{
+	return first / IDS_PER_RANGE;
+}
+
 /* The folder becomes a project of its own, which what is made in it belongs to: a number that no other sandbox of this host has. */
+static int become_project(int dir, uid_t first, struct err *err)
+{
+	struct fsxattr attr;
+
+	if (ioctl(dir, FS_IOC_FSGETXATTR, &attr) < 0)
+		return err_sys(err, "read the project");
+	attr.fsx_projid = project_of(first);
+	attr.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+	return ioctl(dir, FS_IOC_FSSETXATTR, &attr) < 0 ? err_sys(err, "set the project") : 0;
+}
+
 static int limit_project(int dir, const struct disk_share *s, struct err *err)
 {
-	const uint32_t project = s->first / IDS_PER_RANGE;
 	struct if_dqblk limit = {
 		.dqb_bhardlimit = s->bytes / 1024, .dqb_bsoftlimit = s->bytes / 1024, .dqb_ihardlimit = s->files,
 		.dqb_isoftlimit = s->files, .dqb_valid = QIF_BLIMITS | QIF_ILIMITS,
 	};
-	struct fsxattr attr;
 
-	if (syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_SETQUOTA, PRJQUOTA), project, &limit) < 0)
+	if (syscall(SYS_quotactl_fd, dir, QCMD((unsigned int)Q_SETQUOTA, PRJQUOTA), project_of(s->first), &limit) < 0)
 		return err_sys(err, "set the disk quota");
-	if (ioctl(dir, FS_IOC_FSGETXATTR, &attr) < 0)
-		return err_sys(err, "read the project");
-	attr.fsx_projid = project;
-	attr.fsx_xflags |= FS_XFLAG_PROJINHERIT;
-	return ioctl(dir, FS_IOC_FSSETXATTR, &attr) < 0 ? err_sys(err, "set the project") : 0;
+	return 0;
 }
 
 /* -- a file system of ours --------------------------------------------------------------------------------------- */
@@ -120,7 +130,7 @@ static int limit_volume(int fd, const struct disk_share *s, struct err *err)
 	return ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, &args) < 0 ? err_sys(err, "limit the volume") : 0;
 }
 
-int disk_make(const struct disk *d, int dir, const char *name, const struct disk_share *share, struct err *err)
+int disk_make(const struct disk *d, int dir, const char *name, uid_t first, struct err *err)
 {
 	auto_fd fd = -1;
 	int r = 0;
@@ -134,11 +144,16 @@ int disk_make(const struct disk *d, int dir, const char *name, const struct disk
 	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 || fchmod(fd, 0711) < 0)
 		return err_sys(err, "open %s", name);
-	if (d->kind == DISK_VOLUMES && share->bytes)
-		r = limit_volume(fd, share, err);
-	else if (d->kind == DISK_PROJECT && (share->bytes || share->files))
-		r = limit_project(fd, share, err);
+	if (d->kind == DISK_PROJECT)
+		r = become_project(fd, first, err);
 	return r < 0 ? r : fd_steal(&fd);
+}
+
+int disk_limit(const struct disk *d, int folder, const struct disk_share *share, struct err *err)
+{
+	if (d->kind == DISK_PROJECT)
+		return limit_project(folder, share, err);
+	return d->kind == DISK_VOLUMES && share->bytes ? limit_volume(folder, share, err) : 0;
 }
 
 /* A volume goes at once, whatever is in it; the kernel frees its blocks later. But first it puts away what it has of the volume's

@@ -45,7 +45,10 @@ void disk_close(struct disk *d, const char *data);
 /* Bytes that are free on the disk of DATA, for others than root. */
 uint64_t disk_below(const struct disk *d);
 
-/* Makes the folder of a sandbox in dir, with its limits; mode 0711. A descriptor of it, or a negative errno with *err. */
-MUST_CHECK int disk_make(const struct disk *d, int dir, const char *name, const struct disk_share *share, struct err *err);
+/* Makes the folder of a sandbox in dir, for the range that begins at first; mode 0711. A descriptor of it, or a negative errno
+ * with *err. */
+MUST_CHECK int disk_make(const struct disk *d, int dir, const char *name, uid_t first, struct err *err);
+/* What such a folder may hold from now on; before, PROJECT may have an earlier sandbox's limits. */
+MUST_CHECK int disk_limit(const struct disk *d, int folder, const struct disk_share *share, struct err *err);
 /* Removes it with all that is in it. 0, or a negative errno; -ENOENT is no failure. */
 MUST_CHECK int disk_remove(const struct disk *d, int dir, const char *name);

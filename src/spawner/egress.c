@@ -20,6 +20,7 @@
 
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 10000
+#define STEADY_MS BACKOFF_MAX_MS /* one that lived for so long was none that can't live */
 #define BEHIND_MS 2 /* the channel was full: egress reads hundreds of registrations in this time */
 #define HIGH_FD 64
 
@@ -94,6 +95,7 @@ static void start(struct spawner *sp)
 	int r = new_channel(channel);
 
 	sp->egress.restart_at_ms = 0;
+	sp->egress.started_ms = time_now_ms();
 	pid = r < 0 ? -1 : sys_clone3(&args);
 	if (pid == 0)
 		run(sp, channel[1]);
@@ -119,6 +121,8 @@ static void on_exit_(void *arg, int status)
 	close_channel(sp);
 	if (sp->closing_ms)
 		return;
+	if (time_now_ms() - sp->egress.started_ms >= STEADY_MS)
+		sp->egress.backoff_ms = BACKOFF_MIN_MS;
 	spawner_log("egress ended (%s %d), starts again in %llu ms", WIFSIGNALED(status) ? "signal" : "status",
 		    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
 		    (unsigned long long)sp->egress.backoff_ms);
@@ -183,7 +187,8 @@ int egress_register(struct spawner *sp, const char *id, uint64_t number, enum pl
 	wire_put_u64(&o, WIRE_T_NUMBER, number);
 	wire_put_u64(&o, WIRE_T_NET, net);
 	r = wire_send(e->channel.fd, &o, &fd, 1);
-	if (r == -EAGAIN) {
+	/* Full, or the kernel is short of what a message needs: soon it may not be. Else the channel is broken. */
+	if (r < 0 && r != -EPIPE && r != -ECONNRESET) {
 		e->behind = true;
 		spawner_wake(sp, time_now_ms() + BEHIND_MS);
 	}

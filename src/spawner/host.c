@@ -132,15 +132,14 @@ static int make_layout(struct host *h, const struct options *o, struct err *err)
 	return make_stage(h, err);
 }
 
-int host_make_folders(const struct host *h, const char *name, const struct plan *p, uid_t first, struct err *err)
+int host_make_folders(const struct host *h, const char *name, bool in_memory, uid_t first, struct err *err)
 {
 	static const struct {
 		const char *name;
 		mode_t mode;
 	} sub[] = { { "spool", 0700 }, { "upper", 0755 }, { "work", 0700 } };
-	const struct disk_share share = { .bytes = p->disk_bytes, .files = p->disk_files, .first = first };
-	const size_t n = p->memory_upper ? 1 : ARRAY_LEN(sub);
-	auto_fd dir = disk_make(&h->disk, h->sandboxes_dir, name, &share, err);
+	const size_t n = in_memory ? 1 : ARRAY_LEN(sub);
+	auto_fd dir = disk_make(&h->disk, h->sandboxes_dir, name, first, err);
 
 	if (dir < 0)
 		return dir;
@@ -148,7 +147,7 @@ int host_make_folders(const struct host *h, const char *name, const struct plan 
 		/* umask is 022 and takes nothing of these modes. */
 		if (mkdirat(dir, sub[i].name, sub[i].mode) < 0 || fchownat(dir, sub[i].name, first, first, 0) < 0)
 			return err_sys(err, "make %s/%s", name, sub[i].name);
-	return 0;
+	return fd_steal(&dir);
 }
 
 /* -- the prepared /dev ------------------------------------------------------------------------------------------- */

@@ -57,6 +57,6 @@ MUST_CHECK int host_bind_readonly(const char *from, const char *to, unsigned lon
 /* Whether a program of the host gets core dumps, by now. */
 bool host_pipes_cores(const struct host *h);
 
-/* DATA/sandboxes/<name>/{spool,upper,work} of a plan, for the range that begins at first, without the last two when the upper is
- * in memory; with the plan's limit of disk (disk.h). -EEXIST when it is there. */
-MUST_CHECK int host_make_folders(const struct host *h, const char *name, const struct plan *p, uid_t first, struct err *err);
+/* DATA/sandboxes/<name>/{spool,upper,work} for the range that begins at first, without the last two when the upper is in memory.
+ * A descriptor of the folder, which has no limit yet (disk.h). -EEXIST when it is there. */
+MUST_CHECK int host_make_folders(const struct host *h, const char *name, bool in_memory, uid_t first, struct err *err);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "init/boot.h"
@@ -182,6 +183,7 @@ static NORETURN void reap_all(const struct launch *l)
 	pid_t pid, main_pid;
 
 	events_reset_child();
+	slice_set(0, SLICE_DEFAULT);
 	keep_only(l);
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ||
 	    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0) {
@@ -236,7 +238,8 @@ static pid_t fork_in_cgroup(const struct job *j, uint64_t flags, struct err *err
 /* A steered net namespace, and an init in it that does nothing but pass on what is steered. */
 static int make_network(struct job *j, struct launch *l, struct err *err)
 {
-	int control[2] = { -1, -1 }, egress[2] = { -1, -1 }, ready[2] = { -1, -1 }, r = netns_create(&l->net, err);
+	int r = netns_create(nets_sysctls(j->sp), &l->net, err);
+	int control[2] = { -1, -1 }, egress[2] = { -1, -1 }, ready[2] = { -1, -1 };
 	pid_t pid;
 
 	if (r == 0 && (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 ||
@@ -423,6 +426,10 @@ void job_cancel(struct spawner *sp, const struct wire_in *in, struct waiter to)
 
 	if (!j) {
 		conn_fail(sp, to, "cancel the job", -ENOENT, id, "there is no such job");
+		return;
+	}
+	if (j->canceller.conn) {
+		conn_fail(sp, to, "cancel the job", -EBUSY, id, "it is being cancelled already");
 		return;
 	}
 	j->canceller = to;

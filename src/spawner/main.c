@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/notify.h"
 #include "base/random.h"
+#include "base/slice.h"
 #include "base/time.h"
 #include "spawner/spawner.h"
 
@@ -52,6 +53,7 @@ static void settle(void)
 
 	setsid();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	slice_set(0, SLICE_SHORT_NS);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
@@ -70,6 +72,7 @@ static int init_parts(struct spawner *sp, struct err *err)
 	if (r < 0)
 		return r;
 	sp->host.mounts = sp->opt.mounts;
+	confines_init(sp);
 	r = take_lock(sp, err);
 	locked = r == 0;
 	if (r == 0)
@@ -98,14 +101,14 @@ static int start(struct spawner *sp, struct err *err)
 	list_init(&sp->boxes);
 	list_init(&sp->jobs);
 	list_init(&sp->conns);
-	clean_init(sp);
 	pool_init(sp);
 	nets_init(sp);
 	blanks_init(sp);
 	random_uuid(sp->boot);
 	sp->out_buf = out_buf;
 	sp->wake_ms = UINT64_MAX;
-	r = open_listeners(sp, err); /* first: the most likely failure, before anything is made */
+	r = clean_init(sp, err);
+	r = r < 0 ? r : open_listeners(sp, err); /* the most likely failure, before anything is made */
 	return r < 0 ? r : init_parts(sp, err);
 }
 

@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "init/boot.h"
 #include "spawner/netlink.h"
+#include "spawner/sys.h"
 
 #define LOOPBACK_INDEX 1 /* the first device of every net namespace */
 #define TABLE "openreward"
@@ -359,54 +360,65 @@ static int set_rules(struct err *err)
 }
 
 /* -- the namespace ----------------------------------------------------------------------------------------------- */
-static int set_sysctl(const char *path, const char *value, struct err *err)
+/* Of /proc/sys/net, which shows the net namespace of whoever looks. */
+static int set_sysctl(int net, const char *path, const char *value, struct err *err)
 {
-	auto_fd fd = open(path, O_WRONLY | O_CLOEXEC);
+	int r = fd_put_text(net, path, value);
 
-	if (fd < 0)
-		return err_sys(err, "open %s", path);
-	if (write(fd, value, strlen(value)) < 0)
-		return err_sys(err, "write '%s' to %s", value, path);
-	return 0;
+	return r < 0 ? err_sys_code(err, r, "write '%s' to /proc/sys/net/%s", value, path) : 0;
 }
 
-/* /proc/sys/net shows the net namespace of whoever looks. */
-static int set_sysctls(struct err *err)
+static int set_sysctls(int net, struct err *err)
 {
-	int r = set_sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", err);
+	int r = set_sysctl(net, "ipv4/ip_unprivileged_port_start", "0", err);
 
 	if (r < 0)
 		return r;
 	/* Comforts: an old or trimmed kernel may lack them. The second keeps a client that makes many short
 	 * connections from filling the table of tracked ones with those that are over. */
-	(void)set_sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", NULL);
-	(void)set_sysctl("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "10", NULL);
+	(void)set_sysctl(net, "ipv4/ping_group_range", "0 2147483647", NULL);
+	(void)set_sysctl(net, "netfilter/nf_conntrack_tcp_timeout_time_wait", "10", NULL);
 	return 0;
 }
 
-static bool have_v6(void)
+static bool have_v6(int net)
 {
 	auto_fd fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return false;
 	/* New namespaces may inherit a host-wide "off". */
-	(void)set_sysctl("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0", NULL);
+	(void)set_sysctl(net, "ipv6/conf/lo/disable_ipv6", "0", NULL);
 	return true;
 }
 
-/* In the new namespace. The rules come before the addresses: not for a moment is there a route without them. */
-static int set_up(int *ret_fd, struct err *err)
+int netns_open_sysctls(void)
 {
-	auto_fd fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	auto_fd fs = sys_fsopen("proc");
+	auto_fd proc = -1;
+	int fd;
 
-	if (fd < 0)
-		return err_sys(err, "open the new net namespace");
+	if (fs < 0 || sys_fsconfig(fs, SYS_FSCONFIG_CREATE, NULL, NULL) < 0)
+		return -errno;
+	proc = sys_fsmount(fs, SYS_ATTR_NOSUID | SYS_ATTR_NODEV | SYS_ATTR_NOEXEC);
+	fd = proc < 0 ? -1 : openat(proc, "sys/net", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* In the new namespace. The rules come before the addresses: not for a moment is there a route without them. */
+static int set_up(int sysctls, int *ret_fd, struct err *err)
+{
+	auto_fd host = sysctls < 0 ? open("/proc/sys/net", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	auto_fd fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	int net = sysctls < 0 ? host : sysctls;
+
+	if (fd < 0 || net < 0)
+		return err_sys(err, "open %s", fd < 0 ? "the new net namespace" : "/proc/sys/net");
 	int r = set_rules(err);
 	if (r == 0)
-		r = set_addresses(have_v6(), err);
+		r = set_addresses(have_v6(net), err);
 	if (r == 0)
-		r = set_sysctls(err);
+		r = set_sysctls(net, err);
 	if (r < 0)
 		return r;
 	*ret_fd = fd_steal(&fd);
@@ -421,7 +433,7 @@ static void go_home(int home)
 	}
 }
 
-int netns_create(int *ret_fd, struct err *err)
+int netns_create(int sysctls, int *ret_fd, struct err *err)
 {
 	auto_fd home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 
@@ -429,7 +441,7 @@ int netns_create(int *ret_fd, struct err *err)
 		return err_sys(err, "open the current net namespace");
 	if (unshare(CLONE_NEWNET) < 0)
 		return err_sys(err, "make a net namespace");
-	int r = set_up(ret_fd, err);
+	int r = set_up(sysctls, ret_fd, err);
 	go_home(home);
 	return r < 0 ? err_wrap(err, r, "set up a net namespace") : 0;
 }

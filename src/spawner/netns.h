@@ -31,9 +31,16 @@
 /* Makes a namespace as above. The caller is single-threaded and has CAP_SYS_ADMIN and CAP_NET_ADMIN; it is in the new
  * namespace for some hundred microseconds and back in its own when this returns, on failure too (if it cannot go back,
  * the process aborts: everything that it did from then on would happen in the wrong network).
+ * sysctls: of netns_open_sysctls(), borrowed; -1 = the host's.
  * *ret_fd is the caller's: a close-on-exec descriptor for setns(2); the namespace lives as long as that, a process or a
  * socket in it does. Returns 0, or a negative errno with *err, which names the step; *ret_fd is then untouched. */
-MUST_CHECK int netns_create(int *ret_fd, struct err *err);
+MUST_CHECK int netns_create(int sysctls, int *ret_fd, struct err *err);
+
+/* The folder sys/net of a /proc of the caller's own; a close-on-exec descriptor, or a negative errno. Where one /proc serves for
+ * the sysctls of all namespaces, as the host's would, the kernel has the entries of those that live under the same names, and
+ * looks at one after another: with thousands that was a third of the processor time of a sandbox. A hundred or so should go through
+ * one of these. */
+MUST_CHECK int netns_open_sysctls(void);
 
 /* Whether nothing ever went through the namespace and nobody holds anything in it: its loopback, the only device, has not
  * seen one byte, it has no socket and no flow label. Then whatever a user of it could leave behind (tracked connections,

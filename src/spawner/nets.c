@@ -11,11 +11,13 @@
 
 #define CLOSED_AT_ONCE 64
 #define PACE_MS 100
+#define SYSCTLS_FOR 128 /* namespaces */
 
 void nets_init(struct spawner *sp)
 {
 	struct rlimit files;
 
+	sp->nets.sysctls = -1;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0)
 		sp->nets.most_going = (size_t)MIN(files.rlim_cur / SPAWNER_PUT_OFF_SHARE, (rlim_t)NETS_GOING_MAX);
 }
@@ -44,6 +46,17 @@ void nets_give(struct spawner *sp, int fd)
 		put_off(sp, fd);
 	else
 		fd_close(fd);
+}
+
+int nets_sysctls(struct spawner *sp)
+{
+	struct nets *n = &sp->nets;
+
+	if (n->n_made++ % SYSCTLS_FOR == 0) {
+		fd_close(n->sysctls);
+		n->sysctls = netns_open_sysctls();
+	}
+	return n->sysctls;
 }
 
 int nets_take(struct spawner *sp)

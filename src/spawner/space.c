@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/slice.h"
 #include "base/time.h"
 #include "spawner/growth.h"
 #include "spawner/spawner.h"
@@ -23,7 +24,7 @@ static void on_changed(void *arg, int status)
 	struct space *s = &sp->space;
 	int error = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
 
-	s->hollow = s->hollow || error == EOPNOTSUPP;
+	s->hollow = s->hollow || (error == EOPNOTSUPP && !s->changing_to.trim);
 	if (error && error != s->error)
 		spawner_log("cannot change the file system of sandboxes: %s%s", strerror(error), s->hollow ?
 			    " (fallocate): where others fill the disk of DATA, all sandboxes will fail" : "");
@@ -58,6 +59,7 @@ static void begin(struct spawner *sp, uint64_t size, const struct growth_plan *t
 		const struct volumes *v = &sp->host.disk.volumes;
 
 		events_reset_child();
+		slice_set(0, SLICE_DEFAULT);
 		_exit(-(to->trim ? volumes_trim(v) : volumes_resize(v, size, to->size, to->backed)));
 	}
 	if (pid < 0)

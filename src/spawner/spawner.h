@@ -3,6 +3,7 @@
  * except where said. */
 #pragma once
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -56,6 +57,8 @@ struct cleaner {
 	size_t n_mounts, most_mounts; /* mount namespaces that are kept for a child */
 	int end_fd;         /* their descriptors are below that */
 	struct list batch;  /* in the hands of the child */
+	bool *gone;         /* of each of them, in their order: all of it is removed. The child's and ours */
+	uint64_t not_before_ms; /* the next child */
 	struct list failed; /* given up on; their ids are not used again in this life */
 	struct child child;
 	uint64_t began_ms;  /* the later of its beginning and the last relief's */
@@ -70,7 +73,7 @@ struct egress {
 	struct source channel;     /* only end-of-file is expected from it */
 	int to_daemon[2];          /* egress' end, the daemon's end: both kept, for whoever comes next */
 	uint64_t restart_at_ms;    /* 0 = not planned */
-	uint64_t backoff_ms;
+	uint64_t backoff_ms, started_ms;
 	bool behind;               /* the channel was full: some boxes are not registered yet */
 };
 
@@ -88,6 +91,7 @@ struct blanks {
 	struct list waiting;      /* struct box by spare_link, the oldest first */
 	size_t n;
 	uint64_t max;             /* 0 = none */
+	struct cgroup_limits limits; /* of the last MAKE that could have one; 0, all of it = some are missing */
 	uint64_t taken_at_ms;     /* the last MAKE that could have one; 0 = none of late */
 	uint64_t busy_at_ms;      /* the later of that and the last one's beginning */
 	uint64_t not_before_ms;   /* after a failure */
@@ -98,8 +102,16 @@ struct weights {
 	uint64_t next_ms;         /* when to look again */
 	uint64_t used_us, at_us;  /* what all had used of the processors at the last look, and when that was */
 	uint64_t busy_ms;         /* the last look at which they used much */
+	unsigned looks;           /* at which they are looked at one by one, whatever they use */
 	uint64_t n_boxes;         /* when they were last looked at one by one */
 	bool any_light;
+};
+
+/* Processors that are set aside for sandboxes that take one (confine.c). */
+struct confines {
+	cpu_set_t all;            /* that the spawner may use, and so whatever it starts */
+	cpu_set_t free;           /* that nobody has */
+	unsigned n_left;          /* as many of them may be given: half of all, less those that are */
 };
 
 /* Net namespaces that were used by nobody, or by sandboxes that never sent a packet (see netns_is_unused), and those that are
@@ -111,6 +123,8 @@ struct nets {
 	size_t n;
 	int going[NETS_GOING_MAX];
 	size_t n_going, most_going;
+	int sysctls;              /* what those that are made anew go through (netns.h); -1 = the host's */
+	size_t n_made;            /* through that */
 	uint64_t close_at_ms;     /* the next ones of going */
 	uint64_t hold_until_ms;   /* however many ends there are: those are closed from then on */
 };
@@ -143,6 +157,7 @@ struct spawner {
 	struct pool pool;
 	struct blanks blanks;
 	struct weights weights;
+	struct confines confines;
 	bool pressed;             /* the machine is short of memory: nothing is prepared */
 	uint64_t look_at_ms;      /* when to look at that again */
 	struct nets nets;
@@ -226,6 +241,7 @@ void nets_give(struct spawner *sp, int fd);
 void nets_tick(struct spawner *sp, uint64_t now_ms);
 /* One that is as good as new, for the caller to close; or -1. */
 MUST_CHECK int nets_take(struct spawner *sp);
+int nets_sysctls(struct spawner *sp); /* for the next one that is made (netns.h); borrowed */
 
 /* -- pool.c ------------------------------------------------------------------------------------------------------ */
 void pool_init(struct spawner *sp);
@@ -245,6 +261,12 @@ bool blanks_take(struct spawner *sp, const struct plan *p, const struct wire_in 
 void blanks_close(struct spawner *sp); /* ends all */
 void blanks_tick(struct spawner *sp, uint64_t now_ms);
 
+/* -- confine.c ---------------------------------------------------------------------------------------------------- */
+struct box;
+void confines_init(struct spawner *sp);
+void confine(struct box *b, uint64_t now_ms);   /* if it can be now, and is not yet */
+void unconfine(struct box *b, uint64_t now_ms); /* likewise; harmless on one that is not */
+void confine_forget(struct box *b);             /* it is over, or about to be */
 /* -- weights.c ---------------------------------------------------------------------------------------------------- */
 /* Somebody has a sandbox. */
 void weights_watch(struct spawner *sp);
@@ -277,7 +299,7 @@ MUST_CHECK int egress_register(struct spawner *sp, const char *id, uint64_t numb
 
 /* -- clean.c ----------------------------------------------------------------------------------------------------- */
 /* After settle() in main.c, which sets how many descriptors there may be. */
-void clean_init(struct spawner *sp);
+MUST_CHECK int clean_init(struct spawner *sp, struct err *err);
 void clean_done(struct spawner *sp);
 /* A descriptor of the mount namespace of a sandbox that is about to be killed, which goes to clean_bury() when nothing in it lives;
  * -1 = it is to go with the last process. */

@@ -140,11 +140,12 @@ static int step_net(struct start *s)
 {
 	struct err err = ERR_INIT;
 	auto_fd fd = -1;
-	int r = s->net_fd >= 0 ? 0 : netns_create(&fd, &err);
+	int r = s->net_fd >= 0 ? 0 : netns_create(s->sysctls, &fd, &err);
 
 	if (r == 0 && setns(s->net_fd >= 0 ? s->net_fd : fd, CLONE_NEWNET) < 0)
 		r = err_sys(&err, "setns");
 	s->net_fd = fd_close(s->net_fd);
+	s->sysctls = fd_close(s->sysctls);
 	return told(s, r, &err);
 }
 
@@ -290,12 +291,31 @@ static int step_plan(struct start *s)
 	return told(s, r, &err);
 }
 
-static int step_limit(struct start *s)
+static int limit(struct start *s, const struct cgroup_limits *limits)
 {
-	const struct cgroup_limits limits = { s->plan->cpu_milli, s->plan->memory_bytes, s->plan->pids_max };
 	struct err err = ERR_INIT;
 
-	return told(s, cgroup_limit(&s->host->cg, s->name, &limits, &err), &err);
+	return told(s, cgroup_limit(&s->host->cg, s->name, limits, &err), &err);
+}
+
+static int step_limit_ahead(struct start *s)
+{
+	return s->plan || !cgroup_limits_all(&s->ahead) ? 0 : limit(s, &s->ahead);
+}
+
+static int step_limit(struct start *s)
+{
+	const struct cgroup_limits limits = start_limits(s->plan);
+
+	return cgroup_limits_equal(&limits, &s->ahead) ? 0 : limit(s, &limits);
+}
+
+static int step_limit_disk(struct start *s)
+{
+	const struct disk_share share = { s->plan->disk_bytes, s->plan->disk_files, s->first };
+	struct err err = ERR_INIT;
+
+	return told(s, disk_limit(&s->host->disk, s->folder_fd, &share, &err), &err);
 }
 
 /* In the sandbox's namespace, in which this process is from then on. */
@@ -309,10 +329,10 @@ static int step_hostname(struct start *s)
 static int step_make_folders(struct start *s)
 {
 	struct err err = ERR_INIT;
-	int r = host_make_folders(s->host, s->name, s->plan, s->first, &err);
 
-	if (r < 0)
-		return told(s, r, &err);
+	s->folder_fd = host_make_folders(s->host, s->name, s->plan && s->plan->memory_upper, s->first, &err);
+	if (s->folder_fd < 0)
+		return told(s, s->folder_fd, &err);
 	snprintf(s->path_buf, sizeof(s->path_buf), "../%s/spool", s->name);
 	return open_confined(s, s->path_buf, "spool", &s->spool_fd);
 }
@@ -349,10 +369,12 @@ static const struct step {
 	{ "mount /proc", root_prepare_proc },
 	{ "mask /proc", root_mask_proc },
 	{ "mount /sys", root_prepare_sys },
+	{ "make folders", step_make_folders },
+	{ "limit the cgroup", step_limit_ahead },
 	{ "take the plan", step_plan },
 	{ "limit the cgroup", step_limit },
+	{ "limit the disk", step_limit_disk },
 	{ "set the host name", step_hostname },
-	{ "make folders", step_make_folders },
 	{ "mount an id-mapped layer", root_mount_layers },
 	{ "mount overlay", root_mount_overlay },
 	{ "mount /dev/shm", root_mount_shm },
@@ -371,7 +393,7 @@ static void drop_descriptors(const struct start *s)
 	const struct host *h = s->host;
 	int keep[] = {
 		h->data_dir, h->sandboxes_dir, h->init_fd, h->core_fd, h->cg.dir[0], h->cg.dir[1], h->cg.dir[2], h->cg.dir[3],
-		s->control_fd, s->egress_fd, s->ready_fd, s->report_fd, s->plan_fd, s->net_fd,
+		s->control_fd, s->egress_fd, s->ready_fd, s->report_fd, s->plan_fd, s->net_fd, s->sysctls,
 	};
 
 	close_others(keep, ARRAY_LEN(keep));
@@ -412,7 +434,7 @@ pid_t start_fork(struct start *s, struct err *err)
 	if (cgroup < 0)
 		return err_sys_code(err, cgroup, "open cgroup");
 	s->init_pidfd = s->userns_fd = s->map_fd = s->go_fd = s->score_fd = -1;
-	s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
+	s->folder_fd = s->spool_fd = s->runs_fd = s->stats_fd = s->pids_fd = -1;
 	s->root_fd = s->dev_fd = s->proc_fd = s->sys_fd = s->mqueue_fd = -1;
 	s->spawner_pid = getpid();
 	pid = sys_clone3(&args);

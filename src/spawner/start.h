@@ -1,9 +1,9 @@
 /* spawner/start.h: from a plan to a running init, in a child of the spawner: a list of steps, replayed in order.
  *
  * Three processes besides the spawner, two of them short-lived:
- *   builder  host root. Enters cgroups and a net namespace, unshares mounts, clones init, mounts what needs no plan, waits for
- *            the plan where it was started without, limits the cgroups, assembles the root from outside, pivots both into it,
- *            takes the old root away while init goes on, and exits.
+ *   builder  host root. Enters cgroups and a net namespace, unshares mounts, clones init, mounts what needs no plan, makes
+ *            folders, waits for the plan where it was started without, sets the limits, assembles the root from outside, pivots
+ *            both into it, takes the old root away while init goes on, and exits.
  *   init     cloned by the builder while its effective id is the range's first, so that the user namespace belongs (and
  *            the kernel charges it) to that id; sibling of the builder, i.e. a child of the spawner. Waits until its
  *            ids are mapped, becomes root of its namespace, executes openreward-init, which is told when its root is there.
@@ -35,20 +35,27 @@ struct start {
 	const char *name;        /* of its cgroups and its folder */
 	const struct plan *plan; /* NULL = it will come through plan_fd, as a MAKE: until then the builder does what needs none */
 	int plan_fd;
+	struct cgroup_limits ahead; /* without a plan: what it will probably ask for, set before it comes; 0, all of it = nothing */
 	uid_t first;
 	int control_fd, egress_fd, ready_fd;
 	int report_fd; /* write end of the report pipe */
 	bool background; /* nobody waits for it: others go first */
-	int net_fd;    /* a net namespace that is ready (with plan->beside: that sandbox's), or -1 */
+	int net_fd;    /* a net namespace that is ready (with plan->beside: that sandbox's), or -1: one is made */
+	int sysctls;   /* for that (netns.h) */
 	/* below: the builder's own */
 	const char *path; /* what the failing step was about */
 	char path_buf[START_PATH_MAX];
 	pid_t spawner_pid;
 	int init_pid, init_pidfd, userns_fd;
 	int map_fd, go_fd; /* to init: that its ids are mapped; that its root is there (boot.h) */
-	int spool_fd, runs_fd, stats_fd, pids_fd, score_fd;
+	int folder_fd, spool_fd, runs_fd, stats_fd, pids_fd, score_fd;
 	int root_fd, dev_fd, proc_fd, sys_fd, mqueue_fd, prober_error;
 };
+
+static inline struct cgroup_limits start_limits(const struct plan *p)
+{
+	return (struct cgroup_limits){ p->cpu_milli, p->memory_bytes, p->pids_max };
+}
 
 /* Forks the builder into the sandbox's v2 cgroup. Returns its pid, or a negative errno with *err. */
 MUST_CHECK pid_t start_fork(struct start *s, struct err *err);

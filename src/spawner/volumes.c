@@ -22,6 +22,7 @@
 #define LOOP_BLOCK 4096
 #define TRIM_LEAST (1u << 20)
 #define OPTIONS "nodatacow,nobarrier,commit=10,nodiscard"
+#define AHEAD (128ull << 30) /* of chunks from the start, at most: each takes some memory of the kernel's, and time */
 
 /* -- the file ---------------------------------------------------------------------------------------------------- */
 static int set_size(int file, uint64_t from, uint64_t to, bool backed)
@@ -128,6 +129,20 @@ static int attach(int file, char *path, size_t cap, struct err *err)
 	return err_set(err, -EBUSY, "no loop device was free %d times", LOOP_TRIES);
 }
 
+/* -- chunks ------------------------------------------------------------------------------------------------------ */
+/* When what is asked for does not fit into its chunks, btrfs makes one more, and takes it that it has to write earlier from then on
+ * (maybe_clamp_preempt() in its space-info.c): whenever 128 MiB wait, its workers write, at anybody's cost, also what would have
+ * been removed before that. So there are chunks from the start, for all but an eighth, which this itself may need; empty ones
+ * stay where data and metadata share them. Where this fails all goes on without. */
+static void make_chunks(const struct volumes *v, uint64_t bytes)
+{
+	int all = openat(v->root, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	(void)!fallocate(all, 0, 0, (off_t)MIN(AHEAD, bytes - bytes / 8));
+	fd_close(all);
+	(void)syncfs(v->root); /* what was removed can be had after a commit only */
+}
+
 /* -- made and mounted -------------------------------------------------------------------------------------------- */
 static int mount_at(struct volumes *v, const char *where, struct err *err)
 {
@@ -170,11 +185,13 @@ int volumes_open(struct volumes *v, int data_dir, const char *where, uint64_t by
 		r = run_mkfs(v->file, err);
 	if (r == 0)
 		r = mount_at(v, where, err);
-	if (r < 0)
+	if (r < 0) {
 		volumes_close(v, where);
-	else
-		v->figures = open_figures(v->root);
-	return r;
+		return r;
+	}
+	v->figures = open_figures(v->root);
+	make_chunks(v, bytes);
+	return 0;
 }
 
 void volumes_close(struct volumes *v, const char *where)

@@ -14,7 +14,9 @@
 #define QUIET_MS 5000
 #define PER_BOX_MS 1       /* as many do not come more often: a look at one costs a hundredth of that */
 #define HEAVY_PERCENT 90   /* of a processor, or of its quota if that is less, from one look to the next */
+#define STILL_HEAVY_PERCENT 60 /* for one that is: it gets less where others run beside it */
 #define BUSY_PERCENT 20    /* all together: with less nobody is in the way */
+#define BUSY_LOOKS 4       /* at them one by one, the last busy one included: who has used up a quota does nothing for a while */
 #define LIGHTER 10
 #define KEEP_MS 1000       /* after it was last seen: a quota is used up in the first half of its period, say */
 
@@ -37,33 +39,42 @@ static void weigh(struct box *b, bool light)
 		b->light = light;
 }
 
-/* us: since the last look, or the least time between two if that was longer ago. */
 static bool is_heavy(const struct box *b, uint64_t used_us, uint64_t us)
 {
-	return used_us * 100 >= us * MIN(milli_of(b), (uint64_t)1000) / 1000 * HEAVY_PERCENT;
+	const uint64_t percent = b->light ? STILL_HEAVY_PERCENT : HEAVY_PERCENT;
+
+	return used_us * 100 >= us * MIN(milli_of(b), (uint64_t)1000) / 1000 * percent;
 }
 
-static void look(struct box *b, uint64_t us, uint64_t now_ms)
+/* What a box took since it was made, or since a look long before the last one, is not what it takes now. */
+static void look(struct box *b, uint64_t now_us, uint64_t now_ms)
 {
+	const uint64_t last_us = b->sp->weights.at_us;
+	bool looked = b->looked_us && b->looked_us == last_us;
 	uint64_t used = 0;
 
 	if (!may_be_heavy(b) || cgroup_cpu_us(&b->sp->host.cg, b->name, &used) < 0)
 		return;
-	if (used > b->used_us && is_heavy(b, used - b->used_us, us))
+	if (looked && used > b->used_us && is_heavy(b, used - b->used_us, now_us - last_us))
 		b->light_until_ms = now_ms + KEEP_MS;
 	b->used_us = used;
+	b->looked_us = now_us;
 	if (b->light != (now_ms < b->light_until_ms))
 		weigh(b, !b->light);
+	if (b->light)
+		confine(b, now_ms);
+	else
+		unconfine(b, now_ms);
 }
 
-static void look_at_all(struct spawner *sp, uint64_t us, uint64_t now_ms)
+static void look_at_all(struct spawner *sp, uint64_t now_us, uint64_t now_ms)
 {
 	struct weights *w = &sp->weights;
 
 	w->n_boxes = 0;
 	w->any_light = false;
 	list_foreach(&sp->boxes, struct box, link, b) {
-		look(b, us, now_ms);
+		look(b, now_us, now_ms);
 		w->n_boxes++;
 		w->any_light |= b->light;
 	}
@@ -81,8 +92,9 @@ static void look_at_sum(struct spawner *sp, uint64_t now_ms)
 
 	if (cgroup_cpu_us(&sp->host.cg, ".", &used) == 0 && used > w->used_us && (used - w->used_us) * 100 >= us * BUSY_PERCENT)
 		w->busy_ms = now_ms;
-	if (w->busy_ms == now_ms || w->any_light)
-		look_at_all(sp, us, now_ms);
+	w->looks = w->busy_ms == now_ms ? BUSY_LOOKS : w->looks - !!w->looks;
+	if (w->looks || w->any_light)
+		look_at_all(sp, now_us, now_ms);
 	w->used_us = used;
 	w->at_us = now_us;
 	w->next_ms = now_ms + period_ms(w, now_ms);

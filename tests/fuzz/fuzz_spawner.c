@@ -157,7 +157,7 @@ int epoll_wait(int epoll, struct epoll_event *ret, int max, int timeout)
 }
 
 /* -- the host --------------------------------------------------------------------------------------------------------- */
-int netns_create(int *ret_fd, struct err *err)
+int netns_create(int sysctls UNUSED, int *ret_fd, struct err *err)
 {
 	int fd = some_fd();
 
@@ -165,6 +165,11 @@ int netns_create(int *ret_fd, struct err *err)
 		return err_set(err, -EMFILE, "no namespace");
 	*ret_fd = fd;
 	return 0;
+}
+
+int netns_open_sysctls(void)
+{
+	return some_fd();
 }
 
 bool netns_is_unused(int fd)
@@ -198,6 +203,21 @@ int cgroup_cpu_us(const struct cgroups *c, const char *id, uint64_t *ret)
 	(void)c, (void)id;
 	*ret = heavy ? time_ms * 1000 : 2;
 	return short_of_all ? -ENOENT : 0;
+}
+
+void confine(struct box *b, uint64_t now_ms)
+{
+	check(b != NULL && now_ms > 0);
+}
+
+void unconfine(struct box *b, uint64_t now_ms)
+{
+	check(b != NULL && now_ms > 0);
+}
+
+void confine_forget(struct box *b)
+{
+	(void)b;
 }
 
 void cgroup_kill(const struct cgroups *c, const char *id)
@@ -456,7 +476,7 @@ static void begin(void)
 	static uint64_t out[WIRE_MAX / 8];
 
 	signal(SIGPIPE, SIG_IGN); /* as events_init() does */
-	sp = (struct spawner){ .wake_ms = UINT64_MAX, .out_buf = out, .lock_fd = -1, .egress = { .to_daemon = { -1, -1 } } };
+	sp = (struct spawner){ .wake_ms = UINT64_MAX, .out_buf = out, .lock_fd = -1, .egress = { .to_daemon = { -1, -1 } }, .nets.sysctls = -1 };
 	sp.opt.data = "/nowhere";
 	sp.opt.uid = geteuid();
 	snprintf(sp.host.data, sizeof(sp.host.data), "/nowhere");
@@ -497,6 +517,7 @@ static void end(void)
 	events_close(&sp.ev, &sp.accept);
 	for (size_t i = 0; i < sp.nets.n; i++)
 		fd_close(sp.nets.fd[i]);
+	fd_close(sp.nets.sysctls);
 	fd_close(sp.egress.to_daemon[1]);
 	fd_close(sp.ev.epoll_fd);
 }

@@ -40,18 +40,16 @@ static unsigned long egress_cpu_ticks(void)
 	return user + sys;
 }
 
-Test(egress, without_descriptors_new_connections_are_reset)
+/* The budget is read at the start. */
+static void start_with_few_descriptors(void)
 {
 	struct rlimit few = { 200, 200 };
-	int fds[200], n = 0;
-	char c;
+	int s[2], d[2];
 
 	signal(SIGPIPE, SIG_IGN);
 	make_host();
 	start_servers();
-	/* The budget is read at the start. */
 	fflush(NULL);
-	int s[2], d[2];
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, d), 0);
 	egress_pid = fork();
@@ -62,22 +60,70 @@ Test(egress, without_descriptors_new_connections_are_reset)
 	close(s[1]);
 	close(d[1]);
 	spawner_end = s[0];
-	struct sandbox_world *w = make_sandbox("one", PLAN_NET_OPEN);
+}
+
+/* As many connections as it is given, and one that is not; returns how many are. */
+static int take_all(struct sandbox_world *w, int fds[200])
+{
+	int n = 0;
+	char c;
+
 	do {
 		fds[n] = connect_in(w, WORLD_V4, PORT_ECHO);
 		cr_assert(fds[n] >= 0);
 	} while (write(fds[n], "x", 1) == 1 && read(fds[n], &c, 1) == 1 && ++n < 200);
-	cr_assert(n > 50 && n < 100, "%d connections", n);
+	return n;
+}
+
+static void close_these(const int *fds, int n)
+{
+	for (int i = 0; i < n; i++)
+		close(fds[i]);
+}
+
+Test(egress, without_descriptors_new_connections_are_reset)
+{
+	int fds[200], n;
+
+	start_with_few_descriptors();
+	struct sandbox_world *w = make_sandbox("one", PLAN_NET_OPEN);
+	n = take_all(w, fds);
+	cr_assert(n > 25 && n < 60, "%d connections", n);
 	unsigned long before = egress_cpu_ticks();
 	for (int i = 0; i < 5; i++)
 		cr_assert(is_refused(w, WORLD_V4, PORT_ECHO));
 	usleep(300000);
 	cr_assert_leq(egress_cpu_ticks() - before, 5, "it spins");
-	for (int i = 0; i <= n; i++)
-		close(fds[i]);
+	close_these(fds, n + 1);
 	usleep(100000);
 	cr_assert(echoes(w, WORLD_V4, PORT_ECHO), "it recovers");
 	end_sandbox(w);
+	stop_egress();
+}
+
+Test(egress, who_takes_all_it_can_leaves_the_others_some, .timeout = 60)
+{
+	struct sandbox_world *greedy[3], *late[8];
+	int fds[3][200], n[3];
+
+	start_with_few_descriptors();
+	for (int i = 0; i < 3; i++) {
+		greedy[i] = make_sandbox("greedy", PLAN_NET_OPEN);
+		n[i] = take_all(greedy[i], fds[i]);
+	}
+	for (int i = 0; i < 8; i++)
+		late[i] = make_sandbox("late", PLAN_NET_OPEN);
+	cr_assert(echoes(late[7], WORLD_V4, PORT_ECHO), "%d, %d and %d connections of others", n[0], n[1],
+		  n[2]);
+	for (int i = 0; i < 3; i++) {
+		close_these(fds[i], n[i] + 1);
+		end_sandbox(greedy[i]);
+	}
+	usleep(100000);
+	for (int i = 0; i < 8; i++) {
+		cr_assert(echoes(late[i], WORLD_V4, PORT_ECHO), "it was taken in");
+		end_sandbox(late[i]);
+	}
 	stop_egress();
 }
 
@@ -136,7 +182,7 @@ Test(egress, latency_of_a_connection, .timeout = 60)
 	for (int i = 0; i < 200; i++) {
 		int fd;
 		uint64_t start_us = time_now_us();
-		cr_assert_eq(netns_create(&fd, &err), 0, "%s", err.msg);
+		cr_assert_eq(netns_create(-1, &fd, &err), 0, "%s", err.msg);
 		samples[i] = (uint32_t)(time_now_us() - start_us);
 		close(fd);
 	}

@@ -151,7 +151,7 @@ Test(egress, root_of_another_user_namespace_cannot_go_round)
 		put_address(&b, AF_INET, "8.8.8.8");
 		bad |= (netlink_commit(&b, NETLINK_ROUTE, NULL) == 0) << 4;
 		bad |= (set_rules(NULL) == 0) << 5;
-		bad |= (set_sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024", NULL) == 0) << 6;
+		bad |= (set_sysctl(AT_FDCWD, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024", NULL) == 0) << 6;
 		_exit(bad);
 	}
 	int status = -1;

@@ -224,7 +224,7 @@ static inline struct sandbox_world *make_sandbox(const char *id, enum plan_net n
 	struct sandbox_world *w = calloc(1, sizeof(*w));
 	struct err err = ERR_INIT;
 
-	cr_assert_eq(netns_create(&w->netns, &err), 0, "%s", err.msg);
+	cr_assert_eq(netns_create(-1, &w->netns, &err), 0, "%s", err.msg);
 	enter(w->netns);
 	w->listeners[0] = listen_on(AF_INET, "127.0.0.1", STEER_TCP_PORT, SOCK_STREAM);
 	w->listeners[1] = listen_on(AF_INET6, "::1", STEER_TCP_PORT, SOCK_STREAM);

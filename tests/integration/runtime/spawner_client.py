@@ -212,6 +212,11 @@ class Spawner:
             h = (h ^ byte) * 16777619 & 0xFFFFFFFF
         return f"orw-{h:08x}"
 
+    def loops(self):
+        """The names of loop devices on files of DATA."""
+        return [d for d in os.listdir("/sys/block") if d.startswith("loop") and os.path.exists(f"/sys/block/{d}/loop/backing_file")
+                and self.data in open(f"/sys/block/{d}/loop/backing_file", encoding="utf-8").read()]
+
     def stderr(self):
         with open(f"{self.data}/stderr", encoding="utf-8") as f:
             return f.read()

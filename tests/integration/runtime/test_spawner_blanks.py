@@ -92,7 +92,8 @@ def limits_of(pid):
                 file = f"/sys/fs/cgroup/{controllers}{path}/{v1 if controllers else v2}"
                 if (what in controllers.split(",") or not controllers) and os.path.exists(file):
                     with open(file, encoding="ascii") as limit:
-                        found[what] = int(limit.read())
+                        text = limit.read().strip()
+                    found[what] = 0 if text == "max" or int(text) > 1 << 60 else int(text)
     return found
 
 
@@ -101,6 +102,25 @@ def test_limits_hold_right_after_the_take(blanks):
     code, _ = b.run("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done")
     assert code != 0
     blanks.end(b)
+
+
+def limited(blanks, memory, pids):
+    wait_for(blanks, 3)
+    b = blanks.make(cpu_milli=500, memory_bytes=memory, pids_max=pids)
+    assert limits_of(b.pid) == {"memory": memory, "pids": pids}
+    assert b.run("echo x")[1] == "x\n"
+    blanks.end(b)
+    return b.made.number("BLANK")
+
+
+def test_limits_that_were_expected_become_those_asked_for(blanks):
+    """Those that wait have the limits of the last one that was asked for; the next may want the same, more, less or none."""
+    blanks.end(begun(blanks))
+    for memory, pids in ((64 << 20, 50), (64 << 20, 50), (256 << 20, 500), (32 << 20, 40)):
+        assert limited(blanks, memory, pids)
+    assert not limited(blanks, 0, 0)  # it gets another one
+    assert limited(blanks, 0, 0) and limited(blanks, 64 << 20, 50)
+    assert blanks.leaks() == ""
 
 
 def test_no_new_privs_is_asked_for_or_not(blanks):

@@ -208,7 +208,7 @@ def test_rename_of_an_images_folder(box):
 
 def users_of_processes():
     for p in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(FileNotFoundError):  # of somebody else's, which ends meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of somebody else's, which ends meanwhile
             yield os.stat(f"/proc/{p}").st_uid
 
 

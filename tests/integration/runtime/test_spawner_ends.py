@@ -1,11 +1,12 @@
 """What is taken down behind the answer: whose work it is, and that it is not left for long."""
+import contextlib
 import os
 import signal
 import time
 
 import pytest
 
-from test_spawner_life import descriptors, settle
+from test_spawner_life import descriptors, lines, settle
 
 
 def mount_namespaces(pid):
@@ -13,17 +14,9 @@ def mount_namespaces(pid):
 
 
 def children(pid):
-    """Those that are the spawner's own program: they remove what is left."""
-    found = []
+    """Those that remove what is left."""
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
-        for child in map(int, f.read().split()):
-            try:
-                with open(f"/proc/{child}/comm", encoding="ascii") as comm:
-                    if comm.read().strip() == "openreward-spaw":
-                        found.append(child)
-            except FileNotFoundError:
-                pass
-    return found
+        return [child for child in map(int, f.read().split()) if lines(f"/proc/{child}/comm") == ["openreward-rm"]]
 
 
 def wait_for_child(pid, seconds=10):
@@ -113,3 +106,62 @@ def test_nothing_is_mounted_on_a_process(box):
     for name in ("oom_score_adj", "oom_adj", "coredump_filter", "loginuid", "clear_refs", "task/1/oom_score_adj"):
         code, out = box.run(f"test ! -e /proc/1/{name} && exit 9; echo 15 > /proc/1/{name}")
         assert code == 9 or (code != 0 and "denied" in out), (name, code, out)
+
+
+# -- what can't be removed ---------------------------------------------------------------------------------------------------
+
+def v2_group(s, box):
+    return next(top for top, _, files in os.walk("/sys/fs/cgroup") if top.endswith(f"/{s.name()}/{box.id}") and "cgroup.kill" in files)
+
+
+def test_one_that_stays_keeps_nothing_of_others(own):
+    s = own()
+    a, b = s.make(), s.make()
+    deep = [v2_group(s, a) + "/x" * n for n in range(1, 12)]  # deeper than anybody goes
+    for path in deep:
+        os.mkdir(path)
+    for number in [s.daemon.send("END", ("ID", box.id), ("REASON", "deleted")) for box in (a, b)]:
+        assert s.daemon.wait(number).kind == "ENDED"
+    assert settle(lambda: "cannot remove what is left of " + a.id in s.stderr(), 20)
+    assert settle(lambda: not children(s.process.pid))
+    again = s.make(id=b.id)
+    s.end(again)
+    for path in reversed(deep):
+        os.rmdir(path)
+    assert settle(lambda: not children(s.process.pid))
+    assert s.stop() == 1, "it says that something was left"
+
+
+@contextlib.contextmanager
+def without_forks(pid):
+    """No process can be made meanwhile, as on a machine that has no more of them."""
+    top = next((p for p in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup") if os.path.exists(f"{p}/cgroup.procs")), None)
+    group = f"{top}/test-{pid}"
+    os.mkdir(group)
+    try:
+        if not os.path.exists(f"{group}/pids.max"):
+            pytest.skip("no limit of processes to be had")
+        put(f"{group}/cgroup.procs", pid)
+        put(f"{group}/pids.max", 1)
+        yield
+    finally:
+        put(f"{top}/cgroup.procs", pid)
+        os.rmdir(group)
+
+
+def put(path, what):
+    with open(path, "w", encoding="ascii") as f:
+        f.write(str(what))
+
+
+def test_what_could_not_be_begun_is_begun_again(own):
+    s = own()
+    boxes = [s.make() for _ in range(3)]
+    with without_forks(s.process.pid):
+        for b in boxes:
+            s.end(b)
+        time.sleep(2)
+        assert b.id in os.listdir(f"{s.data}/sandboxes")
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    s.end(s.make(id=boxes[0].id))
+    assert "cannot remove" not in s.stderr() and s.stop() == 0

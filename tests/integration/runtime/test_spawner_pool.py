@@ -1,5 +1,6 @@
 """Spares (sandboxes made before they are asked for) and net namespaces that are used again: nothing of a former user stays."""
 import os
+import signal
 import subprocess
 import time
 
@@ -159,6 +160,14 @@ def test_without_a_folder_etc(pool):
         m = pool.daemon.call("MAKE", *pool.plan(layers=layers, dir="/"))
         assert m.kind == "FAILED" and m.number("ERRNO") == 20 and "/etc" in m.text("TEXT"), m
         time.sleep(0.1)
+    for ms in range(1, 9):  # also where the spawner comes to it late, and init is dead by then
+        number = pool.daemon.send("MAKE", *pool.plan(layers=layers, dir="/"))
+        time.sleep(ms / 1000)
+        os.kill(pool.process.pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(pool.process.pid, signal.SIGCONT)
+        m = pool.daemon.wait(number)
+        assert m.kind == "FAILED" and m.number("ERRNO") == 20 and "/etc" in m.text("TEXT"), (ms, m)
     layers = odd_layer(pool, "etc-none", lambda path: None)
     b = pool.make(layers=layers, dir="/", hostname="asked-for")
     assert b.run("cat /etc/hostname; ls /etc")[1].split() == ["asked-for", "hostname", "hosts", "resolv.conf"]

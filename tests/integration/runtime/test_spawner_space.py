@@ -250,3 +250,44 @@ def test_others_fill_a_disk_that_had_plenty(begin):
         still_good(s, a)
         assert fill(a, "/tmp/more")[1] == "ENOSPC"
         s.end(a)
+
+
+def test_others_take_the_room_of_holes_at_once(begin):
+    """Then it becomes smaller, as nobody's is where it ends."""
+    s = begin(20000)
+    a = s.make()
+    wait(s, lambda size, left, more, bad: size > 8 * 1024 * MIB, "it is large at once")
+    with open(f"{s.data}/filler", "wb") as f:
+        os.kill(s.process.pid, signal.SIGSTOP)  # it looks 20 ms to 1 s apart: all is taken between two looks
+        take(s, f, 4096 * MIB)
+        os.kill(s.process.pid, signal.SIGCONT)
+        wait(s, lambda size, left, more, bad: 0 < size < 4096 * MIB, "it is as large as the disk allows")
+        take(s, f, 0)
+        still_good(s, a)
+        s.end(a)
+
+
+# -- what is not written to the disk ---------------------------------------------------------------------------------
+def written(s):
+    [loop] = s.loops()
+    with open(f"/sys/block/{loop}/stat", encoding="ascii") as f:
+        return int(f.read().split()[6]) * 512
+
+
+def figure(s, name):
+    [loop] = s.loops()
+    of = next(d for d in os.listdir("/sys/fs/btrfs") if os.path.exists(f"/sys/fs/btrfs/{d}/devices/{loop}"))
+    with open(f"/sys/fs/btrfs/{of}/allocation/mixed/{name}", encoding="ascii") as f:
+        return int(f.read())
+
+
+def test_what_is_soon_removed_is_not_written(begin):
+    """btrfs writes early once it ran short of chunks: all of them are there from the start."""
+    s = begin(20000)
+    a = s.make(memory_bytes=1024 * MIB)  # what is written is in it until then
+    assert figure(s, "total_bytes") > 8 * 1024 * MIB and figure(s, "bytes_used") < 100 * MIB
+    before = written(s)
+    for _ in range(10):
+        assert a.run("head -c 300M /dev/zero > /tmp/x; rm /tmp/x; echo gone", timeout=60) == (0, "gone\n")
+    assert written(s) - before < 600 * MIB
+    s.end(a)
