@@ -347,4 +347,5 @@ void http_origin_read(struct http_origin *ret, const struct http_range *trusted,
 		*ret = agree(&of_x, &of_standard) ? of_x : (struct http_origin){ 0 };
 	else
 		*ret = x.any ? of_x : of_standard;
+	ret->forwarded = x.any || standard.any;
 }

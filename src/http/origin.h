@@ -41,6 +41,7 @@ bool http_address_is_loopback(const struct http_address *a);
 bool http_sockaddr_text(const struct sockaddr *sa, char *ret, size_t size);
 
 struct http_origin {
+	bool forwarded;                  /* there are such fields; where they contradict each other nothing else is set */
 	bool known;                      /* address is set */
 	struct http_address address;
 	const char *scheme;              /* "http", "https"; NULL = not told */

@@ -59,6 +59,8 @@ bool http_req_is_local(struct http_req *r)
 
 	if (r->conn->adopted || !http_address_of(&a, &r->conn->peer.any))
 		return r->conn->is_unix && !r->conn->adopted;
+	if (o->forwarded && !o->known)
+		return false; /* for whom nobody knows: a stranger may have added to what the proxy says */
 	return http_address_is_loopback(o->known ? &o->address : &a);
 }
 

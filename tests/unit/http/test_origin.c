@@ -208,6 +208,12 @@ Test(origin, a_trusted_proxy_is_believed)
 	cr_expect(strstr(got, "<203.0.113.9 https://outer.test remote>"), "%s", got);
 	got = answer_to(fd, "GET / HTTP/1.1\r\nHost: inner:80\r\n\r\n");
 	cr_expect(strstr(got, "<127.0.0.1:") && strstr(got, " http://inner:80 local>"), "%s", got);
+	got = answer_to(fd, "GET / HTTP/1.1\r\nHost: inner:80\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n");
+	cr_expect(strstr(got, "<127.0.0.1 http://inner:80 local>"), "%s", got);
+	got = answer_to(fd, "GET / HTTP/1.1\r\nHost: inner:80\r\nForwarded: for=1.2.3.4\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+	cr_expect(strstr(got, "<127.0.0.1:") && strstr(got, " remote>"), "%s", got);
+	got = answer_to(fd, "GET / HTTP/1.1\r\nHost: inner:80\r\nX-Forwarded-For: unknown\r\n\r\n");
+	cr_expect(strstr(got, " remote>"), "%s", got);
 	fd_close(fd);
 	harness_end();
 }
