@@ -149,6 +149,15 @@ void box_over_if_dead(struct box *b)
 
 static void end_beside(struct box *b);
 
+/* By its number where no descriptor was left for it: it is a child that nobody has reaped. */
+static void kill_init(const struct box *b)
+{
+	if (b->init_pidfd >= 0)
+		sys_pidfd_kill(b->init_pidfd, SIGKILL);
+	else if (b->init.pid > 0)
+		kill(b->init.pid, SIGKILL);
+}
+
 void box_kill(struct box *b, const char *reason)
 {
 	if (b->state == BOX_ENDING)
@@ -157,8 +166,7 @@ void box_kill(struct box *b, const char *reason)
 	keep_mounts(b);
 	b->state = BOX_ENDING;
 	snprintf(b->reason, sizeof(b->reason), "%s", reason);
-	if (b->init_pidfd >= 0)
-		sys_pidfd_kill(b->init_pidfd, SIGKILL);
+	kill_init(b);
 	cgroup_kill(&b->sp->host.cg, b->name);
 	confine_forget(b);
 	if (b->builder.pid > 0)
@@ -224,8 +232,8 @@ static void take_pid(struct box *b, int pid)
 	events_child_add(&b->sp->ev, &b->init, pid);
 	if (b->init_pidfd < 0)
 		box_fail(b, "open a pidfd", -errno, "");
-	else if (b->state == BOX_ENDING) /* cloned while it was being killed */
-		sys_pidfd_kill(b->init_pidfd, SIGKILL);
+	if (b->state == BOX_ENDING) /* cloned while it was being killed */
+		kill_init(b);
 }
 
 /* True when there may be more. */

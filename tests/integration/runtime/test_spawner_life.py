@@ -264,15 +264,48 @@ def test_no_sandbox_outlives_a_killed_spawner(own):
 
 
 # -- without descriptors ----------------------------------------------------------------------------------------------
+def numbers(s):
+    return {int(n) for n in os.listdir(f"/proc/{s.process.pid}/fd")}
+
+
 @contextlib.contextmanager
-def starved(s):
+def starved(s, limit=0):
     """A spawner that cannot open one more."""
-    used = {int(n) for n in os.listdir(f"/proc/{s.process.pid}/fd")}
-    lowest = next(n for n in itertools.count() if n not in used)
+    used = numbers(s)
+    limit = limit or next(n for n in itertools.count() if n not in used)
     soft, hard = resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE, (lowest, hard))
+    resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
     yield
     resource.prlimit(s.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def builders_and_inits(s):
+    with open(f"/proc/{s.process.pid}/task/{s.process.pid}/children", encoding="ascii") as f:
+        return [pid for pid in f.read().split() if lines(f"/proc/{pid}/comm") not in ([], ["openreward-egre"])]
+
+
+def test_an_init_that_cannot_be_held_is_killed(own):
+    """Its builder is done and gone when the spawner hears of it, and for a pidfd there is no descriptor."""
+    s = own()
+    s.end(s.make())
+    kinds = []
+    while kinds.count("FAILED") < 1 and len(kinds) < 10:  # it may have heard of it before it was stopped
+        assert settle(lambda: not builders_and_inits(s))
+        fields = s.plan()
+        made = s.daemon.send("MAKE", *fields)
+        end = time.monotonic() + 10
+        while not builders_and_inits(s):
+            assert time.monotonic() < end
+        os.kill(s.process.pid, signal.SIGSTOP)
+        time.sleep(0.5)
+        with starved(s):
+            os.kill(s.process.pid, signal.SIGCONT)
+            m = s.daemon.wait(made)
+        kinds.append(m.kind)
+        assert m.kind == "MADE" or m.text("STAGE") == "open a pidfd", m
+        end = s.daemon.call("END", ("ID", fields[0][1]), ("REASON", "deleted"))
+        assert end.kind == "ENDED" or end.number("ERRNO") == errno.ENOENT, end
+    assert settle(lambda: not builders_and_inits(s) and s.leaks() == "")
 
 
 def test_answers_that_wait_need_no_descriptor(own):
