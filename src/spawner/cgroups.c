@@ -14,7 +14,7 @@
 #include "base/fd.h"
 
 #define HOST_PIDS 2048
-#define DEPTH_MAX 8 /* two levels are all that init uses, the rest is for those who got into init */
+#define DEPTH_MAX 8 /* below a sandbox's: two levels are all that init uses, the rest is for those who got into init */
 #define TCP_SHARE 4 /* v1: of a sandbox's memory, as much again for TCP's buffers */
 
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
@@ -169,6 +169,14 @@ static int limit_all(const struct cgroups *c, struct err *err)
 	return r < 0 ? err_sys_code(err, r, "limit the processes of %s", c->path[t]) : 0;
 }
 
+/* What is deeper than that nobody would find, and could not remove. */
+static int limit_depth(const struct cgroups *c, struct err *err)
+{
+	int r = write_u64(c->dir[CGROUP_V2], "cgroup.max.depth", 1 + DEPTH_MAX);
+
+	return r < 0 ? err_sys_code(err, r, "limit the depth of %s", c->path[CGROUP_V2]) : 0;
+}
+
 int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, struct err *err)
 {
 	int r;
@@ -180,6 +188,7 @@ int cgroups_open(struct cgroups *c, const char *name, const char *mount_dir, str
 	for (int t = CGROUP_CPU; r == 0 && t < CGROUP_TREES; t++)
 		if (!c->on_v2[t])
 			r = open_tree_parent(c, (enum cgroup_tree)t, name, mount_dir, err);
+	r = r < 0 ? r : limit_depth(c, err);
 	return r < 0 ? r : limit_all(c, err);
 }
 
@@ -309,6 +318,7 @@ static int make_parent_again(const struct cgroups *c, enum cgroup_tree t, struct
 	if (fd < 0 || dup3(fd, c->dir[t], O_CLOEXEC) < 0)
 		return err_sys(err, "open %s", c->path[t]);
 	int r = t == CGROUP_V2 ? hand_down(c->dir[t], c->path[t], err) : 0;
+	r = r == 0 && t == CGROUP_V2 ? limit_depth(c, err) : r;
 	return r < 0 || t != pids_tree(c) ? r : limit_all(c, err);
 }
 
@@ -452,7 +462,7 @@ static void each_folder(int dir, void (*fn)(void *arg, const char *name), void *
 	struct dirent *e;
 
 	while (d && (e = readdir(d)))
-		if (e->d_type == DT_DIR && e->d_name[0] != '.')
+		if (e->d_type == DT_DIR && strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
 			fn(arg, e->d_name);
 	if (d)
 		closedir(d);

@@ -32,6 +32,7 @@
 #define NICE 10
 #define RUSH_AGAIN_MS 1000
 #define AGAIN_MS 500   /* after no child could be made */
+#define LATER_MS 5000 /* until what was given up on is tried once more: it may have been for want of something */
 
 struct grave {
 	struct list link;
@@ -42,13 +43,13 @@ struct grave {
 	char name[];
 };
 
-static int remove_cgroup(const struct cgroups *c, const char *name)
+static int remove_cgroup(const struct cgroups *c, const struct grave *g)
 {
-	int r = cgroup_remove(c, name);
+	int r = cgroup_remove(c, g->name);
 
-	for (int i = 0; r == -EBUSY && i < BUSY_TRIES; i++) {
+	for (int i = 0; r == -EBUSY && i < BUSY_TRIES && g->tries < TRIES_MAX; i++) {
 		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
-		r = cgroup_remove(c, name);
+		r = cgroup_remove(c, g->name);
 	}
 	return r;
 }
@@ -64,19 +65,27 @@ static void note_mounts(const struct list *graves, int *fds, size_t *n)
 /* In the child, of all that wait and not only of its batch: a memory group that goes has the lists of all file systems looked at
  * that the machine has. What is mounted keeps its blocks, too. The gate opens when the spawner has closed its own: whoever closes
  * the last one has the work. */
-static void take_mounts_down(const struct cleaner *c, int gate)
+static void take_mounts_down(const int *fds, size_t n, int gate)
 {
-	int *fds = calloc(c->n_mounts, sizeof(fds[0]));
-	size_t n = 0;
 	char byte;
 
-	if (!fds)
-		return; /* they go one after the other when this child ends */
-	note_mounts(&c->batch, fds, &n);
-	note_mounts(&c->queue, fds, &n);
 	if (n > 0 && read(gate, &byte, 1) == 0)
 		close_together(fds, n);
-	free(fds);
+}
+
+/* Whatever else the child has of the spawner's would live on in it when the spawner lets go of it: sockets, locks, net namespaces,
+ * what is mounted in sandboxes that are ending only now. And it needs some descriptors itself when there are no more. */
+static void keep_what_is_needed(const struct host *h, const int *mounts, size_t n, int gate)
+{
+	const int own[] = { h->sandboxes_dir, h->cg.dir[0], h->cg.dir[1], h->cg.dir[2], h->cg.dir[3], gate };
+	int *keep = malloc(sizeof(own) + n * sizeof(mounts[0]));
+
+	if (!keep)
+		return;
+	memcpy(keep, own, sizeof(own));
+	memcpy(keep + ARRAY_LEN(own), mounts, n * sizeof(mounts[0]));
+	close_others(keep, ARRAY_LEN(own) + n);
+	free(keep);
 }
 
 static void let_go(struct cleaner *c, struct grave *g)
@@ -117,7 +126,7 @@ static void set_session_nice(pid_t pid, const char *nice)
 
 static bool went(const struct grave *g, int r)
 {
-	if (r < 0 && g->tries + 1 >= TRIES_MAX)
+	if (r < 0 && g->tries + 1 == TRIES_MAX)
 		spawner_log("cannot remove what is left of %s: %s", g->name, strerror(-r));
 	return r == 0;
 }
@@ -131,7 +140,7 @@ static NORETURN void dig_all(struct spawner *sp)
 	size_t n = 0;
 
 	list_foreach(&sp->cleaner.batch, struct grave, link, g)
-		groups[n++] = went(g, remove_cgroup(&h->cg, g->name));
+		groups[n++] = went(g, remove_cgroup(&h->cg, g));
 	setsid();
 	set_session_nice(getpid(), "19");
 	n = 0;
@@ -198,11 +207,36 @@ static void put_back(struct cleaner *c)
 	}
 }
 
+/* It ends with the spawner: the next one has all that is left to do, and needs what this one holds. */
+static NORETURN void child(struct spawner *sp, pid_t parent, bool dig, int gate)
+{
+	struct cleaner *c = &sp->cleaner;
+	int *mounts = calloc(c->n_mounts + 1, sizeof(mounts[0])); /* without memory they go one by one when this child ends */
+	size_t n = 0;
+
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(1);
+	events_reset_child();
+	(void)prctl(PR_SET_NAME, "openreward-rm", 0, 0, 0);
+	slice_set(0, SLICE_DEFAULT);
+	setpriority(PRIO_PROCESS, 0, NICE);
+	if (mounts) {
+		note_mounts(&c->batch, mounts, &n);
+		note_mounts(&c->queue, mounts, &n);
+		keep_what_is_needed(&sp->host, mounts, n, gate);
+		take_mounts_down(mounts, n, gate);
+	}
+	if (dig)
+		dig_all(sp);
+	_exit(0);
+}
+
 /* The batch's, or one that only takes mounts down. */
 static pid_t fork_child(struct spawner *sp, bool dig)
 {
 	struct sys_clone_args args = { .exit_signal = SIGCHLD };
 	struct cleaner *c = &sp->cleaner;
+	const pid_t self = getpid();
 	int gate[2] = { -1, -1 };
 	pid_t pid;
 
@@ -210,14 +244,7 @@ static pid_t fork_child(struct spawner *sp, bool dig)
 	pid = sys_clone3(&args);
 	if (pid == 0) {
 		fd_close(gate[1]);
-		events_reset_child();
-		(void)prctl(PR_SET_NAME, "openreward-rm", 0, 0, 0);
-		slice_set(0, SLICE_DEFAULT);
-		setpriority(PRIO_PROCESS, 0, NICE);
-		take_mounts_down(c, gate[0]);
-		if (dig)
-			dig_all(sp);
-		_exit(0);
+		child(sp, self, dig, gate[0]);
 	}
 	if (pid > 0) {
 		let_go_of_all(c, &c->batch);
@@ -286,6 +313,27 @@ static void retry(struct spawner *sp, struct grave *g)
 	}
 	let_go(&sp->cleaner, g);
 	list_push_back(&sp->cleaner.failed, &g->link);
+	sp->cleaner.later_ms = time_now_ms() + LATER_MS;
+	spawner_wake(sp, sp->cleaner.later_ms);
+}
+
+/* When there is nothing else to do: nobody waits for it. */
+static void try_failed(struct spawner *sp)
+{
+	struct cleaner *c = &sp->cleaner;
+	struct grave *g;
+	uint64_t now = time_now_ms();
+
+	if (sp->closing_ms || list_empty(&c->failed))
+		return;
+	if (now >= c->later_ms && clean_idle(sp)) {
+		while ((g = list_first(&c->failed, struct grave, link))) {
+			list_remove(&g->link);
+			enqueue(sp, g);
+		}
+		start_batch(sp);
+	}
+	spawner_wake(sp, MAX(c->later_ms, now + SLOW_MS));
 }
 
 static void forget(struct spawner *sp, struct grave *g)
@@ -389,6 +437,7 @@ static void hurry(struct spawner *sp)
 
 void clean_tick(struct spawner *sp)
 {
+	try_failed(sp);
 	start_batch(sp);
 	relieve(sp);
 	hurry(sp);
@@ -415,6 +464,13 @@ bool clean_will(const struct spawner *sp, const char *name)
 bool clean_idle(const struct spawner *sp)
 {
 	return sp->cleaner.child.pid == 0 && sp->cleaner.relief.pid == 0 && list_empty(&sp->cleaner.queue);
+}
+
+bool clean_is_done(const struct spawner *sp)
+{
+	const struct cleaner *c = &sp->cleaner;
+
+	return list_empty(&c->queue) && list_empty(&c->batch) && list_empty(&c->failed);
 }
 
 /* -- an earlier life --------------------------------------------------------------------------------------------- */

@@ -174,7 +174,7 @@ static int run(struct spawner *sp, struct err *err)
 
 static int finish(struct spawner *sp)
 {
-	bool clean = list_empty(&sp->boxes) && list_empty(&sp->jobs) && list_empty(&sp->cleaner.failed);
+	bool clean = list_empty(&sp->boxes) && list_empty(&sp->jobs) && clean_is_done(sp);
 	pid_t egress = sp->egress.child.pid;
 
 	egress_done(sp);

@@ -1,7 +1,9 @@
 /* How much sandboxes can still write: the file system of ours (volumes.h) is looked at, made larger or smaller by a child, since
  * that may wait for the disk, and the daemons are told what there is. Nothing of it where the disk is limited in another way. */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +13,7 @@
 #include "spawner/growth.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
+#include "spawner/together.h"
 
 #define IDLE_MS 60000       /* without a sandbox, until it is made smaller */
 #define QUIET_MS 1000       /* between two looks while nobody has one */
@@ -49,19 +52,28 @@ void space_init(struct spawner *sp)
 		spawner_wake(sp, s->idle_since_ms);
 }
 
+/* It ends with the spawner, whose locks and sockets it does not keep: the next one has a file system of its own. */
+static NORETURN void child(const struct volumes *v, pid_t parent, uint64_t size, const struct growth_plan *to)
+{
+	int keep[] = { v->file, v->loop, v->root, v->figures };
+
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(EINTR);
+	close_others(keep, ARRAY_LEN(keep));
+	events_reset_child();
+	slice_set(0, SLICE_DEFAULT);
+	_exit(-(to->trim ? volumes_trim(v) : volumes_resize(v, size, to->size, to->backed)));
+}
+
 /* In a child: it may wait for the disk. */
 static void begin(struct spawner *sp, uint64_t size, const struct growth_plan *to)
 {
 	struct sys_clone_args args = { .exit_signal = SIGCHLD };
+	const pid_t self = getpid();
 	pid_t pid = sys_clone3(&args);
 
-	if (pid == 0) {
-		const struct volumes *v = &sp->host.disk.volumes;
-
-		events_reset_child();
-		slice_set(0, SLICE_DEFAULT);
-		_exit(-(to->trim ? volumes_trim(v) : volumes_resize(v, size, to->size, to->backed)));
-	}
+	if (pid == 0)
+		child(&sp->host.disk.volumes, self, size, to);
 	if (pid < 0)
 		return; /* the next look tries again */
 	sp->space.changing_to = *to;

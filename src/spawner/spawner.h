@@ -59,7 +59,8 @@ struct cleaner {
 	struct list batch;  /* in the hands of the child */
 	bool *gone;         /* of each of them, in their order: all of it is removed. The child's and ours */
 	uint64_t not_before_ms; /* the next child */
-	struct list failed; /* given up on; their ids are not used again in this life */
+	struct list failed; /* given up on; their ids are not used again, unless a later try removes them: */
+	uint64_t later_ms;  /* when */
 	struct child child;
 	uint64_t began_ms;  /* the later of its beginning and the last relief's */
 	uint64_t rush_ms;   /* when the child gets its full share of the processors (again) */
@@ -315,7 +316,8 @@ void clean_bury(struct spawner *sp, const struct remains *r);
 /* Whether something of that name is still there, and whether it is still being removed. */
 bool clean_has(const struct spawner *sp, const char *name);
 bool clean_will(const struct spawner *sp, const char *name);
-bool clean_idle(const struct spawner *sp);
+bool clean_idle(const struct spawner *sp); /* nothing is being removed, nor waits for that */
+bool clean_is_done(const struct spawner *sp); /* and nothing is left */
 void clean_tick(struct spawner *sp);
 /* Kills and removes what an earlier life left. Before anything is started. */
 MUST_CHECK int clean_reconcile(struct spawner *sp, struct err *err);
