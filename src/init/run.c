@@ -474,6 +474,14 @@ static int kill_tree(const struct run *run, int sig)
 	return 0;
 }
 
+/* It has ended and is not reaped yet. Who was without a processor meanwhile learns of that and of a deadline at once. */
+static bool has_ended(const struct run *run)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return waitid(P_PID, (id_t)run->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == run->pid;
+}
+
 static bool ends_processes(int sig)
 {
 	return sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT;
@@ -483,6 +491,7 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 {
 	uint64_t sig = wire_get_u64(q->msg, WIRE_T_SIGNAL, SIGKILL);
 	struct run *run = run_find(in, q->msg);
+	bool alive;
 	int r;
 
 	q->stage = "kill";
@@ -490,6 +499,7 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 		return err_set(err, -ENOENT, "no such run: never started here, or acknowledged");
 	if (sig < 1 || sig > 64)
 		return err_set(err, -EINVAL, "SIGNAL is %llu, expected 1 to 64", (unsigned long long)sig);
+	alive = run->state == RUN_ALIVE && !has_ended(run);
 	if (wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0) && run->slave >= 0)
 		r = stream_signal(run, (int)sig);
 	else
@@ -497,7 +507,7 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 	if (r < 0)
 		return err_sys_code(err, r, "kill the run");
 	/* A key at a terminal is part of the conversation, no end by request. */
-	if (run->state == RUN_ALIVE && ends_processes((int)sig) && !wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0))
+	if (alive && ends_processes((int)sig) && !wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0))
 		run->killed = true;
 	in->control.in_vain = false;
 	control_ok(in, q->msg->request);
@@ -530,7 +540,7 @@ static void tick_one(struct init *in, struct run *run, uint64_t now_us)
 			finish(in, run);
 		return;
 	}
-	if (now_us < run->deadline_us)
+	if (now_us < run->deadline_us || (!run->timed_out && has_ended(run)))
 		return;
 	in->control.in_vain &= run->timed_out;
 	run->timed_out = true;

@@ -1,5 +1,6 @@
 """Commands: status, output, users, time-outs, background processes, durability."""
 import base64
+import contextlib
 import hashlib
 import itertools
 import os
@@ -225,6 +226,35 @@ def test_without_a_delegated_cgroup_the_process_group_dies():
 
 def test_no_timeout_when_it_ends_in_time(box):
     assert box.sh("true", timeout_ms=20_000)["TIMED_OUT"] == 0
+
+
+@contextlib.contextmanager
+def without_processor(box):
+    """init, as on a host that is far too busy."""
+    signal.pidfd_send_signal(box.pidfd, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal.pidfd_send_signal(box.pidfd, signal.SIGCONT)
+
+
+def test_an_end_in_time_that_init_sees_late_is_no_timeout(fresh):
+    run = fresh.begin("/bin/bash", "-c", "sleep 1000 >/dev/null 2>&1 & sleep 0.5; echo done; exit 3", timeout_ms=1000)
+    with without_processor(fresh):
+        time.sleep(1.5)
+    m = fresh.wait(run)
+    assert (m.code, m["TIMED_OUT"], m.text) == (3, 0, "done\n")
+    assert processes(fresh) == ["sleep S"]
+
+
+def test_a_kill_that_comes_after_the_end_kills_no_command(fresh):
+    run = fresh.begin("/bin/bash", "-c", "sleep 0.3; exit 3")
+    with without_processor(fresh):
+        kill = fresh.post("KILL", ("RUN_ID", run), ("SIGNAL", 9))
+        time.sleep(0.8)
+    m = fresh.wait(run)
+    assert (m.code, m["KILLED"]) == (3, 0)
+    assert fresh.take(lambda m: m.request == kill).kind == "OK"
 
 
 def test_kill(fresh):
