@@ -118,6 +118,14 @@ static bool list_all(struct init *in)
 	return true;
 }
 
+/* Readers that are waited for have gone with their daemon; those who come back ask again. */
+static void forget_readers(struct init *in, struct run *run)
+{
+	run->out.flow_at = run->out.need = UINT64_MAX;
+	run->watched = false;
+	run_watch(in, run);
+}
+
 int runs_request(struct init *in, struct request *q, struct err *err)
 {
 	(void)err;
@@ -126,6 +134,7 @@ int runs_request(struct init *in, struct request *q, struct err *err)
 	list_foreach(&in->runs.alive, struct run, link, run) {
 		run->unlisted = true;
 		run->starting = 0;
+		forget_readers(in, run);
 	}
 	list_foreach(&in->runs.ended, struct run, link, run) {
 		run->unlisted = true;

@@ -183,6 +183,17 @@ def test_without_a_reader_nobody_waits(box):
     assert box.wait(run, ack=False)["BYTES"] == 5000000
 
 
+def test_a_reader_that_went_with_its_daemon_holds_nobody_up(box):
+    run = sh(box, "head -c 5000000 /dev/zero; echo done", RUN_FETCH)
+    read(box, run, FLOW=100000, WATCH=1)
+    time.sleep(0.3)
+    assert read(box, run, FLOW=100000)[1]["STORED"] < 5000000
+    items, _ = box.listed()
+    assert run in [i["RUN_ID"] for i in items]
+    assert box.wait(run, ack=False)["BYTES"] == 5000005
+    assert read(box, run)[0].endswith(b"done\n")
+
+
 def terminal(box, command, **kw):
     return sh(box, command, RUN_FETCH | RUN_TTY, extra=[("ROWS", 33), ("COLS", 111)], **kw)
 
