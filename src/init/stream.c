@@ -122,9 +122,18 @@ static void put_bytes(struct wire_out *o, const struct output *out, uint64_t off
 		wire_put(o, WIRE_T_OUTPUT, out->mem + offset, out->stored - offset);
 }
 
+/* One who reads from far behind the end is no reason to run on to there: others may be waited for. */
+static void set_flow(struct output *out, const struct wire_in *msg, uint64_t offset)
+{
+	uint64_t flow = wire_get_u64(msg, WIRE_T_FLOW, 0), at = MIN(offset, out->stored);
+
+	out->flow_at = flow && at < UINT64_MAX - flow ? at + flow : UINT64_MAX;
+	out->need = flow ? wire_get_u64(msg, WIRE_T_NEED, at) : UINT64_MAX;
+}
+
 int stream_read(struct init *in, struct request *q, struct err *err)
 {
-	uint64_t offset = wire_get_u64(q->msg, WIRE_T_OFFSET, 0), flow = wire_get_u64(q->msg, WIRE_T_FLOW, 0);
+	uint64_t offset = wire_get_u64(q->msg, WIRE_T_OFFSET, 0);
 	struct wire_out *o;
 	struct run *run;
 	auto_fd spool = -1;
@@ -133,8 +142,7 @@ int stream_read(struct init *in, struct request *q, struct err *err)
 	if (r < 0)
 		return r;
 	if (run->state != RUN_ENDED) {
-		run->out.flow_at = flow && offset < UINT64_MAX - flow ? offset + flow : UINT64_MAX;
-		run->out.need = flow ? wire_get_u64(q->msg, WIRE_T_NEED, offset) : UINT64_MAX;
+		set_flow(&run->out, q->msg, offset);
 		run->watched = wire_get_u64(q->msg, WIRE_T_WATCH, 0);
 		run_watch(in, run);
 	}

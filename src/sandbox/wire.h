@@ -103,8 +103,9 @@ struct wire_head {
 			      of its end), FIRST (oldest offset that is still there), OUTPUT (from OFFSET on, what fits  \
 			      WIRE_INLINE_MAX) while it is in memory. fds: its spool otherwise, unless HAVE is 1.        \
 			      WATCH 1: a MORE when there is more than STORED. FLOW > 0: the command has to wait when     \
-			      it is this many bytes ahead of OFFSET, and RUN_TAIL forgets nothing from NEED on (from     \
-			      OFFSET where there is none); 0: it never waits. All until the next READ */                 \
+			      it is this many bytes ahead of OFFSET, or of STORED where that is less, and RUN_TAIL forgets  \
+			      nothing from NEED on (from OFFSET where there is none); 0: it never waits. All until the next \
+			      READ, or RUNS */                                                                           \
 	X(MORE, 101)       /* event: RUN_ID, STORED */                                                                   \
 	X(INPUT, 102)      /* RUN_ID -> OK with fd: the write end of its stdin (RUN_INPUT), or its terminal */            \
 	X(INPUT_END, 103)  /* RUN_ID: init gives its own write end up -> OK */                                           \

@@ -267,6 +267,18 @@ def test_flood_with_a_slow_reader(platform, box):
     assert got == 200_000_004
 
 
+def test_who_asks_for_what_is_not_there_yet_does_not_let_the_command_run_away_from_a_slow_reader(box):
+    run = box.start("until [ -e /tmp/slow ]; do sleep 0.01; done; head -c 50000000 /dev/zero")
+    slow = box.follow(run, "?follow=1&flow=1", 4096)
+    box.box.run("touch /tmp/slow")
+    time.sleep(1)
+    assert box.output(run, "?offset=1000000000000") == b""
+    time.sleep(1)
+    assert len(box.output(run)) < 10000000
+    assert box.call("GET", f"/runs/{run}")["state"] == "running", "the command waits for its slow reader"
+    assert len(slow.read()) == 50000000
+
+
 def test_a_reader_that_leaves_holds_nobody_up(box):
     run = box.start("head -c 50000000 /dev/zero", keep="last")
     answer = box.follow(run, "?follow=1&flow=1")

@@ -79,14 +79,21 @@ static uint64_t slowest(const struct brun *run)
 	return ret;
 }
 
-/* How far beyond offset the command may go, for init; 0 = nobody holds it up. */
+/* How far beyond offset, which is that or less, the command may go, for init; 0 = nobody holds it up. */
 static uint64_t flow_from(const struct brun *run, uint64_t offset)
 {
 	uint64_t from = slowest(run);
 
-	if (from == UINT64_MAX)
-		return 0;
-	return from + FLOW_BYTES > offset ? from + FLOW_BYTES - offset : 1;
+	return from == UINT64_MAX ? 0 : from + FLOW_BYTES - offset;
+}
+
+/* From where init is asked for a reader: one that is further than the command may go finds nothing there, and to ask from his own
+ * place would let it go on to that. */
+static uint64_t asked_from(const struct reader *r)
+{
+	uint64_t from = slowest(r->run);
+
+	return from == UINT64_MAX ? r->offset : MIN(r->offset, from + FLOW_BYTES - 1);
 }
 
 static bool is_followed(const struct brun *run)
@@ -264,8 +271,9 @@ static void on_fetched(void *arg, const struct engine_fetched *f, const struct e
 
 static void ask(struct reader *r)
 {
+	const uint64_t offset = asked_from(r);
 	const struct engine_fetch f = {
-		.offset = r->offset, .flow = flow_from(r->run, r->offset), .need = slowest(r->run), .watch = is_followed(r->run),
+		.offset = offset, .flow = flow_from(r->run, offset), .need = slowest(r->run), .watch = is_followed(r->run),
 		.have = r->fd >= 0,
 	};
 

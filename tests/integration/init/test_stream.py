@@ -183,6 +183,17 @@ def test_without_a_reader_nobody_waits(box):
     assert box.wait(run, ack=False)["BYTES"] == 5000000
 
 
+def test_who_reads_from_far_behind_the_end_does_not_let_the_command_run_on(box):
+    run = sh(box, "head -c 5000000 /dev/zero", RUN_FETCH)
+    read(box, run, FLOW=100000)
+    time.sleep(0.3)
+    box.ask("READ", ("RUN_ID", run), ("OFFSET", 10**12), ("FLOW", 1), ("NEED", 0), ("HAVE", 1))
+    time.sleep(0.5)
+    assert read(box, run, FLOW=1)[1]["STORED"] < 1000000
+    read(box, run)
+    assert box.wait(run)["STORED"] == 5000000
+
+
 def test_a_reader_that_went_with_its_daemon_holds_nobody_up(box):
     run = sh(box, "head -c 5000000 /dev/zero; echo done", RUN_FETCH)
     read(box, run, FLOW=100000, WATCH=1)
