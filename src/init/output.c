@@ -36,8 +36,17 @@ void output_done(struct output *o)
 
 /* -- storing --------------------------------------------------------------------------------------------------- */
 
+/* Less is kept than was to be. Whose disk is full is told by that, anything else is no doing of the command's. */
+static void note_lost(struct output *o, int code)
+{
+	if (code == ENOSPC || code == EDQUOT)
+		o->no_space = true;
+	else
+		o->lost = code;
+}
+
 /* Returns how many of len bytes went into the file. */
-static size_t spool_write(int fd, uint64_t at, const char *p, size_t len)
+static size_t spool_write(struct output *o, int fd, uint64_t at, const char *p, size_t len)
 {
 	size_t done = 0;
 
@@ -46,25 +55,34 @@ static size_t spool_write(int fd, uint64_t at, const char *p, size_t len)
 
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0)
+		if (n <= 0) {
+			note_lost(o, n < 0 ? errno : EIO);
 			break;
+		}
 		done += (size_t)n;
 	}
 	return done;
 }
 
-/* Moves the memory to a file. On failure the memory stays as it is. */
-static bool spool_open(struct output *o)
+/* Moves the memory and a piece that it has no room for to a file. Returns how many bytes of the piece found room; 0 = the memory
+ * stays as it is, since the file takes no more. */
+static size_t spool_open(struct output *o, const char *p, size_t len)
 {
 	auto_fd fd = openat(o->spool_dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	size_t got;
 
-	if (fd < 0 || spool_write(fd, 0, o->mem, o->stored) != o->stored)
-		return false;
+	if (fd < 0)
+		note_lost(o, errno);
+	if (fd < 0 || spool_write(o, fd, 0, o->mem, o->stored) != o->stored)
+		return 0;
+	got = spool_write(o, fd, o->stored, p, len);
+	if (!got || o->stored + got <= o->inline_max)
+		return 0;
 	o->spool = fd_steal(&fd);
 	free(o->mem);
 	o->mem = NULL;
 	o->mem_cap = 0;
-	return true;
+	return got;
 }
 
 static bool memory_room(struct output *o, size_t need)
@@ -87,14 +105,20 @@ static bool memory_room(struct output *o, size_t need)
 /* Returns how many bytes found room. */
 static size_t keep(struct output *o, const char *p, size_t len)
 {
-	size_t room = len;
+	size_t room = len, got = 0;
 
-	if (o->spool < 0 && o->stored + len > o->inline_max && !spool_open(o))
-		room = o->inline_max - o->stored;
 	if (o->spool >= 0)
-		return spool_write(o->spool, o->stored, p, len);
-	if (!memory_room(o, o->stored + room))
+		return spool_write(o, o->spool, o->stored, p, len);
+	if (o->stored + len > o->inline_max) {
+		got = spool_open(o, p, len);
+		room = o->inline_max - o->stored;
+	}
+	if (got)
+		return got;
+	if (!memory_room(o, o->stored + room)) {
+		note_lost(o, ENOMEM);
 		return 0;
+	}
 	memcpy(o->mem + o->stored, p, room);
 	return room;
 }
@@ -125,7 +149,7 @@ static size_t keep_frame(struct output *o, int stream, char *frame, size_t len)
 	frame_head(frame, stream, got - WIRE_FRAME_HEAD);
 	if (o->spool < 0)
 		memcpy(o->mem + o->stored, frame, WIRE_FRAME_HEAD);
-	else if (spool_write(o->spool, o->stored, frame, WIRE_FRAME_HEAD) != WIRE_FRAME_HEAD)
+	else if (spool_write(o, o->spool, o->stored, frame, WIRE_FRAME_HEAD) != WIRE_FRAME_HEAD)
 		return 0;
 	o->stored += got;
 	return got - WIRE_FRAME_HEAD;

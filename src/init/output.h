@@ -42,6 +42,8 @@ struct output {
 	int spool;             /* file with the stored bytes, offset 0 always; -1 = in memory */
 	int spool_dir;         /* where the spool is made; not owned */
 	bool ended;            /* the result is fixed: what comes now is read and forgotten, uncounted */
+	int lost;              /* errno: why less was kept than was to be, but for no_space; 0 = it was not */
+	bool no_space;         /* the disk was full, or the quota */
 	bool full;             /* no more room: everything further is dropped */
 };
 

@@ -46,6 +46,8 @@ static void put_result(struct wire_out *o, const struct run *run)
 	wire_put_u64(o, WIRE_T_PIDS_HITS, run->base.pids_hits);
 	wire_put_u64(o, WIRE_T_LIMIT_HITS, run->base.limit_hits);
 	wire_put_u64(o, WIRE_T_DISK_FREE, run->disk_free);
+	if (run->out.lost)
+		wire_put_u64(o, WIRE_T_ERRNO, (uint64_t)run->out.lost);
 	if (run->out.spool < 0 && !(run->flags & WIRE_RUN_FETCH))
 		wire_put(o, WIRE_T_OUTPUT, run->out.mem ? run->out.mem : "", run->out.stored);
 }

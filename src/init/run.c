@@ -95,7 +95,7 @@ static void measure(struct init *in, struct run *run)
 	run->cpu_us = MAX(waited_us, group_us);
 	if (statvfs("/", &fs) == 0)
 		run->disk_free = fs.f_files && !fs.f_favail ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
-	if (run->status != 0 && is_disk_full())
+	if (run->out.no_space || (run->status != 0 && is_disk_full()))
 		run->disk_free = 0;
 }
 

@@ -170,9 +170,16 @@ static bool is_without_output(const struct wire_in *in, size_t n_fds)
 
 static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t n_fds)
 {
+	uint64_t lost = wire_get_u64(in, WIRE_T_ERRNO, 0);
 	struct engine_exec_result res;
 	struct err err;
 
+	if (lost) {
+		err_set(&err, -EIO, "the command has ended, but the host could not keep all of its output: %s (outcome infra)",
+			strerror((int)MIN(lost, (uint64_t)INT_MAX)));
+		exec_over(x, NULL, &err);
+		return;
+	}
 	if (is_without_output(in, n_fds)) {
 		err_set(&err, -EMFILE, "the command has ended, but there were too many open files for its output (outcome infra)");
 		exec_over(x, NULL, &err);

@@ -86,8 +86,9 @@ struct wire_head {
 	X(STARTED, 42)     /* RUN_ID, PID inside; or FAILED. RUN_QUIET: DONE in its place where that comes within 5 ms */    \
 	X(DONE, 43)        /* event, repeated after RESULT: RUN_ID, STATUS (waitpid), TIMED_OUT, KILLED, BYTES kept,     \
 			      DROPPED, DURATION_US, CPU_US, PEAK_BYTES, OOM_KILLS, PIDS_HITS, LIMIT_HITS, OUTPUT (when it fits \
-			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames), FLAGS of the RUN. fds: the output's spool \
-			      otherwise (offset 0, STORED long). Neither for RUN_FETCH */                                \
+			      WIRE_INLINE_MAX), STORED (BYTES and the heads of frames), FLAGS of the RUN, DISK_FREE (0 also when \
+			      output found no room), ERRNO? (why less output was kept than MAX_BYTES; never that). fds: the \
+			      output's spool otherwise (offset 0, STORED long). Neither for RUN_FETCH */                 \
 	X(RESULT, 44)      /* RUN_ID -> DONE when it has ended, OK when it runs, FAILED ENOENT */                         \
 	X(ACK, 45)         /* RUN_ID: its result is no longer needed. Not answered. */                                   \
 	X(KILL, 46)        /* RUN_ID, SIGNAL: to every process of the run; FOREGROUND 1: to its terminal's foreground -> OK */ \

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from harness import RUN_MAIN, RUN_OUTPUT_FD, RUN_SCRIPT, TYPES, Failed, Sandbox, encode, receive
+from harness import RUN_FETCH, RUN_MAIN, RUN_OUTPUT_FD, RUN_SCRIPT, TYPES, Failed, Sandbox, encode, receive
 
 
 def memfd(data):
@@ -184,7 +184,26 @@ def test_a_full_spool_loses_the_rest_but_stops_nobody():
         m = s.sh("head -c 5000000 /dev/zero; echo $? >/tmp/status")
         assert m.code == 0 and 60_000 < m["BYTES"] <= 1 << 20 and m["BYTES"] + m["DROPPED"] == 5_000_000
         assert m.output == b"\0" * m["BYTES"]
+        assert m["DISK_FREE"] == 0 and "ERRNO" not in m
         assert s.sh("cat /tmp/status").text == "0\n"
+
+
+def test_what_a_full_spool_does_not_take_the_memory_does():
+    with Sandbox(spool_mb=1) as s:
+        for _ in range(2):  # the first one's file stays
+            run = s.begin("/bin/bash", "-c", "head -c 3000000 /dev/zero", flags=RUN_FETCH)
+            m = s.wait(run, ack=False)
+        assert m["STORED"] == 4096 and m["DISK_FREE"] == 0
+        assert s.ask("READ", ("RUN_ID", run), ("OFFSET", 0))["OUTPUT"] == b"\0" * 4096
+
+
+def test_output_that_found_no_descriptor_is_told_of(fresh):
+    run = fresh.begin("/bin/bash", "-c", "sleep 0.5; head -c 200000 /dev/zero")
+    no_descriptors(fresh)
+    m = fresh.wait(run)
+    limit(fresh, "nofile", 1024)
+    assert (m.code, m["BYTES"], m["DROPPED"], m["ERRNO"]) == (0, 61440, 200000 - 61440, 24)
+    assert m["DISK_FREE"] > 0
 
 
 def test_output_to_a_passed_descriptor(box):
@@ -575,6 +594,11 @@ def limit(box, what, soft):
     subprocess.run(["nsenter", "--user", "--target", str(box.pid), "prlimit", "--pid", str(box.pid), f"--{what}={soft}:"], check=True)
 
 
+def no_descriptors(box):
+    used = {int(n) for n in os.listdir(f"/proc/{box.pid}/fd")}
+    limit(box, "nofile", next(n for n in itertools.count() if n not in used))
+
+
 def without_memory(box, kept):
     """READs into a socket that is full, of an init that can allocate nothing more: beside a few results it has none to spare."""
     runs = [box.begin("/usr/bin/head", "-c", "50000", "/dev/zero") for _ in range(kept)]
@@ -605,8 +629,7 @@ def test_an_answer_that_cannot_be_kept_is_a_failure(fresh):
 
 
 def test_without_a_descriptor_for_it_a_request_is_refused(fresh):
-    used = {int(n) for n in os.listdir(f"/proc/{fresh.pid}/fd")}
-    limit(fresh, "nofile", next(n for n in itertools.count() if n not in used))
+    no_descriptors(fresh)
     fd = memfd(b"echo here")
     request = fresh.post("RUN", ("RUN_ID", "x"), ("ARG", "/bin/bash"), ("ARG", "/dev/fd/9"), ("FLAGS", RUN_SCRIPT), fds=[fd])
     m = fresh.take(lambda m: m.request == request)

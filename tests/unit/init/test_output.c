@@ -86,6 +86,7 @@ Test(output, keeps_the_first_bytes_and_counts_the_rest)
 	feed(&o, "def", 3);
 	cr_assert_eq(o.kept, 10);
 	cr_assert_eq(o.dropped, 6);
+	cr_assert_eq(o.lost, 0);
 	cr_assert_eq(memcmp(o.mem, "0123456789", 10), 0);
 	output_done(&o);
 }
@@ -102,6 +103,27 @@ Test(output, without_a_spool_the_prefix_that_fits_is_kept)
 	cr_assert_eq(o.kept, WIRE_INLINE_MAX);
 	cr_assert_eq(o.dropped, 100005 - WIRE_INLINE_MAX);
 	cr_assert_eq(memcmp(o.mem, block, WIRE_INLINE_MAX), 0);
+	cr_assert_eq(o.lost, EBADF);
+	output_done(&o);
+}
+
+Test(output, a_spool_without_room_for_the_first_piece_leaves_it_to_the_memory)
+{
+	auto_fd dir = spool_dir();
+	struct rlimit none = { .rlim_cur = 0, .rlim_max = RLIM_INFINITY };
+	struct output o;
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &none), 0);
+	output_init(&o, UINT64_MAX, dir);
+	o.inline_max = 4096;
+	o.flags = OUTPUT_FRAMED;
+	feed(&o, block, 65536);
+	cr_assert_eq(o.stored, 4096);
+	cr_assert_eq(o.kept, 4096 - WIRE_FRAME_HEAD);
+	cr_assert_eq(o.dropped, 65536 - o.kept);
+	cr_assert_eq(memcmp(o.mem + WIRE_FRAME_HEAD, block, o.kept), 0);
+	cr_assert_eq(o.lost, EFBIG);
 	output_done(&o);
 }
 

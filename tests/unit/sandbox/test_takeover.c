@@ -338,8 +338,8 @@ static void on_left_to_end(void *arg UNUSED, struct engine_exec *x, const struct
 	engine->ops->claim(x, on_lost_output, NULL);
 }
 
-/* Whoever had no descriptor left for it, the result says so, and is none. */
-Test(takeover, a_result_without_its_output_is_a_failure)
+/* A command of a former daemon whose init says how it ended, with a field of the test's. */
+static void left_ends_with(enum wire_tag tag, uint64_t value)
 {
 	static _Alignas(8) char buf[512];
 	struct fake_box *b = silent_init();
@@ -350,10 +350,23 @@ Test(takeover, a_result_without_its_output_is_a_failure)
 	cr_assert(turn(5000));
 	wire_begin(&o, buf, sizeof(buf), WIRE_DONE, 0);
 	wire_put_str(&o, WIRE_T_RUN_ID, "run1");
-	wire_put_u64(&o, WIRE_T_BYTES, 5);
-	wire_put_u64(&o, WIRE_T_STORED, 5);
+	wire_put_u64(&o, tag, value);
 	cr_assert_eq(wire_send(b->fd, &o, NULL, 0), 0);
 	cr_assert(turn(5000));
+}
+
+Test(takeover, output_that_the_host_could_not_keep_is_a_failure_of_the_host)
+{
+	left_ends_with(WIRE_T_ERRNO, ENFILE);
+	cr_assert_eq(got_err.code, -EIO);
+	cr_assert_not_null(strstr(got_err.msg, "Too many open files in system (outcome infra)"), "%s", got_err.msg);
+	engine->ops->exec_release(left);
+}
+
+/* Whoever had no descriptor left for it, the result says so, and is none. */
+Test(takeover, a_result_without_its_output_is_a_failure)
+{
+	left_ends_with(WIRE_T_STORED, 5);
 	cr_assert_eq(got_err.code, -EMFILE, "%s", got_err.msg);
 	engine->ops->exec_release(left);
 }
