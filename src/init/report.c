@@ -2,6 +2,7 @@
  * the socket; a result stays until it is acknowledged, and can be asked for again. */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fd.h"
 #include "base/time.h"
@@ -59,17 +60,26 @@ void run_set_unsent(struct init *in, struct run *run, bool unsent)
 		list_push_back(&in->runs.owed, &run->owed_link);
 }
 
-/* What goes beside a DONE. The caller's; -1 = nothing. */
-static int result_fd(const struct run *run)
+/* What goes beside a DONE. The caller's; -1 = nothing. False when there is no descriptor for it at present: without it the result
+ * would be none. */
+static bool result_fd(const struct run *run, int *ret)
 {
-	return run->flags & WIRE_RUN_FETCH ? -1 : output_reopen(&run->out);
+	bool beside = run->out.spool >= 0 && !(run->flags & WIRE_RUN_FETCH);
+
+	*ret = beside ? output_reopen(&run->out) : -1;
+	return *ret >= 0 || !beside || (errno != EMFILE && errno != ENFILE && errno != ENOMEM);
 }
 
 static bool send_done(struct init *in, struct run *run)
 {
-	struct wire_out *o = control_begin(WIRE_DONE, run->starting);
-	auto_fd spool = result_fd(run);
+	auto_fd spool = -1;
+	struct wire_out *o;
 
+	if (!result_fd(run, &spool)) {
+		in->control.retry_us = time_now_us() + TELL_AGAIN_US;
+		return false;
+	}
+	o = control_begin(WIRE_DONE, run->starting);
 	put_result(o, run);
 	if (control_event(in, o, &spool, spool >= 0) == -EAGAIN)
 		return false;
@@ -197,9 +207,11 @@ int run_result(struct init *in, struct request *q, struct err *err)
 		control_ok(in, q->msg->request);
 		return 0;
 	}
+	q->stage = "output";
+	if (!result_fd(run, &spool))
+		return err_set(err, -EMFILE, "no descriptor for the output: %s", strerror(errno));
 	o = control_begin(WIRE_DONE, q->msg->request);
 	put_result(o, run);
-	spool = result_fd(run);
 	r = control_try(in, o, &spool, spool >= 0);
 	if (r < 0)
 		return err_sys_code(err, r, "keep the answer");

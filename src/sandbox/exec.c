@@ -17,6 +17,8 @@
 #define INLINE_MAX_BYTES (100u * 1024) /* command and variables in one message; longer commands go by file */
 #define SHELL_DEFAULT "/bin/bash"
 #define SCRIPT_PATH "/dev/fd/9"        /* wire.h, WIRE_RUN_SCRIPT */
+#define AGAIN_MS 100                   /* after a result whose descriptor found no room */
+#define AGAIN_MAX 100                  /* times */
 
 /* -- ends --------------------------------------------------------------------------------------------------------------- */
 
@@ -59,6 +61,7 @@ static void exec_over(struct exec *x, const struct engine_exec_result *res, cons
 {
 	struct box *b = exec_box(x);
 
+	loop_timer_stop(&x->again);
 	x->state = EXEC_DONE;
 	b->local->counts.execs--;
 	b->local->counts.outcomes[res ? res->outcome : ENGINE_INFRA]++;
@@ -105,6 +108,7 @@ static void orphan(struct list *l)
 {
 	list_foreach(l, struct exec, node, x) {
 		x->base.box = NULL;
+		loop_timer_stop(&x->again);
 		list_remove(&x->node);
 		/* Only when the engine is freed with runs under way, or nobody has asked what is left in the box. */
 		if (x->released || x->left)
@@ -159,6 +163,18 @@ static void read_result(const struct wire_in *in, struct engine_exec_result *ret
 	};
 }
 
+/* There was no descriptor for it. The result is with init still, and those that were here first may be about to go. */
+static void ask_later(struct exec *x, const struct err *why)
+{
+	if (x->released || x->n_again++ == AGAIN_MAX) {
+		exec_over(x, NULL, why);
+		return;
+	}
+	x->state = EXEC_RUNNING;
+	err_copy(&x->err, why);
+	loop_timer_start(&x->again, AGAIN_MS);
+}
+
 /* One side had no descriptor left for it. */
 static bool is_without_output(const struct wire_in *in, size_t n_fds)
 {
@@ -182,12 +198,41 @@ static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t
 	}
 	if (is_without_output(in, n_fds)) {
 		err_set(&err, -EMFILE, "the command has ended, but there were too many open files for its output (outcome infra)");
-		exec_over(x, NULL, &err);
+		ask_later(x, &err);
 		return;
 	}
+	x->err.code = 0;
 	take_output(x, in, fds, n_fds);
 	read_result(in, &res);
 	exec_over(x, &res, NULL);
+}
+
+/* Of a RUN that was refused for want of descriptors init knows nothing. */
+static void on_result(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
+{
+	struct exec *x = arg;
+
+	if (err && err->code == -EMFILE)
+		ask_later(x, err);
+	else if (err || in->type != WIRE_DONE)
+		exec_over(x, NULL, err && err->code != -ENOENT ? err : &x->err);
+	else
+		exec_done(x, in, fds, n_fds);
+}
+
+static void on_again(struct loop_timer *t UNUSED, void *arg)
+{
+	struct exec *x = arg;
+	struct box *b = exec_box(x);
+	struct wire_out *o;
+	struct err err;
+
+	if (!b->init)
+		return; /* the end of the box is told to all its commands */
+	o = chan_begin(b->init, WIRE_RESULT, true);
+	wire_put_str(o, WIRE_T_RUN_ID, x->id);
+	if (chan_send(b->init, o, NULL, 0, on_result, x, &err) < 0)
+		ask_later(x, &err);
 }
 
 struct exec *execs_find(struct box *b, const struct wire_in *in)
@@ -207,7 +252,7 @@ void execs_event(struct box *b, const struct wire_in *in, int *fds, size_t n_fds
 	if (!x)
 		return;
 	/* The RUN's answer may still come, by an init that lost or forged it, when the run is gone. */
-	if (x->state == EXEC_STARTING)
+	if (x->state == EXEC_STARTING || x->n_again)
 		chan_forget(b->init, x);
 	exec_done(x, in, fds, n_fds);
 }
@@ -246,6 +291,7 @@ int exec_left(struct box *b, const struct wire_in *in, struct err *err)
 	x = NEW(struct exec);
 	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(id), .state = EXEC_RUNNING, .spool = -1, .left = true };
 	x->base = (struct engine_exec){ .box = &b->base, .id = x->id };
+	loop_timer_init(&x->again, x->loop, on_again, x);
 	x->started_ms = now - MIN(age, now);
 	if (label && len <= sizeof(x->label)) {
 		memcpy(x->label, label, len);
@@ -309,7 +355,9 @@ static void on_started(void *arg, const struct wire_in *in, int *fds, size_t n_f
 
 	if (x->state != EXEC_STARTING)
 		return; /* its end came first: the box is going */
-	if (err)
+	if (err && err->code == -EMFILE)
+		ask_later(x, err); /* a DONE in its place, perhaps */
+	else if (err)
 		exec_over(x, NULL, err);
 	else if (in->type == WIRE_DONE)
 		exec_done(x, in, fds, n_fds);
@@ -413,6 +461,7 @@ int local_exec(struct engine_box *base, const struct engine_exec_spec *spec, eng
 	*x = (struct exec){ .loop = b->local->loop, .id = xstrdup(spec->id), .done = done, .arg = arg, .main = spec->main,
 			    .more = spec->more, .spool = -1 };
 	x->base = (struct engine_exec){ .box = base, .id = x->id };
+	loop_timer_init(&x->again, x->loop, on_again, x);
 	r = send_run(b, x, spec, err);
 	if (r < 0) {
 		free(x->id);

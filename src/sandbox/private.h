@@ -93,7 +93,9 @@ struct exec {
 	char *output;            /* n_output bytes, or NULL and spool */
 	size_t n_output;
 	int spool;
-	struct err err;          /* it could not be started; or, with left, how it failed */
+	struct err err;          /* how it failed: while it is asked for again; or, with left, until it is claimed */
+	struct loop_timer again; /* to ask for a result whose descriptor found no room here */
+	int n_again;             /* how often it was */
 };
 
 /* box.c */

@@ -599,6 +599,18 @@ def no_descriptors(box):
     limit(box, "nofile", next(n for n in itertools.count() if n not in used))
 
 
+def test_a_result_waits_for_the_descriptor_of_its_output(fresh):
+    run = fresh.begin("/bin/bash", "-c", "head -c 200000 /dev/zero; sleep 0.5")
+    time.sleep(0.2)
+    limit(fresh, "nofile", 3)
+    time.sleep(1)
+    with pytest.raises(Failed) as e:
+        fresh.ask("RESULT", ("RUN_ID", run))
+    assert e.value.errno == 24 and not fresh.events
+    limit(fresh, "nofile", 1024)
+    assert fresh.wait(run).output == b"\0" * 200000
+
+
 def without_memory(box, kept):
     """READs into a socket that is full, of an init that can allocate nothing more: beside a few results it has none to spare."""
     runs = [box.begin("/usr/bin/head", "-c", "50000", "/dev/zero") for _ in range(kept)]

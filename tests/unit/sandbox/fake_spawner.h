@@ -43,6 +43,7 @@ static struct {
 	pthread_t thread;
 	char fail_make[64];           /* MAKE fails with this text */
 	int ended, renewed, acked;    /* messages seen */
+	int results;                  /* RESULTs that were answered */
 	int connects;                 /* CONNECTs that were not answered */
 	uint64_t lease_ms;            /* of the last RENEW */
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
@@ -52,6 +53,7 @@ static struct {
 	bool slow_take;               /* TAKE is answered by fake_take_late() */
 	uint64_t take;                /* such a one */
 	bool done_first;              /* init tells of a run's end, and later that it has started */
+	bool quiet;                   /* init tells of a run's end in place of its start */
 	bool mute;                    /* init reads a CONNECT, and says nothing */
 	bool items;                   /* init answers an OPEN by pieces of a list, then as it should */
 } fake;
@@ -115,7 +117,7 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 	pid_t pid;
 
 	wire_put_str(&o, WIRE_T_RUN_ID, id);
-	if (!fake.done_first)
+	if (!fake.done_first && !fake.quiet)
 		fake_send(fd, &o, NULL, 0);
 	fake_strings(in, WIRE_T_ARG, argv);
 	fake_strings(in, WIRE_T_ENV, envp);
@@ -136,10 +138,11 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 	close(p[0]);
 	waitpid(pid, &status, 0);
 	kept = MIN(max, (uint64_t)len);
-	o = fake_begin(WIRE_DONE, 0);
+	o = fake_begin(WIRE_DONE, fake.quiet ? in->request : 0);
 	wire_put_str(&o, WIRE_T_RUN_ID, id);
 	wire_put_u64(&o, WIRE_T_STATUS, (uint64_t)(unsigned)status);
 	wire_put_u64(&o, WIRE_T_BYTES, kept);
+	wire_put_u64(&o, WIRE_T_STORED, kept);
 	wire_put_u64(&o, WIRE_T_DROPPED, len - kept);
 	wire_put_u64(&o, WIRE_T_DURATION_US, 1234);
 	/* Even bytes inside a message, odd ones beside it: both ways are used. */
@@ -154,6 +157,21 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 		fake_send(fd, &o, &spool, 1);
 		close(spool);
 	}
+}
+
+/* Of whatever run: one that has written "again". */
+static void fake_result(int fd, const struct wire_in *in)
+{
+	struct wire_out o = fake_begin(WIRE_DONE, in->request);
+	int spool = -1;
+
+	if (fd_memfd(&spool, "spool", "again", 5, NULL) < 0)
+		abort();
+	wire_put_str(&o, WIRE_T_RUN_ID, wire_get_str(in, WIRE_T_RUN_ID, 0));
+	wire_put_u64(&o, WIRE_T_STORED, 5);
+	__atomic_add_fetch(&fake.results, 1, __ATOMIC_SEQ_CST);
+	fake_send(fd, &o, &spool, 1);
+	close(spool);
 }
 
 /* As only a forged init does. */
@@ -222,6 +240,8 @@ static void fake_init(struct fake_box *b)
 		fake_run(b->fd, &in, fds, n);
 	else if (in.type == WIRE_OPEN)
 		fake_open(b->fd, &in);
+	else if (in.type == WIRE_RESULT && !fake.mute)
+		fake_result(b->fd, &in);
 	else if (in.type == WIRE_CONNECT && !fake.mute)
 		fake_connect(b->fd, &in);
 	else if (in.type == WIRE_CONNECT)

@@ -378,6 +378,58 @@ Test(local, an_answer_whose_descriptor_finds_no_room_fails_alone)
 	close(got_fd);
 }
 
+static const struct engine_exec_spec prints = {
+	.id = "run", .cmd = "printf abc", .cmd_len = 10, .shell = "/bin/sh", .log_fd = -1, .max_bytes = 9,
+};
+
+static void output_finds_no_descriptor(void)
+{
+	struct engine_exec *x;
+	struct rlimit old;
+
+	cr_assert_eq(engine->ops->exec(create(ID), &prints, on_run, NULL, &x, &err), 0);
+	usleep(300000); /* its end is there */
+	old = use_up_descriptors();
+	cr_assert_not(turn(50));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(n_runs, 1);
+	cr_assert_eq(run_err.code, 0, "%s", run_err.msg);
+	cr_assert_eq(fake.results, 1);
+	cr_assert_str_eq(output_of(x), "again");
+	engine->ops->exec_release(x);
+}
+
+Test(local, a_result_whose_output_finds_no_room_is_asked_for_again)
+{
+	output_finds_no_descriptor();
+}
+
+Test(local, so_is_one_that_comes_in_place_of_the_start)
+{
+	fake.quiet = true;
+	output_finds_no_descriptor();
+}
+
+Test(local, a_box_may_end_before_a_result_is_asked_for_again)
+{
+	struct engine_exec *x;
+	struct rlimit old;
+
+	cr_assert_eq(engine->ops->exec(create(ID), &prints, on_run, NULL, &x, &err), 0);
+	usleep(300000);
+	old = use_up_descriptors();
+	cr_assert_not(turn(20));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	fake_gone(ID, "killed");
+	cr_assert(turn(5000));
+	cr_assert_eq(n_runs, 1);
+	cr_assert_eq(run_err.code, -EIDRM);
+	engine->ops->exec_release(x);
+	turn(200); /* its time comes, and nobody is asked */
+	cr_assert_eq(fake.results, 0);
+}
+
 Test(local, a_sandbox_that_finds_no_room_here_is_ended)
 {
 	struct engine_spec spec = { .id = ID, .image = image };
