@@ -13,7 +13,8 @@
 #include "base/str.h"
 
 #define MESSAGES_PER_TURN 64 /* others get a turn then */
-#define QUEUE_MAX 8192       /* messages */
+#define QUEUE_MAX 8192       /* requests */
+#define TOLD_MAX (2 * WIRE_ITEMS_MAX) /* messages without an answer: chan_tell() */
 #define RETRY_MS 20          /* after the kernel refused to carry more descriptors */
 
 struct pending {
@@ -28,6 +29,7 @@ struct pending {
 struct queued {
 	struct list node;
 	size_t len, n_fds;
+	size_t *count; /* in chan: of its kind */
 	int fds[FD_PASS_MAX];
 	char data[];
 };
@@ -40,7 +42,7 @@ struct chan {
 	const struct chan_events *ev;
 	void *arg;
 	struct list pending, queue;
-	size_t n_queued;
+	size_t n_queued, n_told; /* in queue: requests; messages without an answer */
 	struct loop_timer deadline, retry;
 	struct wire_out out;
 	bool dead;  /* freed, or lost */
@@ -180,10 +182,10 @@ static void stop(struct chan *c)
 	c->fd = fd_close(c->fd);
 }
 
-static void drop_queued(struct chan *c, struct queued *q)
+static void drop_queued(struct queued *q)
 {
 	list_remove(&q->node);
-	c->n_queued--;
+	(*q->count)--;
 	for (size_t i = 0; i < q->n_fds; i++)
 		fd_close(q->fds[i]);
 	free(q);
@@ -226,7 +228,7 @@ static void flush(struct chan *c)
 		if (fd_send_later(r))
 			break;
 		/* A broken connection shows at the reading side. */
-		drop_queued(c, q);
+		drop_queued(q);
 		r = 0;
 	}
 	update(c, r);
@@ -338,7 +340,7 @@ static void release(void *arg)
 	list_foreach(&c->pending, struct pending, node, p)
 		free(p);
 	for (struct queued *it; (it = list_first(&c->queue, struct queued, node));)
-		drop_queued(c, it);
+		drop_queued(it);
 	free(c);
 }
 
@@ -363,14 +365,15 @@ struct wire_out *chan_begin(struct chan *c, enum wire_type type, bool answered)
 	return &c->out;
 }
 
-static int enqueue(struct chan *c, size_t len, const int *fds, size_t n_fds, struct err *err)
+static int enqueue(struct chan *c, bool answered, size_t len, const int *fds, size_t n_fds, struct err *err)
 {
+	size_t *count = answered ? &c->n_queued : &c->n_told, max = answered ? QUEUE_MAX : TOLD_MAX;
 	struct queued *q;
 
-	if (c->n_queued >= QUEUE_MAX)
-		return err_set(err, -ENOBUFS, "%zu messages wait already", c->n_queued);
+	if (*count >= max)
+		return err_set(err, -ENOBUFS, "%zu messages wait already", *count);
 	q = xmalloc(sizeof(*q) + len);
-	*q = (struct queued){ .len = len };
+	*q = (struct queued){ .len = len, .count = count };
 	memcpy(q->data, out_buf, len);
 	for (; q->n_fds < n_fds; q->n_fds++) {
 		q->fds[q->n_fds] = fcntl(fds[q->n_fds], F_DUPFD_CLOEXEC, 0);
@@ -378,9 +381,9 @@ static int enqueue(struct chan *c, size_t len, const int *fds, size_t n_fds, str
 			break;
 	}
 	list_push_back(&c->queue, &q->node);
-	c->n_queued++;
+	(*count)++;
 	if (q->n_fds < n_fds) {
-		drop_queued(c, q);
+		drop_queued(q);
 		return err_set(err, -EMFILE, "too many open files");
 	}
 	return 0;
@@ -411,7 +414,7 @@ int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, 
 	memcpy(&head, o->buf, sizeof(head));
 	r = list_empty(&c->queue) ? fd_send(c->fd, o->buf, len, fds, n_fds) : -EAGAIN;
 	if (fd_send_later(r)) {
-		int q = enqueue(c, len, fds, n_fds, err);
+		int q = enqueue(c, head.request, len, fds, n_fds, err);
 
 		if (q < 0)
 			return q;

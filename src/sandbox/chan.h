@@ -40,7 +40,9 @@ struct wire_out *chan_begin(struct chan *c, enum wire_type type, bool answered);
  * answer, or one whose answer is of no interest. -EMSGSIZE, -EPIPE (gone), -ENOBUFS (queue full): fn is not called then. */
 MUST_CHECK int chan_send(struct chan *c, struct wire_out *o, const int *fds, size_t n_fds, chan_answer_fn *fn, void *arg,
 			 struct err *err);
-/* The same for what nobody waits for, to a peer that may be gone: there is nothing to be done then. */
+/* The same for what nobody waits for, to a peer that may be gone: there is nothing to be done then. Of messages without an answer
+ * twice WIRE_ITEMS_MAX may wait, beside the requests: an ACK, of a hundred bytes, can be due for each run of an init at once, and
+ * none is lost. */
 void chan_tell(struct chan *c, struct wire_out *o);
 /* Open requests of this arg get no callback any more: arg is going. c may be NULL. */
 void chan_forget(struct chan *c, const void *arg);
