@@ -144,7 +144,7 @@ int runs_request(struct init *in, struct request *q, struct err *err)
 	/* Whoever still waited for a STARTED is dead: the ends of its runs are nobody's answer any more. */
 	in->runs.list_request = q->msg->request;
 	list_foreach(&in->runs.alive, struct run, link, run) {
-		run->unlisted = true;
+		run->unlisted = !run->acked;
 		run->starting = 0;
 		forget_readers(in, run);
 	}

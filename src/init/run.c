@@ -99,20 +99,48 @@ static void measure(struct init *in, struct run *run)
 		run->disk_free = 0;
 }
 
-/* The sandbox goes with its main run: nobody else lives on, and init waits only for the acknowledgement. */
-static void end_sandbox(struct init *in, const struct run *run)
-{
-	(void)kill(-1, SIGKILL);
-	in->status = WIFEXITED(run->status) ? WEXITSTATUS(run->status) : 128 + WTERMSIG(run->status);
-	in->runs.over_us = run->end_us + OVER_MAX_US;
-}
-
 static void close_ends(struct run *run)
 {
 	run->input = fd_close(run->input);
 	run->slave = fd_close(run->slave);
 	run->writer = fd_close(run->writer);
 	run->err_writer = fd_close(run->err_writer);
+}
+
+static void run_free(struct init *in, struct run *run)
+{
+	watch_close(in, &run->out.pipe);
+	watch_close(in, &run->out.err_pipe);
+	output_done(&run->out);
+	close_ends(run);
+	list_remove(&run->link);
+	free(run);
+}
+
+/* One that has ended: of it only a pipe is left that somebody else still writes to. */
+static void forget(struct init *in, struct run *run)
+{
+	if (run->main)
+		in->over = true;
+	run_set_unsent(in, run, false);
+	unindex_run(in, run);
+	group_put(in, run->group);
+	run->group = NULL;
+	output_done(&run->out);
+	run->id_len = 0;
+	list_remove(&run->link);
+	if (run->out.pipe.fd >= 0 || run->out.err_pipe.fd >= 0)
+		list_push_back(&in->runs.drains, &run->link);
+	else
+		run_free(in, run);
+}
+
+/* The sandbox goes with its main run: nobody else lives on, and init waits only for the acknowledgement. */
+static void end_sandbox(struct init *in, const struct run *run)
+{
+	(void)kill(-1, SIGKILL);
+	in->status = WIFEXITED(run->status) ? WEXITSTATUS(run->status) : 128 + WTERMSIG(run->status);
+	in->runs.over_us = run->end_us + OVER_MAX_US;
 }
 
 /* Mostly nobody else has its end: not worth another turn of the loop. */
@@ -141,7 +169,7 @@ static void finish(struct init *in, struct run *run)
 	run->state = RUN_ENDED;
 	list_remove(&run->link);
 	list_push_back(&in->runs.ended, &run->link);
-	run_set_unsent(in, run, true);
+	run_set_unsent(in, run, !run->acked);
 	runs_flush(in); /* in order: older ends that are still unsent go first */
 	/* Nobody waits for the rest. */
 	close_ends(run);
@@ -151,6 +179,8 @@ static void finish(struct init *in, struct run *run)
 		run->group = NULL;
 	close_if_over(in, run, &run->out.pipe);
 	close_if_over(in, run, &run->out.err_pipe);
+	if (run->acked)
+		forget(in, run);
 	runs_prepare(in);
 }
 
@@ -192,16 +222,6 @@ void runs_reap(struct init *in)
 }
 
 /* -- output ---------------------------------------------------------------------------------------------------- */
-
-static void run_free(struct init *in, struct run *run)
-{
-	watch_close(in, &run->out.pipe);
-	watch_close(in, &run->out.err_pipe);
-	output_done(&run->out);
-	close_ends(run);
-	list_remove(&run->link);
-	free(run);
-}
 
 void run_watch(struct init *in, struct run *run)
 {
@@ -447,21 +467,10 @@ void run_ack(struct init *in, struct request *q)
 {
 	struct run *run = run_find(in, q->msg);
 
-	if (!run || run->state != RUN_ENDED)
-		return;
-	if (run->main)
-		in->over = true;
-	run_set_unsent(in, run, false);
-	unindex_run(in, run);
-	group_put(in, run->group);
-	run->group = NULL;
-	output_done(&run->out);
-	run->id_len = 0;
-	list_remove(&run->link);
-	if (run->out.pipe.fd >= 0 || run->out.err_pipe.fd >= 0)
-		list_push_back(&in->runs.drains, &run->link);
-	else
-		run_free(in, run);
+	if (run && run->state == RUN_ENDED)
+		forget(in, run);
+	else if (run)
+		run->acked = true;
 }
 
 static int kill_tree(const struct run *run, int sig)

@@ -8,7 +8,8 @@
  *
  * ALIVE   pid is not reaped. A timeout or KILL kills the group and changes nothing else.
  * DYING   status is known; the answer waits until the killed tree is really dead.
- * ENDED   status, output and counters are fixed. In runs.owed until DONE went out; then again on RESULT.
+ * ENDED   status, output and counters are fixed. In runs.owed until DONE went out; then again on RESULT. Not at all where ACK
+ *         came before the end, of a daemon that had given up to wait for an answer.
  *
  * A RUN with a known id starts nothing: it is answered like the first. What a run leaves behind (background processes,
  * a held pipe) outlives it: their group lingers, their output is read and forgotten. */
@@ -58,6 +59,7 @@ struct run {
 	bool watched;         /* a MORE is owed when there is more output */
 	bool more;            /* it is due, and waits for room in the socket: counts in runs.n_more */
 	bool main;            /* the sandbox ends with it */
+	bool acked;           /* while it lives: nobody wants its result */
 	bool unlisted;        /* the RUNS that is being answered did not tell of it yet */
 	unsigned char label[WIRE_LABEL_MAX]; /* the daemon's own words, for one that takes over */
 	size_t label_len;     /* bytes */
@@ -94,6 +96,7 @@ MUST_CHECK int run_result(struct init *in, struct request *q, struct err *err);
 MUST_CHECK int run_kill(struct init *in, struct request *q, struct err *err);
 /* RUNS: answered piece by piece as the socket has room, by runs_flush(). */
 MUST_CHECK int runs_request(struct init *in, struct request *q, struct err *err);
+/* Of one that lives: it is forgotten at its end. */
 void run_ack(struct init *in, struct request *q);
 
 /* Reaps whatever has died, orphans too. Call on SIGCHLD. */

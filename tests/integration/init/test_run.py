@@ -353,6 +353,20 @@ def test_a_result_stays_until_acknowledged(fresh):
     assert e.value.errno == 2
 
 
+def test_a_run_that_is_acknowledged_while_it_lives_is_forgotten_at_its_end(fresh):
+    run = fresh.begin("/bin/bash", "-c", "sleep 0.5; head -c 100000 /dev/zero; sleep 1000 & exit 4")
+    fresh.post("ACK", ("RUN_ID", run))
+    assert fresh.ask("RESULT", ("RUN_ID", run)).kind == "OK" and fresh.listed()[0] == []
+    deadline = time.monotonic() + 30
+    while fresh.ask("STATUS")["N_RUNS"]:
+        assert time.monotonic() < deadline, "it is kept"
+        time.sleep(0.05)
+    with pytest.raises(Failed) as e:
+        fresh.ask("RESULT", ("RUN_ID", run))
+    assert e.value.errno == 2 and not fresh.events
+    assert processes(fresh) == ["sleep S"]
+
+
 def test_a_daemon_that_does_not_read_loses_nothing(fresh):
     """The socket fills up with ends of runs and answers; all arrive when it is read again."""
     n = 40
