@@ -34,13 +34,15 @@ static void recall(struct sandboxes *s, uint32_t slot, struct sandbox_record *r,
 		e->until_ms = MIN(e->until_ms, r->until_s * 1000ull);
 }
 
-/* The spawner's death took all commands along: nobody comes for their tasks. */
-static void forget_tasks(struct slots *records)
+/* Nobody has any yet. The spawner's death took all commands along: nobody comes for their tasks. */
+static void recall_tasks(struct slots *records, bool same)
 {
 	for (uint32_t i = 0; i < slots_count(records); i++) {
-		const struct task_record *r = slots_at(records, i);
+		struct task_record *r = slots_at(records, i);
 
-		if (r->state)
+		if (same)
+			slots_publish(&r->state, r->state & ~(uint32_t)TASK_HELD);
+		else if (r->state)
 			slots_give(records, i);
 	}
 }
@@ -53,8 +55,8 @@ int records_open(struct sandboxes *s, struct err *err)
 	if (!s->settings.state_dir)
 		return 0;
 	r = open_records(s, "tasks", sizeof(struct task_record), TASK_RECORDS_MAX, &s->task_records, &tasks_same, err);
-	if (r == 0 && !tasks_same)
-		forget_tasks(s->task_records);
+	if (r == 0)
+		recall_tasks(s->task_records, tasks_same);
 	if (r == 0)
 		r = open_records(s, "sandbox", sizeof(struct sandbox_record), SANDBOX_RECORDS_MAX, &s->records, &same, err);
 	for (uint32_t i = 0; r == 0 && i < slots_count(s->records); i++) {

@@ -250,7 +250,9 @@ struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], co
 	task = add(t, id, result);
 	memcpy(task->key, key, TASK_KEY_LEN);
 	task->slot = slots_take(t->records);
-	mark(task, TASK_USED);
+	if (record(task))
+		memcpy(record(task)->id, task->id, sizeof(record(task)->id));
+	mark(task, TASK_USED | TASK_HELD);
 	return task;
 }
 
@@ -292,23 +294,33 @@ static void judge(struct task *task)
 	task->broke_ms = MIN(broke_ms + (now - task->tasks->made_ms), now);
 }
 
+/* Of the record that the label names, if it is this task's alone. */
+static uint32_t restore_slot(const struct task *task, const void *label)
+{
+	const struct task_record *r;
+	uint32_t slot;
+
+	memcpy(&slot, (const char *)label + TASK_KEY_LEN, sizeof(slot));
+	r = slots_at(task->tasks->records, slot);
+	if (!r || !r->state || r->state & TASK_HELD || memcmp(r->id, task->id, sizeof(r->id)) != 0)
+		return SLOTS_NONE;
+	return slot;
+}
+
 struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result)
 {
 	struct task *task = add(t, id, result);
-	const struct task_record *r;
-	uint32_t slot;
 
 	t->restored_ms = loop_now_ms(t->loop);
 	if (label_len != TASK_LABEL_LEN)
 		return task;
 	memcpy(task->key, label, TASK_KEY_LEN);
-	memcpy(&slot, (const char *)label + TASK_KEY_LEN, sizeof(slot));
-	r = slots_at(t->records, slot);
-	if (!r || !r->state)
+	task->slot = restore_slot(task, label);
+	if (!record(task))
 		return task; /* the record is gone: nothing is known, so nobody joins */
-	task->slot = slot;
+	mark(task, TASK_HELD);
 	judge(task);
-	if (r->state & TASK_READ)
+	if (record(task)->state & TASK_READ)
 		was_read(task);
 	return task;
 }
@@ -467,7 +479,7 @@ static void attach_first(struct task *task, struct task_stream *st)
 	if (!r)
 		return;
 	r->broke_s = 0;
-	slots_publish(&r->state, TASK_USED);
+	slots_publish(&r->state, TASK_USED | TASK_HELD);
 	http_reply_mark(st->req, st->id_end, &r->state, TASK_TOLD);
 	list_remove(&task->unsure_node);
 	list_push_back(&t->unsure, &task->unsure_node);

@@ -46,8 +46,10 @@
 struct task_record {
 	uint32_t state;   /* enum task_mark; 0 = free */
 	uint32_t broke_s; /* CLOCK_MONOTONIC when the first stream broke unacknowledged; 0 = it did not */
+	char id[16];      /* how the task's begins: 60 random bits, which no other sandbox knows */
 };
-enum task_mark { TASK_USED = 1, TASK_TOLD = 2, TASK_ACKED = 4, TASK_READ = 8, TASK_LATE = 16 };
+/* HELD: a task of this process has it, from task_new or task_restore on. Whoever opens the file clears it. */
+enum task_mark { TASK_USED = 1, TASK_TOLD = 2, TASK_ACKED = 4, TASK_READ = 8, TASK_LATE = 16, TASK_HELD = 32 };
 #define TASK_RECORDS_MAX (1u << 20)
 
 struct tasks;
@@ -90,8 +92,9 @@ struct task *task_new(struct tasks *t, const unsigned char key[TASK_KEY_LEN], co
 const char *task_id(const struct task *task);
 /* For its successor: key and place of the record. */
 void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN]);
-/* A task of a former daemon, from its id and label (another length: the task is found by its id only). Repetitions of it have
- * waited since the table was made: that time is not counted against repeat_ms. */
+/* A task of a former daemon, from its id and label (another length: the task is found by its id only). Both come from the sandbox:
+ * a record that is not this task's, or is HELD, is none. Repetitions of it have waited since the table was made: that time is not
+ * counted against repeat_ms. */
 struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result);
 struct task *task_find(struct tasks *t, const char *id);                               /* NULL = unknown */
 /* Somebody came with its id. */

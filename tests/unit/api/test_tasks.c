@@ -369,10 +369,61 @@ static struct task *killed_with(uint32_t state, uint32_t broke_s)
 
 	task_label(t, label);
 	snprintf(id, sizeof(id), "%s", task_id(t));
-	copy = (struct task_record){ .state = state, .broke_s = broke_s };
+	copy = *r;
+	copy.state = state;
+	copy.broke_s = broke_s;
 	task_drop(t);
 	*r = copy; /* freeing it is what the killed one did not do */
 	return task_restore(tasks, id, label, sizeof(label), &(struct task_result){ .arg = (void *)(uintptr_t)"{}" });
+}
+
+/* A sandbox that says of a run of its own that it has the record of this one. */
+static struct task *restore_with_label_of(struct tasks *t, const struct task *other, const char *id)
+{
+	unsigned char label[TASK_LABEL_LEN];
+
+	task_label(other, label);
+	return task_restore(t, id, label, sizeof(label), &(struct task_result){ .arg = (void *)(uintptr_t)"{}" });
+}
+
+Test(kept_tasks, a_label_that_names_anothers_record_takes_nothing)
+{
+	struct task *t = make(key_a);
+	struct tasks *hostile = tasks_new(loop, 60000, 60000, records);
+	uint32_t n_free = 0, given = 0;
+
+	restore_with_label_of(hostile, t, "0123456789abcdef0123456789abcdef");
+	cr_assert_null(task_find_twin(hostile, key_a));
+	restore_with_label_of(hostile, t, task_id(t)); /* not even if it knew the id */
+	cr_assert_null(task_find_twin(hostile, key_a));
+	tasks_free(hostile, "the end");
+	cr_assert_eq(record_of(t)->state, TASK_USED | TASK_HELD);
+
+	for (uint32_t i = 0; i < slots_count(records); i++)
+		n_free += ((const struct task_record *)slots_at(records, i))->state == 0;
+	while (slots_take(records) != SLOTS_NONE)
+		given++;
+	cr_assert_eq(given, n_free, "a record was handed out twice, or lost");
+}
+
+Test(kept_tasks, a_record_that_is_named_before_its_owner_comes_is_still_the_owners)
+{
+	struct task *t = make(key_a);
+	unsigned char label[TASK_LABEL_LEN];
+	struct task_record *r = record_of(t), copy = *r;
+	struct tasks *hostile = tasks_new(loop, 60000, 60000, records);
+	char id[TASK_ID_LEN];
+
+	task_label(t, label);
+	snprintf(id, sizeof(id), "%s", task_id(t));
+	task_drop(t);
+	*r = copy;
+	r->state = TASK_USED;
+	task_restore(hostile, "0123456789abcdef0123456789abcdef", label, sizeof(label), &(struct task_result){ .arg = NULL });
+	t = task_restore(tasks, id, label, sizeof(label), &(struct task_result){ .arg = NULL });
+	tasks_free(hostile, "the end");
+	cr_assert_eq(r->state, TASK_USED | TASK_HELD);
+	cr_assert_eq(task_find_twin(tasks, key_a), t);
 }
 
 static void settle_wait(bool expected)
