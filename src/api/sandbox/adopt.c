@@ -34,15 +34,22 @@ static void recall(struct sandboxes *s, uint32_t slot, struct sandbox_record *r,
 		e->until_ms = MIN(e->until_ms, r->until_s * 1000ull);
 }
 
-/* Nobody has any yet. The spawner's death took all commands along: nobody comes for their tasks. */
-static void recall_tasks(struct slots *records, bool same)
+static void unhold_tasks(struct slots *records)
 {
 	for (uint32_t i = 0; i < slots_count(records); i++) {
 		struct task_record *r = slots_at(records, i);
 
-		if (same)
-			slots_publish(&r->state, r->state & ~(uint32_t)TASK_HELD);
-		else if (r->state)
+		slots_publish(&r->state, r->state & ~(uint32_t)TASK_HELD);
+	}
+}
+
+/* Those that nobody has, and nobody comes for. */
+static void forget_tasks(struct slots *records)
+{
+	for (uint32_t i = 0; i < slots_count(records); i++) {
+		const struct task_record *r = slots_at(records, i);
+
+		if (r->state && !(r->state & TASK_HELD))
 			slots_give(records, i);
 	}
 }
@@ -56,7 +63,9 @@ int records_open(struct sandboxes *s, struct err *err)
 		return 0;
 	r = open_records(s, "tasks", sizeof(struct task_record), TASK_RECORDS_MAX, &s->task_records, &tasks_same, err);
 	if (r == 0)
-		recall_tasks(s->task_records, tasks_same);
+		unhold_tasks(s->task_records);
+	if (r == 0 && !tasks_same)
+		forget_tasks(s->task_records); /* the spawner's death took all commands along */
 	if (r == 0)
 		r = open_records(s, "sandbox", sizeof(struct sandbox_record), SANDBOX_RECORDS_MAX, &s->records, &same, err);
 	for (uint32_t i = 0; r == 0 && i < slots_count(s->records); i++) {
@@ -66,6 +75,17 @@ int records_open(struct sandboxes *s, struct err *err)
 			recall(s, i, record, same);
 	}
 	return r;
+}
+
+void records_settle(struct sandboxes *s)
+{
+	if (!s->unsettled)
+		return;
+	list_foreach(&s->all, struct sandbox, node, b)
+		if (b->unknown)
+			return;
+	s->unsettled = false;
+	forget_tasks(s->task_records);
 }
 
 void records_leave(struct sandboxes *s)
@@ -274,4 +294,5 @@ bool sandboxes_adopt(void *sandboxes, struct engine_box *box, const void *note, 
 void sandboxes_taken_over(struct sandboxes *s)
 {
 	sidecars_taken_over(s);
+	s->unsettled = true;
 }

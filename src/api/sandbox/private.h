@@ -26,6 +26,7 @@ struct sandboxes {
 	struct loop_timer tick;
 	struct slots *records;  /* struct sandbox_record; NULL = none */
 	struct slots *task_records;
+	bool unsettled;         /* some may be of tasks that have gone with their sandbox while no daemon lived */
 	bool closed;            /* no new ones */
 	size_t preparing;       /* CREATING ones that the engine does not have yet */
 	struct tally creating;  /* all CREATING ones, by the key's id */
@@ -123,6 +124,7 @@ bool use_alive(struct use *u);
 
 /* adopt.c */
 MUST_CHECK int records_open(struct sandboxes *s, struct err *err);
+void records_settle(struct sandboxes *s); /* now and then: gives back what nobody came for, once all have told */
 void records_leave(struct sandboxes *s); /* as they are, for the next daemon */
 void records_close(struct sandboxes *s);
 void record_live(struct sandbox *b);

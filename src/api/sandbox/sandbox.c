@@ -10,7 +10,7 @@
 #include "base/str.h"
 #include "base/time.h"
 
-#define TICK_MAX_MS 10000 /* leases of used sandboxes are renewed, old memories dropped */
+#define TICK_MAX_MS 10000 /* leases of used sandboxes are renewed, old memories dropped, records settled */
 
 struct removal { /* a request that is answered when the sandbox is gone; in the request's memory */
 	struct list node;
@@ -444,6 +444,7 @@ static void on_tick(struct loop_timer *t, void *arg)
 	while ((e = list_first(&s->ended_list, struct ended_sandbox, node)) &&
 	       (e->until_ms <= loop_now_ms(s->loop) || map_len(s->ended) > s->settings.remember_max))
 		sandbox_ended_forget(s, e);
+	records_settle(s);
 	loop_timer_start(t, tick_ms(s));
 }
 

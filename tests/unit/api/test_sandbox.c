@@ -392,3 +392,59 @@ Test(sandbox, the_end_of_one_that_never_told_is_told_to_who_waits)
 	cr_assert_not_null(strstr(read_now(attached), "event: error"));
 	cr_assert_eq(fake.runs, 0);
 }
+
+/* A command's record as the daemon that was killed left it. */
+static uint32_t left_record(struct slots *file, const char *id)
+{
+	uint32_t slot = slots_take(file);
+	struct task_record *r = slots_at(file, slot);
+
+	memcpy(r->id, id, sizeof(r->id));
+	slots_publish(&r->state, TASK_USED | TASK_TOLD | TASK_HELD);
+	return slot;
+}
+
+static uint32_t state_of(uint32_t slot)
+{
+	return ((const struct task_record *)slots_at(sandboxes->task_records, slot))->state;
+}
+
+static void start_on_what_was_left(const char *path, const char *const *ids, uint32_t *ret_slots, size_t n)
+{
+	struct slots_spec spec = { .path = path, .kind = "tasks", .life = "l", .record_bytes = sizeof(struct task_record),
+		.max = TASK_RECORDS_MAX };
+	struct sandboxes_settings settings = { .idle_ms = 400, .state_dir = dir, .life = "l" };
+	struct slots *file = NULL;
+	struct err err = ERR_INIT;
+	bool same;
+
+	cr_assert_eq(slots_open(&file, &spec, &same, &err), 0, "%s", err.msg);
+	for (size_t i = 0; i < n; i++)
+		ret_slots[i] = left_record(file, ids[i]);
+	slots_close(file);
+	sandboxes_free(sandboxes);
+	cr_assert_eq(sandboxes_new(&sandboxes, loop, &engine, auth, &settings, &err), 0, "%s", err.msg);
+}
+
+Test(sandbox, records_of_commands_that_went_with_their_sandbox_are_given_back_once_all_have_told)
+{
+	const char *const ids[] = { "00000000000000000000000000000000", "11111111111111111111111111111111" };
+	struct engine_exec left = { .box = &old, .id = ids[0] };
+	auto_free char *tasks = xasprintf("%s/tasks", dir), *known = xasprintf("%s/sandbox", dir);
+	unsigned char label[TASK_LABEL_LEN] = "";
+	uint32_t slots[2];
+
+	start_on_what_was_left(tasks, ids, slots, 2);
+	take_over();
+	sandboxes_taken_over(sandboxes);
+	run_for(250);
+	cr_assert(state_of(slots[0]) && state_of(slots[1]));
+	memcpy(label + TASK_KEY_LEN, &slots[0], sizeof(slots[0]));
+	fake.left(fake.heir, &left, &(struct engine_left){ .label = label, .label_len = sizeof(label) });
+	fake.known(fake.heir);
+	run_for(250);
+	cr_assert_eq(state_of(slots[0]), TASK_USED | TASK_TOLD | TASK_HELD);
+	cr_assert_eq(state_of(slots[1]), 0);
+	unlink(tasks);
+	unlink(known);
+}
