@@ -49,6 +49,7 @@ struct task {
 	struct list streams;
 	struct list join_node; /* joinable: its first stream broke before it knew the id */
 	bool doubtful;        /* of a joinable one: it is of a former daemon, whose client may have the id */
+	bool claimed;         /* somebody came with the id: never joinable again, whatever becomes of the first stream */
 	uint32_t slot;        /* of its record; SLOTS_NONE = none */
 	struct task_stream *first; /* the stream the task was made for, while it is open */
 	struct loop_timer tell;  /* runs while the first stream is not given a result that is there: its id goes before */
@@ -327,6 +328,7 @@ struct task *task_restore(struct tasks *t, const char *id, const void *label, si
 
 void task_claim(struct task *task)
 {
+	task->claimed = true;
 	clear_joinable(task);
 	settle(task, true);
 }
@@ -404,6 +406,7 @@ void task_first_closed(struct task *task, bool acked)
 	struct task_record *r = record(task);
 
 	task->fate = NULL;
+	acked = acked || task->claimed;
 	if (acked)
 		clear_joinable(task);
 	else

@@ -97,7 +97,7 @@ void task_label(const struct task *task, unsigned char ret[TASK_LABEL_LEN]);
  * counted against repeat_ms. */
 struct task *task_restore(struct tasks *t, const char *id, const void *label, size_t label_len, const struct task_result *result);
 struct task *task_find(struct tasks *t, const char *id);                               /* NULL = unknown */
-/* Somebody came with its id. */
+/* Somebody came with its id: from now on it is nobody's twin. */
 void task_claim(struct task *task);
 /* A request of this body had better wait: tasks of a former daemon are in doubt, and fewer wait than there are. Each true
  * is to be followed by one tasks_waited(). */

@@ -291,6 +291,22 @@ Test(tasks, the_rule_by_itself)
 	close(fd);
 }
 
+/* Its client has the id, and comes with it on another connection before the end of the first is noticed. */
+Test(tasks, one_that_was_claimed_is_never_joined)
+{
+	struct task *t = make(key_a);
+
+	task_claim(t);
+	task_first_closed(t, false);
+	cr_assert_null(task_find_twin(tasks, key_a));
+	t = make(key_b);
+	task_first_closed(t, false);
+	cr_assert_eq(task_find_twin(tasks, key_b), t);
+	task_claim(t);
+	task_first_closed(t, false);
+	cr_assert_null(task_find_twin(tasks, key_b));
+}
+
 Test(tasks, after_its_time_no_twin_joins)
 {
 	struct task *t = make(key_a);
@@ -484,6 +500,17 @@ Test(kept_tasks, the_time_until_it_is_known_is_not_counted)
 	t = killed_with(TASK_USED | TASK_TOLD, broke_s);
 	cr_assert_eq(task_find_twin(tasks, key_a), t);
 	run_for(2200);
+	cr_assert_null(task_find_twin(tasks, key_a));
+}
+
+Test(kept_tasks, nor_is_one_that_was_claimed_before_its_stream_broke)
+{
+	struct task *t = make(key_a);
+
+	task_claim(t);
+	task_first_closed(t, false);
+	cr_assert_eq(record_of(t)->broke_s, 0);
+	killed_with(record_of(t)->state & ~(uint32_t)TASK_HELD, record_of(t)->broke_s);
 	cr_assert_null(task_find_twin(tasks, key_a));
 }
 
