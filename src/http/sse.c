@@ -13,6 +13,7 @@
 struct sse {
 	struct http_req *req;
 	struct loop_timer heartbeat;
+	struct loop_timer again; /* runs after fill() said -EAGAIN */
 	bool ended;
 	struct sse_split split; /* while fill is set */
 	sse_fill_fn *fill;
@@ -36,6 +37,7 @@ static void on_heartbeat(struct loop_timer *t, void *arg)
 }
 
 static void on_drain(struct http_req *req, void *arg);
+static void on_again(struct loop_timer *t, void *arg);
 static void on_close(struct http_req *req, bool complete, void *arg);
 
 struct sse *sse_start(struct http_req *req)
@@ -49,6 +51,7 @@ struct sse *sse_start(struct http_req *req)
 	http_reply_header(req, "Cache-Control", "no-cache");
 	http_reply_header(req, "X-Accel-Buffering", "no"); /* nginx would hold events back */
 	http_reply_start(req, 200, "text/event-stream", -1);
+	loop_timer_init(&s->again, http_req_loop(req), on_again, s);
 	loop_timer_init(&s->heartbeat, http_req_loop(req), on_heartbeat, s);
 	loop_timer_start(&s->heartbeat, SSE_HEARTBEAT_MS);
 	return s;
@@ -100,6 +103,7 @@ static void stop(struct sse *s)
 	loop_fn *done = s->done;
 
 	loop_timer_stop(&s->heartbeat);
+	loop_timer_stop(&s->again);
 	s->ended = true;
 	if (s->fill)
 		sse_split_done(&s->split);
@@ -141,7 +145,7 @@ static void fail_fill(struct sse *s, ssize_t code)
 	sse_error(s, strerror((int)-code));
 }
 
-/* Gets more text. False when fill() failed, which has ended the answer. */
+/* Gets more text. False when fill() failed, which has ended the answer, or gives none in this turn. */
 static bool feed(struct sse *s)
 {
 	char p[FILL_BYTES];
@@ -149,6 +153,10 @@ static bool feed(struct sse *s)
 
 	while (!s->filled && sse_split_hungry(&s->split)) {
 		n = s->fill(s->arg, p, sizeof(p));
+		if (n == -EAGAIN) {
+			loop_timer_start(&s->again, 0);
+			return false;
+		}
 		if (n < 0) {
 			fail_fill(s, n);
 			return false;
@@ -177,6 +185,14 @@ static void pump(struct sse *s)
 }
 
 static void on_drain(struct http_req *req UNUSED, void *arg)
+{
+	struct sse *s = arg;
+
+	if (s->fill && !s->ended)
+		pump(s);
+}
+
+static void on_again(struct loop_timer *t UNUSED, void *arg)
 {
 	struct sse *s = arg;
 

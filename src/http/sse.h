@@ -23,7 +23,8 @@ void sse_result(struct sse *s, const char *json, size_t len);
 void sse_error(struct sse *s, const char *text); /* `event: error`, newlines become blanks; ends the answer */
 
 /* A result that is produced piece by piece, without holding it in memory: fill() writes up to cap bytes of the JSON
- * text to p and returns how many, 0 at the end, or a negative errno (which ends the answer with an `error` event).
+ * text to p and returns how many, 0 at the end, or a negative errno (which ends the answer with an `error` event; -EAGAIN:
+ * it has worked long enough, and is called again in the next turn of the loop).
  * Called on the loop's thread whenever there is room. done runs after the last piece, or when the peer is gone. */
 typedef ssize_t sse_fill_fn(void *arg, char *p, size_t cap);
 void sse_result_from(struct sse *s, sse_fill_fn *fill, loop_fn *done, void *arg);

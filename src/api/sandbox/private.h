@@ -158,7 +158,7 @@ struct frames { /* the output of an exec that was started with separate */
 	uint64_t stored; /* bytes, heads included */
 };
 /* A task_read_fn's work from behind `"output":"` on: the rest of the object, with members stdout and stderr. pos[0] is 1 and the
- * others 0 at first. */
+ * others 0 at first. -EAGAIN: it has come on, and found nothing to tell yet. -EPROTO: they are no frames of init's. */
 ssize_t frames_read(const struct frames *f, uint64_t *pos, char *p, size_t cap);
 
 /* runs.c, list.c */

@@ -56,7 +56,8 @@ struct tasks;
 struct task;
 
 /* A part of the result, JSON text: writes at most cap (at least 4096) bytes to p and returns how many, 0 at the end, or a
- * negative errno. pos are TASK_POS words of the reader's place: 0 at first, the function's own afterwards. */
+ * negative errno, of which -EAGAIN means: come again, in another turn of the loop. pos are TASK_POS words of the reader's place:
+ * 0 at first, the function's own afterwards. */
 typedef ssize_t task_read_fn(void *arg, uint64_t *pos, char *p, size_t cap);
 /* What the owner of a task gives with its result. */
 struct task_result {

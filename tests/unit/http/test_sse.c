@@ -1,5 +1,7 @@
 #include "http/sse.h"
 
+#include <limits.h>
+
 #include "unit/http/harness.h"
 #include "http/sse_split.h"
 
@@ -163,6 +165,7 @@ static int closes, dones;
 static bool close_complete;
 static char result[100000];
 static size_t result_len, result_pos;
+static int again; /* -EAGAIN that fill_slowly() has yet to say */
 
 static void on_close(struct http_req *r UNUSED, bool complete, void *arg UNUSED)
 {
@@ -182,6 +185,17 @@ static ssize_t fill(void *arg, char *p, size_t cap)
 	return (ssize_t)n;
 }
 
+static ssize_t fill_slowly(void *arg, char *p, size_t cap)
+{
+	static int calls;
+
+	if (again || ++calls % 3 == 0) {
+		again -= again > 0;
+		return -EAGAIN;
+	}
+	return fill(arg, p, cap);
+}
+
 static void done(void *arg UNUSED)
 {
 	dones++;
@@ -198,6 +212,8 @@ static void dispatch(struct http_req *r, void *arg UNUSED)
 		sse_result(s, result, result_len);
 	else if (!strcmp(path, "/fill"))
 		sse_result_from(s, fill, done, NULL);
+	else if (!strcmp(path, "/slow"))
+		sse_result_from(s, fill_slowly, done, NULL);
 	else if (!strcmp(path, "/fail"))
 		sse_result_from(s, fill, done, r);
 	else if (!strcmp(path, "/error"))
@@ -262,6 +278,29 @@ Test(http_sse, a_result_that_is_produced)
 {
 	check_result("/fill");
 	cr_assert_eq(dones, 1);
+}
+
+Test(http_sse, a_result_whose_producer_takes_turns)
+{
+	check_result("/slow");
+	cr_assert_eq(dones, 1);
+}
+
+Test(http_sse, others_are_served_while_a_producer_has_nothing)
+{
+	int fd = connect_pair(), other = connect_pair();
+
+	again = INT_MAX;
+	result_len = 0;
+	cr_assert_null(strstr(ask(fd, "/slow"), "event: "));
+	cr_assert_not_null(strstr(ask(other, "/error"), "event: error"));
+	cr_assert_lt(again, INT_MAX);
+	cr_assert_eq(closes, 1);
+	close(fd); /* it is given up with its client */
+	run_for(5);
+	cr_assert_eq(closes, 2);
+	cr_assert_eq(dones, 1);
+	close(other);
 }
 
 Test(http_sse, an_empty_result)
