@@ -16,6 +16,7 @@
 /* A request's path, taken apart. */
 struct target {
 	struct user user;
+	const char *asked;         /* as it was sent */
 	char path[PATH_BYTES];
 	const char *parent, *leaf; /* point into path, after split() */
 	const char *tmp;           /* NULL = none was given */
@@ -39,6 +40,7 @@ static int target_read(struct target *t, struct request *q, struct err *err)
 	q->stage = "path";
 	if (!path || !*path)
 		return err_set(err, -EINVAL, "PATH is missing or empty");
+	t->asked = path;
 	r = path_join(t->path, cwd ? cwd : "", path);
 	if (r < 0)
 		return err_sys_code(err, r, "path \"%.200s\"", path);
@@ -160,7 +162,7 @@ static int stage_open(int dir, const struct target *t, const char *name, int fla
 }
 
 /* A path's upload has one name in one life of the sandbox, so that a daemon that takes over finds what its predecessor
- * began. Nobody inside can foresee it. */
+ * began. Nobody inside can foresee it. To the daemon two spellings of a path are two uploads: they must not meet here. */
 static int stage_name(const struct target *t, char ret_name[64])
 {
 	static uint64_t secret;
@@ -169,11 +171,8 @@ static int stage_name(const struct target *t, char ret_name[64])
 	if (!secret && getrandom(&secret, sizeof(secret), GRND_NONBLOCK) != (ssize_t)sizeof(secret))
 		return -EAGAIN;
 	h = 0xcbf29ce484222325u ^ secret;
-	for (const char *p = t->path; *p; p++)
+	for (const char *p = t->asked; *p; p++)
 		h = (h ^ (unsigned char)*p) * 0x100000001b3u;
-	if (t->leaf) /* the slash before it was cut out */
-		for (const char *p = t->leaf; *p; p++)
-			h = (h ^ (unsigned char)*p) * 0x100000001b3u;
 	snprintf(ret_name, 64, FILES_STAGE_PREFIX "%016llx", (unsigned long long)(h ^ secret >> 32));
 	return 0;
 }

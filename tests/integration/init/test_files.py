@@ -142,6 +142,18 @@ def test_an_upload_is_found_again_by_its_path(box):
     assert box.sh("cat /tmp/again").text == "one two"
 
 
+def test_two_spellings_of_a_path_are_two_uploads(box):
+    """To the daemon they are: pieces of the one must not come into the file of the other."""
+    tmps = [box.ask("OPEN", ("PATH", path), ("OPEN_MODE", STAGE), ("CWD", "/tmp")) for path in ("twice", "/tmp/twice", "./twice", "twice")]
+    for m in tmps:
+        os.close(m.fds[0])
+    names = [m["TMP"] for m in tmps]
+    assert len(set(names)) == 3 and names[0] == names[3]
+    for path, tmp in zip(("/tmp/twice", "./twice"), names[1:3]):
+        box.ask("DISCARD", ("PATH", path), ("CWD", "/tmp"), ("TMP", tmp))
+    box.ask("COMMIT", ("PATH", "twice"), ("CWD", "/tmp"), ("TMP", names[0]))
+
+
 def test_only_staged_names_are_touched(box):
     box.sh("echo precious > /tmp/precious")
     for tmp in ("precious", "../etc/passwd", ".orw-stage-", ".orw-stage-../../x", ".orw-stage-ABCDEFABCDEFABCD", ".orw-stage-0123456789abcdef/x"):
