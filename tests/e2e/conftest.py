@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -109,7 +110,12 @@ def small_disk(request):
         try:
             yield mount
         finally:
-            subprocess.run(["umount", mount], check=True, timeout=60)
+            for _ in range(49):  # what was killed may hold it for a moment
+                if subprocess.run(["umount", mount], capture_output=True, timeout=60, check=False).returncode == 0:
+                    break
+                time.sleep(0.2)
+            else:
+                subprocess.run(["umount", mount], check=True, timeout=60)
 
 
 @pytest.fixture

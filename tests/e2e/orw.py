@@ -257,7 +257,7 @@ def descriptors(platform: Platform) -> dict[str, int]:
 def spawners_of(platform: Platform) -> list[int]:
     """Its spawner (also one whose daemon is gone), without the builders: forks that bear its command line for some milliseconds."""
     found = [p for p in pids() if command_of(p)[:1] == ["openreward-spawner"] and platform.data in command_of(p)]
-    return [p for p in found if parent_of(p) not in found]
+    return [p for p in found if parent_of(p) not in (0, *found)]  # 0: it is gone
 
 
 def pids() -> list[int]:

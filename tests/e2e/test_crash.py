@@ -35,7 +35,8 @@ def egress(platform):
 def kill(pids):
     assert pids
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # of what went with the first one
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_daemon(platform):

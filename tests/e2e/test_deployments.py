@@ -331,7 +331,8 @@ def test_a_build_that_writes_too_much(base_images):
                 f.write(text)
             done = p.cli("deploy", folder, "--name", "local/many")
             assert done.returncode == 0, done.stderr
-        found = subprocess.run(["find", os.path.join(p.data, "images"), "-name", "many", "-size", "+1M"], stdout=subprocess.PIPE, check=True)
+        found = subprocess.run(["find", os.path.join(p.data, "images"), "-ignore_readdir_race", "-name", "many", "-size", "+1M"],
+                               stdout=subprocess.PIPE, check=True)
         assert found.stdout == b""
 
 
@@ -455,10 +456,11 @@ def test_a_deleted_environment_is_gone(platform, slow):
     assert call(platform, "GET", f"/v1/environments/{name}")[0] == 404
     assert all(call(platform, "GET", f"/v1/deployments/{i}")[0] == 404 for i in ids)
     nothing_new(platform, before)
-    left = subprocess.run(["find", platform.data, *("-path", f"*{name.split('/')[1]}*")], stdout=subprocess.PIPE, text=True, check=True)
+    find = ["find", platform.data, "-ignore_readdir_race"]
+    left = subprocess.run([*find, "-path", f"*{name.split('/')[1]}*"], stdout=subprocess.PIPE, text=True, check=True)
     assert left.stdout == "", "images, records, repository"
     for i in [record["id"], *ids]:
-        left = subprocess.run(["find", platform.data, "-name", f"*{i}*"], stdout=subprocess.PIPE, text=True, check=True)
+        left = subprocess.run([*find, "-name", f"*{i}*"], stdout=subprocess.PIPE, text=True, check=True)
         assert left.stdout == "", "files, builds, logs"
     assert platform.cli("env", "rm", name).returncode == 1, "it is not there"
     deploy_tiny(platform, name, revision="3")

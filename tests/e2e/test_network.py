@@ -110,8 +110,9 @@ def test_block_network_leaves_loopback_only(client):
         assert "gaierror" in s.run("python3 -c \"import socket; socket.gethostbyname('pypi.org')\" 2>&1", timeout=30).output
         assert "200" not in s.run("python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health').status)\" 2>&1",
                                   timeout=30).output
-        inside = ("python3 -m http.server 80 >/dev/null 2>&1 & sleep 1; "
-                  "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1/').status)\"")
+        inside = ("python3 -m http.server 80 >/dev/null 2>&1 & for i in $(seq 100); do "
+                  "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1/').status)\" 2>/dev/null && break; "
+                  "sleep 0.1; done")
         assert s.run(inside).output == "200"
 
 

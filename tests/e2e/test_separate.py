@@ -21,7 +21,7 @@ def run(box, cmd, **kw):
 
 
 def test_apart_and_in_order(box):
-    r, out, err = run(box, "echo one; sleep 0.05; echo two >&2; sleep 0.05; echo three; exit 4")
+    r, out, err = run(box, "echo one; sleep 0.5; echo two >&2; sleep 0.5; echo three; exit 4")
     assert (r["output"], out, err, r["return_code"]) == (b"one\ntwo\nthree\n", b"one\nthree\n", b"two\n", 4)
     assert r["output_bytes"] == 14 and r["dropped_bytes"] == 0
 

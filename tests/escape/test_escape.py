@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from orw import settings
+from orw import settings, wait_until
 from table import attempts_of
 
 # Prelude of every program inside. attempt() prints one JSON line: what came back, or the error's name.
@@ -324,9 +324,9 @@ def test_host_neighbours_and_private_addresses(box, client):
         s.connect(("192.0.2.1", 9))
         addresses += [s.getsockname()[0], "::ffff:" + s.getsockname()[0]]
     with services_of_the_host() as (port, unix), client.sandbox(settings()) as neighbour:
-        neighbour.run(f"python3 -m http.server {port} >/dev/null 2>&1 & sleep 0.3")
+        neighbour.run(f"python3 -m http.server {port} >/dev/null 2>&1 &")
         fetch = f"python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/').status)\""
-        assert neighbour.run(fetch).output == "200"
+        wait_until(lambda: neighbour.run(fetch).output == "200", what="the neighbour's server")
         judge(inside(box, NETWORK % (port, unix, addresses, neighbour.sid)), own=addresses)
 
 

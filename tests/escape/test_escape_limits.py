@@ -87,17 +87,27 @@ print(json.dumps(['+connected', 'done', len(held)]), flush=True)
 '''
 
 
+TABLE = "/proc/net/nf_conntrack"
+
+
+def tracked_of_the_host() -> int:
+    """To where TRACKED sends; of whatever else the machine does, too, where the kernel tells but how many there are."""
+    if os.path.exists(TABLE):
+        return sum("dst=192.0.2." in line for line in lines_of(TABLE))
+    with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as f:
+        return int(f.read())
+
+
 def test_tracked_connections(platform, box, client):
     """As many as a sandbox likes are in its own table: neither the host's nor a neighbour's gets a single one of them."""
-    with contextlib.suppress(FileNotFoundError), open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as f:
-        before = int(f.read())
+    with contextlib.suppress(FileNotFoundError):
+        before = tracked_of_the_host()
         with client.sandbox(settings(machine_size="1:1")) as greedy:
             sent = inside(greedy, TRACKED)["+sent"][1]
             tracked = in_its_network(greedy, "/proc/sys/net/netfilter/nf_conntrack_count")
             assert sent > 1000 and tracked > 500, (sent, tracked)  # the control: they were tracked, where they may be
             assert in_its_network(box, "/proc/sys/net/netfilter/nf_conntrack_count") < 200
-            f.seek(0)
-            assert int(f.read()) - before < 500
+            assert tracked_of_the_host() - before < (500 if os.path.exists(TABLE) else tracked // 2)
             name = "python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health', timeout=20).status)\""
             assert box.run(name, timeout=60).output == "200"
             alive(platform, box, greedy)
