@@ -35,8 +35,10 @@ def processes(box):
     """Names of what lives inside, seen by a command, without itself and init."""
     m = box.run("/usr/bin/python3", "-c", "import os\nfor p in os.listdir('/proc'):\n"
                 "  if not p.isdigit() or p == str(os.getpid()): continue\n"
-                "  name = open(f'/proc/{p}/cmdline').read().split(chr(0))[0]\n"
-                "  if name != 'openreward-init': print(name, open(f'/proc/{p}/stat').read().split()[2])")
+                "  try:\n"
+                "    name = open(f'/proc/{p}/cmdline').read().split(chr(0))[0]\n"
+                "    if name != 'openreward-init': print(name, open(f'/proc/{p}/stat').read().split()[2])\n"
+                "  except (FileNotFoundError, ProcessLookupError): pass")
     assert m.code == 0, m
     return m.text.splitlines()
 
@@ -224,8 +226,8 @@ def test_flags_without_descriptors_are_refused(box):
 def test_timeout_kills_the_tree(fresh):
     tree = "trap '' TERM HUP INT; (setsid bash -c 'trap \"\" TERM; sleep 1000' &) ; setsid sleep 1001 & nohup sleep 1002 & echo partial; sleep 1003"
     start = time.monotonic()
-    m = fresh.sh(tree, timeout_ms=300)
-    assert m["TIMED_OUT"] == 1 and m.code == -9 and m.text == "partial\n" and 0.29 < time.monotonic() - start < 10
+    m = fresh.sh(tree, timeout_ms=3000)
+    assert m["TIMED_OUT"] == 1 and m.code == -9 and m.text == "partial\n" and 2.99 < time.monotonic() - start < 13
     assert processes(fresh) == []
 
 
@@ -238,7 +240,7 @@ def test_timeout_of_a_fork_bomb(fresh):
 
 def test_without_a_delegated_cgroup_the_process_group_dies():
     with Sandbox(delegated=False) as s:
-        m = s.sh("trap '' TERM; sleep 1000 & echo partial; sleep 1001", timeout_ms=200)
+        m = s.sh("trap '' TERM; sleep 1000 & echo partial; sleep 1001", timeout_ms=2000)
         assert m["TIMED_OUT"] == 1 and m.text == "partial\n"
         assert processes(s) == []
 
@@ -277,8 +279,8 @@ def test_a_kill_that_comes_after_the_end_kills_no_command(fresh):
 
 
 def test_kill(fresh):
-    run = fresh.begin("/bin/bash", "-c", "trap '' TERM; setsid sleep 1000 & echo a; sleep 1000")
-    time.sleep(0.2)
+    run = fresh.begin("/bin/bash", "-c", "trap '' TERM; echo a; setsid bash -c 'touch /tmp/up; sleep 1000' & sleep 1000")
+    fresh.sh("until [ -e /tmp/up ]; do sleep 0.01; done")
     fresh.ask("KILL", ("RUN_ID", run), ("SIGNAL", 9))
     m = fresh.wait(run)
     assert m["KILLED"] == 1 and m["TIMED_OUT"] == 0 and m.code == -9 and m.text == "a\n"
@@ -286,8 +288,8 @@ def test_kill(fresh):
 
 
 def test_kill_with_another_signal(fresh):
-    run = fresh.begin("/bin/bash", "-c", "trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.05; done")
-    time.sleep(0.3)
+    run = fresh.begin("/bin/bash", "-c", "trap 'echo got; exit 5' USR1; touch /tmp/up; while :; do sleep 0.05; done")
+    fresh.sh("until [ -e /tmp/up ]; do sleep 0.01; done")
     fresh.ask("KILL", ("RUN_ID", run), ("SIGNAL", int(signal.SIGUSR1)))
     m = fresh.wait(run)
     assert m.code == 5 and m["KILLED"] == 0 and "got\n" in m.text
@@ -486,8 +488,10 @@ def test_a_kill_does_not_wait_for_each_command_before_it():
 
 def test_orphans_are_reaped(fresh):
     fresh.sh("for i in $(seq 200); do (sleep 0.2 &) ; done")
-    time.sleep(1)
-    assert processes(fresh) == []
+    deadline = time.monotonic() + 30
+    while (left := processes(fresh)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
     assert fresh.ask("STATUS")["N_PROCS"] == 1
 
 

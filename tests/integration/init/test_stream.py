@@ -123,7 +123,7 @@ def test_a_command_that_does_not_read_fills_its_pipe_and_nothing_else(box):
 
 
 def test_stdout_and_stderr_apart(box):
-    m = box.sh("echo out; sleep 0.05; echo err >&2; sleep 0.05; printf last", flags=RUN_SEPARATE)
+    m = box.sh("echo out; sleep 0.5; echo err >&2; sleep 0.5; printf last", flags=RUN_SEPARATE)
     assert frames(m.output) == [(1, b"out\n"), (2, b"err\n"), (1, b"last")]
     assert (m["BYTES"], m["STORED"]) == (12, 12 + 24)
 
@@ -249,8 +249,8 @@ def test_control_c_reaches_the_foreground_alone(box):
 
 
 def test_a_signal_to_the_foreground(box):
-    run = terminal(box, "set -m; sleep 1000; echo after $?")
-    time.sleep(0.3)
+    run = terminal(box, "set -m; sleep 1003; echo after $?")
+    box.sh("until grep -qxz '100[3]' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done")  # once it is a program it is in front
     box.ask("KILL", ("RUN_ID", run), ("SIGNAL", int(signal.SIGTERM)), ("FOREGROUND", 1))
     assert b"after 143" in until(box, run, b"after")
     assert box.wait(run)["KILLED"] == 0

@@ -3,6 +3,7 @@
 A root file system for the sandboxes is made of this machine's own programs: a shell, a few tools, their libraries."""
 import array
 import atexit
+import contextlib
 import itertools
 import os
 import re
@@ -214,8 +215,12 @@ class Spawner:
 
     def loops(self):
         """The names of loop devices on files of DATA."""
-        return [d for d in os.listdir("/sys/block") if d.startswith("loop") and os.path.exists(f"/sys/block/{d}/loop/backing_file")
-                and self.data in open(f"/sys/block/{d}/loop/backing_file", encoding="utf-8").read()]
+        found = []
+        for d in os.listdir("/sys/block"):  # those without a file have no such entry, and one that is detached loses it
+            with contextlib.suppress(OSError), open(f"/sys/block/{d}/loop/backing_file", encoding="utf-8") as f:
+                if self.data in f.read():
+                    found.append(d)
+        return found
 
     def stderr(self):
         with open(f"{self.data}/stderr", encoding="utf-8") as f:

@@ -64,7 +64,7 @@ def test_a_run_has_a_cgroup_of_its_own_and_dies_with_it(box):
     _, a = box.run("cat /proc/self/cgroup | grep ^0:")
     assert "run-" in a
     before = processes(box)
-    start(box, "/bin/sh", "-c", "trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1001 & echo partial; sleep 1002", run_id="t", timeout_ms=300)
+    start(box, "/bin/sh", "-c", "trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1001 & echo partial; sleep 1002", run_id="t", timeout_ms=3000)
     done = finish(box, "t")
     assert done.number("TIMED_OUT") == 1 and done.raw("OUTPUT") == b"partial\n" and done.number("DURATION_US") < 60_000_000
     assert processes(box) == before

@@ -60,7 +60,7 @@ def test_what_is_mounted_does_not_wait_for_a_large_tree(own):
     s = own()  # without a file system of its own, in which a tree goes at once
     pid = s.process.pid
     a, b = s.make(), s.make()
-    a.run("python3 -S -c \"for i in range(20000): open(f'/tmp/{i}', 'w').close()\"")
+    a.run("python3 -S -c \"for i in range(100000): open(f'/tmp/{i}', 'w').close()\"", timeout=120)  # seconds to remove
     s.end(a)
     child = wait_for_child(pid)
     os.kill(child, signal.SIGSTOP)
@@ -71,7 +71,7 @@ def test_what_is_mounted_does_not_wait_for_a_large_tree(own):
         assert b.id in os.listdir(f"{s.data}/sandboxes")
     finally:
         os.kill(child, signal.SIGCONT)
-    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"], 60)
     assert s.leaks() == "" and s.stop() == 0
 
 
@@ -84,19 +84,19 @@ def session_nice(pid):
 def test_removing_disturbs_nobody_before_somebody_may_wait_for_it(own):
     s = own()
     a = s.make()
-    a.run("python3 -S -c \"for i in range(20000): open(f'/tmp/{i}', 'w').close()\"")
+    a.run("python3 -S -c \"for i in range(100000): open(f'/tmp/{i}', 'w').close()\"", timeout=120)  # seconds to remove
     s.end(a)
     child = wait_for_child(s.process.pid)
     assert settle(lambda: session_nice(child) == 19)
     os.kill(child, signal.SIGSTOP)
     try:
         assert session_nice(s.process.pid) == 0
-        time.sleep(2)
+        time.sleep(1)
         assert session_nice(child) == 19
         assert settle(lambda: session_nice(child) == 0)
     finally:
         os.kill(child, signal.SIGCONT)
-    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"])
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"], 60)
     assert s.leaks() == "" and s.stop() == 0
 
 

@@ -220,7 +220,7 @@ def test_renewing_keeps_it_and_the_deadline_does_not_care(spawner):
 
 def test_sandboxes_outlive_the_daemon(own):
     s = own()
-    b, c = s.make(lease_ms=60_000), s.make(lease_ms=1200)
+    b, c = s.make(lease_ms=60_000), s.make(lease_ms=4000)
     boot = s.welcome.text("BOOT")
     s.daemon.close()
     b.init.close()
@@ -380,9 +380,10 @@ def test_sigterm_leaves_nothing(own):
 
 def test_the_next_one_clears_up_after_a_kill(own):
     s = own()
-    pids = [s.make().pid for _ in range(3)]
+    boxes = [s.make() for _ in range(3)]
+    pids = [b.pid for b in boxes]
     s.kill()
-    assert all(os.path.exists(f"/proc/{p}") for p in pids)
+    assert {b.id for b in boxes} <= set(os.listdir(f"{s.data}/sandboxes")), "nothing is left over, so this is no test"
     t = own(data=s.data)
     assert settle(lambda: os.listdir(f"{t.data}/sandboxes") == [".stage"])
     assert not any(alive(p) for p in pids)
@@ -593,7 +594,7 @@ def test_jobs(own, programs):
 def test_job_cancel_and_timeout_kill_all_of_it(own, programs):
     s = own(libexec=programs, args=["--egress-arg", f"{programs}/log"])
     for reason in ("cancelled", "timeout"):
-        id, m = job(s, "slow", timeout_ms=700 if reason == "timeout" else 0)
+        id, m = job(s, "slow", timeout_ms=3000 if reason == "timeout" else 0)
         assert os.read(m.fds[0], 100) == b"started\n"
         if reason == "cancelled":  # twice: nobody is left without an answer
             asked = [s.daemon.send("JOB_CANCEL", ("ID", id)) for _ in range(2)]

@@ -59,7 +59,12 @@ def small():
 
     yield make
     for folder in made:
-        subprocess.run(["umount", f"{folder}/mnt"], check=True, timeout=60)
+        for _ in range(49):  # what was killed may hold it for a moment
+            if subprocess.run(["umount", f"{folder}/mnt"], capture_output=True, timeout=60, check=False).returncode == 0:
+                break
+            time.sleep(0.2)
+        else:
+            subprocess.run(["umount", f"{folder}/mnt"], check=True, timeout=60)
         shutil.rmtree(folder)
 
 

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from test_spawner_life import alive
+
 BURN = "pass"
 FORK = "os.fork() or os._exit(0)\n    os.wait()"  # as a script of many small commands does
 HALF = "time.monotonic() % 0.05 < 0.02 or time.sleep(0.03)"
@@ -86,11 +88,14 @@ def test_half_a_processor_is_not_all(spawner):
 
 def test_what_was_taken_long_ago_does_not_count(spawner):
     """While all take little nobody looks at each. When one begins to take all, the others have not."""
-    taker, modest = [spawner.make(cpu_milli=300) for _ in range(2)]
+    taker, modest = spawner.make(cpu_milli=300), spawner.make(cpu_milli=1000)  # LITTLE at once is never 45 ms, stolen time included
+    full = dict([weight(modest)])
+    with running(taker, BURN, 0.5):  # for 5 s from now on a look is for 50 ms, not 250
+        pass
     with running(modest, LITTLE, 8):
         time.sleep(4)
         with running(taker, BURN, 2):
-            stays(modest, FULL, 2)
+            stays(modest, full, 2)
     for b in (taker, modest):
         spawner.end(b)
 
@@ -242,7 +247,7 @@ def test_no_mover_is_left(own):
         wait_for(lambda: run_by(mine), 5, lambda: run_by(mine) != {ALL})
         left = movers(spawner)
         spawner.kill()
-        wait_for(lambda: left, 5, lambda: not any(os.path.exists(f"/proc/{p}") for p in left))
+        wait_for(lambda: left, 5, lambda: not any(alive(p) for p in left))
 
 
 def movers(spawner):
