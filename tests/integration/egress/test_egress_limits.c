@@ -16,8 +16,7 @@ Test(egress, connections_of_one_sandbox_are_limited)
 	cr_assert(is_refused(w, WORLD_V4, PORT_ECHO));
 	cr_assert(echoes(other, WORLD_V4, PORT_ECHO));
 	close(fds[0]);
-	usleep(50000);
-	cr_assert(echoes(w, WORLD_V4, PORT_ECHO), "one ended, so one more may come");
+	cr_assert(echoes_soon(w, WORLD_V4, PORT_ECHO), "one ended, so one more may come");
 	for (int i = 1; i < 20; i++)
 		close(fds[i]);
 	end_sandbox(w);
@@ -95,8 +94,7 @@ Test(egress, without_descriptors_new_connections_are_reset)
 	usleep(300000);
 	cr_assert_leq(egress_cpu_ticks() - before, 5, "it spins");
 	close_these(fds, n + 1);
-	usleep(100000);
-	cr_assert(echoes(w, WORLD_V4, PORT_ECHO), "it recovers");
+	cr_assert(echoes_soon(w, WORLD_V4, PORT_ECHO), "it recovers");
 	end_sandbox(w);
 	stop_egress();
 }
@@ -119,9 +117,8 @@ Test(egress, who_takes_all_it_can_leaves_the_others_some, .timeout = 60)
 		close_these(fds[i], n[i] + 1);
 		end_sandbox(greedy[i]);
 	}
-	usleep(100000);
 	for (int i = 0; i < 8; i++) {
-		cr_assert(echoes(late[i], WORLD_V4, PORT_ECHO), "it was taken in");
+		cr_assert(echoes_soon(late[i], WORLD_V4, PORT_ECHO), "it was taken in");
 		end_sandbox(late[i]);
 	}
 	stop_egress();

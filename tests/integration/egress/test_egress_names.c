@@ -102,8 +102,13 @@ Test(egress, questions_of_one_sandbox_are_limited)
 	cr_assert_eq(resolve(w, "world.test", 1, &a), 2, "SERVFAIL");
 	cr_assert_lt(time_now_ms() - start_ms, 2500);
 	cr_assert_eq(resolve(other, "world.test", 1, &a), 0);
-	usleep(6500000);
-	cr_assert_eq(resolve(w, "world.test", 1, &a), 0, "those are over");
+	usleep(6000000);
+	int r = resolve(w, "world.test", 1, &a);
+	for (int i = 0; i < 100 && r != 0; i++) {
+		usleep(50000);
+		r = resolve(w, "world.test", 1, &a);
+	}
+	cr_assert_eq(r, 0, "those are over");
 	close(fd);
 	end_sandbox(w);
 	end_sandbox(other);

@@ -57,7 +57,8 @@ Test(egress, a_new_address_of_the_host_is_refused_at_once)
 	netlink_init(&b);
 	put_address(&b, AF_INET, "8.8.8.9");
 	cr_assert_eq(netlink_commit(&b, NETLINK_ROUTE, NULL), 0);
-	usleep(50000);
+	for (int i = 0; i < 100 && echoes(w, "8.8.8.9", PORT_ECHO); i++)
+		usleep(10000);
 	cr_assert(is_refused(w, "8.8.8.9", PORT_ECHO));
 	end_sandbox(w);
 	stop_egress();

@@ -308,6 +308,17 @@ static inline bool echoes(struct sandbox_world *w, const char *addr, uint16_t po
 	return ok;
 }
 
+/* What was closed or ended a moment ago makes room when egress comes to it. */
+static inline bool echoes_soon(struct sandbox_world *w, const char *addr, uint16_t port)
+{
+	for (int i = 0; i < 200; i++) {
+		if (echoes(w, addr, port))
+			return true;
+		usleep(50000);
+	}
+	return false;
+}
+
 /* -- DNS clients ------------------------------------------------------------------------------------------------- */
 static inline size_t make_question(uint8_t *q, const char *name, uint16_t type)
 {

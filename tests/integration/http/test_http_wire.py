@@ -253,18 +253,18 @@ def test_idle_connections_are_closed(make_server):
 
 
 def test_bodies_that_stall(make_server):
-    server = make_server(body_stall_ms=400)
+    server = make_server(body_stall_ms=2000)
     with server.connect() as s:
         s.sendall(post(b"/echo", b"", b"Content-Length: 10"))
         sent = [time.monotonic()]
         for _ in range(4):  # progress gives a new deadline
-            time.sleep(0.2)
+            time.sleep(1)
             s.sendall(b"x")
             sent.append(time.monotonic())
         answer = read_all(s)
         assert statuses(answer) == [408] and b"Connection: close" in answer
         paused = max(b - a for a, b in zip(sent, sent[1:]))  # on a busy machine it is we who stalled
-        assert time.monotonic() - sent[-1] > 0.3 or paused > 0.3
+        assert time.monotonic() - sent[-1] > 1.5 or paused > 1.5
     assert server.closes(1) [0].startswith("/echo complete offset=some")
 
 
