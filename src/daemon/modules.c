@@ -221,6 +221,7 @@ static void on_taken(void *arg, size_t n)
 	if (n)
 		log_info("daemon", "%zu sandboxes and instances were taken over", n);
 	sandboxes_taken_over(d->sandboxes);
+	envs_resume(d->envs);
 	gateway_take_over(d->gateway);
 	envs_taken_over(d->envs);
 	watch_images(d);

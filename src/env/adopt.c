@@ -102,6 +102,11 @@ static bool keep(void *arg UNUSED, struct store_environment *record)
 	return true;
 }
 
+void envs_resume(struct envs *e)
+{
+	store_environments(e->store, deploys_resume, e);
+}
+
 void envs_taken_over(struct envs *e)
 {
 	struct map_iter it = { 0 };
@@ -115,6 +120,5 @@ void envs_taken_over(struct envs *e)
 			instance_end(i, "its session has ended");
 	}
 	store_environments(e->store, settle, e);
-	store_environments(e->store, deploys_resume, e);
 	store_environments(e->store, keep, NULL);
 }

@@ -175,8 +175,8 @@ static void reconcile_deployment(struct env *v, struct store_deployment *d)
 		return;
 	case STORE_DEPLOYMENT_QUEUED:
 	case STORE_DEPLOYMENT_BUILDING:
-	case STORE_DEPLOYMENT_DEPLOYING: /* envs_taken_over() lets it go on */
-	case STORE_DEPLOYMENT_DRAINING:  /* and knows whether its instance lives */
+	case STORE_DEPLOYMENT_DEPLOYING: /* envs_resume() lets it go on */
+	case STORE_DEPLOYMENT_DRAINING:  /* envs_taken_over() knows whether its instance lives */
 	case STORE_DEPLOYMENT_STOPPED:
 	case STORE_DEPLOYMENT_FAILED:
 	case STORE_DEPLOYMENT_SUPERSEDED: return;

@@ -69,7 +69,7 @@ MUST_CHECK int gateway_new(struct gateway **ret, struct loop *l, struct auth *au
 /* After the HTTP server (its requests look at sessions) and before the environments. Open sessions are dropped. */
 struct gateway *gateway_free(struct gateway *g);
 
-/* Sessions of a former daemon, after the environments have taken over its instances: see table.c. Before anybody is served. */
+/* Sessions of a former daemon, after envs_resume() and before envs_taken_over(): see table.c. Before anybody is served. */
 void gateway_take_over(struct gateway *g);
 
 /* Registers /create_session, /ping, /delete, /delete_session and the pass-through fallback. */

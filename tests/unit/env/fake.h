@@ -490,7 +490,7 @@ static inline void fake_scale(uint64_t concurrency, uint64_t max)
 	environment->max_scale = max;
 }
 
-static inline void fake_begin_envs(uint64_t health_timeout_ms)
+static inline void fake_open_envs(uint64_t health_timeout_ms)
 {
 	struct err err = ERR_INIT;
 	struct builds_settings bs = { .concurrency = 2 };
@@ -504,6 +504,27 @@ static inline void fake_begin_envs(uint64_t health_timeout_ms)
 	cr_assert_eq(builds_new(&builds, loop, dir, images, &fake_jobs, &bs, &err), 0);
 	es.images = images;
 	cr_assert_eq(envs_new(&envs, loop, &fake_engine, store, builds, &es, &err), 0);
+}
+
+/* As the daemon does, when it has what lives of a former one. */
+static inline void fake_take_over(void)
+{
+	envs_resume(envs);
+	envs_taken_over(envs);
+}
+
+static inline void fake_begin_envs(uint64_t health_timeout_ms)
+{
+	fake_open_envs(health_timeout_ms);
+	fake_take_over();
+}
+
+static inline void fake_close_envs(void)
+{
+	envs_free(envs);
+	builds_free(builds);
+	images_free(images);
+	http_server_free(up_server);
 }
 
 /* A deployment that was READY when the daemon started: its instance sleeps. */
@@ -545,10 +566,7 @@ int __lsan_do_recoverable_leak_check(void);
 
 static inline void fake_end(void)
 {
-	envs_free(envs);
-	builds_free(builds);
-	images_free(images);
-	http_server_free(up_server);
+	fake_close_envs();
 	auth_free(auth);
 	store_free(store);
 	loop = loop_free(loop);

@@ -267,8 +267,8 @@ FAKE_TEST(env, a_restart_puts_the_records_right)
 
 	draining->state = STORE_DEPLOYMENT_DRAINING;
 	building->state = STORE_DEPLOYMENT_BUILDING;
-	fake_begin_envs(1000);
-	envs_taken_over(envs);
+	fake_open_envs(1000);
+	fake_take_over();
 	cr_assert_eq(env_of(envs, environment)->serving, ready, "the newest that was ready");
 	cr_assert_eq(old->state, STORE_DEPLOYMENT_STOPPED);
 	cr_assert_eq(draining->state, STORE_DEPLOYMENT_STOPPED);
@@ -282,9 +282,9 @@ FAKE_TEST(env, what_was_on_its_way_at_a_restart_begins_again)
 
 	older->state = STORE_DEPLOYMENT_BUILDING;
 	d->state = STORE_DEPLOYMENT_BUILDING;
-	fake_begin_envs(1000);
+	fake_open_envs(1000);
 	cr_assert_eq(env_of(envs, environment)->serving, ready);
-	envs_taken_over(envs);
+	fake_take_over();
 	cr_assert_eq(d->state, STORE_DEPLOYMENT_QUEUED);
 	cr_assert_eq(older->state, STORE_DEPLOYMENT_SUPERSEDED, "the newest alone");
 	run_until(n_jobs == 1);
@@ -298,8 +298,8 @@ FAKE_TEST(env, one_that_was_deploying_goes_on_from_its_image)
 	struct store_deployment *d = fake_ready_deployment();
 
 	d->state = STORE_DEPLOYMENT_DEPLOYING;
-	fake_begin_envs(1000);
-	envs_taken_over(envs);
+	fake_open_envs(1000);
+	fake_take_over();
 	run_until(d->state == STORE_DEPLOYMENT_READY);
 	cr_assert_eq(n_jobs, 0, "it is not built again");
 }

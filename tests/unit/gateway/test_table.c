@@ -129,6 +129,44 @@ KEPT_TEST(an_opening_goes_on)
 	hang_up(c);
 }
 
+/* The environments are replaced as well, as the daemon does it. Nothing of theirs runs, but d is built; the memory of that, which a
+ * process leaves to the kernel, is given back by a cancel. */
+static void next_daemon_with_envs(struct store_deployment *d)
+{
+	end_gateway();
+	cr_assert_eq(envs_cancel(envs, d, "x", NULL), 0);
+	job_ends(&jobs[0], 9, NULL);
+	job_ends(&jobs[1], 0, NULL); /* "clean" */
+	run_for(5);
+	d->state = STORE_DEPLOYMENT_BUILDING;
+	fake_close_envs();
+	fake_open_envs(2000);
+	begin_gateway();
+	envs_resume(envs);
+	gateway_take_over(gateway);
+	envs_taken_over(envs);
+}
+
+KEPT_TEST(one_that_waits_for_a_first_deployment_goes_on_waiting)
+{
+	struct client *c = dial();
+
+	cr_assert_eq(store_environment_add(store, ns, "second", &environment, NULL), 0);
+	struct store_deployment *d = new_deployment();
+	cr_assert_eq(envs_deploy(envs, d, NULL), 0);
+	ask(c, "POST", "/create_session", "X-Deployment: alice/second\r\n", "{}");
+	auto_free char *sid = sid_from(c);
+	run_until(n_jobs == 1);
+	next_daemon_with_envs(d);
+	hang_up(c);
+	c = come_again(sid, NULL);
+	run_until(n_jobs == 3);
+	cr_assert(!has(c, "event: error"), "%s", c->text);
+	job_succeeds(&jobs[2]);
+	run_until(has(c, "event: end"));
+	hang_up(c);
+}
+
 #define VARS "{\"SPECIAL\":\"yes\"}"
 
 KEPT_TEST(an_opening_of_an_own_instance_has_its_variables_from_the_client)
