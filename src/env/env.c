@@ -119,11 +119,10 @@ bool env_has_instance(const struct envs *e, const struct store_deployment *d)
 	return false;
 }
 
-/* A deployment that drains is over with its last instance. */
-static void drained(struct instance *i)
+/* A deployment that drains is over with its last instance, which may be a session's own, or one that was ending before. */
+static void maybe_drained(struct instance *i)
 {
 	struct envs *e = i->env->envs;
-	e->counts.draining--;
 	if (i->d->state != STORE_DEPLOYMENT_DRAINING || env_has_instance(e, i->d))
 		return;
 	deployment_move(e, i->d, STORE_DEPLOYMENT_STOPPED, NULL);
@@ -147,7 +146,7 @@ void env_instance_ended(struct instance *i)
 	if (v->pending && v->pending->instance == i) {
 		deploy_instance_ended(v->pending, i->end_reason);
 	} else if (i->draining) {
-		drained(i);
+		v->envs->counts.draining--;
 	} else if (i->own) {
 		env_own_ended(i);
 	} else if (!i->asked_to_end) {
@@ -158,6 +157,7 @@ void env_instance_ended(struct instance *i)
 	} else {
 		env_waits_serve(v);
 	}
+	maybe_drained(i);
 }
 
 /* -- all of them --------------------------------------------------------------------------------------------------- */

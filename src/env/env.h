@@ -13,7 +13,7 @@
  *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built(), envs_rollback()
  *   READY       new sessions go to it. Its instances may sleep (none runs) and start again.    deploy_instance_healthy()
  *   DRAINING    a newer one is READY; its open sessions end in their own time.                 env_retire()
- *   STOPPED     no session, no instance; the image is kept.                                    drained(), envs_cancel()
+ *   STOPPED     no session, no instance; the image is kept.                                    maybe_drained(), envs_cancel()
  *   FAILED      with its reason; what served before goes on serving.                           deploy_fail()
  *   SUPERSEDED  a newer push came before it was READY.                                         deploy_supersede()
  *

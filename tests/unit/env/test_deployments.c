@@ -195,6 +195,63 @@ FAKE_TEST(env, an_old_instance_drains_until_its_last_use)
 	instance_release(new.instance);
 }
 
+static void acquire_as(struct got *g, enum env_want want)
+{
+	static const char *const vars[] = { "A=b", NULL };
+
+	*g = (struct got){ 0 };
+	g->wait = env_acquire(envs, environment, &(struct env_request){ .want = want, .vars = vars, .done = on_got, .arg = g });
+	run_until(g->calls);
+	cr_assert_not_null(g->instance, "%s", g->err.msg);
+}
+
+static void leave(struct got *g)
+{
+	instance_leave(g->instance);
+	instance_release(g->instance);
+}
+
+FAKE_TEST(env, a_session_with_an_instance_of_its_own_may_be_the_last_that_drains)
+{
+	struct store_deployment *first = fake_ready_deployment();
+	struct got shared, own;
+
+	fake_begin_envs(1000);
+	acquire_as(&shared, ENV_PLACE);
+	acquire_as(&own, ENV_OWN);
+	(void)built();
+	leave(&shared);
+	run_until(boxes[0].ended);
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "a session is open");
+	leave(&own);
+	run_until(boxes[1].ended);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	assert_moves(first, "queued draining stopped ");
+}
+
+/* Of two instances one was ending already when a newer deployment became ready, and takes longer to end than the other. */
+FAKE_TEST(env, one_that_ended_before_may_be_the_last_that_drains)
+{
+	struct store_deployment *first = fake_ready_deployment();
+	struct got ending, draining;
+
+	fake_scale(1, 2);
+	fake_begin_envs(1000);
+	acquire_as(&ending, ENV_PLACE);
+	acquire_as(&draining, ENV_PLACE);
+	leave(&ending);
+	fake_hold_destroy = true;
+	instance_dismiss(ending.instance, "nobody used it");
+	(void)built();
+	leave(&draining);
+	fake_box_over(&boxes[1]);
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "the other one is there still");
+	fake_box_over(&boxes[0]);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+}
+
 /* The instance of the old deployment is still starting for a session when the new one becomes ready. */
 FAKE_TEST(env, a_session_that_waits_for_the_old_one_gets_the_new_one)
 {
