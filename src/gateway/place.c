@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include "gateway/private.h"
 
-/* The server had nothing yet of a visitor whose /create still waits: it loses nothing, and goes on waiting. */
+/* The server had nothing yet of a visitor whose /create still waits: it loses nothing, goes on waiting, and visits another one. */
 static void on_instance_gone(void *arg, struct instance *i)
 {
 	struct session *s = arg;
@@ -14,6 +14,9 @@ static void on_instance_gone(void *arg, struct instance *i)
 	env_acquire_unvisit(s->place_wait);
 	owns_abort(s);
 	place_leave(s);
+	s->state = SESSION_OPENING;
+	session_open(s);
+	table_save(s);
 }
 
 void place_enter(struct session *s, struct instance *i)
@@ -49,6 +52,12 @@ void place_cancel(struct session *s)
 void place_taken(struct session *s, struct instance *i)
 {
 	s->place_wait = NULL;
+	if (s->state == SESSION_OPENING) { /* the visited one is gone, and this came before another visit */
+		if (s->wait)
+			env_acquire_cancel(STEAL(s->wait));
+		session_ready(s, i, true);
+		return;
+	}
 	if (i == s->instance) {
 		instance_release(i); /* the visit's use is enough */
 	} else {

@@ -1,15 +1,16 @@
 /* gateway/session.h: one agent's conversation with one environment, and the table of all of them.
  * Owned by the gateway; loop thread only.
  *
- *   OPENING -> READY -> ENDING -> CLOSED
- *      |                  ^
- *      +------------------+
+ *   OPENING <-> READY -> ENDING -> CLOSED
+ *      |                   ^
+ *      +-------------------+
  *
  *   OPENING  POST /create_session is answered by a stream; an instance is waited for. The stream may break and be
  *            taken up again with the session's id as task_id; meanwhile it waits for nothing. gateway_create_session()
  *   READY    holds one use of a healthy instance; everything is passed through to it. Until its first /create it is a
- *            visitor, which takes no place; with that it takes one, maybe in another instance, and stays there.
- *                                                                                   on_instance(), place_taken()
+ *            visitor, which takes no place; with that it takes one, maybe in another instance, and stays there. One whose
+ *            instance is gone while it waits for its place is OPENING again.
+ *                                                                  on_instance(), place_taken(), on_instance_gone()
  *   ENDING   no request is accepted any more. The instance gets /delete unless it had it (its teardown may still use the
  *            session's sandboxes), for at most teardown_ms.                           session_end()
  *   CLOSED   its sandboxes are dead, the use of the instance is given back; id and reason are remembered for an hour, or

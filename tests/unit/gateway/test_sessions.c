@@ -233,6 +233,88 @@ FAKE_TEST(sessions, one_that_waits_for_a_place_outlives_the_instance_it_visits)
 	hang_up(waiting);
 }
 
+/* One session has the only place, the /create of another waits for it, and the instance is gone. */
+static char *visited_one_crashes(struct client *waiting)
+{
+	struct client *c = dial();
+
+	fake_scale(1, 1);
+	auto_free char *first = open_session();
+	char *second = open_session();
+	cr_assert_eq(call(c, first, "POST", "/create"), 200);
+	ask_of(waiting, second, "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 1);
+	fake_hold_create = true;
+	fake_crash(&boxes[0], 3);
+	run_until(n_boxes == 2);
+	hang_up(c);
+	return second;
+}
+
+FAKE_TEST(sessions, nor_does_it_end_where_its_client_waits_no_longer)
+{
+	struct client *c = dial(), *waiting = dial();
+	auto_free char *sid = visited_one_crashes(waiting);
+
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 503, "%s", c->text);
+	cr_assert(has(c, "X-Backend-State: starting"));
+	hang_up(waiting);
+	run_for(20);
+	fake_created(&boxes[1]);
+	run_until(up_listed == 2);
+	cr_assert_eq(call(c, sid, "GET", "/splits"), 200, "%s", c->text);
+	cr_assert_eq(call(c, sid, "POST", "/create"), 200);
+	cr_assert_eq(up_last()->box, 2);
+	hang_up(c);
+}
+
+FAKE_TEST(sessions, it_ends_where_no_other_can_be_started)
+{
+	struct client *c = dial(), *waiting = dial();
+	auto_free char *sid = visited_one_crashes(waiting);
+
+	fake_create_fails = true;
+	fake_created(&boxes[1]);
+	cr_assert_eq(status_of(waiting), 410);
+	cr_assert(has(waiting, "no room for another box"), "%s", waiting->text);
+	cr_assert_eq(call(c, sid, "POST", "/ping"), 410);
+	hang_up(c);
+	hang_up(waiting);
+}
+
+static void on_other(void *arg, struct instance *i, const struct err *err UNUSED)
+{
+	*(struct instance **)arg = i;
+}
+
+/* The place is on its way already when the instance that it visits is gone. */
+FAKE_TEST(sessions, a_place_may_come_before_another_visit)
+{
+	struct env_request rq = { .want = ENV_PLACE, .key = "other", .done = on_other };
+	struct client *c = dial(), *waiting = dial();
+	struct instance *other = NULL;
+
+	fake_scale(1, 2);
+	rq.arg = &other;
+	auto_free char *first = open_session();
+	cr_assert_eq(call(c, first, "POST", "/create"), 200);
+	(void)env_acquire(envs, environment, &rq);
+	run_until(other);
+	auto_free char *second = open_session();
+	ask_of(waiting, second, "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 1);
+	instance_leave(other);
+	instance_release(other);
+	fake_crash(&boxes[0], 3);
+	cr_assert_eq(figures().opening, 1);
+	cr_assert_eq(status_of(waiting), 200, "%s", waiting->text);
+	cr_assert_eq(figures().opening, 0);
+	cr_assert_eq(call(c, second, "GET", "/splits"), 200);
+	cr_assert_eq(up_last()->box, 2);
+	hang_up(c);
+	hang_up(waiting);
+}
+
 FAKE_TEST(sessions, a_stranger_sets_providers_alone)
 {
 	struct store_namespace *other;

@@ -129,6 +129,28 @@ KEPT_TEST(an_opening_goes_on)
 	hang_up(c);
 }
 
+KEPT_TEST(one_whose_visited_instance_is_gone_while_it_waits_for_a_place_opens_again)
+{
+	struct client *c = dial(), *waiting = dial();
+
+	fake_scale(1, 1);
+	auto_free char *first = open_session(), *second = open_session();
+	cr_assert_eq(call(c, first, "POST", "/create"), 200);
+	ask_of(waiting, second, "POST", "/create", NULL);
+	run_until(envs_waiting(envs) == 1);
+	fake_hold_create = true;
+	fake_crash(&boxes[0], 3);
+	run_until(n_boxes == 2);
+	next_daemon("one");
+	hang_up(c);
+	hang_up(waiting);
+	fake_created(&boxes[1]);
+	c = come_again(second, NULL);
+	run_until(has(c, "event: end"));
+	cr_assert_eq(call(c, second, "GET", "/splits"), 200);
+	hang_up(c);
+}
+
 /* The environments are replaced as well, as the daemon does it. Nothing of theirs runs, but d is built; the memory of that, which a
  * process leaves to the kernel, is given back by a cancel. */
 static void next_daemon_with_envs(struct store_deployment *d)
