@@ -147,6 +147,11 @@ bool http_client_idle(const struct http_client *c)
 	return c->state == CLIENT_IDLE && !c->eof;
 }
 
+bool http_client_alive(const struct http_client *c)
+{
+	return http_client_idle(c) && recv(c->fd, &(char){ 0 }, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 static bool in_exchange(const struct http_client *c)
 {
 	return c->state == CLIENT_HEAD || c->state == CLIENT_BODY;

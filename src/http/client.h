@@ -37,6 +37,8 @@ void http_client_finish(struct http_client *c); /* the body is complete */
 void http_client_pause(struct http_client *c);  /* stop reading the answer */
 void http_client_resume(struct http_client *c);
 bool http_client_idle(const struct http_client *c); /* between exchanges and not closed by the peer */
+/* The same, by the socket itself: also where the loop has not told of the end yet. One system call. */
+bool http_client_alive(const struct http_client *c);
 
 /* Connection, Keep-Alive, TE, Trailer, Transfer-Encoding, Upgrade, Proxy-*; any case. */
 bool http_is_hop_by_hop(const char *name);

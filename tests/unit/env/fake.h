@@ -353,6 +353,8 @@ struct fake_connect {
 	void *arg;
 };
 
+static int fake_served_fd; /* the server's end of the last connection */
+
 static void fake_connected(void *p)
 {
 	struct fake_connect *c = p;
@@ -365,6 +367,7 @@ static void fake_connected(void *p)
 	} else {
 		cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
 		cr_assert_eq(http_server_adopt(up_server, fds[0], c->b->number, &err), 0);
+		fake_served_fd = fds[0];
 		c->done(c->arg, fds[1], NULL);
 	}
 	free(c);

@@ -510,6 +510,26 @@ FAKE_TEST(proxy, a_kept_connection_that_was_closed_costs_nothing)
 	hang_up(c);
 }
 
+/* Many servers close what was idle for some seconds: the end lies unread in the socket when the next request comes. */
+FAKE_TEST(proxy, an_older_kept_connection_is_asked_first)
+{
+	struct client *c = dial();
+	auto_free char *sid = start();
+
+	cr_assert_eq(call(c, sid, "GET", "/text"), 418);
+	run_for(1100);
+	ask_of(c, sid, "POST", "/text", "{}");
+	cr_assert_eq(shutdown(fake_served_fd, SHUT_RDWR), 0);
+	cr_assert_eq(status_of(c), 418, "%s", c->text);
+	cr_assert_eq(up_count("POST /text"), 1);
+	cr_assert_eq(figures().upstream_errors_total, 0);
+	unsigned before = n_connects;
+	run_for(1100);
+	cr_assert_eq(call(c, sid, "POST", "/text"), 418);
+	cr_assert_eq(n_connects, before, "one that is open is used");
+	hang_up(c);
+}
+
 /* A teardown is not lost to a kept connection that its server has just closed. */
 FAKE_TEST(proxy, a_teardown_over_a_dead_connection_is_repeated)
 {

@@ -275,8 +275,9 @@ Test(http_client, no_byte_of_an_answer)
 Test(http_client, an_idle_connection_that_closes)
 {
 	connect_peer();
-	cr_assert(http_client_idle(client));
+	cr_assert(http_client_idle(client) && http_client_alive(client));
 	peer = fd_close(peer);
+	cr_assert_not(http_client_alive(client), "before the loop has told of it");
 	run_for(3);
 	cr_assert_not(http_client_idle(client));
 	cr_assert_lt(http_client_start(client, "GET", "/", NULL, 0, 0, &events, NULL, &error), 0);
