@@ -5,7 +5,7 @@
  *   OPENING          waits for an instance again; its client comes with the id as task_id. One that is to have an instance of
  *                    its own waits for its client first: the variables are in no file, and come again with the id.
  *   READY            goes on with its instance, if that was taken over (env/adopt.c); else it has crashed.
- *   ENDING           ends once more: a second /delete does no harm.
+ *   ENDING           ends once more, for the same reason: a second /delete does no harm.
  *   ENDED            410 and the reason until its hour is over.
  * Records of another life of the spawner: all that had not ended were lost with it. */
 #include <stdio.h>
@@ -196,6 +196,10 @@ static void resume_session(struct session *s, uint32_t state, uint32_t flags, co
 	}
 	if (state == SESSION_OPENING + 1) {
 		session_open(s);
+		return;
+	}
+	if (state == SESSION_ENDING + 1 && (!i || instance_end_reason(i))) {
+		session_end(s, reason);
 		return;
 	}
 	if (!i || instance_end_reason(i)) {

@@ -94,6 +94,36 @@ KEPT_TEST(one_whose_instance_is_gone_has_crashed)
 	hang_up(c);
 }
 
+/* Its sandboxes take their time, and a next daemon comes when its instance, if it had one, is gone. */
+static void ending_goes_on(const char *sid)
+{
+	struct client *c = dial();
+
+	hold_owned = true;
+	ask_of(c, sid, "POST", "/delete_session", NULL);
+	run_until(owned_done);
+	hold_owned = false;
+	end_gateway();
+	owned_over(NULL);
+	hang_up(c);
+	fake_end_boxes();
+	begin_gateway();
+	gateway_take_over(gateway);
+	c = dial();
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410);
+	run_until(figures().open == 0);
+	cr_assert_eq(call(c, sid, "GET", "/prompt"), 410);
+	cr_assert(has(c, "has ended: deleted by its client") && !has(c, "outcome infra"), "%s", c->text);
+	hang_up(c);
+}
+
+KEPT_TEST(one_that_was_ending_keeps_its_reason)
+{
+	auto_free char *sid = open_session();
+
+	ending_goes_on(sid);
+}
+
 /* What it waits for is waited for again; its client comes with the id. */
 static char *opening_session(const char *body)
 {
@@ -114,6 +144,13 @@ static struct client *come_again(const char *sid, const char *env)
 
 	ask(c, "POST", "/create_session", OPEN_SESSION, body);
 	return c;
+}
+
+KEPT_TEST(an_opening_that_was_ending_keeps_its_reason)
+{
+	auto_free char *sid = opening_session("{}");
+
+	ending_goes_on(sid);
 }
 
 KEPT_TEST(an_opening_goes_on)
