@@ -121,4 +121,5 @@ void envs_taken_over(struct envs *e)
 	}
 	store_environments(e->store, settle, e);
 	store_environments(e->store, keep, NULL);
+	loop_timer_start(&e->tick, ENV_TICK_MS); /* before, min_scale would start again what was yet to be adopted */
 }

@@ -207,7 +207,6 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	list_init(&e->gone);
 	store_environments(store, reconcile_environment, e);
 	loop_timer_init(&e->tick, l, envs_tick, e);
-	loop_timer_start(&e->tick, ENV_TICK_MS);
 	engine->full = envs_full;
 	engine->full_arg = e;
 	*ret = e;

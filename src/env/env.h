@@ -55,7 +55,7 @@ MUST_CHECK int envs_new(struct envs **ret, struct loop *l, struct engine *engine
 			const struct env_settings *settings, struct err *err);
 /* An instance of a former daemon, in struct local_heirs' form. Then envs_resume() lets deployments go on, for which sessions may
  * wait; then the sessions that used it may take their use again (instance_hold, instance_enter); then envs_taken_over() ends
- * what drains without any. */
+ * what drains without any, and sees to min_scale from then on. */
 bool envs_adopt(void *envs, struct engine_box *box, const void *note, size_t len);
 void envs_resume(struct envs *e);
 void envs_taken_over(struct envs *e);

@@ -361,6 +361,21 @@ FAKE_TEST(env, one_that_was_deploying_goes_on_from_its_image)
 	cr_assert_eq(n_jobs, 0, "it is not built again");
 }
 
+/* Those of the former daemon are still on their way here: they would be too many. */
+FAKE_TEST(env, min_scale_waits_until_what_lives_is_taken_over)
+{
+	auto_json change = json_pack("{s:i}", "min_scale", 1);
+	struct err err = ERR_INIT;
+
+	fake_ready_deployment();
+	cr_assert_eq(envset_change(store, environment, change, &err), 0, "%s", err.msg);
+	fake_open_envs(1000);
+	run_for(1200); /* longer than a tick */
+	cr_assert_eq(n_boxes, 0);
+	fake_take_over();
+	run_until(n_boxes == 1);
+}
+
 /* -- rollback ------------------------------------------------------------------------------------------------------ */
 
 FAKE_TEST(env, a_rollback_is_the_same_deployment_again)
