@@ -175,7 +175,7 @@ static void start_own(struct env_wait *w)
 	struct engine *engine = w->env->envs->engine;
 	w->preparing = true;
 	tell(w, "starting an instance of this session's own");
-	engine->ops->prepare_image(engine, w->env->serving->image, w->rq.progress, on_own_image, w);
+	engine->ops->prepare_image(engine, w->env->serving->image, NULL, on_own_image, w);
 }
 
 void env_own_healthy(struct instance *i)

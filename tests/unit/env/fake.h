@@ -192,6 +192,7 @@ static inline struct image *fake_image(const char *name)
 }
 
 struct fake_prepare {
+	engine_progress_fn *progress;
 	engine_image_fn *done;
 	void *arg;
 	char ref[128];
@@ -205,17 +206,19 @@ static void fake_prepared(void *p)
 	struct err err = ERR_INIT;
 
 	err_set(&err, -ENOENT, "image %s is not here", c->ref);
+	if (c->progress)
+		c->progress(c->arg, "looking for an image");
 	c->done(c->arg, fake_no_image ? NULL : fake_image(c->ref), fake_no_image ? &err : NULL);
 	free(c);
 }
 
-static void fake_prepare_image(struct engine *e UNUSED, const char *ref, engine_progress_fn *progress UNUSED,
+static void fake_prepare_image(struct engine *e UNUSED, const char *ref, engine_progress_fn *progress,
 			       engine_image_fn *done, void *arg)
 {
 	struct fake_prepare *c = NEW(struct fake_prepare);
 
 	n_prepares++;
-	*c = (struct fake_prepare){ .done = done, .arg = arg };
+	*c = (struct fake_prepare){ .progress = progress, .done = done, .arg = arg };
 	snprintf(c->ref, sizeof(c->ref), "%s", ref);
 	if (fake_hold_image) {
 		fake_held_prepares[n_held_prepares++] = *c;

@@ -27,9 +27,11 @@ static void on_got(void *arg, struct instance *i, const struct err *err)
 }
 
 static char told[100]; /* the last line of progress */
+static const void *told_to;
 
-static void on_told(void *arg UNUSED, const char *line)
+static void on_told(void *arg, const char *line)
 {
+	told_to = arg;
 	snprintf(told, sizeof(told), "%s", line);
 }
 
@@ -229,6 +231,7 @@ FAKE_TEST(scale, one_of_its_own_ends_with_its_session)
 	cr_assert_not_null(own.instance, "%s", own.err.msg);
 	cr_assert_neq(own.instance, other.instance);
 	cr_assert_eq(counts().own, 1);
+	cr_assert_eq(told_to, &own, "somebody else was told: %s", told);
 	leave(&own, true);
 	run_until(boxes_running() == 1);
 	cr_assert_eq(counts().own, 0);
