@@ -68,6 +68,7 @@ struct job_exec {
 	void *arg;
 	int stdin_fd; /* 0 or less = /dev/null */
 	int cwd_fd;   /* 0 or less = "/" */
+	int netns_fd; /* 0 or less = stay in the job's; else the net namespace to run in */
 	unsigned uid; /* 0 = stay root; else drop to it, without groups, privileges and new privileges */
 	unsigned long long file_max_bytes; /* RLIMIT_FSIZE; 0 = none */
 	int (*tick)(void *tick_arg, struct err *err); /* several times a second; when it fails the tool is killed */

@@ -30,7 +30,7 @@ struct work {
 	char *ignore;     /* our copy of .dockerignore (empty where the source has none) */
 	char **contexts;  /* arguments for aliases */
 	struct build_input input;
-	char *network, *runtime;
+	char *runtime;
 	int bases; /* held while the build uses them: job_use_bases() */
 	char *error; /* buildah's last "Error: ..." line */
 };
@@ -45,7 +45,6 @@ static void work_done(struct work *w)
 	free(w->ignore);
 	strv_free(w->contexts);
 	build_input_done(&w->input);
-	free(w->network);
 	free(w->runtime);
 	free(w->error);
 }
@@ -200,11 +199,14 @@ static void add_all(struct args *a, char *const *list)
 	a->list[a->n] = NULL;
 }
 
-/* Runs it under the build's limits. */
+/* Runs it under the build's limits, and all of it in the build's network: what ADD names is fetched by buildah itself. It is to
+ * resolve names by itself too, through that network: the C library may ask a service of the host by a socket's path. */
 static int exec_buildah(struct work *w, const char *const *argv, int *ret_status, struct err *err)
 {
 	struct build_disk *disk = build_disk_new(w->j, &w->store);
-	struct job_exec x = { .argv = argv, .line = build_line, .arg = w, .tick = build_disk_check, .tick_arg = disk };
+	const char *const env[] = { "GODEBUG=netdns=go", NULL };
+	struct job_exec x = { .argv = argv, .env = env, .line = build_line, .arg = w, .netns_fd = w->j->netns,
+			      .tick = build_disk_check, .tick_arg = disk };
 	int r = job_exec(w->j, &x, ret_status, err);
 
 	build_disk_free(disk);
@@ -236,7 +238,8 @@ static int run_buildah(struct work *w, struct err *err)
 	add_all(&a, (char **)first);
 	add_all(&a, (char *[]){ "build", "--pull=missing", "--isolation", "oci", "--force-rm", "--layers", "--format",
 				"docker", NULL });
-	add_all(&a, (char *[]){ "--network", w->network, "--runtime", w->runtime, "--runtime-flag", runc, NULL });
+	/* Steps share buildah's own network, which is not the host's: exec_buildah(). */
+	add_all(&a, (char *[]){ "--network", "host", "--runtime", w->runtime, "--runtime-flag", runc, NULL });
 	add_all(&a, (char *[]){ "--cgroup-parent", w->store.cgroup, "--signature-policy", policy, NULL });
 	add_all(&a, (char *[]){ "--ulimit", files, "--ulimit", processes, NULL });
 	if (w->j->conf.memory_bytes)
@@ -278,7 +281,7 @@ static int work_run(struct work *w, const char *deployment, const char *file, co
 	if (r == 0)
 		r = job_bring_bases(w->j, w->dockerfile, &w->contexts, err);
 	if (r == 0)
-		r = job_run_setup(w->j, &w->network, &w->runtime, err);
+		r = job_run_setup(w->j, &w->runtime, err);
 	if (r == 0)
 		r = job_cgroup_open(w->j, &w->store, err);
 	if (r == 0)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -76,6 +77,14 @@ static int drop_to(unsigned uid)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
+static void enter_network(const struct job_exec *x)
+{
+	if (x->netns_fd <= 0 || setns(x->netns_fd, CLONE_NEWNET) == 0)
+		return;
+	dprintf(STDERR_FILENO, "Error: enter the net namespace: %s\n", strerror(errno));
+	_exit(126);
+}
+
 static NORETURN void child(const struct job *j, const struct job_exec *x, int out)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -87,6 +96,7 @@ static NORETURN void child(const struct job *j, const struct job_exec *x, int ou
 		_exit(126);
 	if (dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(out, STDERR_FILENO) < 0)
 		_exit(126);
+	enter_network(x);
 	umask(022);
 	setrlimit(RLIMIT_CORE, &core);
 	set_environment(j, x->env);

@@ -23,9 +23,9 @@ size_t env_store_argv(const struct env_store *s, const char **argv);
  * have to clean up. */
 MUST_CHECK int job_cgroup_open(struct job *j, struct env_store *s, struct err *err);
 
-/* Stages settings, resolver, net namespace and the runtime wrapper in j->tmp. *ret_network is the --network argument,
- * *ret_runtime the --runtime argument; the caller frees both. */
-MUST_CHECK int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct err *err);
+/* Stages settings, names and the runtime wrapper in j->tmp. From then on, where the job has a net namespace, it resolves names as
+ * one that is in it. *ret_runtime is the --runtime argument; the caller frees it. */
+MUST_CHECK int job_run_setup(struct job *j, char **ret_runtime, struct err *err);
 
 /* Until *ret_fd is closed, no image of the store of bases is removed; waits for a removal that runs. */
 MUST_CHECK int job_use_bases(struct job *j, int *ret_fd, struct err *err);

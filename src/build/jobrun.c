@@ -1,5 +1,5 @@
 /* What RUN steps see: the staged configuration of the host, the operator's mounts and variables, the resolver of the
- * steered net namespace; and the wrapper that puts them into each container's bundle. */
+ * steered net namespace; and the wrapper that puts them into each container's bundle, and knows that namespace. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -78,6 +78,22 @@ static void write_files(struct json_writer *w, const struct job *j)
 	json_close(w);
 }
 
+/* As a link of /proc names it: what the wrapper compares its own with. */
+static int write_network(struct json_writer *w, const struct job *j, struct err *err)
+{
+	auto_free char *self = xasprintf("/proc/self/fd/%d", j->netns);
+	char name[64];
+
+	if (j->netns < 0)
+		return 0;
+	ssize_t n = readlink(self, name, sizeof(name) - 1);
+	if (n < 0)
+		return err_sys(err, "name the build's net namespace");
+	name[n] = 0;
+	json_kv_str(w, "network", name);
+	return 0;
+}
+
 static int write_runtime_conf(struct job *j, char *const *staged, struct err *err)
 {
 	auto_buf struct buf text = { 0 };
@@ -91,8 +107,11 @@ static int write_runtime_conf(struct job *j, char *const *staged, struct err *er
 	write_env(&w, j, staged);
 	write_mounts(&w, j);
 	write_files(&w, j);
+	int r = write_network(&w, j, err);
+	if (r < 0)
+		return r;
 	json_close(&w);
-	int r = json_write_end(&w);
+	r = json_write_end(&w);
 	return r < 0 ? err_sys_code(err, r, "write runtime.json") : write_tmp(j, "runtime.json", text.data, 0600, err);
 }
 
@@ -108,22 +127,24 @@ static int write_wrapper(struct job *j, char **ret, struct err *err)
 	return write_tmp(j, "runtime", text, 0700, err);
 }
 
-/* -- the net namespace -------------------------------------------------------------------------------------------- */
-/* A descriptor becomes a path: the tools know namespaces by path only. */
-static int mount_netns(struct job *j, char **ret, struct err *err)
+/* -- names -------------------------------------------------------------------------------------------------------- */
+/* A host without that file has none to hide. */
+static int mount_file(const struct job *j, const char *file, const char *target, struct err *err)
 {
-	auto_free char *path = xasprintf("%s/netns", j->tmp), *self = xasprintf("/proc/self/fd/%d", j->netns);
+	auto_free char *path = xasprintf("%s/%s", j->tmp, file);
 
-	int r = write_tmp(j, "netns", "", 0600, err);
-	if (r < 0)
-		return r;
-	if (mount(self, path, NULL, MS_BIND, NULL) < 0)
-		return err_sys(err, "mount the build's net namespace at %s", path);
-	*ret = xasprintf("ns:%s", path);
-	return 0;
+	return mount(path, target, NULL, MS_BIND, NULL) < 0 && errno != ENOENT ? err_sys(err, "mount %s at %s", path, target) : 0;
 }
 
-int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct err *err)
+/* buildah resolves names too. The host's name server may listen on a loopback that is not the one of the steered network. */
+static int mount_names(const struct job *j, struct err *err)
+{
+	int r = mount_file(j, "resolv.conf", "/etc/resolv.conf", err);
+
+	return r < 0 ? r : mount_file(j, "hosts", "/etc/hosts", err);
+}
+
+int job_run_setup(struct job *j, char **ret_runtime, struct err *err)
 {
 	auto_free char *host = xasprintf("%s/host", j->tmp);
 	char **staged = NULL;
@@ -141,11 +162,7 @@ int job_run_setup(struct job *j, char **ret_network, char **ret_runtime, struct 
 	strv_free(staged);
 	if (r == 0)
 		r = write_wrapper(j, ret_runtime, err);
-	if (r == 0 && j->netns >= 0)
-		return mount_netns(j, ret_network, err);
-	if (r == 0)
-		*ret_network = xstrdup("host");
-	return r;
+	return r == 0 && j->netns >= 0 ? mount_names(j, err) : r;
 }
 
 /* -- base images -------------------------------------------------------------------------------------------------- */

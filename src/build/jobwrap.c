@@ -1,10 +1,12 @@
 /* runtime-wrapper: stands between buildah and runc. buildah's own ways to give a RUN step mounts and variables either
  * stay in the image (--env), break tools that replace the file (a bind over the CA bundle) or leave an empty mount
  * point in the layer. So what the operator configured is put into the runtime's bundle here, just before runc reads it.
+ * And no step begins in another network than the build's: which one a bundle names is the Dockerfile's choice too, in newer
+ * versions of buildah.
  *
  * CONF is JSON: {"runtime": "/usr/sbin/runc", "pids": N, "env": ["K=V"], "mounts": [{"source","target"}], "files":
- * {"/etc/hosts": SOURCE}}: variables that the process does not have yet; read-only binds; other sources for files that
- * buildah binds. */
+ * {"/etc/hosts": SOURCE}, "network": "net:[N]"}: variables that the process does not have yet; read-only binds; other sources
+ * for files that buildah binds; the net namespace that the wrapper must be in, if any. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,6 +98,32 @@ static void limit_pids(json_t *bundle, json_t *conf)
 	json_object_set_new(resources, "pids", json_pack("{s:O}", "limit", pids));
 }
 
+/* Without an entry the step is where the runtime is; an entry without a path is a new one, which leads nowhere. */
+static bool names_network(json_t *bundle)
+{
+	json_t *list = json_object_get(json_object_get(bundle, "linux"), "namespaces"), *item;
+	size_t k;
+
+	json_array_foreach(list, k, item) {
+		const char *type = json_string_value(json_object_get(item, "type"));
+		if (type && str_eq(type, "network") && json_object_get(item, "path"))
+			return true;
+	}
+	return false;
+}
+
+static int check_network(json_t *bundle, json_t *conf, struct err *err)
+{
+	const char *network = json_string_value(json_object_get(conf, "network"));
+	char own[64] = "";
+
+	if (names_network(bundle))
+		return err_set(err, -EPERM, "the step asks for another network than the build's");
+	if (network && readlink("/proc/self/ns/net", own, sizeof(own) - 1) < 0)
+		return err_sys(err, "readlink /proc/self/ns/net");
+	return network && !str_eq(network, own) ? err_set(err, -EPERM, "the step is not in the build's network") : 0;
+}
+
 static int write_back(json_t *bundle, const char *path, struct err *err)
 {
 	auto_free char *text = json_dumps(bundle, JSON_COMPACT);
@@ -111,6 +139,8 @@ static int change_bundle(const char *dir, json_t *conf, struct err *err)
 	auto_json bundle = NULL;
 
 	int r = read_file(&bundle, path, err);
+	if (r == 0)
+		r = check_network(bundle, conf, err);
 	if (r < 0)
 		return r;
 	json_t *mounts = json_object_get(bundle, "mounts");

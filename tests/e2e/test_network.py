@@ -1,5 +1,7 @@
-"""What a sandbox reaches, and what it does not, seen from inside."""
+"""What a sandbox and a build reach, and what they do not, seen from inside."""
 import contextlib
+import http.server
+import os
 import socket
 import socketserver
 import threading
@@ -7,6 +9,7 @@ import threading
 import pytest
 
 from orw import settings
+from tinyenv import tiny_folder
 
 CONNECT = ("import socket, sys\ns = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\ns.settimeout(8)\n"
            "try:\n    s.connect((sys.argv[1], int(sys.argv[2])))\n    s.sendall(b'hi')\n    print('got', s.recv(100))\n"
@@ -126,3 +129,56 @@ def test_egress_allow_opens_one_service_of_the_host(base_images):
             client.sandbox(settings()) as s:
         assert "host service" in connect(s, address, open_port)
         assert "host service" not in connect(s, address, closed_port)
+
+
+# -- builds --------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def web_service():
+    """Its port, and the list of what it was asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"host service")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1], asked
+        server.shutdown()
+        thread.join()
+
+
+def deploy_with(platform, folder, lines):
+    """What was said of it, and its log."""
+    path = os.path.join(tiny_folder(folder), "Dockerfile")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text.replace("CMD", lines + "\nCMD"))
+    return platform.cli("deploy", folder, "--name", "local/reach")
+
+
+def test_a_build_reaches_what_a_sandbox_reaches(base_images, tmp_path):
+    """By ADD, which the tool that builds fetches, as by RUN: what egress.allow opens and the platform, and not the host."""
+    others = [a for a in host_addresses() if a != "127.0.0.1"]
+    address = others[0] if others else "127.0.0.1"
+    fetch = "python3 -c \"import urllib.request as u; print(u.urlopen('{}').read().decode())\""
+    with web_service() as (open_port, allowed), web_service() as (closed_port, refused), \
+            base_images.platform(f"egress:\n  allow: ['{address}:{open_port}']\n") as p:
+        for host in host_addresses():
+            for n, line in enumerate(("ADD {} /got", "RUN " + fetch)):
+                done = deploy_with(p, str(tmp_path / f"{host}-{n}"), line.format(f"http://{host}:{closed_port}/x"))
+                assert done.returncode == 1 and "host service" not in done.stdout + done.stderr, (host, line, done)
+        assert not refused
+        sources = ["http://openreward.internal/health", *(f"http://{a}:{open_port}/x" for a in others[:1])]
+        lines = [f"ADD {s} /got/{n}/\nRUN {fetch.format(s)}" for n, s in enumerate(sources)]
+        done = deploy_with(p, str(tmp_path / "allowed"), "\n".join(lines) + "\nRUN ls -lR /got")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert set(allowed) == ({"/x"} if others else set())

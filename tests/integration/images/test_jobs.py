@@ -1,5 +1,7 @@
 """Root jobs on real stores: bootstrap, build, import, remove, and what must not be possible with them."""
+import contextlib
 import http.server
+import json
 import os
 import subprocess
 import tarfile
@@ -8,7 +10,7 @@ import time
 
 import pytest
 
-from jobs import (BASE, Registry, cgroups, docker_archive, kill_hard, link, mounts_under, processes_under, special, wait_until)
+from jobs import (BASE, PROGRAM, Registry, cgroups, docker_archive, kill_hard, link, mounts_under, processes_under, special, wait_until)
 
 IMAGE = "localhost/env/alice/hello:"
 FROM = "FROM python:3.11-slim\n"
@@ -213,23 +215,107 @@ def test_fork_bomb_and_memory_are_held(data):
 
 # -- the net namespace ------------------------------------------------------------------------------------------------
 
-def test_run_steps_are_in_the_given_net_namespace(data):
-    holder, fd = subprocess.Popen(["unshare", "--net", "sleep", "120"]), -1
-    try:
-        own = os.readlink("/proc/self/ns/net")
-        assert wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own)
-        fd = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
-        r = data.build("net", FROM + "RUN readlink /proc/self/ns/net; cat /etc/resolv.conf; grep -v lo: /proc/net/dev\n", netns=fd)
-        assert r.status == 0, r
-        assert os.readlink(f"/proc/{holder.pid}/ns/net") in r.lines
-        assert "nameserver 198.18.0.53" in r.lines
-        assert "eth0" not in r.out
-    finally:
-        holder.kill()
-        holder.wait()
-        if fd >= 0:
-            os.close(fd)
+HOST_NET = os.readlink("/proc/self/ns/net")
+
+
+class Net:
+    """A net namespace with a loopback, and how to run something in it."""
+
+    def __init__(self, holder):
+        self.name = os.readlink(f"/proc/{holder.pid}/ns/net")
+        self.fd = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
+        self.enter = ["nsenter", "-t", str(holder.pid), "-n"]
+
+
+@pytest.fixture
+def net():
+    with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as holder:
+        try:
+            assert wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != HOST_NET)
+            n = Net(holder)
+            subprocess.run([*n.enter, "ip", "link", "set", "lo", "up"], check=True)
+            yield n
+            os.close(n.fd)
+        finally:
+            holder.kill()
+
+
+def test_run_steps_are_in_the_given_net_namespace(data, net):
+    r = data.build("net", FROM + "RUN readlink /proc/self/ns/net; cat /etc/resolv.conf /etc/hosts; ls /sys/class/net; "
+                   "grep -v lo: /proc/net/dev\n", netns=net.fd)
+    assert r.status == 0, r
+    assert net.name in r.lines and "lo" in r.lines
+    assert "nameserver 198.18.0.53" in r.lines and "127.0.0.1\tlocalhost" in r.lines
+    assert "eth0" not in r.out
     clean(data)
+
+
+def test_no_step_chooses_the_net_namespace_of_the_host(data, net):
+    """Of the versions of buildah some refuse the option, others take it."""
+    for option in ("host", "none"):
+        r = data.build("choose", FROM + f"RUN --network={option} echo in $(readlink /proc/self/ns/net)\n", netns=net.fd)
+        assert f"in {HOST_NET}" not in r.lines, r
+        assert r.status == 0 or "--mount flag" in r.last, r
+
+
+@contextlib.contextmanager
+def web_server(enter=(), port=0):
+    """On 127.0.0.1. Yields its port and the process: what it says is what it was asked for."""
+    program = ("import http.server as h, sys\nclass H(h.SimpleHTTPRequestHandler):\n def do_GET(self):\n  self.send_response(200)\n"
+               "  self.end_headers()\n  self.wfile.write(b'the text at %s\\n' % self.path.encode())\n  print('asked', self.path, flush=True)\n"
+               "s = h.HTTPServer(('127.0.0.1', int(sys.argv[1])), H)\nprint(s.server_port, flush=True)\ns.serve_forever()")
+    with subprocess.Popen([*enter, "python3", "-c", program, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
+        try:
+            yield int(p.stdout.readline()), p
+        finally:
+            p.kill()
+
+
+def test_what_add_names_is_fetched_in_the_given_net_namespace(data, net):
+    with web_server() as (port, host):
+        for name in ("127.0.0.1", "localhost"):
+            text = FROM + f"ADD http://{name}:{port}/{name} /x\nRUN cat /x\n"
+            r = data.build("add", text, env="alice/add", netns=net.fd)
+            assert r.status == 1 and "the text at" not in r.out and "connection refused" in r.last, r
+            with web_server(net.enter, port):
+                r = data.build("add", text, env="alice/add", netns=net.fd)
+                assert r.status == 0 and f"the text at /{name}" in r.lines, r
+        host.kill()
+        assert host.stdout.read() == "", "nobody asked the server of the host"
+    r = data.build("add", FROM + "ADD http://nosuch.invalid/x /x\n", env="alice/add", netns=net.fd)
+    assert r.status == 1 and "lookup nosuch.invalid on 198.18.0.53:53" in r.last, r
+    clean(data)
+
+
+def test_images_that_buildah_asks_for_itself_are_pulled_in_the_given_net_namespace(data, net):
+    """A name that only the build's arguments complete, which the job could not bring before."""
+    with web_server() as (port, host):
+        told = {"args": {"WHERE": f"127.0.0.1:{port}"}, "secrets": {}}
+        r = data.build("arg", "ARG WHERE\nFROM ${WHERE}/x/y:1\n", env="alice/add", netns=net.fd, told=told)
+        assert r.status == 1 and "could not be pulled" in r.last and "connection refused" in r.last, r
+        host.kill()
+        assert host.stdout.read() == ""
+
+
+@pytest.mark.parametrize("namespaces,network,why", [
+    ([{"type": "pid"}], HOST_NET, None),
+    ([{"type": "pid"}, {"type": "network"}], HOST_NET, None),
+    ([{"type": "pid"}, {"type": "network"}], None, None),
+    ([{"type": "network", "path": "/proc/1/ns/net"}], HOST_NET, "another network"),
+    ([{"type": "network"}, {"type": "network", "path": "/proc/1/ns/net"}], None, "another network"),
+    ([{"type": "pid"}], "net:[1]", "not in the build's network"),
+    ([{"type": "network"}], "net:[1]", "not in the build's network"),
+])
+def test_a_step_begins_in_the_network_of_the_build_or_not_at_all(tmp_path, namespaces, network, why):
+    (tmp_path / "config.json").write_text(json.dumps({"process": {}, "mounts": [], "linux": {"namespaces": namespaces}}))
+    conf = {"runtime": "/bin/echo", "pids": 1, "env": [], "mounts": [], "files": {}, **({"network": network} if network else {})}
+    (tmp_path / "conf").write_text(json.dumps(conf))
+    r = subprocess.run([PROGRAM, "job", "runtime-wrapper", tmp_path / "conf", "create", "--bundle", tmp_path, "x"], stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+    if why:
+        assert r.returncode == 1 and why in r.stdout, r
+    else:
+        assert r.returncode == 0 and r.stdout.startswith("create --bundle"), r
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------
