@@ -162,7 +162,7 @@ def test_a_full_disk(begin):
     fill_all(s, a)
     assert RESERVE * 0.8 < free(s) < RESERVE + 80 * MIB, "the reserve is left, and not more"
     # The neighbour is told the same, and goes on.
-    status, out = b.run("head -c 8000000 /dev/zero > /tmp/x; echo alive; mkdir /tmp/d || echo none")
+    status, out = b.run("head -c 80000000 /dev/zero > /tmp/x; echo alive; mkdir /tmp/d || echo none")
     assert status == 0 and "alive" in out and "No space left" in out and "Read-only" not in out, out
     assert s.daemon.call("LIST").kind in ("ITEM", "OK")
     # What is removed can be had again, by others too, and by new ones.
