@@ -86,7 +86,7 @@ void env_retire(struct env *v)
 	struct store_deployment *old = v->serving;
 	if (!old)
 		return;
-	deployment_move(v->envs, old, list_empty(&v->instances) ? STORE_DEPLOYMENT_STOPPED : STORE_DEPLOYMENT_DRAINING,
+	deployment_move(v->envs, old, env_has_instance(v->envs, old) ? STORE_DEPLOYMENT_DRAINING : STORE_DEPLOYMENT_STOPPED,
 			"another one is ready");
 	for (struct instance *i; (i = list_first(&v->instances, struct instance, node));) {
 		v->envs->counts.draining++;

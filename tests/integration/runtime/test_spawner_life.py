@@ -297,10 +297,13 @@ def test_an_init_that_cannot_be_held_is_killed(own):
         while not builders_and_inits(s):
             assert time.monotonic() < end
         os.kill(s.process.pid, signal.SIGSTOP)
-        time.sleep(0.5)
-        with starved(s):
+        try:
+            time.sleep(0.5)
+            with starved(s):
+                os.kill(s.process.pid, signal.SIGCONT)
+                m = s.daemon.wait(made)
+        finally:
             os.kill(s.process.pid, signal.SIGCONT)
-            m = s.daemon.wait(made)
         kinds.append(m.kind)
         assert m.kind == "MADE" or m.text("STAGE") == "open a pidfd", m
         end = s.daemon.call("END", ("ID", fields[0][1]), ("REASON", "deleted"))

@@ -230,6 +230,21 @@ FAKE_TEST(env, a_session_with_an_instance_of_its_own_may_be_the_last_that_drains
 	assert_moves(first, "queued draining stopped ");
 }
 
+FAKE_TEST(env, it_may_be_all_that_drains)
+{
+	struct store_deployment *first = fake_ready_deployment();
+	struct got own;
+
+	fake_begin_envs(1000);
+	acquire_as(&own, ENV_OWN);
+	(void)built();
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "a session is open");
+	leave(&own);
+	run_until(boxes[0].ended);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+}
+
 /* Of two instances one was ending already when a newer deployment became ready, and takes longer to end than the other. */
 FAKE_TEST(env, one_that_ended_before_may_be_the_last_that_drains)
 {
