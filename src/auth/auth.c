@@ -413,7 +413,8 @@ int auth_role_in(const struct auth_caller *c, const struct store_namespace *ns)
 		return AUTH_NOBODY;
 	if (c->ns == ns || c->role == STORE_ROLE_ADMIN)
 		return c->role;
-	const struct store_member *m = c->user ? store_member_find(ns, c->user) : NULL;
+	/* A user's key for one organisation is for that alone. */
+	const struct store_member *m = c->user && c->user == c->ns ? store_member_find(ns, c->user) : NULL;
 	return m ? (int)MIN(c->key->role, m->role) : AUTH_NOBODY;
 }
 

@@ -32,8 +32,9 @@ int auth_may_manage(const struct auth_caller *c, const struct store_namespace *n
 
 int auth_may_manage_key(const struct auth_caller *c, const struct store_key *k, struct err *err)
 {
-	/* Who may less than a key cannot touch it: a member's key does not revoke an operator's. */
-	bool own = c->user && c->user == k->user && c->key->role >= k->role;
+	/* Who may less than a key cannot touch it: a member's key does not revoke an operator's, nor one for an organisation the
+	 * user's others. */
+	bool own = c->user && c->user == k->user && c->key->role >= k->role && (c->ns == c->user || c->ns == k->ns);
 
 	if (own)
 		return not_by_session(c, err);
@@ -50,6 +51,9 @@ static int check_user(const struct auth_caller *c, const struct store_key_spec *
 {
 	if (!spec->user)
 		return 0;
+	if (c->user && c->ns != c->user && c->ns != spec->ns && c->role != STORE_ROLE_ADMIN)
+		return err_set(err, -EPERM, "namespace: \"%s\": this key is for \"%s\", and makes keys for that only",
+			       spec->ns->name, c->ns->name);
 	if (c->user != spec->user && c->role != STORE_ROLE_ADMIN)
 		return err_set(err, -EPERM, "user: \"%s\": a user's keys are made by the user and by operators", spec->user->name);
 	if (spec->user == spec->ns || store_member_find(spec->ns, spec->user))

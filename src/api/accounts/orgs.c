@@ -209,7 +209,7 @@ static int first_owner(struct api *a, const struct auth_caller *c, json_t *body,
 	*ret = c->user;
 	if (r < 0)
 		return r;
-	if (c->role != STORE_ROLE_ADMIN && (!c->user || c->session_id || c->key->role < STORE_ROLE_OWNER))
+	if (c->role != STORE_ROLE_ADMIN && (!c->user || c->ns != c->user || c->session_id || c->key->role < STORE_ROLE_OWNER))
 		return err_set(err, -EPERM, "organisations are made by operators, and by users with a personal key that is not restricted");
 	if (!owner)
 		return 0;

@@ -12,7 +12,7 @@ static char dir[64], path[96];
 static struct loop *loop;
 static struct store *store;
 static struct auth *auth;
-static struct store_namespace *acme, *owner, *member, *reader, *stranger;
+static struct store_namespace *acme, *zeta, *owner, *member, *reader, *stranger;
 static struct store_environment *open_env, *closed_env;
 
 static struct store_namespace *namespace(const char *name, const char *type)
@@ -45,6 +45,8 @@ static void set_up(void)
 	cr_assert_eq(store_environment_add(store, acme, "open", &open_env, &err), 0);
 	cr_assert_eq(store_environment_add(store, acme, "closed", &closed_env, &err), 0);
 	closed_env->is_private = true;
+	zeta = namespace("zeta", "org");
+	store_member_put(store, zeta, member, STORE_ROLE_OWNER);
 }
 
 static void tear_down(void)
@@ -118,6 +120,7 @@ Test(rules, who_may_make_which_key)
 	const struct auth_caller modest = caller(member, member, STORE_ROLE_MEMBER, NULL);
 	const struct auth_caller strangers = caller(stranger, stranger, STORE_ROLE_OWNER, NULL);
 	const struct auth_caller admins = caller(acme, NULL, STORE_ROLE_ADMIN, NULL);
+	const struct auth_caller for_acme = caller(acme, member, STORE_ROLE_OWNER, NULL);
 	const struct {
 		const char *what;
 		const struct auth_caller *c;
@@ -136,6 +139,9 @@ Test(rules, who_may_make_which_key)
 		{ "an organisation's, by its owner", &owners, acme, NULL, NULL, 0, STORE_ROLE_MEMBER },
 		{ "an organisation's, by a member", &members, acme, NULL, NULL, -EPERM, 0 },
 		{ "an organisation's, by a stranger", &strangers, acme, NULL, NULL, -ENOENT, 0 },
+		{ "for an organisation, by a key for it", &for_acme, acme, member, NULL, 0, STORE_ROLE_OWNER },
+		{ "for all that a user is, by a key for an organisation", &for_acme, member, member, NULL, -EPERM, 0 },
+		{ "for another organisation, by a key for one", &for_acme, zeta, member, NULL, -ENOENT, 0 },
 		{ "another user's", &owners, member, member, NULL, -ENOENT, 0 },
 		{ "another member's", &owners, acme, member, NULL, -EPERM, 0 },
 		{ "a user's, by an operator", &admins, member, member, NULL, 0, STORE_ROLE_OWNER },
@@ -176,6 +182,7 @@ Test(rules, who_may_revoke)
 {
 	struct store_key *of_member, *of_acme, *operators;
 	const struct auth_caller members = caller(member, member, STORE_ROLE_OWNER, &of_member);
+	const struct auth_caller for_acme = caller(acme, member, STORE_ROLE_OWNER, NULL);
 	const struct auth_caller modest = caller(member, member, STORE_ROLE_MEMBER, NULL);
 	const struct auth_caller owners = caller(owner, owner, STORE_ROLE_OWNER, NULL);
 	const struct auth_caller strangers = caller(stranger, stranger, STORE_ROLE_OWNER, NULL);
@@ -184,6 +191,10 @@ Test(rules, who_may_revoke)
 
 	caller(acme, NULL, STORE_ROLE_MEMBER, &of_acme);
 	cr_assert_eq(auth_may_manage_key(&members, of_member, &err), 0);
+	cr_assert_eq(auth_may_manage_key(&for_acme, of_member, &err), -ENOENT, "it is for acme only");
+	cr_assert_eq(auth_may_manage_key(&for_acme, for_acme.key, &err), 0);
+	cr_assert_eq(auth_role_in(&members, zeta), STORE_ROLE_OWNER);
+	cr_assert_eq(auth_role_in(&for_acme, zeta), AUTH_NOBODY);
 	cr_assert_eq(auth_may_manage_key(&modest, of_member, &err), -EPERM, "a lesser key revokes no greater one");
 	cr_assert_eq(auth_may_manage_key(&owners, of_member, &err), -ENOENT);
 	cr_assert_eq(auth_may_manage_key(&owners, of_acme, &err), 0);
