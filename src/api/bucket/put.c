@@ -62,11 +62,11 @@ static uint64_t part_bytes(const struct put *p)
 }
 
 /* What is aside and no part of a resumable upload is nobody's now; after it was placed there is none. */
-static void put_free(struct put *p)
+static void put_over(void *arg)
 {
+	struct put *p = arg;
 	auto_free char *path = aside_path(p);
 
-	upload_free(p->upload);
 	if (!p->range.given)
 		unlink(path);
 	buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved,
@@ -75,6 +75,12 @@ static void put_free(struct put *p)
 		buckets_release(p->api->bucket.buckets, p->aside);
 	free(p->name);
 	free(p);
+}
+
+/* A part is nobody else's before the last write to it is over: that would go into the file that another request makes of it. */
+static void put_free(struct put *p)
+{
+	upload_free_then(STEAL(p->upload), put_over, p);
 }
 
 static void on_gone(struct http_req *req UNUSED, bool complete UNUSED, void *arg)

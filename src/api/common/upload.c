@@ -24,10 +24,15 @@ struct upload {
 	struct err err;
 	upload_done_fn *done;
 	void *arg;
+	loop_fn *gone; /* upload_free_then() */
+	void *gone_arg;
 };
 
 static void destroy(struct upload *u)
 {
+	loop_fn *gone = u->gone;
+	void *arg = u->gone_arg;
+
 	fd_close(u->fd);
 	if (u->path && (!u->told || u->err.code))
 		unlink(u->path);
@@ -35,6 +40,8 @@ static void destroy(struct upload *u)
 	buf_done(&u->writing);
 	free(u->path);
 	free(u);
+	if (gone)
+		gone(arg);
 }
 
 struct upload *upload_free(struct upload *u)
@@ -45,6 +52,17 @@ struct upload *upload_free(struct upload *u)
 	if (!u->is_writing)
 		destroy(u);
 	return NULL;
+}
+
+void upload_free_then(struct upload *u, loop_fn *fn, void *arg)
+{
+	if (!u) {
+		fn(arg);
+		return;
+	}
+	u->gone = fn;
+	u->gone_arg = arg;
+	upload_free(u);
 }
 
 static void tell(struct upload *u)

@@ -21,3 +21,5 @@ MUST_CHECK int upload_start_fd(struct upload **ret, struct http_req *req, int fd
 /* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed.
  * NULL is allowed; returns NULL. */
 struct upload *upload_free(struct upload *u);
+/* The same; fn runs when nothing writes to the file any more: at once, or later from the loop. */
+void upload_free_then(struct upload *u, loop_fn *fn, void *arg);
