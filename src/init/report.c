@@ -70,14 +70,15 @@ static bool result_fd(const struct run *run, int *ret)
 	return *ret >= 0 || !beside || (errno != EMFILE && errno != ENFILE && errno != ENOMEM);
 }
 
-static bool send_done(struct init *in, struct run *run)
+/* False when the socket takes no more. *ret_later: it was not sent for want of a descriptor, which others may not need. */
+static bool send_done(struct init *in, struct run *run, bool *ret_later)
 {
 	auto_fd spool = -1;
 	struct wire_out *o;
 
 	if (!result_fd(run, &spool)) {
-		in->control.retry_us = time_now_us() + TELL_AGAIN_US;
-		return false;
+		*ret_later = true;
+		return true;
 	}
 	o = control_begin(WIRE_DONE, run->starting);
 	put_result(o, run);
@@ -182,6 +183,8 @@ static bool send_more(struct init *in, struct run *run)
 
 void runs_flush(struct init *in)
 {
+	bool later = false;
+
 	if (!list_all(in))
 		return;
 	if (in->runs.n_more)
@@ -189,8 +192,10 @@ void runs_flush(struct init *in)
 			if (run->more && !send_more(in, run))
 				return;
 	list_foreach(&in->runs.owed, struct run, owed_link, run)
-		if (!send_done(in, run))
+		if (!send_done(in, run, &later))
 			return;
+	if (later)
+		in->control.retry_us = time_now_us() + TELL_AGAIN_US;
 }
 
 int run_result(struct init *in, struct request *q, struct err *err)

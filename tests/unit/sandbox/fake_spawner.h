@@ -44,6 +44,7 @@ static struct {
 	char fail_make[64];           /* MAKE fails with this text */
 	int ended, renewed, acked;    /* messages seen */
 	int results;                  /* RESULTs that were answered */
+	int over;                     /* runs whose ends were told */
 	int connects;                 /* CONNECTs that were not answered */
 	uint64_t lease_ms;            /* of the last RENEW */
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
@@ -157,6 +158,7 @@ static void fake_run(int fd, const struct wire_in *in, const int *fds, size_t n_
 		fake_send(fd, &o, &spool, 1);
 		close(spool);
 	}
+	__atomic_add_fetch(&fake.over, 1, __ATOMIC_SEQ_CST);
 }
 
 /* Of whatever run: one that has written "again". */

@@ -382,13 +382,20 @@ static const struct engine_exec_spec prints = {
 	.id = "run", .cmd = "printf abc", .cmd_len = 10, .shell = "/bin/sh", .log_fd = -1, .max_bytes = 9,
 };
 
+static void wait_for_an_end(void)
+{
+	for (int i = 0; i < 10000 && !__atomic_load_n(&fake.over, __ATOMIC_SEQ_CST); i++)
+		usleep(1000);
+	cr_assert_eq(fake.over, 1);
+}
+
 static void output_finds_no_descriptor(void)
 {
 	struct engine_exec *x;
 	struct rlimit old;
 
 	cr_assert_eq(engine->ops->exec(create(ID), &prints, on_run, NULL, &x, &err), 0);
-	usleep(300000); /* its end is there */
+	wait_for_an_end();
 	old = use_up_descriptors();
 	cr_assert_not(turn(50));
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
@@ -417,7 +424,7 @@ Test(local, a_box_may_end_before_a_result_is_asked_for_again)
 	struct rlimit old;
 
 	cr_assert_eq(engine->ops->exec(create(ID), &prints, on_run, NULL, &x, &err), 0);
-	usleep(300000);
+	wait_for_an_end();
 	old = use_up_descriptors();
 	cr_assert_not(turn(20));
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
