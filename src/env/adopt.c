@@ -121,5 +121,6 @@ void envs_taken_over(struct envs *e)
 	}
 	store_environments(e->store, settle, e);
 	store_environments(e->store, keep, NULL);
-	loop_timer_start(&e->tick, ENV_TICK_MS); /* before, min_scale would start again what was yet to be adopted */
+	e->taken_over = true;
+	envs_tick(&e->tick, e);
 }

@@ -34,6 +34,7 @@ struct envs {
 	struct env_counts counts;
 	struct tally waiting; /* struct env_wait until its delivery, by key */
 	struct loop_timer tick;
+	bool taken_over;  /* before, min_scale would start again what is yet to be adopted */
 	struct list gone; /* struct env.gone: of removed environments, for instances that somebody holds still */
 };
 

@@ -195,7 +195,7 @@ void env_on_due(struct loop_timer *t UNUSED, void *arg)
 
 void env_rescale(struct env *v)
 {
-	if (v->serving && !loop_timer_armed(&v->due))
+	if (v->serving && v->envs->taken_over && !loop_timer_armed(&v->due))
 		loop_timer_start(&v->due, 0);
 }
 
