@@ -443,22 +443,28 @@ void clean_tick(struct spawner *sp)
 	hurry(sp);
 }
 
-static bool has(const struct list *l, const char *name)
+static const struct grave *find(const struct list *l, const char *name)
 {
 	list_foreach((struct list *)l, struct grave, link, g)
 		if (strcmp(g->name, name) == 0)
-			return true;
-	return false;
+			return g;
+	return NULL;
 }
 
 bool clean_has(const struct spawner *sp, const char *name)
 {
-	return clean_will(sp, name) || has(&sp->cleaner.failed, name);
+	const struct cleaner *c = &sp->cleaner;
+
+	return find(&c->queue, name) || find(&c->batch, name) || find(&c->failed, name);
 }
 
+/* What was given up on once is something left, also while it is tried again. */
 bool clean_will(const struct spawner *sp, const char *name)
 {
-	return has(&sp->cleaner.queue, name) || has(&sp->cleaner.batch, name);
+	const struct grave *g = find(&sp->cleaner.queue, name);
+
+	g = g ? g : find(&sp->cleaner.batch, name);
+	return g && g->tries < TRIES_MAX;
 }
 
 bool clean_idle(const struct spawner *sp)
