@@ -84,22 +84,6 @@ static void serve_end(struct serve *s)
 	loop_release(s->git->loop, serve_free, s);
 }
 
-static void on_client_gone(struct http_req *req, bool complete, void *arg)
-{
-	struct serve *s = arg;
-
-	(void)req;
-	(void)complete;
-	s->req = NULL;
-	close_in(s);
-	if (!s->push || push_changed(s->push)) {
-		serve_end(s);
-		return;
-	}
-	if (s->out >= 0)
-		loop_io_set(&s->out_io, EPOLLIN); /* to be thrown away */
-}
-
 /* The answer is whole, or there will be none. */
 static void finish(struct serve *s)
 {
@@ -123,6 +107,23 @@ static void finish_if_over(struct serve *s)
 
 	if (s->exited && s->out < 0 && !waits_for_body)
 		finish(s);
+}
+
+static void on_client_gone(struct http_req *req, bool complete, void *arg)
+{
+	struct serve *s = arg;
+
+	(void)req;
+	(void)complete;
+	s->req = NULL;
+	close_in(s);
+	if (!s->push || push_changed(s->push)) {
+		serve_end(s);
+		return;
+	}
+	if (s->out >= 0)
+		loop_io_set(&s->out_io, EPOLLIN); /* to be thrown away */
+	finish_if_over(s); /* nothing else comes where it waited for the body alone */
 }
 
 /* -- its output -> the answer -------------------------------------------------------------------------------------- */

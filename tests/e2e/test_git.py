@@ -2,6 +2,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ TINY = os.path.join(ROOT, "tests", "e2e", "tiny")
 CONFIG = """
 git:
   push: 2MiB
+  max_processes: 24
 """
 ENV = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0", "HOME": "/nonexistent",
        "PATH": os.environ["PATH"], "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@x", "GIT_COMMITTER_NAME": "a",
@@ -269,6 +271,34 @@ def test_a_client_that_dies_in_the_middle(server, repository):
         repository.commit(Dockerfile="FROM python:3.11-slim\nRUN exit 3\n")
     assert repository.deployments()[0]["status"] in ("queued", "building", "superseded", "failed")
     assert "not deployed (failed)" in repository.push().stderr  # supersedes what sleeps
+
+
+def begin(server, path: str, *headers: str, key: str = "", room: int = 0) -> socket.socket:
+    """A POST whose body comes later. room: bytes that the kernel takes for a client that does not read; 0 = as usual."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    s = socket.socket()
+    if room:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    s.settimeout(60)
+    s.connect((host, int(port)))
+    s.sendall("\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"X-API-Key: {key or server.key}", *headers, "", ""]).encode())
+    return s
+
+
+def test_pushes_that_git_refused_and_whose_clients_left_count_no_more(server, repository):
+    repository.commit(a="1")
+    repository.push("main:one")
+    path = f"/git/local/{repository.name}/git-receive-pack"
+    clients = [begin(server, path, "Content-Type: text/plain", "Content-Length: 1000") for _ in range(24)]
+    for c in clients:
+        c.sendall(b"abc")
+    for c in clients:
+        assert c.recv(100).startswith(b"HTTP/1.1 415 ")
+    wait_until(lambda: not git_processes(server), what="no process of git left")
+    time.sleep(0.2)  # and the daemon knows
+    for c in clients:
+        c.close()
+    wait_until(lambda: repository.git("ls-remote", repository.url(), check=False).returncode == 0, 10, "room for a fetch")
 
 
 def test_hooks_and_configuration_of_the_host_do_not_matter(server, repository):
