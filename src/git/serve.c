@@ -194,11 +194,11 @@ static void on_output(struct loop_io *io, uint32_t events, void *arg)
 {
 	struct serve *s = arg;
 	char piece[READ_BYTES];
+	bool ended = events & EPOLLHUP; /* is said again until it is read to its end: at most what one pipe holds */
 	ssize_t n;
 
 	(void)io;
-	(void)events;
-	if (s->out < 0 || (s->req && s->headed && http_reply_queued(s->req) > 4 * READ_BYTES))
+	if (s->out < 0 || (!ended && s->req && s->headed && http_reply_queued(s->req) > 4 * READ_BYTES))
 		return;
 	n = read(s->out, piece, s->headed ? sizeof(piece) : HEAD_MAX / 2);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))

@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+from h2.connection import H2Connection
 from orw import ROOT, running, wait_until
 
 TINY = os.path.join(ROOT, "tests", "e2e", "tiny")
@@ -273,14 +274,14 @@ def test_a_client_that_dies_in_the_middle(server, repository):
     assert "not deployed (failed)" in repository.push().stderr  # supersedes what sleeps
 
 
-def begin(server, path: str, *headers: str, key: str = "", room: int = 0) -> socket.socket:
-    """A POST whose body comes later. room: bytes that the kernel takes for a client that does not read; 0 = as usual."""
+def connect(server) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    s = socket.socket()
-    if room:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-    s.settimeout(60)
-    s.connect((host, int(port)))
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def begin(server, path: str, *headers: str, key: str = "") -> socket.socket:
+    """A POST whose body comes later."""
+    s = connect(server)
     s.sendall("\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"X-API-Key: {key or server.key}", *headers, "", ""]).encode())
     return s
 
@@ -299,6 +300,33 @@ def test_pushes_that_git_refused_and_whose_clients_left_count_no_more(server, re
     for c in clients:
         c.close()
     wait_until(lambda: repository.git("ls-remote", repository.url(), check=False).returncode == 0, 10, "room for a fetch")
+
+
+def cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_fetches_that_nobody_reads_cost_nothing(server, repository):
+    """Of some sizes, git has written the last byte and ended while the daemon may not pass it on yet. HTTP/2, whose window is
+    what the client says: of HTTP/1 the kernel takes megabytes."""
+    commits = [repository.commit(**{f"f{i}": os.urandom(40_000)}) for i in range(20)]
+    repository.push("main:one")
+    h2 = H2Connection()
+    h2.initiate_connection()
+    for stream, commit in enumerate(commits):
+        h2.send_headers(2 * stream + 1, [
+            (":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", f"/git/local/{repository.name}/git-upload-pack"),
+            ("x-api-key", server.key), ("git-protocol", "version=2"), ("content-type", "application/x-git-upload-pack-request")])
+        h2.send_data(2 * stream + 1, f"0011command=fetch0001{len(commit) + 9:04x}want {commit}0008done0000".encode(), end_stream=True)
+    with connect(server) as s:
+        s.sendall(h2.data_to_send())
+        time.sleep(3)
+        before = cpu_seconds(server.process.pid)
+        time.sleep(2)
+        assert cpu_seconds(server.process.pid) - before < 0.3
+    wait_until(lambda: not git_processes(server), what="no process of git left")
 
 
 def test_hooks_and_configuration_of_the_host_do_not_matter(server, repository):
