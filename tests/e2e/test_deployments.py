@@ -1,10 +1,12 @@
 """From a source to ready, and what may come in between: settings, cancels, failures."""
+import http.client
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 
 import pytest
 
@@ -467,6 +469,40 @@ def test_a_deleted_environment_is_gone(platform, slow):
     assert deployments(platform, name)[0]["id"] not in ids and len(deployments(platform, name)) == 1
     assert TinySession(platform, slow.name).id, "others live on"
     assert platform.cli("env", "rm", name).returncode == 0
+
+
+@pytest.mark.parametrize("gone, by_admin, status", [("user", False, 401), ("key", False, 401), ("user", True, 404), ("role", False, 404)])
+def test_an_upload_whose_caller_may_no_more(platform, gone, by_admin, status):
+    def ok(*argv, **env):
+        done = platform.cli(*argv, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    user, org, builds = "u" + uuid.uuid4().hex[:8], "o" + uuid.uuid4().hex[:8], os.path.join(platform.data, "builds")
+    ok("user", "create", user)
+    key = ok("key", "create", "--user", user)
+    ok("org", "create", org)
+    ok("org", "add", org, user, "member")
+    before = set(os.listdir(builds))
+    upload = http.client.HTTPConnection(platform.url.removeprefix("http://"), timeout=60)
+    upload.putrequest("POST", f"/v1/environments/{org if gone == 'role' else user}/x/deployments")
+    upload.putheader("X-API-Key", platform.key if by_admin else key)
+    upload.putheader("Content-Length", "1024")
+    upload.endheaders(bytes(512))
+    wait_until(lambda: set(os.listdir(builds)) - before, what="the beginning")
+    if gone == "user":
+        ok("user", "rm", user)
+    elif gone == "key":
+        ok("key", "revoke", json.loads(platform.request("GET", "/v1/keys/current", key=key)[2])["id"])
+    else:
+        ok("org", "remove", org, user)
+    upload.send(bytes(512))
+    answer = upload.getresponse()
+    assert answer.status == status, answer.read()
+    upload.close()
+    for owner in (user, org):
+        assert call(platform, "GET", f"/v1/environments/{owner}/x")[0] == 404
+    wait_until(lambda: set(os.listdir(builds)) <= before, what="nothing of it left")
 
 
 def test_deleting_in_the_middle_of_a_build(platform, slow):

@@ -70,11 +70,20 @@ struct arrival { /* a folder on its way in; ends with its request */
 	struct store_environment *e;
 };
 
+static char *tar_of(const struct arrival *a)
+{
+	return xasprintf("%s/source.tar", a->folder);
+}
+
 static void arrival_free(struct arrival *a)
 {
+	auto_free char *tar = tar_of(a);
+
 	upload_free(a->upload);
-	if (!a->kept)
-		rmdir(a->folder); /* after the upload removed its file; a write under way leaves the folder to the next start */
+	if (!a->kept) {
+		unlink(tar);
+		rmdir(a->folder);
+	}
 	free(a->folder);
 	free(a);
 }
@@ -104,6 +113,7 @@ static int find_target(struct arrival *a, struct err *err)
 	return store_environment_check(ns, NULL, "name", a->name, err);
 }
 
+/* All is asked again: another push may have made it meanwhile, and the caller may have lost a role, or its namespace. */
 static int make_target(struct arrival *a, struct err *err)
 {
 	struct store *s = a->api->store;
@@ -111,10 +121,10 @@ static int make_target(struct arrival *a, struct err *err)
 	if (a->e && a->e->removing)
 		return err_set(err, -ENOENT, "%s/%s was deleted meanwhile", a->owner, a->name);
 	if (a->e)
-		return 0;
-	a->e = store_environment_find(s, a->owner, a->name); /* another push may have made it meanwhile */
-	if (a->e)
 		return auth_may_change(a->caller, a->e, err);
+	int r = find_target(a, err);
+	if (r < 0 || a->e)
+		return r;
 	return store_environment_add(s, store_namespace_find(s, a->owner), a->name, &a->e, err);
 }
 
@@ -165,6 +175,9 @@ static void on_uploaded(void *arg, uint64_t size_bytes, const struct err *upload
 		api_reply_err(a->req, upload_err);
 		return;
 	}
+	a->caller = api_caller(a->api, a->req); /* its key may be revoked by now */
+	if (!a->caller)
+		return;
 	if (size_bytes == 0)
 		r = err_set(&err, -EINVAL, "the body is empty: expected a tar of the folder to build");
 	r = r < 0 ? r : make_target(a, &err);
@@ -184,7 +197,7 @@ static int start_arrival(struct arrival *a, struct err *err)
 		return r;
 	if (mkdir(a->folder, 0750) < 0)
 		return err_sys(err, "making %s", a->folder);
-	auto_free char *tar = xasprintf("%s/source.tar", a->folder);
+	auto_free char *tar = tar_of(a);
 	return upload_start(&a->upload, a->req, tar, a->api->upload_max_bytes, on_uploaded, a, err);
 }
 
