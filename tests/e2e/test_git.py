@@ -329,6 +329,33 @@ def test_fetches_that_nobody_reads_cost_nothing(server, repository):
     wait_until(lambda: not git_processes(server), what="no process of git left")
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_push_whose_namespace_is_removed_meanwhile(server, repository, early):
+    """early: while its repository is made; otherwise while its pack comes."""
+    commit = repository.commit(a="1")
+    pack = subprocess.run(["git", "pack-objects", "--stdout", "--revs", "--quiet"], cwd=repository.folder, env=ENV, input=b"main\n",
+                          capture_output=True, check=True).stdout
+    line = f"{'0' * 40} {commit} refs/heads/main\0report-status side-band-64k"
+    body = f"{len(line) + 4:04x}{line}0000".encode() + pack
+    user = "u" + uuid.uuid4().hex[:8]
+    assert server.cli("user", "create", user).returncode == 0
+    with connect(server) as admin:
+        with begin(server, f"/git/{user}/x/git-receive-pack", f"Content-Length: {len(body)}", "Connection: close",
+                   "Content-Type: application/x-git-receive-pack-request") as s:
+            if not early:
+                s.sendall(body[:-40])
+                wait_until(lambda: git_processes(server), what="git")
+            admin.sendall(f"DELETE /v1/users/{user} HTTP/1.1\r\nHost: x\r\nX-API-Key: {server.key}\r\n\r\n".encode())
+            assert admin.recv(100).startswith(b"HTTP/1.1 200 ")
+            s.sendall(body[-40:] if not early else body)
+            answer = b"".join(iter(lambda: s.recv(65536), b""))
+    if early:
+        assert answer.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 200 ")), answer
+    if answer.startswith(b"HTTP/1.1 200 "):
+        assert b"not deployed: the namespace" in answer, answer
+    assert server.request("GET", f"/v1/environments/{user}/x")[0] == 404
+
+
 def test_hooks_and_configuration_of_the_host_do_not_matter(server, repository):
     broken(repository)
     repository.push()

@@ -110,6 +110,8 @@ static const struct git_ref_change *find_branch(const struct git_ref_change *cha
 
 static int find_environment(struct pushing *p, struct store_environment **ret, struct err *err)
 {
+	if (store_namespace_find(p->api->store, p->ns->name) != p->ns)
+		return err_set(err, -ENOENT, "the namespace \"%s\" was removed meanwhile", p->ns->name);
 	struct store_environment *e = store_environment_find(p->api->store, p->ns->name, p->name);
 	int r = e ? 0 : store_environment_add(p->api->store, p->ns, p->name, &e, err);
 
@@ -179,7 +181,7 @@ struct visit { /* lives as long as its request, or until the repository is there
 	const struct auth_caller *caller;
 	char *owner, *name;
 	const char *service_path;
-	bool pushes;          /* it sends the pack; asking for the refs is no push yet */
+	bool writes, pushes;  /* pushes: it sends the pack; asking for the refs is no push yet */
 };
 
 static void visit_free(struct visit *v)
@@ -250,14 +252,25 @@ static struct pushing *new_pushing(const struct visit *v)
 	return p;
 }
 
+/* Again, as the key or the whole namespace may be gone by now. */
+static int check_again(struct visit *v, struct err *err)
+{
+	int r = auth_request(v->api->auth, v->req, &v->caller, err);
+
+	return r < 0 ? r : check(v->api, v->caller, v->owner, v->name, v->writes, err);
+}
+
 static void on_repository(void *arg, const struct err *err)
 {
 	struct visit *v = arg;
+	struct err own;
 
 	if (v->req) {
 		http_req_on_close(v->req, NULL, NULL);
 		if (err)
 			api_reply_err(v->req, err);
+		else if (check_again(v, &own) < 0)
+			reply_unknown(v->req, &own);
 		else
 			git_serve(v->api->git, v->req, v->owner, v->name, v->service_path, v->caller->key_id,
 				  v->pushes ? &push_events : NULL,
@@ -288,7 +301,7 @@ static void visit(struct http_req *req, struct api *a, const char *service_path,
 	auto_free char *path = git_repository(a->git, owner, name);
 	struct visit *v = NEW(struct visit);
 	*v = (struct visit){ .api = a, .req = req, .caller = c, .owner = xstrdup(owner), .name = STEAL(name),
-			     .service_path = service_path, .pushes = str_eq(service_path, "/git-receive-pack") };
+			     .service_path = service_path, .writes = writes, .pushes = str_eq(service_path, "/git-receive-pack") };
 	http_req_on_close(req, on_visitor_gone, v);
 	git_make(a->git, path, e ? e->origin.branch : STORE_BRANCH_DEFAULT, on_repository, v);
 }
