@@ -13,6 +13,18 @@
 #define SHOWN_BYTES 60 /* of a value in an error message */
 #define PLACE_BYTES 200
 
+/* What jansson 2.14 takes of malloc: an object with its first table, an array with its own; a string, or a member with its name;
+ * a number; a place in a table. */
+#define OBJECT_BYTES 240
+#define ARRAY_BYTES 144
+#define STRING_BYTES 80
+#define NUMBER_BYTES 32
+#define PLACE_IN_TABLE_BYTES 16
+/* So 64 MiB of "{}," would be 5 GiB. Events with a word each come to 11 times their text, ids of tokens to 8, most bodies to
+ * less than 3; a small body may be of anything. */
+#define TREE_PER_BYTE 12
+#define SMALL_TREE_BYTES ((size_t)4 << 20)
+
 /* -- parsing -------------------------------------------------------------------------------------------------- */
 
 /* Where in the text a byte lies, both counted from 1, the column in bytes. */
@@ -34,31 +46,53 @@ static struct position position_of(const char *data, size_t offset)
 	return p;
 }
 
-/* jansson recurses, and its own limit is 2,048; so the depth is counted before it starts. In text that is not JSON
- * the count may be wrong, but then jansson refuses it, at a depth that never exceeds what was counted: both see the
- * same strings up to the first error. */
-static int check_depth(const char *data, size_t len, struct err *err)
+/* Outside of strings. */
+static size_t bytes_of(char before, char c)
 {
+	switch (c) {
+	case '{':
+		return OBJECT_BYTES;
+	case '[':
+		return ARRAY_BYTES;
+	case '"':
+		return STRING_BYTES;
+	case ',':
+		return PLACE_IN_TABLE_BYTES;
+	default:
+		return (c == '-' || (c >= '0' && c <= '9')) && strchr(",:[ \t\r\n", before) ? NUMBER_BYTES : 0;
+	}
+}
+
+/* jansson recurses, and its own limit is 2,048; and it knows none of memory. So both are counted before it starts. In text
+ * that is not JSON the count may be wrong, but then jansson refuses it, with no more than was counted until then: both see the
+ * same strings up to the first error. */
+static int check_limits(const char *data, size_t len, struct err *err)
+{
+	const size_t most = MAX(SMALL_TREE_BYTES, len * TREE_PER_BYTE);
+	struct position p;
 	bool in_string = false;
+	size_t bytes = 0, i;
 	int depth = 0;
 
-	for (size_t i = 0; i < len; i++) {
+	for (i = 0; i < len && bytes <= most && depth <= JSON_DEPTH_MAX; i++) {
 		char c = data[i];
 
-		if (in_string && c == '\\')
-			i++;
-		else if (c == '"')
-			in_string = !in_string;
-		else if (!in_string && (c == '}' || c == ']'))
-			depth--;
-		else if (!in_string && (c == '{' || c == '[') && ++depth > JSON_DEPTH_MAX) {
-			struct position p = position_of(data, i);
-
-			return err_set(err, -EINVAL, "JSON: line %d, column %d: nested deeper than %d", p.line, p.column,
-				       JSON_DEPTH_MAX);
+		if (in_string) {
+			i += c == '\\';
+			in_string = c != '"';
+			continue;
 		}
+		bytes += bytes_of(i ? data[i - 1] : ' ', c);
+		in_string = c == '"';
+		depth += (c == '{' || c == '[') - (c == '}' || c == ']');
 	}
-	return 0;
+	if (bytes <= most && depth <= JSON_DEPTH_MAX)
+		return 0;
+	p = position_of(data, i - 1);
+	if (depth > JSON_DEPTH_MAX)
+		return err_set(err, -EINVAL, "JSON: line %d, column %d: nested deeper than %d", p.line, p.column, JSON_DEPTH_MAX);
+	return err_set(err, -EINVAL, "JSON: line %d, column %d: too many small values: expected what takes at most %zu bytes of memory",
+		       p.line, p.column, most);
 }
 
 /* What the parser says may hold bytes of the value, cut anywhere. */
@@ -78,7 +112,7 @@ int json_read(json_t **ret, const char *data, size_t len, struct err *err)
 
 	if (len == 0)
 		return err_set(err, -EINVAL, "JSON: empty: expected a value");
-	r = check_depth(data, len, err);
+	r = check_limits(data, len, err);
 	if (r < 0)
 		return r;
 	v = json_loadb(data, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);

@@ -79,6 +79,44 @@ Test(json_read, depth)
 	json_decref(must_read("[\"\\\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"]"));
 }
 
+/* 16 MiB of a list of the same. */
+static char *list_of(const char *piece)
+{
+	size_t n = (16u << 20) / strlen(piece);
+	char *s = xmalloc(n * strlen(piece) + 1);
+
+	for (size_t i = 0; i < n; i++)
+		memcpy(s + i * strlen(piece), piece, strlen(piece));
+	*s = '[';
+	s[n * strlen(piece) - 1] = ']';
+	s[n * strlen(piece)] = '\0';
+	return s;
+}
+
+/* Each begins with a blank: the first becomes the list's bracket. */
+Test(json_read, memory)
+{
+	static const char *const bombs[] = { " {},", " [],", " \"\",", " [{}],", " {\"a\":1},", " 1,", " \"\\\"\",", " [1,2]," };
+	static const char *const good[] = {
+		" -0.5,", " -1.25e-3,", " 12345,", " \"src/main.c\",", " null,", " \"{},{},{},{},{},{},\",",
+		" {\"eventType\":\"message\",\"eventId\":\"m1\",\"timestamp\":1,\"index\":0,\"rolloutEventId\":\"r1\",\"type\":\"reasoning\"},",
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(bombs); i++) {
+		auto_free char *s = list_of(bombs[i]);
+		struct err err = ERR_INIT;
+		json_t *v = NULL;
+		cr_assert_eq(json_read(&v, s, strlen(s), &err), -EINVAL, "accepted: %s", bombs[i]);
+		cr_assert(strstr(err.msg, "too many small values: expected what takes at most 201"), "%s", err.msg);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		auto_free char *s = list_of(good[i]);
+		struct err err = ERR_INIT;
+		auto_json v = NULL;
+		cr_assert_eq(json_read(&v, s, strlen(s), &err), 0, "%s: %s", good[i], err.msg);
+	}
+}
+
 Test(json_read, object_only)
 {
 	struct err err = ERR_INIT;
