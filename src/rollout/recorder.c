@@ -6,7 +6,6 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/str.h"
 #include "rollout/events.h"
 
 #define SMALL_PART 256 /* of pending_bytes: what is smaller does not wait */
@@ -113,6 +112,7 @@ void recorder_leave(struct recorder_turn *t)
 
 struct recording {
 	struct recorder *recorder;
+	struct auth_caller caller; /* its request may be gone: what it points to belongs to the store */
 	struct record_batch batch;
 	char *body;
 	size_t len, events_max;
@@ -133,8 +133,8 @@ static void on_parse(void *arg)
 	free(rec->body);
 }
 
-/* The environment that an event means, where the namespace may see it; what it does not see it may not add to. */
-static struct store_environment *environment_of(struct store *s, const struct record_event *e, const char *namespace_id)
+/* The environment that an event means, where the key may see it; what it does not see it may not add to. */
+static struct store_environment *environment_of(struct store *s, const struct record_event *e, const struct auth_caller *c)
 {
 	const char *slash = e->environment ? strchr(e->environment, '/') : NULL;
 	struct store_environment *env = e->environment_id ? store_environment_by_id(s, e->environment_id) : NULL;
@@ -143,16 +143,16 @@ static struct store_environment *environment_of(struct store *s, const struct re
 		auto_free char *owner = xstrndup(e->environment, (size_t)(slash - e->environment));
 		env = store_environment_find(s, owner, slash + 1);
 	}
-	return env && (!env->is_private || str_eq(env->ns->id, namespace_id)) ? env : NULL;
+	return env && auth_may_see(c, env, NULL) == 0 ? env : NULL;
 }
 
-static void find_environments(struct store *s, struct record_batch *b)
+static void find_environments(struct store *s, struct record_batch *b, const struct auth_caller *c)
 {
 	for (size_t i = 0; i < b->n; i++) {
 		struct record_event *e = &b->events[i];
 		if (e->kind != RECORD_ROLLOUT)
 			continue;
-		const struct store_environment *env = environment_of(s, e, b->namespace_id);
+		const struct store_environment *env = environment_of(s, e, c);
 		e->environment_id = env ? env->id : NULL; /* records last as long as the store */
 	}
 }
@@ -190,22 +190,23 @@ static void on_parsed(void *arg)
 	}
 	rec->batch.done = on_recorded;
 	rec->batch.arg = rec;
-	find_environments(rec->recorder->store, &rec->batch);
+	find_environments(rec->recorder->store, &rec->batch, &rec->caller);
 	store_record(rec->recorder->store, &rec->batch);
 }
 
-void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len,
-		     recorder_done_fn *done, void *arg)
+void recorder_record(struct recorder *r, const struct auth_caller *c, char *body, size_t len, recorder_done_fn *done, void *arg)
 {
 	struct recording *rec = NEW(struct recording);
 
 	rec->recorder = r;
+	rec->caller = *c;
+	rec->caller.session_id = NULL; /* the request's own */
 	rec->body = body;
 	rec->len = len;
 	rec->events_max = r->settings.events_max;
 	rec->done = done;
 	rec->arg = arg;
-	memcpy(rec->batch.namespace_id, ns->id, sizeof(rec->batch.namespace_id));
+	memcpy(rec->batch.namespace_id, c->ns->id, sizeof(rec->batch.namespace_id));
 	loop_work(r->loop, LOOP_LANE_ANY, on_parse, on_parsed, rec);
 }
 

@@ -6,6 +6,7 @@
  * namespaces; a small one never waits. */
 #pragma once
 
+#include "auth/auth.h"
 #include "store/record.h"
 
 struct recorder;
@@ -35,11 +36,10 @@ void recorder_wait(struct recorder *r, struct recorder_turn *t, const struct sto
 		   void *arg);
 void recorder_leave(struct recorder_turn *t); /* gives the share back, or stops waiting; harmless to repeat */
 
-/* Parses body (malloc'ed; taken over) and writes its events for the namespace; done once they are on disk. Of err:
- * -EINVAL says what is wrong with them; anything else may pass. */
+/* Parses body (malloc'ed; taken over) and writes its events for the namespace of c (copied), with the environments that c may
+ * see; done once they are on disk. Of err: -EINVAL says what is wrong with them; anything else may pass. */
 typedef void recorder_done_fn(void *arg, size_t recorded, size_t repeated, const struct err *err);
-void recorder_record(struct recorder *r, const struct store_namespace *ns, char *body, size_t len,
-		     recorder_done_fn *done, void *arg);
+void recorder_record(struct recorder *r, const struct auth_caller *c, char *body, size_t len, recorder_done_fn *done, void *arg);
 
 struct recorder_stats {              /* since the start */
 	uint64_t recorded, repeated; /* events */

@@ -11,7 +11,7 @@
 struct post {
 	struct api *api;
 	struct http_req *req; /* NULL = the client is gone */
-	const struct store_namespace *ns;
+	const struct auth_caller *caller; /* alive as long as the request */
 	struct recorder_turn turn;
 	bool recording; /* the recorder has it: freed when it is done */
 };
@@ -76,7 +76,7 @@ static void on_body(struct http_req *req, const char *data UNUSED, size_t len UN
 	char *body = http_req_take_body(req, &n);
 
 	p->recording = true;
-	recorder_record(p->api->recorder, p->ns, body, n, on_recorded, p);
+	recorder_record(p->api->recorder, p->caller, body, n, on_recorded, p);
 }
 
 static void on_turn(void *arg)
@@ -97,7 +97,7 @@ static void on_post(struct http_req *req, void *arg)
 	struct post *p = NEW(struct post);
 	p->api = a;
 	p->req = req;
-	p->ns = c->ns;
+	p->caller = c;
 	http_req_on_close(req, on_gone, p);
 	recorder_wait(a->recorder, &p->turn, c->ns, length < 0 ? a->body_max_bytes : MIN((uint64_t)length, a->body_max_bytes),
 		      on_turn, p);
