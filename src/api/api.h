@@ -51,6 +51,7 @@ struct api {
 	struct http_server *http;
 	const char *github_url;      /* "https://github.com": what people open */
 	const char *github_webhook_secret; /* "" = none are taken */
+	uint64_t webhook_bytes;      /* of bodies under way: api/deployments/webhook.c's own */
 	char *const *github_namespaces; /* whose members may use the token; ends with NULL */
 	const char *data_dir;        /* DATA */
 	uint64_t upload_max_bytes;   /* of a deployment's tar */

@@ -23,13 +23,24 @@ bool github_is_repo(const char *s)
 	       !slash[1 + strspn(slash + 1, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")];
 }
 
+static bool read_signature(const char *header, unsigned char ret[SIGNATURE_BYTES])
+{
+	return header && str_starts(header, "sha256=") && str_unhex(header + strlen("sha256="), ret, SIGNATURE_BYTES) == 0;
+}
+
+bool github_is_signature(const char *header)
+{
+	unsigned char bytes[SIGNATURE_BYTES];
+
+	return read_signature(header, bytes);
+}
+
 bool github_signed(const char *secret, const char *header, const void *body, size_t len)
 {
 	unsigned char theirs[SIGNATURE_BYTES], ours[EVP_MAX_MD_SIZE];
 	unsigned n = 0;
 
-	if (str_empty(secret) || !header || !str_starts(header, "sha256=") ||
-	    str_unhex(header + strlen("sha256="), theirs, sizeof(theirs)) < 0)
+	if (str_empty(secret) || !read_signature(header, theirs))
 		return false;
 	if (!HMAC(EVP_sha256(), secret, (int)strlen(secret), body, len, ours, &n) || n != sizeof(theirs))
 		return false;

@@ -31,6 +31,7 @@ void github_fetch(struct github *h, const char *repo, const char *branch, const 
 
 /* "OWNER/NAME" as GitHub has them. */
 bool github_is_repo(const char *s);
+bool github_is_signature(const char *header); /* "sha256=" and 64 hex digits; NULL is none */
 /* Whether header ("sha256=" and 64 hex digits) is the HMAC-SHA256 of the body, compared in constant time. Never with an
  * empty secret. */
 bool github_signed(const char *secret, const char *header, const void *body, size_t len);

@@ -12,7 +12,13 @@
 #include "store/audit.h"
 
 #define BODY_MAX (25u * 1024 * 1024) /* GitHub's own limit */
+#define BODIES_MAX (100ull * 1024 * 1024) /* together: anybody may send one */
 #define DELIVERY_MAX 100
+
+struct share { /* of BODIES_MAX */
+	struct api *api;
+	uint64_t bytes;
+};
 
 struct push_event {
 	struct api *api;
@@ -118,16 +124,44 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 		reply(req, 200, str_eq(event, "ping") ? "pong" : "ignored", 0);
 }
 
+static void on_close(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+{
+	const struct share *s = arg;
+
+	s->api->webhook_bytes -= s->bytes;
+}
+
+/* Before the body comes, and until the request ends, as long as it lies in memory. */
+static int take_share(struct api *a, struct http_req *req, struct err *err)
+{
+	int64_t length = http_req_content_length(req);
+	uint64_t bytes = length < 0 ? BODY_MAX : MIN((uint64_t)length, BODY_MAX);
+
+	if (a->webhook_bytes + bytes > BODIES_MAX)
+		return err_set(err, -EAGAIN, "too many webhooks are under way: expected bodies of at most %llu bytes together",
+			       BODIES_MAX);
+	struct share *s = http_req_alloc(req, sizeof(*s));
+	*s = (struct share){ .api = a, .bytes = bytes };
+	a->webhook_bytes += bytes;
+	http_req_on_close(req, on_close, s);
+	return 0;
+}
+
 static void on_webhook(struct http_req *req, void *arg)
 {
-	const struct api *a = arg;
+	struct api *a = arg;
+	const char *signature = http_req_header(req, "X-Hub-Signature-256");
+	struct err err;
 
 	if (str_empty(a->github_webhook_secret))
 		http_reply_error(req, 403, "webhooks are off: github.webhook_secret is not set");
-	else if (!http_req_header(req, "X-Hub-Signature-256"))
-		http_reply_error(req, 401, "X-Hub-Signature-256: missing: expected the HMAC-SHA256 of the body");
+	else if (!github_is_signature(signature))
+		http_reply_error(req, 401, "X-Hub-Signature-256: %s: expected \"sha256=\" and 64 hexadecimal digits, the HMAC-SHA256"
+				 " of the body", signature ? "malformed" : "missing");
+	else if (take_share(a, req, &err) < 0)
+		api_reply_err(req, &err);
 	else
-		http_req_body(req, BODY_MAX, on_body, arg);
+		http_req_body(req, BODY_MAX, on_body, a);
 }
 
 void api_webhook_routes(struct api *a, struct http_router *r)
