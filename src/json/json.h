@@ -1,7 +1,7 @@
 /* json/json.h: strict reading with jansson, and a streaming writer of ours.
  *
  * Reading refuses duplicate keys, invalid UTF-8, NUL in strings, numbers beyond int64 or not finite, nesting beyond
- * 64, and values that would take more memory than 12 times their text (4 MiB are always allowed). The getters below make
+ * 64, and values that would take more memory than 12 times their text (16 MiB are always allowed). The getters below make
  * the errors of the API: they name the field, the value and what was expected
  * ("machine_size: \"huge\": expected \"CPU:GIB\", as in \"1:2\""). Unknown keys are ignored. */
 #pragma once

@@ -23,7 +23,7 @@
 /* So 64 MiB of "{}," would be 5 GiB. Events with a word each come to 11 times their text, ids of tokens to 8, most bodies to
  * less than 3; a small body may be of anything. */
 #define TREE_PER_BYTE 12
-#define SMALL_TREE_BYTES ((size_t)4 << 20)
+#define SMALL_TREE_BYTES ((size_t)16 << 20)
 
 /* -- parsing -------------------------------------------------------------------------------------------------- */
 
