@@ -182,8 +182,9 @@ def test_what_it_forks_stays_there(spawner):
 def test_who_has_chosen_keeps_its_choice(spawner):
     box, first = spawner.make(cpu_milli=300), min(ALL)
     with burning(box, f"python3 -S -c 'import os\nos.sched_setaffinity(0, [{first}])\nwhile True: pass'") as mine:
-        wait_for(lambda: run_by(mine), 20, lambda: any(s not in (ALL, {first}) for s in run_by(mine)))
-        assert frozenset({first}) in run_by(mine)
+        wait_for(lambda: run_by(mine), 20, lambda: any(s not in (ALL, {first}) for s in run_by(mine)) and {first} in run_by(mine))
+        time.sleep(0.5)
+        assert {first} in run_by(mine)
     becomes(box, FULL, 8)
     spawner.end(box)
 
