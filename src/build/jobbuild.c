@@ -227,7 +227,7 @@ static char *own_limit(const char *name, __rlimit_resource_t resource)
 static int run_buildah(struct work *w, struct err *err)
 {
 	auto_free char *runc = xasprintf("root=%s/runc", w->store.dir),
-		       *policy = xasprintf("%s/policy.json", w->j->tmp);
+		       *policy = xasprintf("%s/" BUILD_POLICY, w->j->tmp);
 	auto_free char *memory = xasprintf("%llub", (unsigned long long)w->j->conf.memory_bytes);
 	auto_free char *files = own_limit("nofile", RLIMIT_NOFILE), *processes = own_limit("nproc", RLIMIT_NPROC);
 	const char *first[ENV_STORE_ARGS + 1] = { NULL };
@@ -281,7 +281,7 @@ static int work_run(struct work *w, const char *deployment, const char *file, co
 	if (r == 0)
 		r = job_bring_bases(w->j, w->dockerfile, &w->contexts, err);
 	if (r == 0)
-		r = job_run_setup(w->j, &w->runtime, err);
+		r = job_run_setup(w->j, &w->store, &w->runtime, err);
 	if (r == 0)
 		r = job_cgroup_open(w->j, &w->store, err);
 	if (r == 0)

@@ -23,9 +23,10 @@ size_t env_store_argv(const struct env_store *s, const char **argv);
  * have to clean up. */
 MUST_CHECK int job_cgroup_open(struct job *j, struct env_store *s, struct err *err);
 
-/* Stages settings, names and the runtime wrapper in j->tmp. From then on, where the job has a net namespace, it resolves names as
- * one that is in it. *ret_runtime is the --runtime argument; the caller frees it. */
-MUST_CHECK int job_run_setup(struct job *j, char **ret_runtime, struct err *err);
+#define BUILD_POLICY "build-policy.json" /* in j->tmp: which images buildah may bring itself */
+/* Stages settings, names, that policy and the runtime wrapper in j->tmp. From then on, where the job has a net namespace, it
+ * resolves names as one that is in it. *ret_runtime is the --runtime argument; the caller frees it. */
+MUST_CHECK int job_run_setup(struct job *j, const struct env_store *s, char **ret_runtime, struct err *err);
 
 /* Until *ret_fd is closed, no image of the store of bases is removed; waits for a removal that runs. */
 MUST_CHECK int job_use_bases(struct job *j, int *ret_fd, struct err *err);
@@ -53,3 +54,8 @@ MUST_CHECK int build_disk_check(void *disk, struct err *err);
 
 /* -ENOENT: the one message for a base image that is nowhere. */
 int job_no_base(const char *name, const char *why, struct err *err);
+
+/* -- jobbinds.c ---------------------------------------------------------------------------------------------------- */
+/* Whether a RUN step of this bundle may have that: it is of buildah's own (caches, and what a container has), of the source, or in
+ * an image. -EPERM says what it is. */
+MUST_CHECK int job_check_bind(const char *source, const char *bundle, struct err *err);

@@ -115,6 +115,33 @@ static int write_runtime_conf(struct job *j, char *const *staged, struct err *er
 	return r < 0 ? err_sys_code(err, r, "write runtime.json") : write_tmp(j, "runtime.json", text.data, 0600, err);
 }
 
+/* A name of an image may ask for any store or file of the host, by whoever knows the words of the tools for that: registries alone
+ * are answered, as the host's policy has it, and the build's own store, in which buildah names what it has from before. */
+static int write_policy(struct job *j, const struct env_store *s, struct err *err)
+{
+	auto_free char *store = xasprintf("[overlay@%s]", s->store);
+	auto_json own = json_pack("{s:[{s:s}], s:{s:{}, s:{s:[{s:s}]}}}", "default", "type", "reject", "transports", "docker",
+				  "containers-storage", store, "type", "insecureAcceptAnything");
+	auto_free char *path = xasprintf("%s/policy.json", j->tmp);
+	auto_buf struct buf text = { 0 };
+	auto_json host = NULL;
+
+	buf_init(&text, 1u << 20);
+	int r = fd_read_file(path, &text, err);
+	r = r < 0 ? r : json_read_object(&host, text.data, text.len, err);
+	if (r < 0)
+		return r;
+	json_t *transports = json_object_get(own, "transports"), *other = json_object_get(host, "default"),
+	       *scopes = json_object_get(json_object_get(host, "transports"), "docker");
+	if (scopes)
+		json_object_set(transports, "docker", scopes);
+	scopes = json_object_get(transports, "docker");
+	if (other && !json_object_get(scopes, ""))
+		json_object_set(scopes, "", other);
+	auto_free char *made = json_dumps(own, JSON_COMPACT);
+	return made ? write_tmp(j, BUILD_POLICY, made, 0600, err) : err_set(err, -ENOMEM, "%s: out of memory", path);
+}
+
 /* buildah wants the path of a program; ours has a verb in front. */
 static int write_wrapper(struct job *j, char **ret, struct err *err)
 {
@@ -144,7 +171,7 @@ static int mount_names(const struct job *j, struct err *err)
 	return r < 0 ? r : mount_file(j, "hosts", "/etc/hosts", err);
 }
 
-int job_run_setup(struct job *j, char **ret_runtime, struct err *err)
+int job_run_setup(struct job *j, const struct env_store *s, char **ret_runtime, struct err *err)
 {
 	auto_free char *host = xasprintf("%s/host", j->tmp);
 	char **staged = NULL;
@@ -160,6 +187,8 @@ int job_run_setup(struct job *j, char **ret_runtime, struct err *err)
 	if (r == 0)
 		r = write_runtime_conf(j, staged, err);
 	strv_free(staged);
+	if (r == 0)
+		r = write_policy(j, s, err);
 	if (r == 0)
 		r = write_wrapper(j, ret_runtime, err);
 	return r == 0 && j->netns >= 0 ? mount_names(j, err) : r;

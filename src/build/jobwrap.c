@@ -1,8 +1,8 @@
 /* runtime-wrapper: stands between buildah and runc. buildah's own ways to give a RUN step mounts and variables either
  * stay in the image (--env), break tools that replace the file (a bind over the CA bundle) or leave an empty mount
  * point in the layer. So what the operator configured is put into the runtime's bundle here, just before runc reads it.
- * And no step begins in another network than the build's: which one a bundle names is the Dockerfile's choice too, in newer
- * versions of buildah.
+ * And no step begins in another network than the build's, or with a file of the host's: which ones a bundle names is the
+ * Dockerfile's choice too, in some versions of buildah.
  *
  * CONF is JSON: {"runtime": "/usr/sbin/runc", "pids": N, "env": ["K=V"], "mounts": [{"source","target"}], "files":
  * {"/etc/hosts": SOURCE}, "network": "net:[N]"}: variables that the process does not have yet; read-only binds; other sources
@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "build/job.h"
+#include "build/jobpriv.h"
 #include "json/json.h"
 
 #define BUNDLE_MAX (16u << 20)
@@ -124,6 +125,34 @@ static int check_network(json_t *bundle, json_t *conf, struct err *err)
 	return network && !str_eq(network, own) ? err_set(err, -EPERM, "the step is not in the build's network") : 0;
 }
 
+static bool is_bind(json_t *mount)
+{
+	const char *type = json_string_value(json_object_get(mount, "type"));
+	json_t *option;
+	size_t k;
+
+	json_array_foreach(json_object_get(mount, "options"), k, option)
+		if (str_eq(json_string_value(option), "bind") || str_eq(json_string_value(option), "rbind"))
+			return true;
+	return str_eq(type, "bind");
+}
+
+/* Before ours are added. */
+static int check_binds(json_t *mounts, const char *bundle, struct err *err)
+{
+	json_t *m;
+	size_t k;
+	int r = 0;
+
+	json_array_foreach(mounts, k, m) {
+		const char *source = json_string_value(json_object_get(m, "source"));
+
+		if (r == 0 && is_bind(m))
+			r = source ? job_check_bind(source, bundle, err) : err_set(err, -EPERM, "a bind of nothing");
+	}
+	return r;
+}
+
 static int write_back(json_t *bundle, const char *path, struct err *err)
 {
 	auto_free char *text = json_dumps(bundle, JSON_COMPACT);
@@ -141,9 +170,11 @@ static int change_bundle(const char *dir, json_t *conf, struct err *err)
 	int r = read_file(&bundle, path, err);
 	if (r == 0)
 		r = check_network(bundle, conf, err);
+	json_t *mounts = json_object_get(bundle, "mounts");
+	if (r == 0)
+		r = check_binds(mounts, dir, err);
 	if (r < 0)
 		return r;
-	json_t *mounts = json_object_get(bundle, "mounts");
 	add_env(json_object_get(bundle, "process"), json_object_get(conf, "env"));
 	add_mounts(mounts, json_object_get(conf, "mounts"));
 	replace_sources(mounts, json_object_get(conf, "files"));

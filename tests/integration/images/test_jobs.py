@@ -318,6 +318,38 @@ def test_a_step_begins_in_the_network_of_the_build_or_not_at_all(tmp_path, names
         assert r.returncode == 0 and r.stdout.startswith("create --bundle"), r
 
 
+# -- mounts of steps ---------------------------------------------------------------------------------------------------
+
+MADE = FROM.replace("\n", " AS one\n") + "RUN mkdir /made && echo of one > /made/a && ln -s / /made/root\n" + FROM
+
+
+def test_mounts_of_a_step_are_of_the_source_an_image_or_a_cache(data):
+    text = MADE + ("RUN --mount=type=cache,target=/c echo cached > /c/x\nRUN --mount=type=cache,id=/c,target=/d cat /d/x\n"
+                   "RUN --mount=type=bind,from=one,source=/made,target=/m cat /m/a\n"
+                   "RUN --mount=type=bind,from=python:3.11-slim,target=/m ls /m/usr/local/bin\n"
+                   "RUN --mount=type=bind,target=/s cat /s/sub/file\nRUN --mount=type=tmpfs,target=/t touch /t/x\n")
+    r = data.build("mounts", text, {"sub/file": "of the source\n"}, env="alice/mounts")
+    assert r.status == 0 and {"cached", "of one", "of the source", "python3"} <= set(r.lines), r
+
+
+@pytest.mark.parametrize("option", [
+    "type=cache,id=../../../../../../../../../../../..", "type=cache,id=..", "type=cache,id=../../store", "type=cache,id=../../../../../bases",
+    "type=bind,from=one,source=/made/root", "type=bind,from=one,source=/made/root/etc"])
+def test_a_step_has_nothing_of_the_host(data, option):
+    """CVE-2024-9675 and CVE-2024-1753, which some versions have: there it is the wrapper that says no."""
+    r = data.build("host", MADE + f"RUN --mount={option},target=/h,rw test \"$(ls -A /h)\" && echo has got it\n", env="alice/mounts")
+    assert r.status == 1 and "has got it" not in r.lines, r
+
+
+def test_images_come_from_registries_only(data):
+    """A name that the job cannot complete is left to buildah, which knows stores and files of the host by name."""
+    assert data.build("other", FROM + "RUN true\n", env="alice/other").status == 0
+    store = f"overlay@{data.images}/env/alice/other/store+{data.path}/run:overlay.imagestore={data.images}/bases/store"
+    name = f"containers-storage:[{store}]localhost/env/alice/other:other"
+    r = data.build("transport", "ARG W=1\nFROM ${W:+" + name + "}\n", env="alice/mounts")
+    assert r.status == 1 and "rejected by policy" in r.last, r
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------------
 
 def stay_in(cgroup, seconds):
