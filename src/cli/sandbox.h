@@ -31,6 +31,7 @@ struct attach {
 	bool separate;             /* output comes as frames: stdout and stderr go where they belong */
 	bool input;                /* standard input is passed on */
 	bool follow;               /* else what is there now */
+	bool owner;                /* this one started the run: signals are for it */
 };
 
 /* Passes everything both ways until the run's output ends. 0, or a negative errno: -EINTR given up by a second signal. */

@@ -208,7 +208,7 @@ static int take_signals(struct stream *s, struct err *err)
 		auto_free char *body = xasprintf("{\"signal\": %d}", (int)last_signal);
 
 		last_signal = 0;
-		if (s->a->follow && s->a->input + s->a->separate)
+		if (s->a->owner)
 			post(s->a, "signal", body);
 		else
 			interrupts++;

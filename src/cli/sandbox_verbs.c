@@ -186,7 +186,7 @@ static int run(struct args *a, const char *cmd, struct err *err)
 	}
 	struct attach at = {
 		.target = &a->target, .sandbox = a->id, .run = id, .terminal = a->terminal, .separate = separate,
-		.input = a->input || a->terminal, .follow = true,
+		.input = a->input || a->terminal, .follow = true, .owner = true,
 	};
 	r = attach_run(&at, err);
 	r = r < 0 ? r : attach_result(&at, err);
