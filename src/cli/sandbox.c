@@ -186,9 +186,11 @@ static int print_result(json_t *result, struct err *err)
 	r = r < 0 ? r : json_get_bool(result, "timed_out", &timed_out, err);
 	if (r == 0 && text && str_base64_decode(&output, text, strlen(text)) < 0)
 		r = err_set(err, -EPROTO, "the server's answer is not base64");
-	r = r < 0 ? r : fd_write_all(STDOUT_FILENO, output.data, output.len);
 	if (r < 0)
 		return r;
+	r = fd_write_all(STDOUT_FILENO, output.data, output.len);
+	if (r < 0)
+		return err_sys_code(err, r, "write the output");
 	if (timed_out)
 		fputs("openreward: the command was ended by --timeout\n", stderr);
 	return (int)code;
@@ -219,6 +221,7 @@ static int run(struct sandbox *s)
 
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
+	signal(SIGPIPE, SIG_IGN); /* the sandbox is removed whoever reads */
 	r = r < 0 ? r : create(s, &err);
 	if (s->input || s->terminal)
 		r = r < 0 ? r : sandbox_exec(&s->target, s->sid, s->cmd, s->input, s->terminal, &err);

@@ -22,3 +22,13 @@ def test_a_reader_that_is_interrupted_leaves_the_run_alone(platform, box):  # no
         finally:
             reader.kill()
     assert box.call("GET", f"/runs/{run}")["state"] == "running"
+
+
+def test_a_sandbox_whose_reader_leaves_is_removed(platform):
+    before = cli(platform, "ls").stdout
+    words = ["run", "python:3.11-slim", "--", "head", "-c", "1000000", "/dev/zero"]
+    with start(platform, *words, stderr=subprocess.PIPE) as writer:
+        writer.stdout.close()
+        assert writer.wait(60) == 1
+        assert b"write the output: Broken pipe" in writer.stderr.read()
+    assert cli(platform, "ls").stdout.count(b"\n") == before.count(b"\n")
