@@ -21,7 +21,7 @@
 #include "rollout/difficulty.h"
 #include "sandbox/link.h"
 
-#define END_TIMEOUT_MS 90000
+#define END_TIMEOUT_MS 90000 /* without the teardowns of sessions */
 #define WATCH_MS 1000
 #define WATCH_TIMES 3
 #define DRAIN_LOOK_MS 20
@@ -52,6 +52,12 @@ static void on_sessions_ended(void *arg)
 		loop_stop(d->loop, 0); /* somebody else's, who started it for an unprivileged daemon */
 }
 
+/* Whatever hangs: the default action ends this process, and leases the rest. */
+static void limit_end(uint64_t teardown_ms)
+{
+	alarm((unsigned)((teardown_ms + END_TIMEOUT_MS + 999) / 1000));
+}
+
 static void daemon_end(struct daemon *d)
 {
 	d->ending = true;
@@ -60,7 +66,7 @@ static void daemon_end(struct daemon *d)
 	listeners_forget(d);
 	http_server_stop_accepting(d->http);
 	modules_end(d, on_sessions_ended, d);
-	alarm(END_TIMEOUT_MS / 1000); /* whatever hangs: the default action ends this process, and leases the rest */
+	limit_end(d->config->session_teardown_ms);
 }
 
 /* -- leaving -------------------------------------------------------------------------------------------------------- */
@@ -349,7 +355,7 @@ static void give_up(struct daemon *d)
 	if (!d->link || d->launch->spawner <= 0 || d->lost)
 		return;
 	link_shutdown(d->link, on_spawner_ended, d);
-	alarm(END_TIMEOUT_MS / 1000);
+	limit_end(0);
 	(void)loop_run(d->loop);
 }
 
