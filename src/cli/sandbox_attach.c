@@ -35,7 +35,9 @@ struct stream {
 	bool input_over, closing, sending;
 	int write_error;       /* our own stdout is gone */
 	struct buf answer;     /* of a request that was refused */
+	struct buf in_answer;  /* the same of input */
 	unsigned tries;        /* since something came */
+	unsigned in_tries;     /* since a piece was taken */
 };
 
 static int wake[2] = { -1, -1 };
@@ -53,6 +55,17 @@ static void on_signal(int signo)
 	}
 	(void)!write(wake[1], "", 1);
 	errno = saved;
+}
+
+static int refused(const struct buf *answer, long status, struct err *err)
+{
+	auto_json body = NULL;
+	struct err ignored;
+	const char *message = NULL;
+
+	if (json_read_object(&body, answer->data, answer->len, &ignored) == 0)
+		message = json_string_value(json_object_get(body, "message"));
+	return err_set(err, status == 404 ? -ENOENT : -EPROTO, "%s", message ? message : "the server refuses the request");
 }
 
 /* -- output ------------------------------------------------------------------------------------------------------ */
@@ -128,9 +141,12 @@ static void start_output(struct stream *s)
 
 /* -- input ------------------------------------------------------------------------------------------------------- */
 
-static size_t ignore(char *p, size_t size, size_t n, void *arg)
+static size_t on_input_answer(char *p, size_t size, size_t n, void *arg)
 {
-	(void)p, (void)arg;
+	struct stream *s = arg;
+
+	if (buf_append(&s->in_answer, p, size * n) < 0)
+		buf_clear(&s->in_answer); /* a proxy's page, no message of ours */
 	return size * n;
 }
 
@@ -144,6 +160,7 @@ static void start_input(struct stream *s)
 	curl_easy_setopt(s->in, CURLOPT_URL, s->in_url);
 	curl_easy_setopt(s->in, CURLOPT_POSTFIELDS, s->piece);
 	curl_easy_setopt(s->in, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)s->n_piece);
+	buf_clear(&s->in_answer);
 	s->sending = true;
 	curl_multi_add_handle(s->multi, s->in);
 }
@@ -161,8 +178,13 @@ static void read_input(struct stream *s)
 		start_input(s);
 }
 
+static bool is_for_now(CURLcode code, long status)
+{
+	return code != CURLE_OK || status == 429 || (status >= 502 && status <= 504);
+}
+
 /* A command that takes no input any more is no error: `head` is one. */
-static void input_done(struct stream *s, CURLcode code)
+static int input_done(struct stream *s, CURLcode code, struct err *err)
 {
 	long status = 0;
 
@@ -171,13 +193,17 @@ static void input_done(struct stream *s, CURLcode code)
 	s->sending = false;
 	if (code == CURLE_OK && status == 200) {
 		s->sent += s->n_piece;
-		return;
+		s->in_tries = 0;
+		return 0;
 	}
-	if (code != CURLE_OK && sandbox_again(-EPIPE, &s->tries)) {
-		start_input(s);
-		return;
+	if (is_for_now(code, status) && sandbox_again(-EPIPE, &s->in_tries)) {
+		start_input(s); /* its offset tells what was taken already */
+		return 0;
 	}
 	s->input_over = true;
+	if (code != CURLE_OK)
+		return err_set(err, -EPIPE, "%s: %s", s->a->target->url, curl_easy_strerror(code));
+	return status == 409 ? 0 : refused(&s->in_answer, status, err);
 }
 
 /* -- signals ----------------------------------------------------------------------------------------------------- */
@@ -218,17 +244,6 @@ static int take_signals(struct stream *s, struct err *err)
 
 /* -- both -------------------------------------------------------------------------------------------------------- */
 
-static int refused(struct stream *s, long status, struct err *err)
-{
-	auto_json body = NULL;
-	struct err ignored;
-	const char *message = NULL;
-
-	if (json_read_object(&body, s->answer.data, s->answer.len, &ignored) == 0)
-		message = json_string_value(json_object_get(body, "message"));
-	return err_set(err, status == 404 ? -ENOENT : -EPROTO, "%s", message ? message : "the server refuses the request");
-}
-
 /* 1 = all is there, 0 = it goes on. */
 static int output_done(struct stream *s, CURLcode code, struct err *err)
 {
@@ -241,7 +256,7 @@ static int output_done(struct stream *s, CURLcode code, struct err *err)
 	if (code == CURLE_OK && status == 200)
 		return 1;
 	if (code == CURLE_OK)
-		return refused(s, status, err);
+		return refused(&s->answer, status, err);
 	if (!sandbox_again(-EPIPE, &s->tries))
 		return err_set(err, -EPIPE, "%s: %s", s->a->target->url, curl_easy_strerror(code));
 	start_output(s);
@@ -257,7 +272,7 @@ static int take_messages(struct stream *s, struct err *err)
 		if (m->msg != CURLMSG_DONE)
 			continue;
 		if (m->easy_handle == s->in)
-			input_done(s, m->data.result);
+			r = input_done(s, m->data.result, err);
 		else
 			r = output_done(s, m->data.result, err);
 	}
@@ -324,6 +339,7 @@ static void stream_done(struct stream *s)
 	curl_multi_cleanup(s->multi);
 	curl_slist_free_all(s->headers);
 	buf_done(&s->answer);
+	buf_done(&s->in_answer);
 	free(s->out_url);
 	free(s->in_url);
 	free(s);
@@ -336,11 +352,12 @@ static int pass(const struct attach *a, struct err *err)
 
 	s->a = a;
 	buf_init(&s->answer, ANSWER_MAX);
+	buf_init(&s->in_answer, ANSWER_MAX);
 	headers(s);
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	s->multi = curl_multi_init();
 	s->out = handle(s, on_output);
-	s->in = handle(s, ignore);
+	s->in = handle(s, on_input_answer);
 	if (!s->multi || !s->out || !s->in) {
 		stream_done(s);
 		return err_set(err, -ENOMEM, "libcurl does not start");
