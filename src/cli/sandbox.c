@@ -40,12 +40,10 @@ struct sandbox {
 	char task_id[64]; /* of the command, as soon as it is known; "" before */
 };
 
-static volatile int stopped;
-
 static void on_signal(int signo)
 {
 	(void)signo;
-	stopped = 1;
+	sandbox_interrupts++;
 }
 
 /* -- bodies ---------------------------------------------------------------------------------------------------- */
@@ -123,7 +121,7 @@ static int call(struct sandbox *s, const char *path, const struct buf *body, jso
 	struct cli_events ev;
 	struct cli_request rq = {
 		.method = "POST", .path = path, .body = body->data, .body_len = body->len, .line = cli_events_line, .arg = &ev,
-		.session_id = s->sid, .stop = &stopped,
+		.session_id = s->sid, .stop = &sandbox_interrupts,
 	};
 
 	cli_events_init(&ev, RESULT_MAX);
@@ -210,7 +208,7 @@ static int run_command(struct sandbox *s, struct err *err)
 		buf_init(&body, 64 * 1024 * 1024);
 		r = run_body(s, &body, err);
 		r = r < 0 ? r : call(s, "/run", &body, &result, err);
-	} while (!stopped && sandbox_again(r, &tries));
+	} while (!sandbox_interrupts && sandbox_again(r, &tries));
 	return r < 0 ? r : print_result(result, err);
 }
 

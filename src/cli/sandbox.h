@@ -1,6 +1,8 @@
 /* cli/sandbox.h: what the files of `openreward sandbox` share. One verb per process, single-threaded. */
 #pragma once
 
+#include <signal.h>
+
 #include "cli/cli.h"
 #include "json/json.h"
 
@@ -11,8 +13,12 @@ MUST_CHECK int sandbox_quote(struct buf *b, char **words);
 MUST_CHECK int sandbox_call(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
 			    struct err *err);
 
+/* SIGINT and SIGTERM so far, counted by whoever catches them. */
+extern volatile sig_atomic_t sandbox_interrupts;
+
 /* Whether to ask again after r, the result of a request that may be repeated: the connection broke, or nobody answers, as while
- * the server starts anew. Waits half a second; *tries, 0 at first, is counted up to a minute's worth. */
+ * the server starts anew. Waits half a second, which a second interrupt ends, or a later one, but no other signal; *tries, 0 at
+ * first, is counted up to a minute's worth. */
 MUST_CHECK bool sandbox_again(int r, unsigned *tries);
 
 /* ls, top, inspect, rm, exec, shell, logs: argv[0] is the word. Returns the exit status, or -1 for another word. */

@@ -41,7 +41,7 @@ struct stream {
 };
 
 static int wake[2] = { -1, -1 };
-static volatile sig_atomic_t resized, interrupts, last_signal;
+static volatile sig_atomic_t resized, last_signal;
 
 static void on_signal(int signo)
 {
@@ -50,7 +50,7 @@ static void on_signal(int signo)
 	if (signo == SIGWINCH) {
 		resized = 1;
 	} else {
-		interrupts++;
+		sandbox_interrupts++;
 		last_signal = signo;
 	}
 	(void)!write(wake[1], "", 1);
@@ -230,16 +230,16 @@ static int take_signals(struct stream *s, struct err *err)
 		post(s->a, "resize", body);
 	}
 	resized = 0;
-	if (interrupts == 1 && last_signal) {
+	if (sandbox_interrupts == 1 && last_signal) {
 		auto_free char *body = xasprintf("{\"signal\": %d}", (int)last_signal);
 
 		last_signal = 0;
 		if (s->a->owner)
 			post(s->a, "signal", body);
 		else
-			interrupts++;
+			sandbox_interrupts++;
 	}
-	return interrupts > 1 ? err_set(err, -EINTR, "interrupted") : 0;
+	return sandbox_interrupts > 1 ? err_set(err, -EINTR, "interrupted") : 0;
 }
 
 /* -- both -------------------------------------------------------------------------------------------------------- */

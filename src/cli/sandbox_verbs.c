@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -23,6 +24,8 @@ struct args {
 	struct cli_target target;
 };
 
+volatile sig_atomic_t sandbox_interrupts;
+
 /* -- calls ------------------------------------------------------------------------------------------------------- */
 
 int sandbox_call(const struct cli_target *t, const char *method, const char *path, const char *body, json_t **ret,
@@ -39,9 +42,15 @@ int sandbox_call(const struct cli_target *t, const char *method, const char *pat
 
 bool sandbox_again(int r, unsigned *tries)
 {
+	struct timespec left = { .tv_nsec = RETRY_MS * 1000000L };
+	int before = sandbox_interrupts;
+
 	if ((r != -EPIPE && r != -ECONNREFUSED) || (*tries)++ >= RETRIES)
 		return false;
-	return usleep(RETRY_MS * 1000) == 0; /* a signal ends it */
+	while (nanosleep(&left, &left) < 0 && errno == EINTR)
+		if (sandbox_interrupts > MAX(before, 1))
+			return false;
+	return true;
 }
 
 static const char *text_of(json_t *o, const char *key)

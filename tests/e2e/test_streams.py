@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import types
 import urllib.parse
 
+from at_terminal import Terminal
 from orw import OPENREWARD
-from test_runs import box, cli  # noqa: F401
+from test_runs import Runs, box, cli  # noqa: F401
 
 
 def start(platform, *argv, **streams):
@@ -87,3 +89,23 @@ def test_input_that_is_refused_for_good_is_an_error(platform, box):  # noqa: F81
         done = cli(proxy, "exec", "-i", box.id, "--", "cat", stdin=b"x")
     assert done.returncode == 1 and b"refuses" in done.stderr
     assert box.call("GET", "/runs")["total"] == 0, "nothing is left behind"
+
+
+def test_a_window_that_changes_while_nobody_answers(base_images):
+    with base_images.platform() as p:
+        box = Runs(p)  # noqa: F811
+        t = Terminal(p, "shell", box.id)
+        t.type(b"echo up-$((1+1))\n")
+        t.expect(b"up-2")
+        p.process.kill()
+        p.process.wait()
+        for rows in range(40, 50):
+            t.resize(rows, 100)
+            t.process.send_signal(signal.SIGWINCH)
+            time.sleep(0.05)
+        assert t.process.poll() is None, t.seen
+        p.start()
+        t.insist(b"echo still-$((1+1))\n", b"still-2")
+        t.type(b"exit 4\n")
+        t.expect(b"exit 4")
+        assert t.end() == 4
