@@ -290,7 +290,7 @@ def test_a_reset_in_the_middle_of_an_answer(server):
 def test_a_reset_while_the_handler_thinks(server):
     s = server.connect()
     s.sendall(get(b"/never"))
-    time.sleep(0.1)
+    time.sleep(0.5)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     s.close()
     assert server.closes(1) == ["/never broken offset=0 acked=0"]
