@@ -40,17 +40,22 @@ int sandbox_call(const struct cli_target *t, const char *method, const char *pat
 	return r;
 }
 
-bool sandbox_again(int r, unsigned *tries)
+/* Half a second, which more interrupts than `most` end. */
+static bool pause_unless(int most)
 {
 	struct timespec left = { .tv_nsec = RETRY_MS * 1000000L };
-	int before = sandbox_interrupts;
 
-	if ((r != -EPIPE && r != -ECONNREFUSED) || (*tries)++ >= RETRIES)
-		return false;
 	while (nanosleep(&left, &left) < 0 && errno == EINTR)
-		if (sandbox_interrupts > MAX(before, 1))
+		if (sandbox_interrupts > most)
 			return false;
 	return true;
+}
+
+bool sandbox_again(int r, unsigned *tries)
+{
+	if ((r != -EPIPE && r != -ECONNREFUSED) || (*tries)++ >= RETRIES)
+		return false;
+	return pause_unless(sandbox_interrupts > 1 ? sandbox_interrupts : 1);
 }
 
 static const char *text_of(json_t *o, const char *key)
