@@ -8,10 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
 
-#include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "build/jobpriv.h"
@@ -39,74 +36,86 @@ static void unescape(char *s)
 	*to = 0;
 }
 
-static int mount_id(int fd)
-{
-	auto_free char *path = xasprintf("/proc/self/fdinfo/%d", fd);
-	FILE *f = fopen(path, "re");
-	char line[128];
-	int id = -1;
+struct mount {
+	int id;
+	unsigned major, minor;
+	char root[LINE_MAX_BYTES], target[LINE_MAX_BYTES], type[32];
+};
 
-	while (f && id < 0 && fgets(line, sizeof(line), f))
-		(void)!sscanf(line, "mnt_id: %d", &id);
-	if (f)
-		fclose(f);
-	return id;
+/* The next of /proc/self/mountinfo (proc(5)); false at the end. */
+static bool next_mount(FILE *f, struct mount *m)
+{
+	static char line[LINE_MAX_BYTES];
+	const char *tail;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		tail = strstr(line, " - ");
+		if (!tail || sscanf(line, "%d %*s %u:%u %s %s", &m->id, &m->major, &m->minor, m->root, m->target) != 5 ||
+		    sscanf(tail, " - %31s", m->type) != 1)
+			continue;
+		unescape(m->root);
+		unescape(m->target);
+		return true;
+	}
+	return false;
 }
 
-/* A line of mountinfo; false when it is another mount's. */
-static bool read_mount(char *line, int id, const char *real, struct place *ret)
+/* Of the first mount for which is() holds. */
+static bool find_mount(struct mount *m, bool (*is)(const struct mount *m, const void *arg), const void *arg)
 {
-	static char root[LINE_MAX_BYTES], target[LINE_MAX_BYTES];
-	const char *tail = strstr(line, " - ");
-	int n;
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	bool found = false;
 
-	if (!tail || sscanf(line, "%d %*s %u:%u %s %s", &n, &ret->major, &ret->minor, root, target) != 5 || n != id ||
-	    sscanf(tail, " - %31s", ret->type) != 1)
-		return false;
-	unescape(root);
-	unescape(target);
-	size_t len = strlen(target);
-	if (strncmp(real, target, len) != 0)
-		return false;
-	const char *rest = real + (len > 1 ? len : 0);
-	n = snprintf(ret->path, sizeof(ret->path), "%s%s", str_eq(root, "/") ? "" : root, str_eq(rest, "/") ? "" : rest);
-	return (size_t)n < sizeof(ret->path);
+	while (!found && next_mount(f, m))
+		found = is(m, arg);
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static bool has_id(const struct mount *m, const void *id)
+{
+	return (uint64_t)m->id == *(const uint64_t *)id;
 }
 
 static int place_of(const char *path, struct place *ret, struct err *err)
 {
-	char line[LINE_MAX_BYTES], real[PATH_MAX];
-	bool found = false;
+	static struct mount m;
+	char real[PATH_MAX];
+	struct statx st;
+	uint64_t id;
 
-	if (!realpath(path, real))
+	if (!realpath(path, real) || statx(AT_FDCWD, real, 0, STATX_MNT_ID, &st) < 0)
 		return err_sys(err, "look at %s", path);
-	auto_fd fd = open(real, O_PATH | O_CLOEXEC);
-	int id = fd < 0 ? -1 : mount_id(fd);
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-	while (f && !found && fgets(line, sizeof(line), f))
-		found = read_mount(line, id, real, ret);
-	if (f)
-		fclose(f);
-	return found ? 0 : err_set(err, -EPERM, "cannot tell what %s is", path);
+	id = st.stx_mnt_id;
+	if (!(st.stx_mask & STATX_MNT_ID) || !find_mount(&m, has_id, &id) || !str_starts(real, m.target))
+		return err_set(err, -EPERM, "cannot tell what %s is", path);
+	const char *rest = real + (str_eq(m.target, "/") ? 0 : strlen(m.target));
+	*ret = (struct place){ .major = m.major, .minor = m.minor };
+	snprintf(ret->type, sizeof(ret->type), "%s", m.type);
+	int n = snprintf(ret->path, sizeof(ret->path), "%s%s", str_eq(m.root, "/") ? "" : m.root, str_eq(rest, "/") ? "" : rest);
+	return (size_t)n < sizeof(ret->path) ? 0 : err_set(err, -ENAMETOOLONG, "%s", path);
+}
+
+struct image_place {
+	const struct place *it;
+	const char *store;
+};
+
+static bool is_mounted_in(const struct mount *m, const void *arg)
+{
+	const struct image_place *p = arg;
+
+	return m->major == p->it->major && m->minor == p->it->minor && str_starts(m->target, p->store) &&
+	       m->target[strlen(p->store)] == '/';
 }
 
 /* buildah mounts images in its store, the build's own, and nobody else mounts anything there. */
 static bool is_in_image(const struct place *it, const char *store)
 {
-	FILE *f = str_eq(it->type, "overlay") ? fopen("/proc/self/mountinfo", "re") : NULL;
-	static char line[LINE_MAX_BYTES], target[LINE_MAX_BYTES];
-	unsigned major, minor;
-	bool found = false;
+	static struct mount m;
 
-	while (f && !found && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%*s %*s %u:%u %*s %s", &major, &minor, target) != 3)
-			continue;
-		unescape(target);
-		found = major == it->major && minor == it->minor && str_starts(target, store) && target[strlen(store)] == '/';
-	}
-	if (f)
-		fclose(f);
-	return found;
+	return str_eq(it->type, "overlay") && find_mount(&m, is_mounted_in, &(struct image_place){ it, store });
 }
 
 /* What follows dir, with its slash; NULL = it is not beneath. */
