@@ -35,6 +35,10 @@
 /* Output of a run whose stdout and stderr are apart: pieces in the order of their arrival, each behind a head of
  * WIRE_FRAME_HEAD bytes: the stream, three zeros, the length of the piece as a big-endian number of 32 bits. */
 #define WIRE_FRAME_HEAD 8
+static inline uint32_t wire_frame_len(const unsigned char head[WIRE_FRAME_HEAD])
+{
+	return (uint32_t)head[4] << 24 | (uint32_t)head[5] << 16 | (uint32_t)head[6] << 8 | head[7];
+}
 enum wire_stream { WIRE_STREAM_OUT = 1, WIRE_STREAM_ERR = 2 };
 
 struct wire_head {

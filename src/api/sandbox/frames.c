@@ -45,11 +45,6 @@ static bool is_wanted(const struct place *l)
 	return l->phase == IN_ORDER || l->stream == (l->phase == OUT_ALONE ? WIRE_STREAM_OUT : WIRE_STREAM_ERR);
 }
 
-static uint32_t frame_len(const unsigned char *head)
-{
-	return (uint32_t)head[4] << 24 | (uint32_t)head[5] << 16 | (uint32_t)head[6] << 8 | head[7];
-}
-
 /* Takes frames apart that lie at p; returns how many bytes of them are used up. -EPROTO: an empty one; init writes none. */
 static ssize_t take(struct place *l, const unsigned char *p, size_t len, unsigned char *raw, size_t *n_raw)
 {
@@ -62,7 +57,7 @@ static ssize_t take(struct place *l, const unsigned char *p, size_t len, unsigne
 			if (len - used < WIRE_FRAME_HEAD)
 				break;
 			l->stream = p[used];
-			l->left = frame_len(p + used);
+			l->left = wire_frame_len(p + used);
 			if (l->left == 0)
 				return -EPROTO;
 			used += WIRE_FRAME_HEAD;

@@ -163,7 +163,7 @@ static size_t whole(const struct reader *r, size_t len)
 
 	while (r->framed && len - end >= WIRE_FRAME_HEAD) {
 		const unsigned char *h = (const unsigned char *)r->block + end;
-		uint64_t n = WIRE_FRAME_HEAD + ((uint64_t)h[4] << 24 | (uint64_t)h[5] << 16 | (uint64_t)h[6] << 8 | h[7]);
+		uint64_t n = WIRE_FRAME_HEAD + (uint64_t)wire_frame_len(h);
 
 		if ((h[0] != WIRE_STREAM_OUT && h[0] != WIRE_STREAM_ERR) || n > PIECE_BYTES)
 			return end ? end : len;
