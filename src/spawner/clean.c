@@ -9,13 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/slice.h"
 #include "base/time.h"
 #include "spawner/spawner.h"
 #include "spawner/sys.h"
@@ -214,11 +212,7 @@ static NORETURN void child(struct spawner *sp, pid_t parent, bool dig, int gate)
 	int *mounts = calloc(c->n_mounts + 1, sizeof(mounts[0])); /* without memory they go one by one when this child ends */
 	size_t n = 0;
 
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
-		_exit(1);
-	events_reset_child();
-	(void)prctl(PR_SET_NAME, "openreward-rm", 0, 0, 0);
-	slice_set(0, SLICE_DEFAULT);
+	events_begin_helper(parent, "openreward-rm");
 	setpriority(PRIO_PROCESS, 0, NICE);
 	if (mounts) {
 		note_mounts(&c->batch, mounts, &n);

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -173,15 +172,13 @@ static bool start_mover(struct box *b, bool back)
 	pid_t pid = sys_clone3(&args);
 
 	if (pid == 0) {
+		events_begin_helper(self, "openreward-cpus");
 		/* What it held of others' would not close when they do. */
 		close_others(&(int){ b->sp->host.cg.dir[CGROUP_V2] }, 1);
-		events_reset_child();
-		(void)prctl(PR_SET_NAME, "openreward-cpus", 0, 0, 0);
 		slice_set(0, SLICE_LONG_NS);
 		m.marked = slice_get(0) == SLICE_LONG_NS;
 		slice_set(0, SLICE_DEFAULT);
-		if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == self)
-			follow(&m);
+		follow(&m);
 		_exit(0);
 	}
 	if (pid > 0) {

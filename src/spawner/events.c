@@ -4,11 +4,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 
 static struct list *bucket(struct events *ev, pid_t pid)
 {
@@ -98,6 +100,16 @@ void events_reset_child(void)
 	sigemptyset(&none);
 	signal(SIGPIPE, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+void events_begin_helper(pid_t parent, const char *name)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(1);
+	if (name)
+		(void)prctl(PR_SET_NAME, name, 0, 0, 0);
+	events_reset_child();
+	slice_set(0, SLICE_DEFAULT);
 }
 
 int events_watch(struct events *ev, struct source *s, int fd, uint32_t epoll_events)

@@ -42,6 +42,9 @@ struct events {
 /* Blocks the signals above in the process; a forked child undoes it with events_reset_child(). */
 MUST_CHECK int events_init(struct events *ev, struct err *err);
 void events_reset_child(void);
+/* The same for a helper of the spawner's, a child that goes on with its program: it ends with it (parent), has the kernel's own
+ * slice, and is called so (NULL = as the spawner). */
+void events_begin_helper(pid_t parent, const char *name);
 
 MUST_CHECK int events_watch(struct events *ev, struct source *s, int fd, uint32_t epoll_events);
 MUST_CHECK int events_change(struct events *ev, struct source *s, uint32_t epoll_events);

@@ -3,12 +3,10 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/slice.h"
 #include "base/time.h"
 #include "spawner/growth.h"
 #include "spawner/spawner.h"
@@ -57,11 +55,8 @@ static NORETURN void child(const struct volumes *v, pid_t parent, uint64_t size,
 {
 	int keep[] = { v->file, v->loop, v->root, v->figures };
 
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
-		_exit(EINTR);
+	events_begin_helper(parent, NULL);
 	close_others(keep, ARRAY_LEN(keep));
-	events_reset_child();
-	slice_set(0, SLICE_DEFAULT);
 	_exit(-(to->trim ? volumes_trim(v) : volumes_resize(v, size, to->size, to->backed)));
 }
 

@@ -290,6 +290,11 @@ class Spawner:
         return status
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+        return [int(p) for p in f.read().split()]
+
+
 def census(name, data):
     """What the machine has of one spawner's, counted from outside: not what the product says of itself. The net
     namespaces are those of its processes."""

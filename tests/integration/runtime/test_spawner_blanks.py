@@ -7,7 +7,7 @@ import time
 import pytest
 
 from test_spawner_life import NOTHING, alive, descriptors, settle
-from spawner_client import census
+from spawner_client import census, children
 
 KEEP = ("POOL_KEEP_MS", 60000)
 
@@ -33,11 +33,6 @@ def blanks(spawner):
 def begun(spawner, **kw):
     """A sandbox that was a blank."""
     return spawner.make_of("BLANK", **kw)
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
-        return [int(p) for p in f.read().split()]
 
 
 def builders(spawner):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from spawner_client import children
 from test_spawner_life import alive, descriptors, lines, numbers, settle, starved
 
 
@@ -14,16 +15,15 @@ def mount_namespaces(pid):
     return [x for x in descriptors(pid) if x.startswith("mnt:[")]
 
 
-def children(pid):
+def removers(pid):
     """Those that remove what is left."""
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
-        return [child for child in map(int, f.read().split()) if lines(f"/proc/{child}/comm") == ["openreward-rm"]]
+    return [child for child in children(pid) if lines(f"/proc/{child}/comm") == ["openreward-rm"]]
 
 
 def wait_for_child(pid, seconds=10):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := children(pid):
+        if found := removers(pid):
             return found[0]
     raise AssertionError("nothing is removed")
 
@@ -38,7 +38,7 @@ def test_mounts_go_after_the_ends_that_somebody_waits_for(own):
         assert s.daemon.wait(number).kind == "ENDED"
         held.append(len(mount_namespaces(pid)))
     assert max(held) > 32
-    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"] and not children(pid))
+    assert settle(lambda: os.listdir(f"{s.data}/sandboxes") == [".stage"] and not removers(pid))
     assert mount_namespaces(pid) == []
     for b in boxes:
         b.close()
@@ -67,7 +67,7 @@ def test_what_is_mounted_does_not_wait_for_a_large_tree(own):
     try:
         assert a.id in os.listdir(f"{s.data}/sandboxes")
         s.end(b)
-        assert settle(lambda: mount_namespaces(pid) == [] and children(pid) == [child])
+        assert settle(lambda: mount_namespaces(pid) == [] and removers(pid) == [child])
         assert b.id in os.listdir(f"{s.data}/sandboxes")
     finally:
         os.kill(child, signal.SIGCONT)
@@ -125,7 +125,7 @@ def test_one_that_stays_keeps_nothing_of_others(own):
     for number in [s.daemon.send("END", ("ID", box.id), ("REASON", "deleted")) for box in (a, b)]:
         assert s.daemon.wait(number).kind == "ENDED"
     assert settle(lambda: "cannot remove what is left of " + a.id in s.stderr(), 20)
-    assert settle(lambda: not children(s.process.pid))
+    assert settle(lambda: not removers(s.process.pid))
     again = s.make(id=b.id)
     s.end(again)
     for path in reversed(deep):

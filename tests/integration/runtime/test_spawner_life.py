@@ -16,7 +16,7 @@ import uuid
 
 import pytest
 
-from spawner_client import BUILD, UID, Box, Peer, Spawner, census, encode
+from spawner_client import BUILD, UID, Box, Peer, Spawner, census, children, encode
 
 
 NOTHING = dict(cgroups=0, mounts=0, processes=0, nets=0)
@@ -280,8 +280,7 @@ def starved(s, limit=0):
 
 
 def builders_and_inits(s):
-    with open(f"/proc/{s.process.pid}/task/{s.process.pid}/children", encoding="ascii") as f:
-        return [pid for pid in f.read().split() if lines(f"/proc/{pid}/comm") not in ([], ["openreward-egre"])]
+    return [pid for pid in children(s.process.pid) if lines(f"/proc/{pid}/comm") not in ([], ["openreward-egre"])]
 
 
 def test_an_init_that_cannot_be_held_is_killed(own):
@@ -624,8 +623,7 @@ def test_a_job_keeps_nothing_of_the_spawner(own, programs):
     assert m.kind == "JOB_STARTED" and os.read(m.fds[0], 100) == b"started\n"
 
     def reapers():
-        with open(f"/proc/{s.process.pid}/task/{s.process.pid}/children", encoding="ascii") as f:
-            return [pid for pid in f.read().split() if lines(f"/proc/{pid}/comm") == ["openreward-spaw"]]
+        return [pid for pid in children(s.process.pid) if lines(f"/proc/{pid}/comm") == ["openreward-spaw"]]
 
     assert settle(lambda: len(reapers()) == 1)  # the sandbox' builder may not have ended yet
     assert [x for x in descriptors(reapers()[0]) if x.startswith(("socket:", "anon_inode:", "mnt:", "net:"))] == []
