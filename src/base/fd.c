@@ -24,6 +24,27 @@ int fd_close(int fd)
 	return -1;
 }
 
+static int close_with_linger(int fd, bool on)
+{
+	const struct linger l = { .l_onoff = on };
+	int saved = errno;
+
+	if (fd >= 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)); /* refused where it is no socket */
+	errno = saved;
+	return fd_close(fd);
+}
+
+int fd_close_foreign(int fd)
+{
+	return close_with_linger(fd, false);
+}
+
+int fd_reset(int fd)
+{
+	return close_with_linger(fd, true);
+}
+
 static int set_flag(int fd, int get, int set, int flag, bool on)
 {
 	int old = fcntl(fd, get), new;
@@ -198,6 +219,8 @@ int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, stru
 
 /* -- passing descriptors -------------------------------------------------------------------------------------- */
 
+#define FD_SENT_MAX 253 /* SCM_MAX_FD of the kernel: descriptors that anybody can put in one message; unix(7) */
+
 union control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(FD_PASS_MAX * sizeof(int))];
@@ -236,18 +259,24 @@ bool fd_send_later(int r)
 static void close_all(const int *fds, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		fd_close(fds[i]);
+		fd_close_foreign(fds[i]);
 }
 
-/* The descriptors of a received message, up to FD_PASS_MAX, which the control buffer cannot exceed. */
-static size_t take_fds(struct msghdr *msg, int *ret)
+/* Room for all that can come: what has none is closed by the kernel, plainly. */
+union full_control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(FD_SENT_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+};
+
+/* The descriptors of a received message. */
+static size_t take_fds(struct msghdr *msg, int ret[static FD_SENT_MAX])
 {
 	size_t n = 0;
 
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		size_t k = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || n + k > FD_PASS_MAX)
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || n + k > FD_SENT_MAX)
 			continue;
 		memcpy(ret + n, CMSG_DATA(c), k * sizeof(int));
 		n += k;
@@ -257,12 +286,12 @@ static size_t take_fds(struct msghdr *msg, int *ret)
 
 int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds)
 {
-	union control control;
+	union full_control control;
 	struct iovec iov = { .iov_base = p, .iov_len = cap };
 	struct msghdr msg = {
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control),
 	};
-	int fds[FD_PASS_MAX];
+	int fds[FD_SENT_MAX];
 	size_t n_fds;
 	ssize_t n;
 
@@ -272,14 +301,14 @@ int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t
 	if (n < 0)
 		return -errno;
 	n_fds = take_fds(&msg, fds);
-	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == MSG_CTRUNC && n_fds < FD_PASS_MAX) {
+	if (msg.msg_flags & MSG_TRUNC || n_fds > max_fds) {
+		close_all(fds, n_fds);
+		return -EMSGSIZE;
+	}
+	if (msg.msg_flags & MSG_CTRUNC) {
 		close_all(fds, n_fds);
 		*ret_len = (size_t)n;
 		return -EMFILE;
-	}
-	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_fds > max_fds) {
-		close_all(fds, n_fds);
-		return -EMSGSIZE;
 	}
 	if (n_fds > 0)
 		memcpy(ret_fds, fds, n_fds * sizeof(int));
@@ -287,6 +316,32 @@ int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t
 		*ret_n_fds = n_fds;
 	*ret_len = (size_t)n;
 	return 0;
+}
+
+/* One unread message. False = there is none: at the end of the stream recvmsg(2) says 0 as it does of an empty message, but without
+ * the sender's credentials. */
+static bool drop_message(int sock)
+{
+	union full_control control;
+	struct msghdr msg = { .msg_control = control.bytes, .msg_controllen = sizeof(control) };
+	int fds[FD_SENT_MAX];
+
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < 0)
+		return errno == EINTR;
+	close_all(fds, take_fds(&msg, fds));
+	return msg.msg_controllen > 0;
+}
+
+int fd_close_channel(int sock)
+{
+	const int on = 1;
+	int saved = errno;
+
+	if (sock >= 0 && shutdown(sock, SHUT_RDWR) == 0 && setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) == 0)
+		while (drop_message(sock))
+			;
+	errno = saved;
+	return fd_close(sock);
 }
 
 /* -- files ---------------------------------------------------------------------------------------------------- */

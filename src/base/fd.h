@@ -24,6 +24,15 @@ static inline int fd_steal(int *fd)
 	return f;
 }
 
+/* The same for what came from a program that is not trusted and may hold it too. A socket with a time to linger would make close(2)
+ * wait for its peer, O_NONBLOCK or not (socket(7)): it is taken away before. Whoever sets it again in between still wins. */
+int fd_close_foreign(int fd);
+/* A TCP connection is broken off with an RST, and what was not sent is dropped. As above. */
+int fd_reset(int fd);
+/* A unix socket at whose other end such a program is: the descriptors in what was not read are closed as above, where close(2)
+ * would close them plainly. Nothing more can be sent to it from here on. */
+int fd_close_channel(int sock);
+
 /* -errno of fcntl(2), as -EBADF. */
 MUST_CHECK int fd_set_nonblock(int fd, bool on);
 MUST_CHECK int fd_set_cloexec(int fd, bool on);

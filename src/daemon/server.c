@@ -137,7 +137,7 @@ static void on_platform(void *arg, const char *id, uint64_t number, uint16_t por
 	(void)port;
 	d->platform_total++;
 	if (d->ending)
-		fd_close(fd);
+		fd_close_foreign(fd);
 	else if (http_server_adopt(d->http, fd, number, &err) < 0)
 		tell_dropped(d, id, &err);
 }

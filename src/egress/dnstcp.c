@@ -41,7 +41,7 @@ static void end(struct egress_dnstcp *d, bool reset)
 	d->ask = NULL;
 	loop_timer_stop(&d->timer);
 	loop_io_close(&d->io);
-	d->fd = reset ? egress_reset(d->fd) : fd_close(d->fd);
+	d->fd = reset ? fd_reset(d->fd) : fd_close_foreign(d->fd);
 	egress_fds_give(d->sandbox->egress, 1);
 	list_remove(&d->node);
 	d->sandbox->n_connections--;
@@ -97,7 +97,7 @@ static int take_question(struct egress_dnstcp *d)
 static int write_out(struct egress_dnstcp *d)
 {
 	while (d->out.len > 0) {
-		ssize_t n = send(d->fd, d->out.data, d->out.len, MSG_NOSIGNAL);
+		ssize_t n = send(d->fd, d->out.data, d->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0)
 			return errno == EAGAIN ? 0 : -errno;
 		buf_consume(&d->out, (size_t)n);
@@ -148,7 +148,7 @@ static void on_event(struct loop_io *io, uint32_t events, void *arg)
 			end(d, true);
 			return;
 		}
-		ssize_t n = recv(d->fd, room, READ_BYTES, 0);
+		ssize_t n = recv(d->fd, room, READ_BYTES, MSG_DONTWAIT);
 		if (n < 0 && errno != EAGAIN) {
 			end(d, true);
 			return;
@@ -189,7 +189,7 @@ int egress_dnstcp_new(struct egress_sandbox *s, int fd, struct err *err)
 	else if (code == 0 && !egress_sandbox_fds_take(s, 1))
 		code = err_set(err, -EMFILE, "no descriptor is left");
 	if (code < 0) {
-		egress_reset(fd);
+		fd_reset(fd);
 		return code;
 	}
 	struct egress_dnstcp *d = make(s, fd);

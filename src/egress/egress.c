@@ -55,15 +55,6 @@ void egress_fds_give(struct egress *e, size_t n)
 		e->warned_fds = false;
 }
 
-int egress_reset(int fd)
-{
-	struct linger now = { .l_onoff = 1, .l_linger = 0 };
-
-	if (fd >= 0)
-		(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-	return fd_close(fd);
-}
-
 /* -- to the daemon ----------------------------------------------------------------------------------------------- */
 int egress_send_platform(struct egress *e, const char *id, uint64_t number, uint16_t port, int fd)
 {

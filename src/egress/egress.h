@@ -66,6 +66,3 @@ void egress_fds_give(struct egress *e, size_t n);
 MUST_CHECK int egress_send_platform(struct egress *e, const char *id, uint64_t number, uint16_t port, int fd);
 /* Tells the daemon of a refusal, for the audit; lost when its socket is full. */
 void egress_send_denied(struct egress *e, const char *id, const char *text);
-
-/* Closes with a reset, so that the peer sees an error at once and not an orderly end. Ignores -1; returns -1. */
-int egress_reset(int fd);

@@ -56,7 +56,7 @@ static void end(struct egress_relay *r, bool reset)
 	for (int i = 0; i < 2; i++) {
 		struct side *s = &r->sides[i];
 		loop_io_close(&s->io);
-		s->fd = reset ? egress_reset(s->fd) : fd_close(s->fd);
+		s->fd = reset ? fd_reset(s->fd) : fd_close_foreign(s->fd);
 	}
 	egress_fds_give(egress_of(r), 2);
 	list_remove(&r->node);
@@ -121,13 +121,14 @@ static int pump_once(struct side *from)
 {
 	struct egress *e = egress_of(from->relay);
 	struct side *to = other(from);
-	ssize_t n = recv(from->fd, e->scratch, from->chunk, MSG_PEEK);
+	/* MSG_DONTWAIT: whoever gave us the socket may hold it still, and O_NONBLOCK is everybody's. */
+	ssize_t n = recv(from->fd, e->scratch, from->chunk, MSG_PEEK | MSG_DONTWAIT);
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return pass_end(from);
-	ssize_t sent = send(to->fd, e->scratch, (size_t)n, MSG_NOSIGNAL);
+	ssize_t sent = send(to->fd, e->scratch, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (sent < 0 && errno != EAGAIN)
 		return -errno;
 	to->full = sent < n;
@@ -136,7 +137,7 @@ static int pump_once(struct side *from)
 	if (sent <= 0)
 		return 0;
 	/* Without a buffer TCP drops them. */
-	if (recv(from->fd, NULL, (size_t)sent, MSG_TRUNC) != sent)
+	if (recv(from->fd, NULL, (size_t)sent, MSG_TRUNC | MSG_DONTWAIT) != sent)
 		return -EIO;
 	from->relay->moved_ms = loop_now_ms(e->loop);
 	if (sent < (ssize_t)from->chunk)
@@ -270,14 +271,14 @@ int egress_relay_new(struct egress_sandbox *s, int fd, const struct egress_addr 
 	else if (!egress_sandbox_fds_take(s, 2))
 		code = err_set(err, -EMFILE, "no descriptor is left");
 	if (code < 0) {
-		egress_reset(fd);
+		fd_reset(fd);
 		return code;
 	}
 	code = fd_set_nonblock(fd, true);
 	if (code == 0)
 		code = dial(to, port, &outside, err);
 	if (code < 0) {
-		egress_reset(fd);
+		fd_reset(fd);
 		egress_fds_give(e, 2);
 		return code;
 	}

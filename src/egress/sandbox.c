@@ -49,7 +49,7 @@ static void refuse(struct egress_sandbox *s, const struct egress_addr *a, uint16
 {
 	char text[EGRESS_ADDR_TEXT], destination[EGRESS_ADDR_TEXT + 10];
 
-	egress_reset(fd);
+	fd_reset(fd);
 	snprintf(destination, sizeof(destination), a->family == 6 ? "[%s]:%u" : "%s:%u", egress_addr_text(a, text),
 		 port);
 	egress_sandbox_denied(s, destination, reason);
@@ -58,9 +58,9 @@ static void refuse(struct egress_sandbox *s, const struct egress_addr *a, uint16
 static void to_platform(struct egress_sandbox *s, uint16_t port, int fd)
 {
 	if (egress_send_platform(s->egress, s->id, s->number, port, fd) < 0)
-		egress_reset(fd);
+		fd_reset(fd);
 	else
-		fd_close(fd);
+		fd_close_foreign(fd);
 }
 
 /* Takes ownership of fd. */
@@ -77,7 +77,7 @@ static void on_conn(struct egress_sandbox *s, const struct wire_in *in, int fd)
 	if (fd < 0)
 		return;
 	if (egress_addr_from_bytes(wire_get_u64(in, WIRE_T_FAMILY, 0), p, len, &a) < 0 || port > 65535) {
-		egress_reset(fd);
+		fd_reset(fd);
 		return;
 	}
 	switch (decide(s, &a, (uint16_t)port, &reason)) {
@@ -116,14 +116,14 @@ static void dispatch(struct egress_sandbox *s, size_t len, int fd)
 
 	/* init is trusted with nothing: whatever does not parse is passed over. */
 	if (wire_parse(&in, s->egress->message, len) < 0) {
-		egress_reset(fd);
+		fd_reset(fd);
 		return;
 	}
 	if (in.type == WIRE_CONN) {
 		on_conn(s, &in, fd);
 		return;
 	}
-	fd_close(fd);
+	fd_close_foreign(fd);
 	if (in.type == WIRE_DNS)
 		on_dns(s, &in);
 }
@@ -190,7 +190,7 @@ void egress_sandbox_end(struct egress_sandbox *s)
 	egress_dnstcp_end_all(s);
 	egress_ask_end_all(s);
 	loop_io_close(&s->io);
-	s->fd = fd_close(s->fd);
+	s->fd = fd_close_channel(s->fd);
 	egress_fds_give(s->egress, 1);
 	egress_pins_done(&s->pins);
 	list_remove(&s->node);

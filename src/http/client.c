@@ -127,7 +127,7 @@ static void shut(struct http_client *c)
 {
 	loop_io_close(&c->io);
 	loop_timer_stop(&c->timer);
-	c->fd = fd_close(c->fd);
+	c->fd = fd_close_foreign(c->fd); /* init may have made it */
 }
 
 /* With a kick on its way, that call destroys. */
@@ -195,7 +195,7 @@ static void flush(struct http_client *c)
 	ssize_t n;
 
 	while (c->out.len && !c->blocked && !c->write_failed) {
-		n = send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL);
+		n = send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n > 0) {
 			buf_consume(&c->out, (size_t)n);
 			c->write_ms = loop_now_ms(c->loop);
@@ -498,7 +498,7 @@ static void read_some(struct http_client *c)
 {
 	char p[READ_BYTES];
 	struct err err = ERR_INIT;
-	ssize_t n = recv(c->fd, p, sizeof(p), 0);
+	ssize_t n = recv(c->fd, p, sizeof(p), MSG_DONTWAIT);
 
 	if (n < 0) {
 		if (errno == EAGAIN || errno == EINTR)

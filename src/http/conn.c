@@ -57,7 +57,12 @@ void conn_destroy(void *arg)
 
 	if (c->tls && !conn_tls_let_go(c->tls))
 		return;
-	fd_close(c->fd);
+	if (c->reset)
+		fd_reset(c->fd);
+	else if (c->adopted)
+		fd_close_foreign(c->fd);
+	else
+		fd_close(c->fd);
 	buf_done(&c->in);
 	buf_done(&c->out);
 	conn_tls_free(c->tls);
@@ -239,10 +244,8 @@ static bool request_is_over(const struct http_conn *c)
 /* An answer that lasts until the connection ends can only be seen to be broken when that end is a RST. */
 static void break_off(struct http_conn *c)
 {
-	struct linger reset = { .l_onoff = 1 };
-
 	if (c->req && c->req->reply == REPLY_STARTED && c->req->framing == FRAME_UNTIL_CLOSE)
-		(void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		c->reset = true;
 	conn_break(c);
 }
 
@@ -442,7 +445,7 @@ void conn_advance(struct http_conn *c)
 
 static void read_linger(struct http_conn *c)
 {
-	ssize_t n = recv(c->fd, c->server->scratch, HTTP_READ_BYTES, 0);
+	ssize_t n = recv(c->fd, c->server->scratch, HTTP_READ_BYTES, MSG_DONTWAIT);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -475,7 +478,7 @@ static void read_input(struct http_conn *c)
 {
 	bool ahead = c->req && (c->req->body_done || c->req->body_mode == BODY_UNASKED);
 	size_t cap = ahead ? HTTP_AHEAD_BYTES : HTTP_READ_BYTES;
-	ssize_t n = c->tls ? conn_tls_recv(c, c->server->scratch, cap) : recv(c->fd, c->server->scratch, cap, 0);
+	ssize_t n = c->tls ? conn_tls_recv(c, c->server->scratch, cap) : recv(c->fd, c->server->scratch, cap, MSG_DONTWAIT);
 
 	if (n > 0)
 		add_input(c, (size_t)n);

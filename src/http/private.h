@@ -134,7 +134,8 @@ struct http_conn {
 	struct http2 *h2;     /* NULL = HTTP/1.1 (h2.h) */
 	struct http_conn *wire; /* of a stream of HTTP/2: what carries it; NULL = it has a socket of its own */
 	bool is_unix;
-	bool adopted;       /* handed over by somebody: what its address says is another network's */
+	bool adopted;       /* handed over by somebody: what its address says is another network's; who else holds it is unknown */
+	bool reset;         /* it ends with an RST */
 	bool spared;        /* it need not be watched while nothing is waited for but its peer's end (watch.c) */
 	struct http_head_scan scan;
 	struct buf in;      /* bytes received and not yet used; no memory while empty */

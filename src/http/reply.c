@@ -208,7 +208,8 @@ bool http_reply_write(struct http_req *r, const void *p, size_t len)
 
 bool http_reply_splices(const struct http_req *r)
 {
-	return r->reply == REPLY_STARTED && r->framing == FRAME_LENGTH && !r->conn->tls && !r->conn->wire;
+	/* splice(2) asks the socket's O_NONBLOCK, which whoever handed it over may have changed. */
+	return r->reply == REPLY_STARTED && r->framing == FRAME_LENGTH && !r->conn->tls && !r->conn->wire && !r->conn->adopted;
 }
 
 size_t http_reply_splice(struct http_req *r, int pipe, size_t len)

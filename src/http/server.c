@@ -224,31 +224,28 @@ static int check_share(const struct http_server *s, uint64_t tag, struct err *er
 	return 0;
 }
 
-int http_server_adopt(struct http_server *s, int conn_fd, uint64_t tag, struct err *err)
+int http_server_adopt(struct http_server *s, int fd, uint64_t tag, struct err *err)
 {
 	struct sockaddr_storage peer = { 0 };
 	socklen_t len = sizeof(peer);
-	auto_fd fd = conn_fd;
 	struct http_conn *c;
 	int r, on = 1;
 
 	r = check_share(s, tag, err);
-	if (r < 0)
+	if (r == 0 && (r = fd_set_nonblock(fd, true)) < 0)
+		err_sys_code(err, r, "make a connection non-blocking");
+	if (r < 0) {
+		fd_close_foreign(fd);
 		return r;
-	r = fd_set_nonblock(fd, true);
-	if (r < 0)
-		return err_sys_code(err, r, "make a connection non-blocking");
+	}
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		peer.ss_family = AF_UNSPEC; /* gone already: the first read says so */
-	c = conn_new(s, fd_steal(&fd), tag, (struct sockaddr *)&peer, conn_kernel_acked(conn_fd));
-	r = conn_begin(c, err);
-	if (r < 0)
-		return r;
+	c = conn_new(s, fd, tag, (struct sockaddr *)&peer, conn_kernel_acked(fd));
 	c->adopted = true;
 	s->n_adopted++;
 	s->adopted[tag % HTTP_TAGS]++;
-	return 0;
+	return conn_begin(c, err);
 }
 
 int http_server_trust(struct http_server *s, const char *const *proxies, struct err *err)

@@ -147,7 +147,8 @@ bool http_reply_write(struct http_req *r, const void *p, size_t len);
  * on_drain, which runs once there is room. Only where http_reply_splices(): elsewhere bytes are changed on their way. The process
  * must ignore SIGPIPE. */
 size_t http_reply_splice(struct http_req *r, int pipe, size_t len);
-bool http_reply_splices(const struct http_req *r); /* once it has started: in plain, of a known length, and has no queue */
+/* Once it has started: in plain, of a known length, not in a stream of HTTP/2, and not on an adopted connection. */
+bool http_reply_splices(const struct http_req *r);
 typedef void http_drain_fn(struct http_req *r, void *arg);
 void http_reply_on_drain(struct http_req *r, http_drain_fn *fn, void *arg); /* runs when the queue is down to half */
 size_t http_reply_queued(const struct http_req *r); /* bytes not yet given to the kernel */

@@ -1,6 +1,7 @@
 /* sandbox/ask.c: a question to the init of a box: its callback is called exactly once, from the loop, also where nobody could be
  * asked. */
 #include <errno.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 #include "base/mem.h"
@@ -43,6 +44,17 @@ const struct err *ask_need_fd(size_t n_fds, const struct err *err, struct err *e
 		return err;
 	err_set(e, -EPROTO, "init answered without a descriptor");
 	return e;
+}
+
+int ask_check_file(const int *fds, size_t n_fds, struct err *err)
+{
+	struct stat st;
+
+	if (n_fds == 0)
+		return 0;
+	if (fstat(fds[0], &st) < 0)
+		return err_sys(err, "look at a file of the sandbox");
+	return S_ISREG(st.st_mode) ? 0 : err_set(err, -EPROTO, "init answered with something that is not a file");
 }
 
 static void answer_fd(void *arg, const struct wire_in *in UNUSED, int *fds, size_t n_fds, const struct err *err)

@@ -40,7 +40,7 @@ static void box_close(struct box *b)
 	room_leave(&b->local->room, &b->place);
 	if (map_get(b->local->boxes, b->id) == b)
 		map_del(b->local->boxes, b->id);
-	b->init = chan_free(b->init);
+	b->init = chan_end(b->init);
 }
 
 static void box_free(struct box *b)

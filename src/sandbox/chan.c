@@ -242,7 +242,7 @@ static void on_retry(struct loop_timer *t UNUSED, void *arg)
 static void close_all(int *fds, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		fds[i] = fd_close(fds[i]);
+		fds[i] = fd_close_foreign(fds[i]);
 }
 
 /* An answer is none without what belongs to it; of an event its receiver has to know. */
@@ -342,6 +342,15 @@ static void release(void *arg)
 	for (struct queued *it; (it = list_first(&c->queue, struct queued, node));)
 		drop_queued(it);
 	free(c);
+}
+
+struct chan *chan_end(struct chan *c)
+{
+	if (c && !c->dead) {
+		loop_io_close(&c->io);
+		c->fd = fd_close_channel(c->fd);
+	}
+	return chan_free(c);
 }
 
 struct chan *chan_free(struct chan *c)

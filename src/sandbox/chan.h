@@ -32,6 +32,8 @@ MUST_CHECK int chan_new(struct chan **ret, struct loop *l, int fd, uint64_t time
 			struct err *err);
 /* Closes; open requests get no callback any more. Allowed inside callbacks; NULL is allowed; returns NULL. */
 struct chan *chan_free(struct chan *c);
+/* The same where nobody is to take the channel over from us: nothing passes in it any more, whoever else holds it. */
+struct chan *chan_end(struct chan *c);
 
 /* Begins a message in a buffer that all chans share: nothing else may be begun before chan_send. answered = a request that
  * gets an answer. */

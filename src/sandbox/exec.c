@@ -201,6 +201,10 @@ static void exec_done(struct exec *x, const struct wire_in *in, int *fds, size_t
 		ask_later(x, &err);
 		return;
 	}
+	if (ask_check_file(fds, n_fds, &err) < 0) {
+		exec_over(x, NULL, &err);
+		return;
+	}
 	x->err.code = 0;
 	take_output(x, in, fds, n_fds);
 	read_result(in, &res);

@@ -28,6 +28,8 @@ static void answer_open(void *arg, const struct wire_in *in, int *fds, size_t n_
 	struct err e;
 
 	err = ask_need_fd(n_fds, err, &e);
+	if (!err && ask_check_file(fds, n_fds, &e) < 0)
+		err = &e;
 	if (err)
 		q->fn.open(q->arg, -1, 0, NULL, err);
 	else

@@ -164,6 +164,8 @@ struct wire_out *ask_begin(struct ask *q, struct box *b, enum wire_type type);
 void ask_send(struct ask *q, struct wire_out *o);
 /* err; or, in e, that there is none of the descriptors which the answer owes; or NULL. */
 const struct err *ask_need_fd(size_t n_fds, const struct err *err, struct err *e);
+/* The first of fds is what it should be: a file. Of anything else a read could take for ever. */
+MUST_CHECK int ask_check_file(const int *fds, size_t n_fds, struct err *err);
 
 /* exec.c */
 int local_exec(struct engine_box *b, const struct engine_exec_spec *spec, engine_exec_fn *done, void *arg,

@@ -19,7 +19,10 @@ static void answer_fetched(void *arg, const struct wire_in *in, int *fds, size_t
 {
 	struct ask *q = arg;
 	struct engine_fetched f = { .fd = -1 };
+	struct err e;
 
+	if (!err && ask_check_file(fds, n_fds, &e) < 0)
+		err = &e;
 	if (!err) {
 		f.stored = wire_get_u64(in, WIRE_T_STORED, 0);
 		f.first = wire_get_u64(in, WIRE_T_FIRST, 0);

@@ -127,8 +127,12 @@ static void box_over(struct box *b)
 	events_close(&b->sp->ev, &b->report);
 	events_close(&b->sp->ev, &b->ready);
 	fd_close(b->init_pidfd);
-	fd_close(b->control_fd);
-	fd_close(b->egress_fd);
+	/* What a box that ended by itself had told before is still to be read by its daemon. */
+	if (b->n_enders > 0 || list_empty(&sp->conns))
+		fd_close_channel(b->control_fd);
+	else
+		fd_close(b->control_fd);
+	fd_close_channel(b->egress_fd);
 	fd_close(b->plan_fd);
 	nets_give(sp, b->net_fd);
 	confine_forget(b);

@@ -24,6 +24,32 @@ Test(egress, connections_of_one_sandbox_are_limited)
 	stop_egress();
 }
 
+/* O_NONBLOCK is of the open file, which whoever passed it on may hold still. */
+Test(egress, who_keeps_a_connection_holds_up_nobody_with_it)
+{
+	char text[32];
+
+	world(no_arguments);
+	struct sandbox_world *w = make_sandbox("one", PLAN_NET_OPEN), *other = make_sandbox("two", PLAN_NET_OPEN);
+	w->keeps = true;
+	int fd = connect_in(w, WORLD_V4, PORT_SOURCE);
+	cr_assert(fd >= 0);
+	for (int i = 0; i < 500 && (!w->kept || !(fcntl(w->kept, F_GETFL) & O_NONBLOCK)); i++)
+		usleep(10000);
+	cr_assert(fcntl(w->kept, F_GETFL) & O_NONBLOCK, "egress did not take it");
+	cr_assert_eq(fcntl(w->kept, F_SETFL, fcntl(w->kept, F_GETFL) & ~O_NONBLOCK), 0);
+	/* Far more than any buffer, and nobody reads it. */
+	snprintf(text, sizeof(text), "%u\n", 200u << 20);
+	cr_assert_eq(fd_write_all(fd, text, strlen(text)), 0);
+	usleep(300000);
+	cr_assert(echoes(other, WORLD_V4, PORT_ECHO));
+	close(w->kept);
+	close(fd);
+	end_sandbox(w);
+	end_sandbox(other);
+	stop_egress();
+}
+
 static unsigned long egress_cpu_ticks(void)
 {
 	char path[64];

@@ -27,6 +27,8 @@ struct sandbox_world {
 	pthread_t holder;
 	atomic_bool stop;
 	_Atomic unsigned n_conns;
+	atomic_bool keeps; /* a copy of the next connection that is passed on, in kept */
+	_Atomic int kept;
 };
 
 static int spawner_end = -1, daemon_end = -1;
@@ -131,6 +133,9 @@ static inline void pass_connection(struct sandbox_world *w, int listener, bool v
 		w->n_conns++;
 		if (wire_send(w->channel, &o, &fd, 1) < 0)
 			w->stop = true;
+		if (w->keeps)
+			w->kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		w->keeps = false;
 	}
 	close(fd);
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/time.h"
 
 static char dir[] = "/tmp/openreward-test-fd-XXXXXX";
 
@@ -251,6 +253,122 @@ Test(fd, without_room_for_descriptors_the_message_is_there)
 	cr_assert_eq(got[0], -1);
 	/* No copy of the write end is open any more. */
 	cr_assert_eq(read(pipes[0], text, 1), 0);
+}
+
+#define LINGER_S 2
+
+/* A connection that would linger: its peer, which is returned, reads nothing of what was sent. */
+static int lingering(int *ret)
+{
+	const struct linger on = { .l_onoff = 1, .l_linger = LINGER_S };
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(a);
+	char block[65536] = { 0 };
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+
+	*ret = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	cr_assert_eq(bind(l, (void *)&a, len), 0);
+	cr_assert_eq(listen(l, 1), 0);
+	cr_assert_eq(getsockname(l, (void *)&a, &len), 0);
+	(void)!connect(*ret, (void *)&a, len);
+	peer = accept(l, NULL, NULL);
+	cr_assert(peer >= 0);
+	close(l);
+	for (int quiet = 0; quiet < 3; quiet++) { /* what is on its way makes room again */
+		while (send(*ret, block, sizeof(block), MSG_NOSIGNAL) > 0)
+			quiet = 0;
+		usleep(20000);
+	}
+	cr_assert_eq(setsockopt(*ret, SOL_SOCKET, SO_LINGER, &on, sizeof(on)), 0);
+	return peer;
+}
+
+static bool is_reset(int fd)
+{
+	char block[65536];
+	ssize_t n;
+
+	while ((n = recv(fd, block, sizeof(block), 0)) > 0)
+		;
+	return n < 0 && errno == ECONNRESET;
+}
+
+Test(fd, what_is_foreign_is_closed_without_lingering)
+{
+	int fd, peer[3];
+	uint64_t start_ms, took_ms;
+
+	peer[0] = lingering(&fd);
+	start_ms = time_now_ms();
+	cr_assert_eq(fd_close(fd), -1);
+	took_ms = time_now_ms() - start_ms;
+	cr_assert_geq(took_ms, 900 * LINGER_S, "the control: a plain close took %llu ms only", (unsigned long long)took_ms);
+	peer[1] = lingering(&fd);
+	errno = E2BIG;
+	start_ms = time_now_ms();
+	cr_assert_eq(fd_close_foreign(fd), -1);
+	peer[2] = lingering(&fd);
+	cr_assert_eq(fd_reset(fd), -1);
+	cr_assert_lt(time_now_ms() - start_ms, 1000);
+	/* The one goes on to send what it had. */
+	cr_assert_not(is_reset(peer[1]));
+	cr_assert(is_reset(peer[2]));
+	errno = E2BIG;
+	cr_assert_eq(fd_close_foreign(dup(0)), -1);
+	cr_assert_eq(fd_close_foreign(-1), -1);
+	cr_assert_eq(errno, E2BIG);
+}
+
+Test(fd, what_lies_in_a_channel_is_closed_without_lingering)
+{
+	struct pair p = seqpacket();
+	int fd, peer[2];
+	uint64_t start_ms;
+
+	for (int i = 0; i < 2; i++) {
+		peer[i] = lingering(&fd);
+		/* An empty message looks like the end of the stream, and is none. */
+		cr_assert_eq(fd_send(p.s[0], "", 0, NULL, 0), 0);
+		cr_assert_eq(fd_send(p.s[0], "", (size_t)i, &fd, 1), 0);
+		close(fd);
+	}
+	start_ms = time_now_ms();
+	cr_assert_eq(fd_close_channel(p.s[1]), -1);
+	cr_assert_lt(time_now_ms() - start_ms, 500);
+	for (int i = 0; i < 2; i++)
+		cr_assert_not(is_reset(peer[i])); /* nor is it kept open */
+	cr_assert_eq(fd_send(p.s[0], "x", 1, NULL, 0), -EPIPE);
+	cr_assert_eq(fd_close_channel(-1), -1);
+}
+
+/* As many as the kernel lets anybody send, of which nobody expects more than eight. */
+Test(fd, a_crowd_of_descriptors_is_closed_here)
+{
+	struct pair p = seqpacket();
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(253 * sizeof(int))];
+	} control = { .bytes = { 0 } };
+	struct iovec iov = { .iov_base = "many", .iov_len = 4 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes),
+	};
+	int got[FD_PASS_MAX], peer, fd, all[253];
+	size_t len, n_fds;
+	uint64_t start_ms;
+	char text[16];
+
+	peer = lingering(&fd);
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		all[i] = fd;
+	control.align = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(all)) };
+	memcpy(CMSG_DATA(&control.align), all, sizeof(all));
+	cr_assert_eq(sendmsg(p.s[0], &msg, 0), 4);
+	close(fd);
+	start_ms = time_now_ms();
+	cr_assert_eq(fd_recv(p.s[1], text, sizeof(text), &len, got, FD_PASS_MAX, &n_fds), -EMSGSIZE);
+	cr_assert_lt(time_now_ms() - start_ms, 500);
+	cr_assert_not(is_reset(peer));
 }
 
 Test(fd, a_full_socket_says_so)
