@@ -311,6 +311,11 @@ static int read_length(struct http_head *h, const struct meaning *m, enum http_s
 {
 	uint64_t bytes;
 
+	/* RFC 9112, 6.3: these have none, whatever their fields say. */
+	if (side == HTTP_SIDE_RESPONSE && (h->status < 200 || h->status == 204 || h->status == 304)) {
+		h->body_length = 0;
+		return 0;
+	}
 	if (m->coding)
 		return read_coding(h, m, why);
 	if (m->n_lengths > 1)
@@ -318,8 +323,6 @@ static int read_length(struct http_head *h, const struct meaning *m, enum http_s
 	if (m->length && (strlen(m->length) > 18 || str_to_u64(m->length, &bytes) < 0))
 		return refuse(why, 400, "Content-Length is not a number");
 	h->body_length = m->length ? (int64_t)bytes : side == HTTP_SIDE_RESPONSE ? HTTP_LENGTH_UNTIL_CLOSE : 0;
-	if (side == HTTP_SIDE_RESPONSE && (h->status < 200 || h->status == 204 || h->status == 304))
-		h->body_length = 0;
 	return 0;
 }
 

@@ -382,6 +382,10 @@ Test(http_parse, answers)
 	cr_assert(r->ended && r->body_len == 2);
 	parse_answer(r, "HTTP/1.1 204 \r\n\r\n");
 	cr_assert(r->ended && r->head.status == 204);
+	parse_answer(r, "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n");
+	cr_assert(r->ended && r->head.body_length == 0, "RFC 9112, 6.3: its fields say what a 200 would have had");
+	parse_answer(r, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n");
+	cr_assert(r->ended && r->head.body_length == 0);
 	parse_answer(r, "HTTP/1.0 200 OK\r\n\r\nabc");
 	cr_assert_eq(r->head.body_length, HTTP_LENGTH_UNTIL_CLOSE);
 	cr_assert(!r->ended && r->body_len == 3);
