@@ -249,6 +249,14 @@ static void break_off(struct http_conn *c)
 	conn_break(c);
 }
 
+/* Thousands of requests may have come with one read: the others have their turn in between. */
+static bool may_start(struct http_conn *c)
+{
+	c->put_off = c->n_started >= HTTP_STARTS_A_TURN;
+	c->n_started++;
+	return !c->put_off;
+}
+
 /* One step; false when nothing more can be done now. */
 static bool step(struct http_conn *c)
 {
@@ -273,7 +281,7 @@ static bool step(struct http_conn *c)
 		return c->state != CONN_CLOSED;
 	}
 	if (!c->req)
-		return c->rd_len > 0 && start_request(c);
+		return c->rd_len > 0 && may_start(c) && start_request(c);
 	return req_eat(c->req);
 }
 
@@ -413,7 +421,7 @@ int conn_begin(struct http_conn *c, struct err *err)
 /* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
 static bool has_more_to_do(const struct http_conn *c)
 {
-	return c->failed || (c->req && c->req->aborted) || (c->out.len && !c->blocked) || (c->h2 && h2_has_more(c)) ||
+	return c->failed || c->put_off || (c->req && c->req->aborted) || (c->out.len && !c->blocked) || (c->h2 && h2_has_more(c)) ||
 	       (c->tls && c->tls->pending && conn_wants_input(c));
 }
 
@@ -426,13 +434,15 @@ void conn_advance(struct http_conn *c)
 		c->rd_len = c->in.len;
 	}
 	c->advancing = true;
+	c->put_off = false;
+	c->n_started = 0;
 	while (c->state != CONN_CLOSED && c->state != CONN_LINGER && step(c))
 		continue;
 	c->advancing = false;
 	if (c->state == CONN_CLOSED)
 		return;
 	stash_input(c);
-	if (c->eof && c->state == CONN_OPEN)
+	if (c->eof && c->state == CONN_OPEN && !c->put_off)
 		handle_eof(c);
 	if (c->state == CONN_CLOSED)
 		return;

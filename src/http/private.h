@@ -20,6 +20,7 @@
 #include "http/parse.h"
 #include "http/server.h"
 
+#define HTTP_STARTS_A_TURN 32       /* requests that came with one read */
 #define HTTP_READ_BYTES 65536      /* one recv(2), into memory that the whole server shares */
 #define HTTP_AHEAD_BYTES 16384     /* pipelined input kept while a request is in flight */
 #define HTTP_DRAIN_BYTES (256 << 10) /* of a body that nobody wanted, to keep the connection */
@@ -125,6 +126,8 @@ struct http_conn {
 	uint64_t tag;
 	enum conn_state state;
 	bool advancing;     /* inside conn_advance(): what changes is seen by its loop */
+	bool put_off;       /* the next request has its turn later */
+	unsigned n_started; /* requests in this turn */
 	bool eof;           /* recv gave 0 */
 	bool rdhup;         /* EPOLLRDHUP was seen: no longer asked for, it would fire for ever */
 	bool blocked;       /* the kernel's buffer is full, for out or a pipe: wait for EPOLLOUT; of a stream always */

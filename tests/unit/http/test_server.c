@@ -10,6 +10,7 @@ static struct http_req *held; /* a request that waits for its test */
 static int closes, bodies, pieces;
 static bool complete, in_call, acked_all, acked_more;
 static uint64_t offset;
+static unsigned handled, handled_before_other;
 
 static void on_close(struct http_req *r, bool whole, void *arg UNUSED)
 {
@@ -51,7 +52,10 @@ static void handle(struct http_req *r, void *arg UNUSED)
 	http_req_on_close(r, on_close, NULL);
 	held = r;
 	in_call = true;
-	if (!strcmp(path, "/now"))
+	handled++;
+	if (!strcmp(path, "/other"))
+		handled_before_other = handled;
+	if (!strcmp(path, "/now") || !strcmp(path, "/other"))
 		http_reply(r, 200, NULL, "now", 3);
 	else if (!strcmp(path, "/body"))
 		http_req_body(r, 10, on_body, NULL);
@@ -75,6 +79,28 @@ TestSuite(http_server, .init = begin, .fini = harness_end, .timeout = 30);
 static bool ends(const char *text, const char *tail)
 {
 	return str_ends(text, tail);
+}
+
+Test(http_server, who_asks_a_thousand_times_at_once_is_not_alone)
+{
+	static const char one[] = GET("/now");
+	static char many[1000 * (sizeof(one) - 1)];
+	int crowd = connect_pair(), other = connect_pair();
+
+	for (size_t i = 0; i < 1000; i++)
+		memcpy(many + i * (sizeof(one) - 1), one, sizeof(one) - 1);
+	cr_assert_eq(write(crowd, many, sizeof(many)), (ssize_t)sizeof(many));
+	cr_assert_eq(shutdown(crowd, SHUT_WR), 0); /* what came before its end counts all the same */
+	cr_assert_eq(write(other, GET("/other"), strlen(GET("/other"))), (ssize_t)strlen(GET("/other")));
+	for (int i = 0; i < 200 && handled < 1001; i++) {
+		run_for(5);
+		(void)read_now(crowd);
+	}
+	cr_assert_eq(handled, 1001);
+	cr_assert_lt(handled_before_other, 200, "it was the %uth", handled_before_other);
+	cr_assert(ends(read_now(other), "now"));
+	close(crowd);
+	close(other);
 }
 
 Test(http_server, answers_later)
