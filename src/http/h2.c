@@ -142,12 +142,26 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error,
 	return blame ? check(h, h2_guard_reset(&h->guard, now_of(h))) : 0;
 }
 
-static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg UNUSED)
+static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
 	struct h2_stream *s = frame->hd.type == NGHTTP2_HEADERS ? h2_stream_of(session, frame->hd.stream_id) : NULL;
+	struct http2 *h = arg;
 
 	if (s)
 		h2_head_sent(s, frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
+	h->headed = s;
+	return 0;
+}
+
+/* Its block is longer than nghttp2 will send. */
+static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *frame, int error UNUSED, void *arg UNUSED)
+{
+	struct h2_stream *s = frame->hd.type == NGHTTP2_HEADERS ? h2_stream_of(session, frame->hd.stream_id) : NULL;
+
+	if (s) {
+		s->conn.failed = true;
+		conn_mark_dirty(&s->conn);
+	}
 	return 0;
 }
 
@@ -163,6 +177,7 @@ static void set_callbacks(nghttp2_session_callbacks *cb)
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
 	nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
 	nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_frame_sent);
+	nghttp2_session_callbacks_set_on_frame_not_send_callback(cb, on_frame_not_sent);
 	nghttp2_session_callbacks_set_send_data_callback(cb, h2_send_body);
 }
 
@@ -177,6 +192,7 @@ static int make_session(struct http2 *h)
 		set_callbacks(cb);
 		nghttp2_option_set_no_auto_window_update(option, 1);
 		nghttp2_option_set_no_closed_streams(option, 1);
+		nghttp2_option_set_max_send_header_block_length(option, H2_BLOCK_BYTES);
 		r = nghttp2_session_server_new2(&h->session, cb, h, option);
 	}
 	nghttp2_option_del(option);
@@ -251,6 +267,7 @@ void h2_break(struct http_conn *c)
 static void say_goodbye(struct http2 *h, uint32_t error)
 {
 	h->stopped = true;
+	h->goodbye = true;
 	if (nghttp2_session_terminate_session2(h->session, nghttp2_session_get_last_proc_stream_id(h->session), error) < 0)
 		h->conn->failed = true;
 }
@@ -278,9 +295,12 @@ uint64_t h2_deadline(const struct http_conn *c)
 	const struct http_limits *l = &c->server->limits;
 	uint64_t due = list_empty(&h->streams) ? h->since_ms + l->idle_ms : UINT64_MAX;
 
+	/* Its last frames may wait for a peer that takes none, which has its own time: write_stall_ms. */
+	if (h->goodbye)
+		return UINT64_MAX;
 	if (!h->settled)
 		due = MIN(due, h->since_ms + l->header_deadline_ms);
-	if (h->head_ms)
+	if (h->head_ms && h2_wants_input(c))
 		due = MIN(due, h->head_ms + l->header_deadline_ms);
 	if (h->stop_ms && !h->stopped)
 		due = MIN(due, h->stop_ms + HTTP_STOPPING_IDLE_MS);
@@ -375,6 +395,10 @@ static void fill_queue(struct http2 *h)
 		n = nghttp2_session_mem_send(h->session, &p);
 		if (n > 0)
 			conn_queue(c, p, (size_t)n);
+		/* nghttp2 told of it before it gave it out. */
+		if (h->headed)
+			h2_head_queued(h->headed);
+		h->headed = NULL;
 	} while (n > 0 && c->out.len < H2_OUT_BYTES);
 	if (n < 0)
 		c->failed = true;
@@ -428,6 +452,9 @@ bool h2_step(struct http_conn *c)
 {
 	struct http2 *h = c->h2;
 
+	/* Whoever is not read can't come to the end of its block. */
+	if (h->head_ms && !h2_wants_input(c))
+		h->head_ms = now_of(h);
 	if (c->rd_len)
 		take_input(h);
 	if (c->state != CONN_OPEN || c->failed)

@@ -21,6 +21,7 @@
 #include "http/private.h"
 
 #define H2_OUT_BYTES (128 << 10)         /* of the wire's queue: above it nobody adds to it, and nothing is read */
+#define H2_BLOCK_BYTES (1 << 20)         /* of an answer's header fields, as nghttp2 estimates it: more than http_reply_header() takes */
 #define H2_CONN_WINDOW (1 << 20)
 #define H2_STREAM_WINDOW 65535           /* before its body is asked for */
 #define H2_BODY_WINDOW (256 << 10)       /* from then on */
@@ -36,9 +37,11 @@ struct http2 {
 	uint64_t since_ms;    /* when it began, or its last stream ended */
 	uint64_t stop_ms;     /* when its end was announced; 0 = it was not */
 	uint64_t told_sent;   /* of the wire: up to here streams know */
+	struct h2_stream *headed; /* its header section is the frame that nghttp2 gives out now */
 	const char *refusal;  /* of the guard */
 	bool settled;         /* the peer's SETTINGS came */
 	bool stopped;         /* no more streams */
+	bool goodbye;         /* nor anything else, once its last GOAWAY is sent */
 	bool eof_seen;
 };
 
@@ -79,3 +82,4 @@ ssize_t h2_read_body(nghttp2_session *session, int32_t id, uint8_t *buf, size_t 
 int h2_send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t length, nghttp2_data_source *source,
 		 void *user_data);
 void h2_head_sent(struct h2_stream *s, bool last);
+void h2_head_queued(struct h2_stream *s); /* the wire's queue has it now */

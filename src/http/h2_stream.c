@@ -299,6 +299,15 @@ void h2_head_sent(struct h2_stream *s, bool last)
 	note_wire(s, last);
 }
 
+void h2_head_queued(struct h2_stream *s)
+{
+	uint64_t at = conn_offset(s->conn.wire);
+
+	s->log.at[s->log.n - 1].wire = at;
+	if (s->fin_at)
+		s->fin_at = at;
+}
+
 void h2_push(struct http_conn *c)
 {
 	struct h2_stream *s = h2_of(c);

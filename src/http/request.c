@@ -393,6 +393,8 @@ void req_fail(struct http_req *r, int status, const char *why)
 		http_reply_error(r, status, "%s", why);
 	else if (r->reply == REPLY_STARTED)
 		http_req_abort(r);
+	else
+		r->body_mode = BODY_UNASKED; /* its answer is on its way: nobody waits for the rest */
 }
 
 /* Growing step by step would copy a long body several times. What is announced counts up to four times what has arrived: a

@@ -3,6 +3,7 @@ nothing, windows that stay shut. Each is refused with the error that says so; me
 import itertools
 import os
 import struct
+import time
 
 import hpack
 import pytest
@@ -210,6 +211,45 @@ def test_a_slow_block_of_fields(make_server):
         p.acknowledges = False
         p.send(frame(HEADERS, END_STREAM, 3, p.head()))
         assert p.goaway() == ENHANCE_YOUR_CALM
+
+
+def until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class Deaf(Peer):
+    """Asks for 10 MB, and for more in the same breath, and reads nothing of it."""
+
+    def __init__(self, server, more):
+        super().__init__(server, sock=server.connect(rcvbuf=4096), greet=False)
+        payload = struct.pack(">HI", INITIAL_WINDOW_SIZE, (1 << 31) - 1)
+        self.send(PREFACE + frame(SETTINGS, payload=payload) + window_update(0, 1 << 30)
+                  + frame(HEADERS, END_HEADERS | END_STREAM, 1, self.head(path="/big?bytes=10000000")) + more(self))
+
+
+def test_a_slow_block_of_a_peer_that_does_not_read(make_server):
+    """The GOAWAY can't be written: what ends it is the time for writing, and until then nothing is done."""
+    server = make_server(header_deadline_ms=200, write_stall_ms=2500)
+    with Deaf(server, lambda p: frame(HEADERS, END_STREAM, 3, p.head())):
+        time.sleep(0.7)
+        before = server.cpu_s()
+        time.sleep(0.7)
+        assert server.cpu_s() - before < 0.2
+        assert server.closes(1, 30)[0].startswith("/big")
+        until(lambda: server.stats()["open"] == 1)
+
+
+def test_an_answer_that_waits_for_a_peer_that_does_not_read(make_server):
+    """Its request's body stops coming, which nobody needs any more."""
+    server = make_server(body_stall_ms=200, write_stall_ms=5000)
+    with Deaf(server, lambda p: frame(HEADERS, END_HEADERS, 3, p.head("HEAD", "/later?ms=300"))):
+        time.sleep(0.7)
+        before = server.cpu_s()
+        time.sleep(0.7)
+        assert server.cpu_s() - before < 0.2
 
 
 def test_a_request_that_is_none_leaves_no_deadline_behind(make_server):

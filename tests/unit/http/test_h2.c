@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include "http/h2.h"
 #include "http/private.h"
 #include "unit/http/h2_bytes.h"
 #include "unit/http/harness.h"
@@ -379,6 +380,51 @@ Test(http_h2, offsets_are_those_of_the_stream)
 	cr_assert_not(http_reply_acked(held[1], last + 1));
 	UNTIL(fd, http_reply_acked(held[2], 1));
 	cr_assert_not(http_reply_acked(held[2], 2));
+	close(fd);
+}
+
+/* The wire's queue waits for a peer that does not read: the answer behind it is not over before its own bytes left. */
+Test(http_h2, an_answer_without_a_body_ends_with_its_head)
+{
+	static char piece[60000];
+	int fd = connect_unix(), room = 4096;
+	struct http_conn *wire;
+
+	get(fd, 1, "/hold1");
+	get(fd, 3, "/hold2");
+	UNTIL(fd, held[1] && held[2]);
+	wire = held[2]->conn->wire;
+	cr_assert_eq(setsockopt(wire->fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)), 0);
+	http_reply(held[1], 200, NULL, piece, sizeof(piece));
+	run_for(20);
+	cr_assert_gt(wire->out.len, 0);
+	http_reply(held[2], 204, NULL, NULL, 0);
+	run_for(20);
+	cr_assert_not_null(held[2], "it is over, and the kernel has nothing of it");
+	cr_assert_eq(h2_of(held[2]->conn)->fin_at, wire->sent + wire->out.len);
+	UNTIL(fd, !held[1] && !held[2]);
+	cr_assert_eq(wholes[2], 1);
+	close(fd);
+}
+
+/* nghttp2 takes 12 bytes more for each field than it has. */
+Test(http_h2, as_many_fields_as_an_answer_may_have)
+{
+	int fd = connect_unix();
+	char name[8], value[640];
+
+	memset(value, 'v', sizeof(value) - 1);
+	value[sizeof(value) - 1] = '\0';
+	get(fd, 1, "/hold1");
+	UNTIL(fd, held[1]);
+	seen = (struct seen){ 0 };
+	for (int i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "x-%d", 100 + i);
+		http_reply_header(held[1], name, value);
+	}
+	http_reply(held[1], 204, NULL, NULL, 0);
+	UNTIL(fd, seen.ends == 1);
+	cr_assert_eq(wholes[1], 1);
 	close(fd);
 }
 
