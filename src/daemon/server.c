@@ -336,6 +336,9 @@ static void daemon_close(struct daemon *d)
 	loop_timer_stop(&d->watch);
 	loop_timer_stop(&d->drain);
 	d->http = http_server_free(d->http);
+	/* What workers still do for requests ends in modules and records. */
+	if (d->loop)
+		loop_settle(d->loop);
 	modules_close(d);
 	http_router_free(d->router);
 	api_metrics_free(d->metrics);

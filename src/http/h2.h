@@ -21,7 +21,7 @@
 #include "http/private.h"
 
 #define H2_OUT_BYTES (128 << 10)         /* of the wire's queue: above it nobody adds to it, and nothing is read */
-#define H2_BLOCK_BYTES (1 << 20)         /* of an answer's header fields, as nghttp2 estimates it: more than http_reply_header() takes */
+#define H2_BLOCK_BYTES (1 << 20)         /* of an answer's header fields, as nghttp2 estimates: more than a reply can have */
 #define H2_CONN_WINDOW (1 << 20)
 #define H2_STREAM_WINDOW 65535           /* before its body is asked for */
 #define H2_BODY_WINDOW (256 << 10)       /* from then on */

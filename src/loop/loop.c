@@ -66,7 +66,7 @@ void loop_post(struct loop *l, loop_fn *fn, void *arg)
 	pthread_mutex_unlock(&l->lock);
 }
 
-static void run_posts(struct loop *l)
+void loop_run_posts(struct loop *l)
 {
 	struct loop_calls posts;
 
@@ -85,7 +85,7 @@ static void on_post(struct loop_io *io, uint32_t events UNUSED, void *arg)
 
 	/* Read first: a post that comes after it writes again. */
 	eventfd_read(io->fd, &n);
-	run_posts(arg);
+	loop_run_posts(arg);
 }
 
 /* -- the loop ------------------------------------------------------------------------------------------------- */
@@ -120,7 +120,7 @@ int loop_new(struct loop **ret, struct err *err)
 static void run_what_is_left(struct loop *l)
 {
 	for (int i = 0; i < 16; i++) {
-		run_posts(l);
+		loop_run_posts(l);
 		loop_calls_run(&l->deferred);
 		loop_calls_run(&l->soon);
 		loop_calls_run(&l->released);

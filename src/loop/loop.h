@@ -106,3 +106,6 @@ void loop_soon(struct loop *l, loop_fn *fn, void *arg);
 #define LOOP_GREETINGS_NICE 10 /* above the loop's: who is through goes first, however many strangers come */
 enum loop_lane { LOOP_LANE_ANY, LOOP_LANE_STORE, LOOP_LANE_TLS, LOOP_N_LANES };
 void loop_work(struct loop *l, enum loop_lane lane, loop_fn *work, loop_fn *done, void *arg);
+/* Loop thread, outside loop_run(): waits for all work and runs what was to follow it, until nothing is left. For an owner that is
+ * about to free what they use. Posts of other threads are run as well. */
+void loop_settle(struct loop *l);

@@ -52,6 +52,8 @@ struct loop {
 	pthread_mutex_t lock; /* guards what follows */
 	struct loop_calls posts;
 	struct loop_lane_state lanes[LOOP_N_LANES];
+	size_t n_jobs;          /* of all lanes, until their posts are made */
+	pthread_cond_t settled; /* that is one less */
 	bool quitting;
 
 	int signal_fd; /* -1 = none asked for yet */
@@ -66,6 +68,8 @@ struct loop {
 void loop_calls_add(struct loop_calls *c, loop_fn *fn, void *arg);
 void loop_calls_run(struct loop_calls *c); /* those there now; what they add waits */
 void loop_calls_done(struct loop_calls *c);
+
+void loop_run_posts(struct loop *l);
 
 /* io.c: waits for at most timeout_ms (-1 = for ever), then runs the callbacks. */
 MUST_CHECK int loop_io_turn(struct loop *l, int timeout_ms);

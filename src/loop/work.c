@@ -21,6 +21,7 @@ struct worker {
 void loop_work_init(struct loop *l)
 {
 	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->settled, NULL);
 	for (size_t i = 0; i < LOOP_N_LANES; i++) {
 		struct loop_lane_state *lane = &l->lanes[i];
 
@@ -59,6 +60,8 @@ static void *worker_main(void *p)
 		if (job.done)
 			loop_post(w.loop, job.done, job.arg);
 		pthread_mutex_lock(&w.loop->lock);
+		w.loop->n_jobs--;
+		pthread_cond_signal(&w.loop->settled);
 	}
 	pthread_mutex_unlock(&w.loop->lock);
 	return NULL;
@@ -95,6 +98,7 @@ void loop_work(struct loop *l, enum loop_lane lane_nr, loop_fn *work, loop_fn *d
 	/* Without a limit it cannot fail. */
 	if (buf_append(&lane->jobs, &job, sizeof(job)) < 0)
 		abort();
+	l->n_jobs++;
 	/* An idle thread that was woken for an earlier job still counts as idle until it runs. */
 	if (lane->jobs.len / sizeof(job) > lane->n_idle && lane->n_threads < lane->max_threads)
 		start_thread(l, lane);
@@ -115,4 +119,24 @@ void loop_work_done(struct loop *l)
 		pthread_cond_destroy(&l->lanes[i].wake);
 		buf_done(&l->lanes[i].jobs);
 	}
+	pthread_cond_destroy(&l->settled);
+}
+
+/* False when there is nothing that a post could come of. */
+static bool wait_for_posts(struct loop *l)
+{
+	bool more;
+
+	pthread_mutex_lock(&l->lock);
+	while (l->n_jobs > 0 && l->posts.len == 0)
+		pthread_cond_wait(&l->settled, &l->lock);
+	more = l->posts.len > 0;
+	pthread_mutex_unlock(&l->lock);
+	return more;
+}
+
+void loop_settle(struct loop *l)
+{
+	while (wait_for_posts(l))
+		loop_run_posts(l);
 }

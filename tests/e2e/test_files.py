@@ -1,10 +1,12 @@
 """Files of environments: /v1/files, orwd upload, files and delete-file, /orwd_data, bucket_config."""
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 import urllib.parse
@@ -328,6 +330,27 @@ def test_pages(platform, files):
         assert status == 400 and "pageToken" in json.loads(body)["detail"]
     for bad in (token[:-1], token + "x", "x", token[:32]):
         assert files.call("GET", "?" + urllib.parse.urlencode({"pageToken": bad}))[0] == 400, bad
+
+
+def test_a_stop_in_the_middle_of_uploads(base_images):
+    """Workers write pieces of them at every moment; what they write for is freed after them."""
+    with base_images.platform("restart:\n  drain: 0\n", images=False) as p:
+        files = Files(p)
+
+        def send(n):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                files.raw_put(urls[n], itertools.repeat(b"x" * (1 << 20), 400))
+
+        for _ in range(3):
+            urls = [files.url(f"f{n}") for n in range(6)]
+            senders = [threading.Thread(target=send, args=(n,)) for n in range(len(urls))]
+            for t in senders:
+                t.start()
+            time.sleep(0.3)
+            assert p.stop() == 0
+            for t in senders:
+                t.join()
+            p.start()
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------------

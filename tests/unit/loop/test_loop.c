@@ -494,6 +494,28 @@ Test(loop, freeing_it_lets_queued_work_finish)
 	cr_assert_eq(n_done, 10, "nobody is left waiting for an answer");
 }
 
+static void work_again(void *arg)
+{
+	int *left = arg;
+
+	n_done++;
+	if (--*left > 0)
+		loop_work(loop, LOOP_LANE_ANY, slow_work, work_again, left);
+}
+
+Test(loop, settling_waits_for_work_and_for_what_follows_from_it)
+{
+	int left[2] = { 5, 3 };
+
+	for (int i = 0; i < 2; i++)
+		loop_work(loop, LOOP_LANE_ANY, slow_work, work_again, &left[i]);
+	loop_work(loop, LOOP_LANE_STORE, slow_work, NULL, NULL);
+	loop_settle(loop);
+	cr_assert_eq(atomic_load(&n_worked), 9);
+	cr_assert(n_done == 8 && left[0] == 0 && left[1] == 0);
+	loop_settle(loop);
+}
+
 static void work_mask(void *arg)
 {
 	pthread_sigmask(SIG_SETMASK, NULL, arg);
