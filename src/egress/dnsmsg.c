@@ -162,6 +162,13 @@ bool egress_dns_is_truncated(const void *reply, size_t len)
 	return len >= EGRESS_DNS_HEADER && get16((const uint8_t *)reply + 2) & FLAG_TC;
 }
 
+bool egress_dns_is_refusal(const void *reply, size_t len)
+{
+	unsigned code = len >= EGRESS_DNS_HEADER ? ((const uint8_t *)reply)[3] & 0x0f : 0;
+
+	return code == 2 || code == 4 || code == 5; /* RFC 1035, 4.1.1 */
+}
+
 void egress_dns_set_id(void *msg, uint16_t id)
 {
 	put16(msg, id);

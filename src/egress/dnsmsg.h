@@ -45,6 +45,7 @@ size_t egress_dns_answer_v4(const void *msg, const struct egress_dns_query *q, c
 bool egress_dns_is_answer(const void *reply, size_t reply_len, uint16_t id, const void *msg,
 			  const struct egress_dns_query *q);
 bool egress_dns_is_truncated(const void *reply, size_t len);
+bool egress_dns_is_refusal(const void *reply, size_t len); /* SERVFAIL, NOTIMP or REFUSED: no answer to what was asked */
 
 /* The identifier is the first field of every message. len >= 2. */
 void egress_dns_set_id(void *msg, uint16_t id);

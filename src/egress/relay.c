@@ -21,10 +21,13 @@ struct side {
 	uint32_t chunk; /* bytes looked at at once: grows while the other side takes them all, shrinks when not */
 	bool full;             /* takes no more for now; the other side is not read until it does */
 	bool finished;         /* its end of stream was read */
+	bool broken;           /* takes nothing any more; what it sent before is still there to be read */
 };
 
 /* dialing -> open -> ended. dialing: OUTSIDE is not connected, INSIDE is watched for resets only. open: a side is read
  * unless the other is full. ended: waits for the close phase.
+ * A side that broke off ends the other with a reset, behind all that it had sent; where that was everything, up to its end of
+ * stream, the other has what it is owed and ends by itself, and what it still sends is dropped.
  * Bytes are looked at, sent on, and then only as many taken as were sent. So nothing is ever kept here: what a slow
  * receiver has not taken stays in the sender's socket, where the kernel limits it and tells the peer. */
 struct egress_relay {
@@ -95,11 +98,21 @@ static int watch_both(struct egress_relay *r)
 			events |= EPOLLIN;
 		if (s->full)
 			events |= EPOLLOUT;
+		if (s->broken || (other(s)->broken && !other(s)->finished))
+			events &= EPOLLOUT;
+		if (s->broken)
+			events = 0;
 		int e = watch(s, events);
 		if (e < 0)
 			return e;
 	}
 	return 0;
+}
+
+static void start_silence(struct egress_relay *r)
+{
+	if (egress_of(r)->config.half_close_ms)
+		loop_timer_start(&r->timer, egress_of(r)->config.half_close_ms);
 }
 
 /* What from sends is over: so is what goes to the other side. */
@@ -111,9 +124,31 @@ static int pass_end(struct side *from)
 	from->finished = true;
 	if (shutdown(to->fd, SHUT_WR) < 0 && errno != ENOTCONN)
 		return -errno;
-	if (!to->finished && egress_of(r)->config.half_close_ms)
-		loop_timer_start(&r->timer, egress_of(r)->config.half_close_ms);
+	if (!to->finished)
+		start_silence(r);
 	return 0;
+}
+
+/* What goes to a side that takes nothing. */
+static int drop_once(struct side *from)
+{
+	ssize_t n = recv(from->fd, NULL, EGRESS_BUFFER_BYTES, MSG_TRUNC | MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	from->finished = n == 0;
+	return n > 0;
+}
+
+static int pump(struct side *from);
+
+/* It was reset, or refused what it was sent. */
+static int break_side(struct side *s)
+{
+	s->broken = true;
+	s->full = false;
+	start_silence(s->relay);
+	return pump(s);
 }
 
 /* One chunk. 1 = there may be more, 0 = not now. */
@@ -121,16 +156,21 @@ static int pump_once(struct side *from)
 {
 	struct egress *e = egress_of(from->relay);
 	struct side *to = other(from);
+
+	if (to->broken)
+		return to->finished ? drop_once(from) : from->broken ? -ECONNRESET : 0;
 	/* MSG_DONTWAIT: whoever gave us the socket may hold it still, and O_NONBLOCK is everybody's. */
 	ssize_t n = recv(from->fd, e->scratch, from->chunk, MSG_PEEK | MSG_DONTWAIT);
 
+	if (n <= 0 && from->broken)
+		return -ECONNRESET;
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return pass_end(from);
 	ssize_t sent = send(to->fd, e->scratch, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (sent < 0 && errno != EAGAIN)
-		return -errno;
+		return break_side(to);
 	to->full = sent < n;
 	if (to->full)
 		from->chunk = MAX(from->chunk / 2, CHUNK_MIN);
@@ -148,9 +188,10 @@ static int pump_once(struct side *from)
 
 static int pump(struct side *from)
 {
-	int r = 1;
+	int r = !from->finished;
 
-	for (int i = 0; i < PUMPS_A_TURN && r > 0; i++)
+	/* A broken one is not watched any more, and has no more than its socket's buffer. */
+	for (int i = 0; (i < PUMPS_A_TURN || from->broken) && r > 0; i++)
 		r = pump_once(from);
 	return MIN(r, 0);
 }
@@ -172,24 +213,30 @@ static void set_options(struct egress_relay *r)
 
 static int dialled(struct egress_relay *r)
 {
+	struct side *s = &r->sides[OUTSIDE];
 	int e = 0;
 	socklen_t len = sizeof(e);
 
-	if (getsockopt(r->sides[OUTSIDE].fd, SOL_SOCKET, SO_ERROR, &e, &len) < 0 || e)
-		return e ? -e : -errno;
+	if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &e, &len) < 0)
+		return -errno;
+	/* It may have answered and broken off at once. */
+	if (e && recv(s->fd, &(char){ 0 }, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+		return -e;
 	r->dialing = false;
 	loop_timer_stop(&r->timer);
 	set_options(r);
 	r->moved_ms = loop_now_ms(egress_of(r)->loop);
-	return 0;
+	return e ? break_side(s) : 0;
 }
 
 static int on_open_event(struct side *s, uint32_t events)
 {
 	int r = 0;
 
-	if (events & EPOLLERR)
-		return -ECONNRESET;
+	if (events & EPOLLERR && !s->broken)
+		r = break_side(s);
+	if (r < 0 || s->broken)
+		return r;
 	if (s->full && events & (EPOLLOUT | EPOLLHUP)) {
 		s->full = false;
 		r = pump(other(s));

@@ -243,6 +243,11 @@ static void deliver(struct egress_lookup *l, uint8_t *reply, size_t len)
 			next_attempt(l);
 		return;
 	}
+	/* As resolvers do: one that can't or won't say leaves it to the next. */
+	if (egress_dns_is_refusal(reply, len) && l->attempt + 1 < l->resolver->n_servers) {
+		next_attempt(l);
+		return;
+	}
 	egress_dns_set_id(reply, l->query.id);
 	finish(l, reply, len);
 }

@@ -181,7 +181,7 @@ static inline void start_servers(void)
 static _Atomic unsigned n_udp_questions, n_tcp_questions;
 
 /* Names are told by their first label: "world", "private", "large" (does not fit a datagram), "mute" (the first
- * question is lost), "silent" (all are), "liar" (a wrong identifier comes first), "loud" (upper case). */
+ * question is lost), "silent" (all are), "shy" (the first is refused), "never" (all are), "liar" (a wrong identifier comes first), "loud" (upper case). */
 static inline size_t make_answer(const uint8_t *q, size_t len, uint8_t *out, bool tcp)
 {
 	bool v6 = q[len - 3] == 28;
@@ -214,7 +214,7 @@ static inline void *name_server_udp(void *arg)
 	int fd = (int)(intptr_t)arg;
 	uint8_t q[1500], out[8192];
 	struct sockaddr_storage from;
-	unsigned n_mute = 0;
+	unsigned n_mute = 0, n_shy = 0;
 
 	for (;;) {
 		socklen_t from_len = sizeof(from);
@@ -225,6 +225,10 @@ static inline void *name_server_udp(void *arg)
 		if (memcmp(q + 13, "silent", 6) == 0 || (memcmp(q + 13, "mute", 4) == 0 && n_mute++ == 0))
 			continue;
 		size_t len = make_answer(q, (size_t)n, out, false);
+		if (memcmp(q + 13, "never", 5) == 0 || (memcmp(q + 13, "shy", 3) == 0 && n_shy++ == 0)) {
+			out[3] |= 5, out[7] = 0; /* REFUSED, no records */
+			len = (size_t)n;
+		}
 		if (memcmp(q + 13, "liar", 4) == 0) {
 			uint8_t lie[8192];
 			memcpy(lie, out, len);

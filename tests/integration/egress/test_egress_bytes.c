@@ -144,6 +144,71 @@ Test(egress, resets_pass_both_ways)
 	stop_egress();
 }
 
+/* What came before a reset is the peer's, as without egress: an early answer to a long body, say. egress finds both at once. */
+Test(egress, what_came_before_a_reset_passes)
+{
+	static uint8_t buf[65536], got[65536];
+	char c;
+
+	world(no_arguments);
+	struct sandbox_world *w = make_sandbox("open", PLAN_NET_OPEN);
+	int listener = listen_on(AF_INET, "0.0.0.0", 7100, SOCK_STREAM);
+	fill_pattern(buf, sizeof(buf), 0);
+	for (int round = 0; round < 4; round++) {
+		int fd = connect_in(w, WORLD_V4, 7100), server = accepted(listener);
+		int first = round % 2 ? server : fd, second = round % 2 ? fd : server;
+		cr_assert(write(fd, "x", 1) == 1 && read(server, &c, 1) == 1);
+		cr_assert_eq(write(second, "unread", 6), 6);
+		while (recv(first, got, 6, MSG_PEEK | MSG_DONTWAIT) != 6)
+			usleep(1000);
+		cr_assert_eq(kill(egress_pid, SIGSTOP), 0);
+		cr_assert_eq(fd_write_all(first, buf, sizeof(buf)), 0);
+		if (round >= 2)
+			cr_assert_eq(write(second, "more", 4), 4);
+		close(first);
+		usleep(50000);
+		cr_assert_eq(kill(egress_pid, SIGCONT), 0);
+		cr_assert_eq(fd_read_all(second, got, sizeof(got)), 0, "round %d", round);
+		cr_assert_eq(memcmp(got, buf, sizeof(got)), 0);
+		cr_assert_eq(read(second, &c, 1), -1, "a connection that was broken off looks whole");
+		cr_assert_eq(errno, ECONNRESET);
+		close(second);
+	}
+	close(listener);
+	end_sandbox(w);
+	stop_egress();
+}
+
+/* The answer is whole, with its end, when the server refuses what still comes. */
+Test(egress, a_slow_reader_has_the_whole_answer_of_who_hears_no_more)
+{
+	static uint8_t buf[200000], got[200000];
+	int small = 4096;
+	char c;
+
+	world(no_arguments);
+	struct sandbox_world *w = make_sandbox("open", PLAN_NET_OPEN);
+	int listener = listen_on(AF_INET, "0.0.0.0", 7100, SOCK_STREAM);
+	int fd = connect_in(w, WORLD_V4, 7100), server = accepted(listener);
+	cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	fill_pattern(buf, sizeof(buf), 0);
+	cr_assert_eq(fd_write_all(server, buf, sizeof(buf)), 0);
+	close(server);
+	usleep(200000);
+	for (int i = 0; i < 5; i++) {
+		cr_assert_eq(write(fd, "still sending", 13), 13);
+		usleep(50000);
+	}
+	cr_assert_eq(fd_read_all(fd, got, sizeof(got)), 0);
+	cr_assert_eq(memcmp(got, buf, sizeof(got)), 0);
+	cr_assert_eq(read(fd, &c, 1), 0);
+	close(fd);
+	cr_assert(echoes(w, WORLD_V4, PORT_ECHO));
+	close(listener);
+	end_sandbox(w);
+	stop_egress();
+}
+
 /* The server ends first and the client goes on sending: the other half of the half-close. */
 Test(egress, the_servers_half_close_passes)
 {

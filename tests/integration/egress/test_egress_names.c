@@ -69,6 +69,22 @@ Test(egress, a_lost_question_is_asked_again)
 	stop_egress();
 }
 
+/* As when the first of resolv.conf knows the names of a company only. */
+Test(egress, what_one_server_refuses_the_next_is_asked)
+{
+	char *arguments[] = { "--resolver", HOST_V4 ":5353", NULL };
+	struct egress_addr a;
+
+	world(arguments);
+	struct sandbox_world *w = make_sandbox("open", PLAN_NET_OPEN);
+	cr_assert_eq(resolve(w, "shy.test", 1, &a), 0);
+	cr_assert_eq(n_udp_questions, 2);
+	cr_assert_eq(resolve(w, "never.test", 1, &a), 5, "REFUSED, as the last one said");
+	cr_assert_eq(n_udp_questions, 4);
+	end_sandbox(w);
+	stop_egress();
+}
+
 Test(egress, no_name_server_gives_servfail_at_once)
 {
 	char *arguments[] = { "--resolver=" HOST_V4 ":9", NULL };
