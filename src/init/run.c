@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -343,7 +345,7 @@ static struct run *run_new(const struct request *q, const void *id, size_t id_le
 	if (run->flags & WIRE_RUN_FETCH)
 		run->out.inline_max = FETCH_INLINE_MAX;
 	run->start_us = time_now_us();
-	run->deadline_us = UINT64_MAX;
+	run->deadline_us = run->zombie_us = UINT64_MAX;
 	if (timeout_ms && timeout_ms < (UINT64_MAX - run->start_us) / 1000)
 		run->deadline_us = run->start_us + timeout_ms * 1000;
 	return run;
@@ -491,6 +493,21 @@ static bool has_ended(const struct run *run)
 	return waitid(P_PID, (id_t)run->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == run->pid;
 }
 
+static bool is_dead(const struct run *run)
+{
+	auto_fd fd = run->group ? -1 : (int)syscall(SYS_pidfd_open, run->pid, 0u);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return run->group ? !group_populated(run->group) : fd >= 0 && poll(&p, 1, 0) == 1;
+}
+
+static void set_killed(struct run *run, bool *why, uint64_t now_us)
+{
+	if (!run->timed_out && !run->killed)
+		run->zombie_us = now_us + DYING_MAX_US;
+	*why = true;
+}
+
 static bool ends_processes(int sig)
 {
 	return sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT;
@@ -517,7 +534,7 @@ int run_kill(struct init *in, struct request *q, struct err *err)
 		return err_sys_code(err, r, "kill the run");
 	/* A key at a terminal is part of the conversation, no end by request. */
 	if (alive && ends_processes((int)sig) && !wire_get_u64(q->msg, WIRE_T_FOREGROUND, 0))
-		run->killed = true;
+		set_killed(run, &run->killed, time_now_us());
 	in->control.in_vain = false;
 	control_ok(in, q->msg->request);
 	return 0;
@@ -533,11 +550,24 @@ uint64_t runs_next_us(const struct init *in)
 	for (const struct list *l = rs->alive.next; l != &rs->alive; l = l->next) {
 		const struct run *run = container_of(l, const struct run, link);
 
-		next = MIN(next, run->state == RUN_DYING ? time_now_us() + DYING_STEP_US : run->deadline_us);
+		next = MIN(next, run->state == RUN_DYING ? time_now_us() + DYING_STEP_US : MIN(run->deadline_us, run->zombie_us));
 		if (run->starting)
 			next = MIN(next, run->tell_us);
 	}
 	return next;
+}
+
+/* Who is traced by a process of another run stays a zombie until its tracer waits for it or dies, and wait4() has no word of it.
+ * Its pid is not given to another before it is reaped, then as an orphan. */
+static bool end_zombie(struct init *in, struct run *run, uint64_t now_us)
+{
+	if (now_us < run->zombie_us)
+		return false;
+	run->zombie_us = now_us + DYING_MAX_US;
+	if (!is_dead(run) || has_ended(run))
+		return false;
+	ended(in, run, SIGKILL, &run->usage);
+	return true;
 }
 
 static void tick_one(struct init *in, struct run *run, uint64_t now_us)
@@ -549,10 +579,10 @@ static void tick_one(struct init *in, struct run *run, uint64_t now_us)
 			finish(in, run);
 		return;
 	}
-	if (now_us < run->deadline_us || (!run->timed_out && has_ended(run)))
+	if (end_zombie(in, run, now_us) || now_us < run->deadline_us || (!run->timed_out && has_ended(run)))
 		return;
 	in->control.in_vain &= run->timed_out;
-	run->timed_out = true;
+	set_killed(run, &run->timed_out, now_us);
 	/* Again soon, should the kill have failed or somebody have slipped away from a process group. */
 	run->deadline_us = now_us + 100000;
 	(void)kill_tree(run, SIGKILL);

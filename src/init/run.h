@@ -4,7 +4,7 @@
  *   (none) ----------> ALIVE --------------------------> DYING ----------------> ENDED ---ACK---> (none)
  *                        |      (killed or timed out)                              ^
  *                        +---------------------------------------------------------+
- *                                first process ends by itself
+ *                                first process ends by itself, or is a killed zombie that its tracer keeps
  *
  * ALIVE   pid is not reaped. A timeout or KILL kills the group and changes nothing else.
  * DYING   status is known; the answer waits until the killed tree is really dead.
@@ -46,6 +46,7 @@ struct run {
 	uint64_t starting;    /* the RUN that has no answer yet: STARTED at tell_us, or DONE before; 0 = it has */
 	uint64_t tell_us;
 	uint64_t deadline_us; /* UINT64_MAX = none. While DYING: when to stop waiting */
+	uint64_t zombie_us;   /* ALIVE: when to look whether it is dead and nobody may reap it; UINT64_MAX = it was not killed */
 	struct counters base; /* the sandbox's counters at the start; at the end the difference */
 	struct rusage usage;
 	uint64_t cpu_us;

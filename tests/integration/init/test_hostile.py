@@ -57,6 +57,29 @@ def test_a_child_that_is_stopped_before_it_runs_stops_nobody_else(fresh):
         fresh.wait(r)
 
 
+@pytest.mark.parametrize("delegated", [True, False])
+@pytest.mark.parametrize("how", ["timeout", "KILL"])
+def test_a_zombie_that_another_run_traces_does_not_hold_up_its_end(how, delegated):
+    """Only its tracer can reap it, or let it be reaped, and that one never waits."""
+    seize = CALL + "import glob\nimport time\nfound = []\nwhile not found:\n  time.sleep(0.01)\n" \
+        "  found = [p for p in glob.glob('/proc/[0-9]*') if open(p + '/comm').read() == 'sleep\\n']\n" \
+        "print(call(101, 0x4206, int(found[0][6:]), 0, 0), flush=True)\nwhile True:\n  time.sleep(100)"
+    with Sandbox(delegated=delegated) as box:
+        tracer = box.begin("/usr/bin/python3", "-c", seize, user="agent")
+        traced = box.begin("/bin/sleep", "100", user="agent", timeout_ms=1000 if how == "timeout" else 0)
+        start = time.monotonic()
+        time.sleep(0.5)
+        if how == "KILL":
+            box.ask("KILL", ("RUN_ID", traced))
+        box.control.settimeout(8)
+        m = box.wait(traced)
+        assert m["TIMED_OUT" if how == "timeout" else "KILLED"] == 1 and m.code == -9
+        assert time.monotonic() - start < 4
+        assert box.sh("echo alive").text == "alive\n"
+        box.ask("KILL", ("RUN_ID", tracer))
+        assert box.wait(tracer).text == "0\n"
+
+
 ERRNO = dict(EPERM=1, ENOSYS=38, EAFNOSUPPORT=97)
 
 
