@@ -343,7 +343,7 @@ static void op_opened(void *arg, int fd, uint64_t size, const char *tmp, const s
 	struct err e;
 
 	op->fd = fd;
-	if (err && up->tmp && (err->code == -ENOENT || op->offset == 0)) {
+	if (err && up->tmp && (err->code == -ENOENT || (!op->commit && op->offset == 0))) {
 		/* Somebody inside has removed it, or put something else there; what was sent is lost. */
 		free(up->tmp);
 		up->tmp = NULL;

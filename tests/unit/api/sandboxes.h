@@ -42,6 +42,7 @@ static struct {
 	int fetches;                 /* exec_fetch's calls */
 	engine_open_fn *open_done;
 	void *open_arg;
+	bool open_staged;            /* the last open named a file that is there */
 } fake;
 
 static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress UNUSED, engine_image_fn *done,
@@ -157,15 +158,22 @@ static void fake_input_end(struct engine_exec *x UNUSED, engine_done_fn *done, v
 	done(arg, NULL);
 }
 
-static void fake_open(struct engine_box *b UNUSED, const char *path UNUSED, enum engine_open mode UNUSED, const char *tmp UNUSED,
+static void fake_open(struct engine_box *b UNUSED, const char *path UNUSED, enum engine_open mode UNUSED, const char *tmp,
 		      engine_open_fn *done, void *arg)
 {
 	fake.open_done = done;
 	fake.open_arg = arg;
+	fake.open_staged = tmp != NULL;
+}
+
+static void fake_commit(struct engine_box *b UNUSED, const char *path UNUSED, const char *tmp UNUSED, engine_done_fn *done, void *arg)
+{
+	done(arg, NULL);
 }
 
 static const struct engine_ops ops = {
 	.exec_fetch = fake_fetch, .exec_input = fake_input, .exec_input_end = fake_input_end, .open = fake_open,
+	.commit = fake_commit,
 	.adopt = fake_adopt, .left = fake_left, .claim = fake_claim,
 	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
 	.exec_read = fake_read, .exec_release = fake_release, .uncreate = fake_uncreate, .waiting = fake_waiting,

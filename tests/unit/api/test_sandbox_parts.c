@@ -134,6 +134,39 @@ Test(sandbox_parts, uploads_that_never_began_take_no_place)
 	close(fd);
 }
 
+/* The answer, once the worker is through. */
+static const char *opened(int file, uint64_t size, const struct err *e)
+{
+	const char *text = "";
+
+	fake.open_done(fake.open_arg, file, size, "staged", e);
+	for (int i = 0; i < 1000 && !*text; i++) {
+		run_for(5);
+		text = read_now(fd);
+	}
+	return text;
+}
+
+Test(sandbox_parts, a_commit_that_fails_for_now_keeps_what_was_sent)
+{
+	int file = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	struct err e;
+
+	fd = connect_pair();
+	ready(fd);
+	cr_assert_str_empty(post(fd, "/write_file?path=/new&offset=0", fake.id, NULL, "x"));
+	cr_assert_not_null(strstr(opened(dup(file), 0, NULL), "{\"written\": 1}"));
+	cr_assert_str_empty(post(fd, "/write_file?path=/new&commit=1&size=1", fake.id, NULL, ""));
+	err_set(&e, -EMFILE, "too many open files here");
+	cr_assert_null(strstr(opened(-1, 0, &e), "HTTP/1.1 200"));
+	cr_assert_str_empty(post(fd, "/write_file?path=/new&commit=1&size=1", fake.id, NULL, ""));
+	cr_assert(fake.open_staged);
+	cr_assert_not_null(strstr(opened(dup(file), 1, NULL),
+				  "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881\", \"size\": 1}"));
+	close(file);
+	close(fd);
+}
+
 /* -- what outlives the daemon ---------------------------------------------------------------------------------------------- */
 
 /* The table of a life in which a spawner held so many tasks; how many records there are then. */
