@@ -310,8 +310,8 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 			return; /* the lost link ends it */
 		err_copy(&b->err, err);
 		err_wrap(&b->err, err->code, "make the sandbox");
-		if (err->code == -EMFILE)
-			ask_end(b, "host"); /* whose it is not: ours, perhaps, and then it exists */
+		if (err->code == -EMFILE || err->code == -ETIMEDOUT)
+			ask_end(b, "host"); /* whose it is not: ours, perhaps, and then it exists, or will */
 		else
 			box_end(b, "host");
 		return;

@@ -195,6 +195,8 @@ static void on_started(void *arg, const struct wire_in *in UNUSED, int *fds, siz
 	int r;
 
 	if (err) {
+		if (err->code == -EMFILE || err->code == -ETIMEDOUT)
+			send_cancel(j); /* what came with the answer found no room here, or the answer comes late */
 		job_failed(j, err);
 		return;
 	}

@@ -42,6 +42,9 @@ static struct {
 	struct fake_box boxes[FAKE_BOXES];
 	pthread_t thread;
 	char fail_make[64];           /* MAKE fails with this text */
+	int fail_code;                /* and this errno; 0 = ENOSPC */
+	char job_id[64];              /* of the last JOB */
+	char cancelled_id[64];        /* of the last JOB_CANCEL */
 	int ended, renewed, acked;    /* messages seen */
 	int results;                  /* RESULTs that were answered */
 	int over;                     /* runs whose ends were told */
@@ -308,7 +311,8 @@ static void fake_make(const struct wire_in *in)
 	const void *note;
 
 	if (fake.fail_make[0] || plan_decode(&p, in, &err) < 0) {
-		fake_fail(fake.daemon, in->request, fake.fail_make[0] ? ENOSPC : EINVAL, fake.fail_make[0] ? fake.fail_make : err.msg);
+		fake_fail(fake.daemon, in->request, !fake.fail_make[0] ? EINVAL : fake.fail_code ? fake.fail_code : ENOSPC,
+			  fake.fail_make[0] ? fake.fail_make : err.msg);
 		return;
 	}
 	while (i < FAKE_BOXES - 1 && fake.boxes[i].fd >= 0)
@@ -368,6 +372,7 @@ static void fake_job(const struct wire_in *in)
 	if (pipe2(p, O_CLOEXEC) < 0)
 		abort();
 	wire_put_str(&o, WIRE_T_ID, id);
+	snprintf(fake.job_id, sizeof(fake.job_id), "%s", id);
 	fake_send(fake.daemon, &o, p, 1);
 	for (size_t i = 0; (line = wire_get_str(in, WIRE_T_ARG, i)); i++)
 		if (dprintf(p[1], "%s\n", line) < 0)
@@ -435,8 +440,11 @@ static void fake_spawner(void)
 	else if (in.type == WIRE_RENEW) {
 		fake.lease_ms = wire_get_u64(&in, WIRE_T_LEASE_MS, 0);
 		__atomic_add_fetch(&fake.renewed, 1, __ATOMIC_SEQ_CST);
-	} else
+	} else {
+		if (in.type == WIRE_JOB_CANCEL)
+			snprintf(fake.cancelled_id, sizeof(fake.cancelled_id), "%s", wire_get_str(&in, WIRE_T_ID, 0));
 		fake_ok(fake.daemon, in.request);
+	}
 }
 
 static void *fake_main(void *arg)

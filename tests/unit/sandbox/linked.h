@@ -1,6 +1,8 @@
 /* A loop and a link to the spawner of fake_spawner.h. */
 #pragma once
 
+#include <sys/resource.h>
+
 #include "sandbox/link.h"
 #include "unit/sandbox/fake_spawner.h"
 
@@ -38,6 +40,20 @@ static inline void on_done(void *arg UNUSED, const struct err *e)
 {
 	cr_assert_null(e);
 	n_done++;
+}
+
+/* Nothing more can be opened; what gives the limit back. */
+static inline struct rlimit use_up_descriptors(void)
+{
+	struct rlimit old, now;
+	int lowest = dup(0);
+
+	cr_assert_geq(lowest, 0);
+	close(lowest);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+	now = (struct rlimit){ .rlim_cur = (rlim_t)lowest, .rlim_max = old.rlim_max };
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &now), 0);
+	return old;
 }
 
 static inline void linked_begin(void)

@@ -52,6 +52,24 @@ Test(link, a_failed_job_says_its_last_line)
 	cr_assert_str_eq(job_err.msg, "no such host");
 }
 
+Test(link, a_job_whose_output_finds_no_room_here_is_cancelled)
+{
+	const char *const argv[] = { "pulling", NULL };
+	struct image_jobs *jobs = link_jobs(spawner);
+	uint64_t number;
+	struct rlimit old;
+
+	cr_assert_eq(jobs->start(jobs, "say", argv, -1, on_line, on_job, NULL, &number, &err), 0);
+	usleep(200000); /* the answer is there */
+	old = use_up_descriptors();
+	cr_assert(turn(5000));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	cr_assert_eq(job_err.code, -EMFILE, "%s", job_err.msg);
+	for (int i = 0; i < 100 && !str_eq(fake.cancelled_id, fake.job_id); i++)
+		turn(10);
+	cr_assert_str_eq(fake.cancelled_id, fake.job_id);
+}
+
 /* -- the link --------------------------------------------------------------------------------------------------------------------- */
 
 static char platform_id[64], leaks[ERR_MSG_MAX];

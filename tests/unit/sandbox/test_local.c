@@ -1,6 +1,4 @@
 /* The local engine (takeover.c: test_takeover.c) against a spawner and inits that only speak the protocol. */
-#include <sys/resource.h>
-
 #include "unit/sandbox/engined.h"
 
 TestSuite(local, .init = engined_begin, .fini = engined_end, .timeout = 60);
@@ -346,20 +344,6 @@ Test(local, ports_are_reached_through_init)
 	cr_assert_eq(got_err.code, -ECONNREFUSED);
 }
 
-/* Nothing more can be opened; what gives the limit back. */
-static struct rlimit use_up_descriptors(void)
-{
-	struct rlimit old, now;
-	int lowest = dup(0);
-
-	cr_assert_geq(lowest, 0);
-	close(lowest);
-	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
-	now = (struct rlimit){ .rlim_cur = (rlim_t)lowest, .rlim_max = old.rlim_max };
-	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &now), 0);
-	return old;
-}
-
 Test(local, an_answer_whose_descriptor_finds_no_room_fails_alone)
 {
 	struct engine_box *b = create(ID);
@@ -453,6 +437,18 @@ Test(local, a_sandbox_that_finds_no_room_here_is_ended)
 		turn(10);
 	cr_assert_null(made);
 	cr_assert_eq(create_err.code, -EMFILE, "%s", create_err.msg);
+	cr_assert_eq(boxes(), 0);
+}
+
+/* It may come to be when nobody counts it any more. */
+Test(local, a_sandbox_that_is_not_there_in_time_is_ended)
+{
+	snprintf(fake.fail_make, sizeof(fake.fail_make), "no answer in time");
+	fake.fail_code = ETIMEDOUT;
+	cr_assert_null(create(ID));
+	cr_assert_eq(create_err.code, -ETIMEDOUT, "%s", create_err.msg);
+	cr_assert_eq(fake.ended, 1);
+	cr_assert_str_eq(fake.ended_id, ID);
 	cr_assert_eq(boxes(), 0);
 }
 
