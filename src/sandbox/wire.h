@@ -60,7 +60,7 @@ struct wire_head {
 			      fds: init's control socket, process pidfd */                                               \
 	X(END, 5)          /* ID, REASON. Answered when the last process is dead. */                                     \
 	X(ENDED, 6)        /* ID. Mounts, cgroups and files follow in batches. */                                        \
-	X(LIST, 7)         /* answered by one ITEM per sandbox, then OK */                                               \
+	X(LIST, 7)         /* answered by one ITEM per sandbox, then OK, after all that closed connections have left */  \
 	X(ITEM, 8)         /* ID, KIND, PID (0 = it is starting), LEASE_MS left; of RUNS: see there */                    \
 	X(TAKE, 9)         /* ID -> MADE, of one that is starting as soon as it is ready: hands over an existing         \
 			      sandbox's control socket (a dup). Nobody else may read that any more. */                   \

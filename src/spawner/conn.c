@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -14,6 +15,7 @@
 #define CONNS_MAX 16
 #define QUEUE_MAX 16384 /* messages; a daemon that lets so many pile up is not reading. LIST alone makes thousands */
 #define LEAKS_MAX (WIRE_MAX - 4096)
+#define LEFT_MAX 4096   /* messages; the socket of one that is gone holds hundreds at most */
 #define RETRY_MS 20  /* after the kernel refused for another reason than a full socket */
 #define ACCEPT_MS 100 /* after there was no descriptor for one that wants to connect */
 
@@ -40,6 +42,7 @@ struct conn {
 	uint64_t number;
 	bool greeted; /* said HELLO */
 	bool doomed;  /* to be closed by the loop's next look at it: never inside a call that uses it */
+	struct waiter lister; /* of a LIST that was just read; conn 0 = none was */
 	struct list queue;
 	size_t n_queued;
 	uint64_t retry_ms; /* when the queue is looked at again; 0 = when the socket has room */
@@ -276,7 +279,7 @@ static void dispatch(struct conn *c, const struct wire_in *in, int input)
 		box_end(sp, in, to);
 		break;
 	case WIRE_LIST:
-		boxes_list(sp, to);
+		c->lister = to;
 		break;
 	case WIRE_TAKE:
 		box_take(sp, in, to);
@@ -331,7 +334,8 @@ static void refuse_descriptors(struct conn *c, const void *p, size_t len)
 			  "the spawner has no descriptor left for what came with the request");
 }
 
-static void conn_read(struct conn *c)
+/* One message. False = c is no more. */
+static bool conn_read(struct conn *c)
 {
 	static uint64_t buf[WIRE_MAX / 8];
 	int fds[FD_PASS_MAX];
@@ -340,26 +344,48 @@ static void conn_read(struct conn *c)
 	int r = fd_recv(c->source.fd, buf, sizeof(buf), &len, fds, FD_PASS_MAX, &n_fds);
 
 	if (r == -EAGAIN)
-		return;
+		return true;
 	if (r == -EMFILE) {
 		refuse_descriptors(c, buf, len);
-		return;
+		return true;
 	}
 	auto_fd input = n_fds ? fds[0] : -1; /* no request brings more */
 	for (size_t i = 1; i < n_fds; i++)
 		fd_close(fds[i]);
 	if (r < 0 || len == 0 || c->doomed) {
 		conn_close(c);
-		return;
+		return false;
 	}
 	r = wire_parse(&in, buf, len);
 	if (r == 0) {
 		dispatch(c, &in, input);
-		return;
+		return true;
 	}
 	conn_fail(c->sp, (struct waiter){ c->number, 0 }, "understand the message", r, NULL,
 		  r == -EPROTONOSUPPORT ? "this protocol version is not spoken here" : "the message is malformed");
 	conn_doom(c);
+	return true;
+}
+
+static bool is_left(const struct conn *c)
+{
+	struct pollfd p = { .fd = c->source.fd };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
+}
+
+/* What a killed daemon has asked for comes first: made after the list, it would be nobody's. */
+static void conn_list(struct conn *asking)
+{
+	const struct waiter to = asking->lister;
+	struct spawner *sp = asking->sp;
+
+	asking->lister = (struct waiter){ 0 };
+	list_foreach(&sp->conns, struct conn, link, c)
+		if (c != asking && is_left(c))
+			for (int i = 0; i < LEFT_MAX && conn_read(c); i++)
+				;
+	boxes_list(sp, to);
 }
 
 static void on_conn(void *arg, uint32_t epoll_events)
@@ -368,8 +394,8 @@ static void on_conn(void *arg, uint32_t epoll_events)
 
 	if (epoll_events & EPOLLOUT)
 		conn_flush(c);
-	if (epoll_events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		conn_read(c);
+	if (epoll_events & (EPOLLIN | EPOLLHUP | EPOLLERR) && conn_read(c) && c->lister.conn)
+		conn_list(c);
 }
 
 /* -- accepting --------------------------------------------------------------------------------------------------- */

@@ -246,6 +246,24 @@ def test_notes_are_for_whoever_takes_over(own):
     assert s.daemon.call("TAKE", ("ID", b.id)).raw("NOTE") == large
 
 
+def test_what_a_dead_daemon_has_asked_for_is_in_the_list_of_the_next(own):
+    s, ids = own(), [str(uuid.uuid4()) for _ in range(20)]
+    s.process.send_signal(signal.SIGSTOP)
+    for box_id in ids:
+        s.daemon.send("MAKE", *s.plan(id=box_id))
+    s.daemon.close()
+    s.daemon = s.connect(hello=False)
+    s.daemon.send("HELLO", ("PROGRAM_VERSION", "test"))
+    n, listed = s.daemon.send("LIST"), []
+    s.process.send_signal(signal.SIGCONT)
+    while (m := s.daemon.wait(n)).kind == "ITEM":
+        listed.append(m.text("ID"))
+    assert m.kind == "OK" and sorted(listed) == sorted(ids)
+    for box_id in ids:
+        assert s.daemon.call("END", ("ID", box_id), ("REASON", "deleted")).kind == "ENDED"
+    assert settle(lambda: s.leaks() == "")
+
+
 def test_one_that_is_starting_is_taken_when_it_is_ready(own):
     s, box_id = own(), str(uuid.uuid4())
     s.daemon.send("MAKE", *s.plan(id=box_id))
