@@ -18,6 +18,7 @@
 #define LINGER_CHECK_US 500000
 #define SMALL_FILE 4096
 #define LIMIT_SLACK_BYTES (1u << 20)
+#define HIT_US 5000000 /* from a hit of the limit to its kill, before which the kernel logs all processes, a sandbox at a time */
 
 static bool is_cgroup2(int fd)
 {
@@ -75,16 +76,35 @@ static uint64_t keyed(int fd, const char *key)
 	return value_of(read_small(fd, text), key);
 }
 
-struct counters groups_counters(const struct init *in)
+static void see_hits(struct groups *gs, uint64_t hits, uint64_t now_us)
+{
+	if (now_us >= gs->hits_us + HIT_US)
+		gs->hits_before = gs->hits;
+	if (hits != gs->hits)
+		gs->hits_us = now_us;
+	gs->hits = hits;
+}
+
+struct counters groups_counters(struct init *in, uint64_t now_us)
 {
 	char text[SMALL_FILE];
 	const char *oom = read_small(in->groups.oom_fd, text);
-
-	return (struct counters){
+	struct counters c = {
 		.oom_kills = value_of(oom, "oom_kill"),
 		.limit_hits = value_of(oom, "oom"),
 		.pids_hits = keyed(in->groups.pids_fd, "max"),
 	};
+
+	see_hits(&in->groups, c.limit_hits, now_us);
+	return c;
+}
+
+struct counters groups_begin(struct init *in, uint64_t now_us)
+{
+	struct counters c = groups_counters(in, now_us);
+
+	c.limit_hits = in->groups.hits_before;
+	return c;
 }
 
 bool groups_alone(const struct init *in)

@@ -35,6 +35,8 @@ struct groups {
 	uint64_t check_us;      /* when to look at the lingering ones; 0 = nothing happened since */
 	int oom_fd, pids_fd;    /* files with the counters, -1 = there are none */
 	int processes_fd;       /* pids.current; -1 = not counted */
+	uint64_t hits, hits_us; /* the limit_hits that were last seen, and when they had risen */
+	uint64_t hits_before;   /* without those whose kill may be still to come */
 };
 
 /* Totals since the sandbox began. */
@@ -45,7 +47,10 @@ struct counters {
 };
 
 void groups_open(struct init *in);
-struct counters groups_counters(const struct init *in);
+struct counters groups_counters(struct init *in, uint64_t now_us);
+/* The same, for who begins now: limit_hits without those of a moment before. The kernel counts a hit at once and the kill when it
+ * has chosen whom, which without its hit would look like the host's. */
+struct counters groups_begin(struct init *in, uint64_t now_us);
 /* The change from one to the other. */
 struct counters groups_counted(const struct counters *from, const struct counters *to);
 /* Whether init is the only process there is: none that was reaped, none that comes. False when nobody counts. */

@@ -86,7 +86,7 @@ static bool is_disk_full(void)
 
 static void measure(struct init *in, struct run *run)
 {
-	struct counters now = groups_counters(in);
+	struct counters now = groups_counters(in, time_now_us());
 	struct timeval *u = &run->usage.ru_utime, *s = &run->usage.ru_stime;
 	uint64_t waited_us = (uint64_t)(u->tv_sec + s->tv_sec) * 1000000 + (uint64_t)(u->tv_usec + s->tv_usec);
 	uint64_t group_us = run->group ? group_cpu_us(run->group) : 0;
@@ -157,7 +157,7 @@ void runs_prepare(struct init *in)
 	in->runs.still = groups_alone(in);
 	if (!in->runs.still)
 		return;
-	in->runs.counters = groups_counters(in);
+	in->runs.counters = groups_counters(in, time_now_us());
 	user_recheck();
 }
 
@@ -392,7 +392,7 @@ static int start(struct init *in, struct run *run, struct spec *s, struct reques
 {
 	int r;
 
-	run->base = in->runs.still ? in->runs.counters : groups_counters(in);
+	run->base = in->runs.still ? in->runs.counters : groups_begin(in, run->start_us);
 	in->runs.still = false;
 	q->stage = "output";
 	r = s->log >= 0 ? open_log(run, s->log, err) : 0;
