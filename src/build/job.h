@@ -19,7 +19,8 @@
  *   runtime-wrapper CONF ARGS...                   between buildah and runc; not for people
  *
  * Folders below DATA/images, all root's: bases/{store,run,lock}, env/OWNER/NAME/{store,run,runc,tmp,lock},
- * records/, tmp/. A store is used by one job at a time (flock on lock), the store of bases by many readers. */
+ * records/, tmp/. A store is used by one job at a time (flock on lock), the store of bases by many readers. Builds hold
+ * bases/used shared; who removes takes it whole, after bases/lock and without waiting. */
 #pragma once
 
 #include <stdbool.h>
@@ -98,5 +99,8 @@ MUST_CHECK int job_clean(struct job *j, const char *env, struct err *err);
 int job_wrapper(int argc, char **argv); /* runtime-wrapper: returns only on failure */
 
 /* -- the store of bases (jobbase.c) ------------------------------------------------------------------------------- */
-/* Copies SOURCE (a skopeo transport:name) into the store of bases as name and writes its record. */
+/* Copies SOURCE (a skopeo transport:name) into the store of bases as name and writes its record.
+ * SOURCE is on this machine: the store is locked meanwhile. */
 MUST_CHECK int job_copy_in(struct job *j, const char *source, const char *name, struct err *err);
+/* The same from the registry of name; the store is locked only when all of it is on this machine. */
+MUST_CHECK int job_fetch(struct job *j, const char *name, struct err *err);

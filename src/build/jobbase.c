@@ -69,16 +69,92 @@ static int record(struct job *j, const char *store, const char *name, struct err
 	return r < 0 ? r : image_record_write(j->data, i, err);
 }
 
-int job_copy_in(struct job *j, const char *source, const char *name, struct err *err)
+static int copy(struct job *j, const char *policy, const char *option, const char *source, const char *target, struct err *err)
 {
-	auto_free char *policy = xasprintf("%s/policy.json", j->tmp), *target = job_storage_name(j, name);
+	const char *argv[] = { "skopeo", policy, "copy", "--quiet", option, source, target, NULL };
+
+	return job_tool(j, argv, "", err);
+}
+
+static char *host_policy(const struct job *j)
+{
+	return xasprintf("--policy=%s/policy.json", j->tmp);
+}
+
+static int put_in(struct job *j, const char *policy, const char *source, const char *name, struct err *err)
+{
+	auto_free char *target = job_storage_name(j, name);
 	auto_fd lock = -1;
-	const char *argv[] = { "skopeo", "--policy", policy, "copy", "--quiet", source, target, NULL };
 
 	int r = lock_bases(j, &lock, err);
 	if (r == 0)
-		r = job_tool(j, argv, "", err);
+		r = copy(j, policy, "--multi-arch=system", source, target, err);
 	return r < 0 ? r : record(j, CSTORE_BASES, name, err);
+}
+
+int job_copy_in(struct job *j, const char *source, const char *name, struct err *err)
+{
+	auto_free char *policy = host_policy(j);
+
+	return put_in(j, policy, source, name, err);
+}
+
+/* -- from a registry ---------------------------------------------------------------------------------------------- */
+static int move(const char *from, const char *to, struct err *err)
+{
+	return rename(from, to) < 0 ? err_sys(err, "move %s to %s", from, to) : 0;
+}
+
+static int fetch(struct job *j, const char *name, const char *option, const char *folder, struct err *err)
+{
+	auto_free char *policy = host_policy(j), *source = xasprintf("docker://%s", name);
+	auto_free char *target = xasprintf("dir:%s/%s", j->tmp, folder);
+
+	return copy(j, policy, option, source, target, err);
+}
+
+/* A digest in the name may be that of a list of images for several machines, and the store takes one of them under such a
+ * name only together with the list: the fetched one goes below it, as skopeo has it in folders. */
+static int fetch_list(struct job *j, const char *name, const char *digest, struct err *err)
+{
+	auto_free char *list = xasprintf("%s/list/manifest.json", j->tmp), *top = xasprintf("%s/fetched/manifest.json", j->tmp);
+	auto_free char *below = xasprintf("%s/fetched/%s.manifest.json", j->tmp, digest + strlen("sha256:"));
+
+	int r = fetch(j, name, "--multi-arch=index-only", "list", err);
+	if (r == 0)
+		r = move(top, below, err);
+	return r < 0 ? r : move(list, top, err);
+}
+
+static int fetch_all(struct job *j, const char *name, struct err *err)
+{
+	auto_free char *file = xasprintf("%s/digest", j->tmp), *option = xasprintf("--digestfile=%s", file);
+	auto_buf struct buf digest = { 0 };
+	const char *asked = strchr(name, '@');
+
+	int r = fetch(j, name, option, "fetched", err);
+	if (r < 0 || !asked)
+		return r;
+	buf_init(&digest, 256);
+	r = fd_read_file(file, &digest, err);
+	if (r < 0 || str_eq(digest.data, asked + 1) || !str_starts(digest.data, "sha256:"))
+		return r;
+	return fetch_list(j, name, digest.data, err);
+}
+
+/* Whoever else wants the store does not wait for a registry, which may take hours: all of it comes into the job's own folder
+ * first, byte for byte, so that the image stays the same one. The host's policy was asked there, for what came from where; of
+ * folders it may say anything. */
+int job_fetch(struct job *j, const char *name, struct err *err)
+{
+	auto_free char *dir = xasprintf("%s/fetched", j->tmp), *source = xasprintf("dir:%s", dir);
+
+	int r = fetch_all(j, name, err);
+	if (r == 0)
+		r = put_in(j, "--insecure-policy", source, name, err);
+	/* A build that brings several, or goes on for an hour, must not hold them twice. */
+	int gone = job_rmtree(dir, r < 0 ? NULL : err);
+	return r < 0 ? r : gone;
 }
 
 /* A normalised name and the tools' files: what every kind here begins with. */
@@ -97,9 +173,8 @@ int job_pull(struct job *j, const char *ref, struct err *err)
 	int r = begin(j, ref, &name, err);
 	if (r < 0)
 		return r;
-	auto_free char *source = xasprintf("docker://%s", name);
 	job_say("pulling %s", name);
-	r = job_copy_in(j, source, name, err);
+	r = job_fetch(j, name, err);
 	if (r == 0)
 		job_say("pulled %s", name);
 	return r;
@@ -284,10 +359,10 @@ int job_remove(struct job *j, const char *ref, struct err *err)
 	auto_free char *path = image_record_path(j->data, name), *store = store_of(name);
 	if (access(path, F_OK) < 0)
 		return err_set(err, -ENOENT, "image %s is not here", name);
-	if (str_eq(store, CSTORE_BASES))
+	/* In this order: whoever waits for the store's lock while builds are stopped stops them for as long. */
+	r = lock_store(j, store, &lock, err);
+	if (r == 0 && str_eq(store, CSTORE_BASES))
 		r = stop_builds(j, name, &used, err);
-	if (r == 0)
-		r = lock_store(j, store, &lock, err);
 	return r < 0 ? r : remove_locked(j, store, name, err);
 }
 

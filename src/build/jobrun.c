@@ -238,7 +238,6 @@ int job_no_base(const char *name, const char *why, struct err *err)
 static int bring(struct job *j, const char *written, const char *name, struct err *err)
 {
 	AUTO(image_freep) struct image *here = NULL;
-	auto_free char *source = xasprintf("docker://%s", name);
 	bool same = false;
 
 	if (str_starts(name, "localhost/env/") || cstore_read(&here, j->images, CSTORE_BASES, name, NULL) == 0)
@@ -248,7 +247,7 @@ static int bring(struct job *j, const char *written, const char *name, struct er
 		same = str_eq(plain, name);
 	job_say("pulling %s", name);
 	struct err why = ERR_INIT;
-	int r = job_copy_in(j, source, name, &why);
+	int r = job_fetch(j, name, &why);
 	if (r == 0)
 		return 0;
 	auto_free char *both = xasprintf("%s%s%s", written, same ? "" : " = ", same ? "" : name);

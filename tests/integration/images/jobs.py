@@ -14,6 +14,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 BUILD = os.environ.get("OPENREWARD_BUILD_DIR") or os.path.join(ROOT, "build")
 PROGRAM = os.environ.get("OPENREWARD_JOB_PROGRAM") or os.path.join(BUILD, "openreward")
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "amd64")
 BASE = "docker.io/library/python:3.11-slim"
 
 
@@ -27,13 +28,20 @@ class Data:
     def command(self, kind, *args):
         return ["unshare", "--pid", "--mount", "--fork", "--kill-child", PROGRAM, "job", kind, "--data", self.path, *args]
 
-    def job_with_registries(self, text, kind, *args):
-        """The job, on a machine whose /etc/containers/registries.conf is text."""
+    def command_with_registries(self, text, kind, *args):
         path = os.path.join(self.path, "registries.conf")
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
         script = 'mount --make-rprivate /; mount --bind "$1" /etc/containers/registries.conf; shift; exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", path, *self.command(kind, *args)]
+        return ["unshare", "--mount", "sh", "-c", script, "sh", path, *self.command(kind, *args)]
+
+    def start_with_registries(self, text, kind, *args):
+        return subprocess.Popen(self.command_with_registries(text, kind, *args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+
+    def job_with_registries(self, text, kind, *args):
+        """The job, on a machine whose /etc/containers/registries.conf is text."""
+        command = self.command_with_registries(text, kind, *args)
         p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
         return Result(p.returncode, p.stdout)
 
@@ -150,11 +158,20 @@ def docker_archive(path, repo_tag, env="A=b"):
             tar.addfile(info, io.BytesIO(data))
 
 
+def digest_of(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 class Registry(http.server.BaseHTTPRequestHandler):
     """A container registry of one image, read-only: what a pull asks for and no more."""
     answers = {}
+    stalls = {}  # path: an event that is set when it is asked for; then nothing comes any more
 
     def do_GET(self):
+        if self.path in self.stalls:
+            self.stalls[self.path].set()
+            self.rfile.read()  # until the client is gone
+            return
         kind, body = self.answers.get(self.path, (None, b""))
         self.send_response(200 if kind else 404)
         self.send_header("Content-Type", kind or "text/plain")
@@ -169,25 +186,32 @@ class Registry(http.server.BaseHTTPRequestHandler):
         pass
 
     @classmethod
-    def offer(cls, name, tag):
+    def offer(cls, name, tag, text=b"hi\n"):
+        """Returns the path of the layer, and the digest of a list which has the image."""
         blobs = []
         layer = io.BytesIO()
         with tarfile.open(fileobj=layer, mode="w") as tar:
             info = tarfile.TarInfo("pulled.txt")
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"hi\n"))
-        diff = "sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+        diff = digest_of(layer.getvalue())
         config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/pulled"]},
                              "rootfs": {"type": "layers", "diff_ids": [diff]}}).encode()
         types = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar"
         for kind, data in zip(types, (config, layer.getvalue())):
-            digest = "sha256:" + hashlib.sha256(data).hexdigest()
+            digest = digest_of(data)
             blobs.append({"mediaType": kind, "digest": digest, "size": len(data)})
             cls.answers[f"/v2/{name}/blobs/{digest}"] = "application/octet-stream", data
         kind = "application/vnd.oci.image.manifest.v1+json"
         manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": blobs[0], "layers": blobs[1:]}).encode()
         cls.answers["/v2/"] = "application/json", b"{}"
-        cls.answers[f"/v2/{name}/manifests/{tag}"] = kind, manifest
+        cls.answers[f"/v2/{name}/manifests/{tag}"] = cls.answers[f"/v2/{name}/manifests/{digest_of(manifest)}"] = kind, manifest
+        entry = {"mediaType": kind, "digest": digest_of(manifest), "size": len(manifest),
+                 "platform": {"architecture": MACHINE, "os": "linux"}}
+        kind = "application/vnd.oci.image.index.v1+json"
+        several = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}).encode()
+        cls.answers[f"/v2/{name}/manifests/{digest_of(several)}"] = kind, several
+        return f"/v2/{name}/blobs/{digest}", digest_of(several)
 
 
 def processes_under(path):

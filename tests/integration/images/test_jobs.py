@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from jobs import (BASE, PROGRAM, Registry, cgroups, docker_archive, kill_hard, link, mounts_under, processes_under, special, wait_until)
+from jobs import (BASE, PROGRAM, Registry, cgroups, digest_of, docker_archive, kill_hard, link, mounts_under, processes_under, special,
+                  wait_until)
 
 IMAGE = "localhost/env/alice/hello:"
 FROM = "FROM python:3.11-slim\n"
@@ -472,24 +473,63 @@ def test_pull_without_a_registry_says_why(data):
     assert "nosuch.invalid/a/b:1" in r.last and "level=fatal" not in r.last and len(r.last) < 800
 
 
-def test_pull_through_the_mirror_that_the_host_has(data):
+@pytest.fixture
+def mirror():
+    """The configuration of a machine whose docker.io is Registry."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:{server.server_port}"\ninsecure = true\n'
+    server.shutdown()
+    server.server_close()
+
+
+def test_pull_through_the_mirror_that_the_host_has(data, mirror):
     Registry.offer("me/tool", "7")
-    mirror = f'[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:{server.server_port}"\ninsecure = true\n'
-    try:
-        r = data.job_with_registries(mirror, "pull", "me/tool:7")
-        assert r.status == 0, r
-        rec = data.record("docker.io/me/tool:7")
-        assert rec["cmd"] == ["/pulled"]
-        assert os.listdir(os.path.join(data.images, rec["layers"][0])) == ["pulled.txt"]
-        r = data.job_with_registries(mirror, "pull", "me/other:7")
-        assert r.status == 1 and "me/other" in r.last, r
-    finally:
-        server.shutdown()
-        server.server_close()
+    r = data.job_with_registries(mirror, "pull", "me/tool:7")
+    assert r.status == 0, r
+    rec = data.record("docker.io/me/tool:7")
+    assert rec["cmd"] == ["/pulled"]
+    assert os.listdir(os.path.join(data.images, rec["layers"][0])) == ["pulled.txt"]
+    r = data.job_with_registries(mirror, "pull", "me/other:7")
+    assert r.status == 1 and "me/other" in r.last, r
     r = data.build("onpulled", "FROM me/tool:7\nCOPY y /y\n", {"y": "y"})
     assert r.status == 0, r
+
+
+def test_pull_by_digest(data, mirror):
+    """Of one image, and of a list of images, of which this machine's is taken: all are the image of the tag."""
+    _, several = Registry.offer("me/exact", "1", b"exact\n")
+    assert data.job_with_registries(mirror, "pull", "me/exact:1").status == 0
+    rec = data.record("docker.io/me/exact:1")
+    one = digest_of(Registry.answers["/v2/me/exact/manifests/1"][1])
+    for digest in (one, several):
+        r = data.job_with_registries(mirror, "pull", f"me/exact@{digest}")
+        assert r.status == 0, r
+        again = data.record(f"docker.io/me/exact@{digest}")
+        assert (again["digest"], again["layers"]) == (rec["digest"], rec["layers"])
+    assert rec["digest"] != one and not os.listdir(f"{data.images}/tmp")
+
+
+def test_a_registry_that_stalls_holds_up_its_own_image_only(data, mirror):
+    Registry.offer("me/quick", "1", b"quick\n")
+    layer, _ = Registry.offer("me/slow", "1", b"slow\n")
+    asked = Registry.stalls[layer] = threading.Event()
+    slow = data.start_with_registries(mirror, "pull", "me/slow:1")
+    try:
+        assert asked.wait(60)
+        assert data.job_with_registries(mirror, "pull", "me/quick:1").status == 0
+        assert data.build("beside", "FROM me/quick:1\nCOPY y /y\n", {"y": "y"}).status == 0
+        for name in (IMAGE + "beside", "me/quick:1"):
+            assert data.job("remove", name).status == 0
+        assert slow.poll() is None and os.listdir(f"{data.images}/tmp")
+    finally:
+        kill_hard(slow)
+        del Registry.stalls[layer]
+    r = data.job_with_registries(mirror, "pull", "me/slow:1")
+    assert r.status == 0, r
+    assert not os.listdir(f"{data.images}/tmp"), "what was killed has left nothing"
+    clean(data)
 
 
 def test_bad_arguments(data):
