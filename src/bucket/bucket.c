@@ -17,6 +17,7 @@
 
 #define TIDY_MS (10 * 60 * 1000)
 #define ID_LEN 37
+#define COUNTS_MAX 2 /* at a time: large trees take minutes, and workers have other things to do */
 
 struct buckets {
 	struct loop *loop;
@@ -25,6 +26,8 @@ struct buckets {
 	struct map *usage; /* struct usage by environment */
 	struct map *parts; /* claimed: uint64_t *, the bytes that each had then */
 	struct loop_timer tidy;
+	struct list uncounted; /* struct usage: waiting for their turn */
+	unsigned counts;       /* under way */
 };
 
 struct usage {
@@ -35,7 +38,10 @@ struct usage {
 	int64_t meanwhile;   /* settled while a count is under way: it may or may not have seen that */
 	uint64_t found;      /* the worker's */
 	struct map *parts;   /* the worker's: uint64_t * by the name of a part */
-	bool counting;
+	int error;           /* the worker's: of the count under way */
+	int failed;          /* -errno of the last count; 0 = it could be done */
+	bool counting;       /* or waiting for it */
+	struct list in_uncounted;
 	struct list waits;   /* struct wait: until the count is there */
 };
 
@@ -104,6 +110,7 @@ int buckets_new(struct buckets **ret, struct loop *l, const char *data_dir, stru
 	b->fd = fd_steal(&fd);
 	b->usage = map_new();
 	b->parts = map_new();
+	list_init(&b->uncounted);
 	loop_timer_init(&b->tidy, l, on_tidy, b);
 	loop_timer_start(&b->tidy, 1);
 	*ret = b;
@@ -154,6 +161,7 @@ static struct usage *usage_of(struct buckets *b, const char *env_id)
 	u = NEW(struct usage);
 	u->b = b;
 	snprintf(u->env_id, sizeof(u->env_id), "%s", env_id);
+	list_init(&u->in_uncounted);
 	list_init(&u->waits);
 	map_put(b->usage, env_id, u);
 	return u;
@@ -164,7 +172,8 @@ static void on_count(void *arg)
 	struct usage *u = arg;
 	uint64_t files;
 
-	if (bucket_count(u->b->fd, u->env_id, "", &files, &u->found, NULL) < 0)
+	u->error = bucket_count(u->b->fd, u->env_id, "", &files, &u->found, NULL);
+	if (u->error < 0)
 		u->found = 0;
 	bucket_each_part(u->b->fd, u->env_id, number_put, u->parts);
 }
@@ -181,7 +190,10 @@ static void decide(struct wait *w)
 	struct usage *u = w->u;
 	struct err err;
 
-	if (fits(w)) {
+	if (w->quota && u->failed < 0) {
+		err_sys_code(&err, u->failed, "counting the environment's files, which have a quota");
+		w->done(w->arg, &err);
+	} else if (fits(w)) {
 		u->reserved += w->bytes;
 		w->done(w->arg, NULL);
 	} else {
@@ -206,17 +218,28 @@ static uint64_t count_parts(const struct usage *u)
 	return bytes;
 }
 
+static void take_count(struct usage *u)
+{
+	u->counting = false;
+	u->failed = u->error;
+	u->counted_ms = u->failed < 0 ? 0 : loop_now_ms(u->b->loop);
+	/* Counted twice at worst, which the next count puts right; never too little. */
+	if (u->failed == 0)
+		u->bytes = u->found + count_parts(u) + (uint64_t)MAX(u->meanwhile, 0);
+	u->parts = numbers_free(u->parts);
+	u->meanwhile = 0;
+}
+
+static void count_next(struct buckets *b);
+
 static void on_counted(void *arg)
 {
 	struct usage *u = arg;
 	struct list waits = LIST_INIT(waits);
 
-	u->counting = false;
-	u->counted_ms = loop_now_ms(u->b->loop);
-	/* Counted twice at worst, which the next count puts right; never too little. */
-	u->bytes = u->found + count_parts(u) + (uint64_t)MAX(u->meanwhile, 0);
-	u->parts = numbers_free(u->parts);
-	u->meanwhile = 0;
+	take_count(u);
+	u->b->counts--;
+	count_next(u->b);
 	while (!list_empty(&u->waits)) {
 		struct wait *w = list_first(&u->waits, struct wait, node);
 
@@ -229,6 +252,18 @@ static void on_counted(void *arg)
 		list_remove(&w->node);
 		decide(w);
 	}
+}
+
+static void count_next(struct buckets *b)
+{
+	struct usage *u = list_first(&b->uncounted, struct usage, in_uncounted);
+
+	if (!u || b->counts == COUNTS_MAX)
+		return;
+	list_remove(&u->in_uncounted);
+	b->counts++;
+	u->parts = map_new();
+	loop_work(b->loop, LOOP_LANE_ANY, on_count, on_counted, u);
 }
 
 /* -- reservations ------------------------------------------------------------------------------------------------- */
@@ -254,8 +289,8 @@ void buckets_reserve(struct buckets *b, const char *env_id, uint64_t quota, uint
 	if (u->counting)
 		return;
 	u->counting = true;
-	u->parts = map_new();
-	loop_work(b->loop, LOOP_LANE_ANY, on_count, on_counted, u);
+	list_push_back(&b->uncounted, &u->in_uncounted);
+	count_next(b);
 }
 
 void buckets_settle(struct buckets *b, const char *env_id, uint64_t reserved, int64_t added)

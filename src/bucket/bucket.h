@@ -3,7 +3,8 @@
  *
  * How much a bucket holds, the parts of its resumable uploads with it, is counted once, when it is first asked for, and kept up
  * to date by what uploads and deletes say. Instances write to their bucket without telling: so it is counted anew when the last
- * count is older than BUCKET_RECOUNT_MS, and, before anything is refused, when it is older than BUCKET_RECHECK_MS. */
+ * count is older than BUCKET_RECOUNT_MS, and, before anything is refused, when it is older than BUCKET_RECHECK_MS. Two buckets
+ * are counted at a time, others wait. Where one can't be, and there is a quota, nothing is uploaded to it. */
 #pragma once
 
 #include "base/err.h"
@@ -22,7 +23,8 @@ int buckets_fd(const struct buckets *b);           /* of DATA/buckets, for bucke
 const char *buckets_path(const struct buckets *b); /* DATA/buckets */
 
 /* Room for an upload of `bytes` beside what is there and what others have reserved, within quota (0 = no limit). done
- * comes from the loop, once: err NULL = reserved until buckets_settle(); -EDQUOT names the figures. */
+ * comes from the loop, once: err NULL = reserved until buckets_settle(); -EDQUOT names the figures; -errno: it
+ * can't be counted. */
 typedef void bucket_reserve_fn(void *arg, const struct err *err);
 void buckets_reserve(struct buckets *b, const char *env_id, uint64_t quota, uint64_t bytes, bucket_reserve_fn *done, void *arg);
 /* Gives a reservation back (0 = there is none); the bucket holds `added` more, or less, bytes than before. */

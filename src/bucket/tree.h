@@ -42,7 +42,8 @@ MUST_CHECK int bucket_place(int buckets, const char *env_id, const char *name, c
 
 /* A file (or a link, pipe...) of this name. Folders that become empty by it go too. -ENOENT; -EISDIR. */
 MUST_CHECK int bucket_remove(int buckets, const char *env_id, const char *name, uint64_t *ret_size, struct err *err);
-/* A folder with all there is in it, gone in one step; name "" = everything. *ret_files were in it. */
+/* A folder with all there is in it, gone in one step; name "" = everything. *ret_files were in it; 0 where they
+ * can't be counted. */
 MUST_CHECK int bucket_remove_folder(int buckets, const char *env_id, const char *name, uint64_t *ret_files,
 				    uint64_t *ret_bytes, struct err *err);
 
@@ -51,7 +52,8 @@ MUST_CHECK int bucket_remove_folder(int buckets, const char *env_id, const char 
  * looks again. */
 MUST_CHECK int bucket_check_folder(int buckets, const char *env_id, const char *name, bool make, char **ret_name, struct err *err);
 
-/* Files and their bytes below a folder (name "" = the bucket); what is named longer than BUCKET_NAME_MAX is left out. */
+/* Files and their bytes below a folder (name "" = the bucket); what is named longer than BUCKET_NAME_MAX is left out.
+ * Opens a folder for each level, 512 at most; -EMFILE, -ENFILE, -ENOMEM where the process may not. */
 MUST_CHECK int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *ret_files, uint64_t *ret_bytes,
 			    struct err *err);
 

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
-#include "base/list.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "bucket/private.h"
@@ -20,78 +19,81 @@ static bool is_dot(const char *name)
 
 /* -- counting ---------------------------------------------------------------------------------------------------- */
 
-/* Folders still to be looked at, by path: one descriptor and no recursion whatever the shape of the tree. */
-struct pending {
-	struct list node;
-	char path[];
-};
+/* A name is no longer than BUCKET_NAME_MAX, so no folder of one lies deeper. */
+#define DEPTH_MAX (BUCKET_NAME_MAX / 2 + 1)
 
+/* The folders from the top down to where the walk is, open: whatever a stranger makes, it costs no more than so many. */
 struct count {
-	int buckets;
-	const char *env_id;
-	struct list pending;
+	DIR *open[DEPTH_MAX];
+	size_t len[DEPTH_MAX]; /* of the name of each, within the bucket */
+	size_t depth;
 	uint64_t files, bytes;
 };
 
-static void push(struct count *c, const char *folder, const char *name)
+/* What is closed to its owner, moved or gone does not count; that the process can open no more says nothing of the tree. */
+static int enter(struct count *c, int fd, size_t len)
 {
-	size_t len = strlen(folder) + strlen(name) + 2;
-	struct pending *p;
-
-	if (len > BUCKET_NAME_MAX)
-		return;
-	p = xmalloc(sizeof(*p) + len);
-	snprintf(p->path, len, "%s%s%s", folder, *folder && *name ? "/" : "", name);
-	list_push_front(&c->pending, &p->node);
-}
-
-static void count_entry(struct count *c, int dir, const char *folder, const char *name)
-{
-	struct stat st;
-
-	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return; /* gone */
-	if (S_ISDIR(st.st_mode))
-		push(c, folder, name);
-	if (!S_ISREG(st.st_mode))
-		return;
-	c->files++;
-	c->bytes += (uint64_t)st.st_size;
-}
-
-static int count_folder(struct count *c, const char *folder)
-{
-	int fd = open_listing(c->buckets, c->env_id, folder);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
 
 	if (!d) {
+		int r = fd < 0 ? fd : -errno;
+
 		fd_close(fd);
-		return fd;
+		return r == -EMFILE || r == -ENFILE || r == -ENOMEM ? r : 0;
 	}
-	while ((e = readdir(d)))
-		if (!is_dot(e->d_name))
-			count_entry(c, dirfd(d), folder, e->d_name);
-	closedir(d);
+	c->open[c->depth] = d;
+	c->len[c->depth++] = len;
 	return 0;
 }
 
-int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *ret_files, uint64_t *ret_bytes,
-		 struct err *err UNUSED)
+static int enter_below(struct count *c, const char *name)
 {
-	struct count c = { .buckets = buckets, .env_id = env_id };
+	size_t above = c->len[c->depth - 1], len = above + (above > 0) + strlen(name);
 
-	list_init(&c.pending);
-	push(&c, name, "");
-	while (!list_empty(&c.pending)) {
-		struct pending *p = list_first(&c.pending, struct pending, node);
+	if (len > BUCKET_NAME_MAX || c->depth == DEPTH_MAX)
+		return 0;
+	return enter(c, beneath(dirfd(c->open[c->depth - 1]), name, O_RDONLY | O_DIRECTORY, 0), len);
+}
 
-		list_remove(&p->node);
-		(void)!count_folder(&c, p->path); /* closed to its owner, moved or gone: what is in it does not count */
-		free(p);
+static int count_entry(struct count *c, const char *name)
+{
+	struct stat st;
+
+	if (is_dot(name) || fstatat(dirfd(c->open[c->depth - 1]), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return 0; /* gone */
+	if (S_ISDIR(st.st_mode))
+		return enter_below(c, name);
+	if (S_ISREG(st.st_mode)) {
+		c->files++;
+		c->bytes += (uint64_t)st.st_size;
 	}
-	*ret_files = c.files;
-	*ret_bytes = c.bytes;
+	return 0;
+}
+
+static void leave(struct count *c)
+{
+	closedir(c->open[--c->depth]);
+}
+
+int bucket_count(int buckets, const char *env_id, const char *name, uint64_t *ret_files, uint64_t *ret_bytes, struct err *err)
+{
+	auto_free struct count *c = NEW(struct count);
+	int r = enter(c, open_listing(buckets, env_id, name), strlen(name));
+
+	while (r == 0 && c->depth > 0) {
+		struct dirent *e = readdir(c->open[c->depth - 1]);
+
+		if (e)
+			r = count_entry(c, e->d_name);
+		else
+			leave(c);
+	}
+	while (c->depth > 0)
+		leave(c);
+	if (r < 0)
+		return err_sys_code(err, r, "counting the files of the environment");
+	*ret_files = c->files;
+	*ret_bytes = c->bytes;
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -191,6 +192,70 @@ Test(bucket, folders_go_in_one_step_and_are_counted)
 	cr_assert_eq(bucket_remove_folder(dir, ID, "", &files, &bytes, &err), 0);
 	cr_assert_eq(files, 1);
 	cr_assert_lt(faccessat(dir, ID, F_OK, 0), 0);
+}
+
+/* A folder below a path of nearly BUCKET_NAME_MAX bytes, three levels of them. */
+static int open_deep(void)
+{
+	char part[255];
+	int at = openat(dir, ID, O_RDONLY | O_DIRECTORY);
+
+	memset(part, 'd', sizeof(part));
+	part[sizeof(part) - 1] = '\0';
+	for (int i = 0; i < 3; i++) {
+		int above = at;
+
+		cr_assert_eq(mkdirat(above, part, 0755), 0);
+		at = openat(above, part, O_RDONLY | O_DIRECTORY);
+		cr_assert_geq(at, 0);
+		close(above);
+	}
+	return at;
+}
+
+static long peak_kib(void)
+{
+	struct rusage use;
+
+	cr_assert_eq(getrusage(RUSAGE_SELF, &use), 0);
+	return use.ru_maxrss;
+}
+
+/* Code in an instance makes as many as it likes, and costs the server no memory by it. */
+Test(bucket, many_folders_are_counted_in_little_memory)
+{
+	uint64_t files = 0, bytes = 0;
+	int at = open_deep();
+	char name[16];
+
+	for (int i = 0; i < 30000; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		cr_assert_eq(mkdirat(at, name, 0755), 0);
+	}
+	close(at);
+	put("a/b/1", "x");
+	long before = peak_kib();
+	cr_assert_eq(bucket_count(dir, ID, "", &files, &bytes, &err), 0);
+	cr_assert(files == 1 && bytes == 1);
+	cr_assert_lt(peak_kib() - before, 8 * 1024);
+}
+
+Test(bucket, what_cannot_be_counted_is_an_error_and_can_be_removed)
+{
+	uint64_t files = 7, bytes = 7;
+	struct rlimit few;
+
+	put("a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/1", "x");
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &few), 0);
+	int next = dup(dir);
+	close(next);
+	few.rlim_cur = (rlim_t)next + 12; /* not one for each level */
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+	cr_assert_eq(bucket_count(dir, ID, "", &files, &bytes, &err), -EMFILE);
+	cr_assert_not_null(strstr(err.msg, "counting"), "%s", err.msg);
+	cr_assert_eq(bucket_remove_folder(dir, ID, "a", &files, &bytes, &err), 0, "%s", err.msg);
+	cr_assert_eq(files, 0);
+	cr_assert_not(bucket_has_anything(dir, ID));
 }
 
 struct listed {
