@@ -21,6 +21,7 @@
 #include "base/str.h"
 #include "base/strv.h"
 #include "build/hostpriv.h"
+#include "image/image.h"
 
 void job_say(const char *fmt, ...)
 {
@@ -356,5 +357,5 @@ int job_main(int argc, char **argv)
 	if (run(k, data, argv + 2, &err) == 0)
 		return 0;
 	job_say("%s", err.msg[0] ? err.msg : "failed without a reason");
-	return err.code == -EDQUOT ? JOB_TO_CLEAN : 1;
+	return err.code == -EDQUOT ? JOB_TO_CLEAN : err.code == -EBUSY ? IMAGE_JOB_BUSY : 1;
 }

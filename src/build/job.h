@@ -2,8 +2,8 @@
  * a pid and mount namespace and a cgroup of its own; killing its process 1 ends all of it at any moment.
  *
  * Output: lines of progress on stdout, and what the tools print on both; on failure the last line is the reason, whole,
- * for people, and the exit status is 1, or JOB_TO_CLEAN when `clean` is to follow. A job is one process, single-threaded,
- * and aborts on out-of-memory.
+ * for people, and the exit status is 1, JOB_TO_CLEAN when `clean` is to follow, or IMAGE_JOB_BUSY when what it was to remove is
+ * needed. A job is one process, single-threaded, and aborts on out-of-memory.
  *
  *   bootstrap NAME                                 a base image from Debian packages
  *   pull NAME                                      from its registry, into the store of bases

@@ -77,7 +77,7 @@ static void explain(const struct job *j, int status, struct err *ret)
 	else if (str_eq(j->reason, "timeout"))
 		err_set(ret, -ETIME, "it took too long%s%s", j->last ? "; last: " : "", j->last ? j->last : "");
 	else if (j->last)
-		err_set(ret, -EIO, "%s", j->last);
+		err_set(ret, status == IMAGE_JOB_BUSY ? -EBUSY : -EIO, "%s", j->last);
 	else if (status > 128)
 		err_set(ret, -EIO, "the job was killed by signal %d and said nothing", status - 128);
 	else

@@ -107,6 +107,8 @@ def test_a_deployment_keeps_its_image_and_its_base(platform, base_images, tmp_pa
         assert done.returncode == 0, done.stderr
         kept = set(here(p))
         assert "python:3.11-slim" in kept and "second:1" in kept and any(k.startswith("localhost/env/local/") for k in kept), kept
+        status, _, answer = p.request("DELETE", "/v1/images?name=python:3.11-slim")
+        assert status == 409 and b"remove that one first" in answer, answer
         assert client.environments.get(name).list_tasks("train")
 
 

@@ -361,12 +361,12 @@ static void fake_end(const struct wire_in *in)
 	fake_send(fake.daemon, &o, NULL, 0);
 }
 
-/* Kind "say": the arguments are lines; "fail": the same, status 3. */
+/* Kind "say": the arguments are lines; "fail": the same, status 3; "busy": status 4. */
 static void fake_job(const struct wire_in *in)
 {
 	struct wire_out o = fake_begin(WIRE_JOB_STARTED, in->request);
 	const char *id = wire_get_str(in, WIRE_T_ID, 0), *line;
-	bool fails = str_eq(wire_get_str(in, WIRE_T_JOB_KIND, 0), "fail");
+	const char *kind = wire_get_str(in, WIRE_T_JOB_KIND, 0);
 	int p[2];
 
 	if (pipe2(p, O_CLOEXEC) < 0)
@@ -381,7 +381,7 @@ static void fake_job(const struct wire_in *in)
 	close(p[1]);
 	o = fake_begin(WIRE_JOB_DONE, 0);
 	wire_put_str(&o, WIRE_T_ID, id);
-	wire_put_u64(&o, WIRE_T_STATUS, fails ? 3 << 8 : 0);
+	wire_put_u64(&o, WIRE_T_STATUS, str_eq(kind, "fail") ? 3 << 8 : str_eq(kind, "busy") ? 4 << 8 : 0);
 	fake_send(fake.daemon, &o, NULL, 0);
 }
 

@@ -49,6 +49,12 @@ Test(link, a_failed_job_says_its_last_line)
 	cr_assert_eq(jobs->start(jobs, "fail", argv, -1, on_line, on_job, NULL, &number, &err), 0);
 	cr_assert(turn(5000));
 	cr_assert_eq(job_status, 3);
+	cr_assert_eq(job_err.code, -EIO);
+	cr_assert_str_eq(job_err.msg, "no such host");
+	cr_assert_eq(jobs->start(jobs, "busy", argv, -1, on_line, on_job, NULL, &number, &err), 0);
+	cr_assert(turn(5000));
+	cr_assert_eq(job_status, IMAGE_JOB_BUSY);
+	cr_assert_eq(job_err.code, -EBUSY);
 	cr_assert_str_eq(job_err.msg, "no such host");
 }
 
