@@ -57,6 +57,9 @@ void images_time_limit(struct images *s, uint64_t ms);
 /* A local image, counted; -ENOENT when it is not here. Applies aliases. */
 MUST_CHECK int images_find(struct images *s, const char *ref, struct image **ret, struct err *err);
 bool images_has(struct images *s, const char *ref); /* whether images_find() finds it; counts as a use, too */
+/* An image of which a living box is known to run, and which is not the one of its name any more: while somebody holds a count,
+ * nothing of it goes. Takes the caller's count of it; returns the one to hold, counted. */
+struct image *images_adopt(struct images *s, struct image *i);
 /* Local, else one pull for any number of waiting callers. done as engine_image_fn says. */
 void images_prepare(struct images *s, const char *ref, engine_progress_fn *progress, engine_image_fn *done, void *arg);
 /* Makes a base image from Debian packages under the name ref (cached: at once when it is here). */

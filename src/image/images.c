@@ -63,13 +63,17 @@ static void drop_unused(struct cached *c)
 	c->n_old = kept;
 }
 
+static void keep_old(struct cached *c, struct image *i)
+{
+	c->old = xrealloc(c->old, (c->n_old + 1) * sizeof(*c->old));
+	c->old[c->n_old++] = i;
+}
+
 static void cached_replace(struct cached *c, struct image *i, const struct stat *seen)
 {
 	drop_unused(c);
-	if (c->image) {
-		c->old = xrealloc(c->old, (c->n_old + 1) * sizeof(*c->old));
-		c->old[c->n_old++] = c->image;
-	}
+	if (c->image)
+		keep_old(c, c->image);
 	c->image = i;
 	c->seen = *seen;
 	drop_unused(c);
@@ -111,6 +115,21 @@ static int load_new(struct images *s, const char *name, const char *path, const 
 	cached_replace(c, STEAL(i), st);
 	*ret = image_ref(c->image);
 	return 0;
+}
+
+struct image *images_adopt(struct images *s, struct image *i)
+{
+	struct cached *c = map_get(s->cache, i->name);
+
+	if (!c)
+		map_put(s->cache, i->name, c = NEW(struct cached));
+	for (size_t k = 0; k < c->n_old; k++)
+		if (str_eq(c->old[k]->digest, i->digest)) {
+			image_unref(i);
+			return image_ref(c->old[k]);
+		}
+	keep_old(c, image_ref(i));
+	return i;
 }
 
 bool images_is_busy(struct images *s, const char *name)

@@ -99,8 +99,8 @@ static const char *text_or_empty(const struct wire_in *in, enum wire_tag tag, si
 	return s ? s : "";
 }
 
-/* The image as the box has it. Where the record of its name is still the same one, that one: whoever removes images asks
- * it who uses it. */
+/* The image as the box has it. Where the record of its name is still the same one, that one, otherwise one that was replaced:
+ * whoever removes images asks those who uses them. */
 static struct image *image_of(struct local *e, const struct wire_in *in)
 {
 	const char *name = text_or_empty(in, WIRE_T_TEXT, 0), *digest = text_or_empty(in, WIRE_T_TEXT, 1);
@@ -119,7 +119,7 @@ static struct image *image_of(struct local *e, const struct wire_in *in)
 	img->env = strv_dup(NULL);
 	img->entrypoint = strv_dup(NULL);
 	img->cmd = strv_dup(NULL);
-	return img;
+	return images_adopt(e->images, img);
 }
 
 static void read_env(struct box *b, const struct wire_in *in)

@@ -348,6 +348,41 @@ Test(images, what_lies_on_one_that_was_replaced_stays_while_that_is_used)
 	images_free(images);
 }
 
+static struct image *adopt(const char *digest)
+{
+	struct image *i = image_new();
+
+	i->name = xstrdup("docker.io/library/x:1");
+	i->digest = xstrdup(digest);
+	i->layers = xcalloc(1, sizeof(char *));
+	i->layers[i->n_layers++] = xstrdup("bases/store/overlay/a/diff");
+	return images_adopt(images, i);
+}
+
+/* A sandbox that a former daemon made, of an image that was replaced. */
+Test(images, what_is_adopted_stays_with_what_lies_on_it)
+{
+	struct answer a = { 0 };
+	struct image *one = adopt("sha256:1"), *again = adopt("sha256:1"), *other = adopt("sha256:2");
+
+	cr_assert(one == again && one != other);
+	image_unref(again);
+	image_unref(other);
+	put_layer("docker.io/library/x:1", "sha256:22", "bases/store/overlay/b/diff", 1);
+	put_layer("docker.io/library/y:1", "sha256:3", "bases/store/overlay/a/diff", 1);
+	for (int i = 0; i < 2; i++) {
+		images_remove(images, i ? "x:1" : "y:1", on_done, &a);
+		turn();
+		cr_assert_eq(a.err.code, -EBUSY);
+	}
+	cr_assert_eq(fake.started, 0);
+	image_unref(one);
+	images_remove(images, "y:1", on_done, &a);
+	cr_assert_eq(fake.started, 1);
+	fake.done(fake.arg, 0, NULL);
+	images_free(images);
+}
+
 Test(images, the_end_cancels_and_calls_nobody)
 {
 	struct answer a = { 0 };

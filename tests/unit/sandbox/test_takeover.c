@@ -137,6 +137,33 @@ Test(takeover, a_box_that_is_taken_over_keeps_the_name_it_was_given)
 	engine->ops->exec_release(left);
 }
 
+static void on_refused(void *arg, const struct err *e)
+{
+	*(int *)arg = e ? e->code : 0;
+	stop();
+}
+
+/* Nobody else knows of it: its name is another image's by now. */
+Test(takeover, a_box_that_is_taken_over_holds_its_image)
+{
+	int code = 0;
+	struct image *on_top = image_new();
+
+	old_box();
+	cr_assert_eq(next_daemon(), 1);
+	on_top->name = xstrdup("docker.io/library/y:1");
+	on_top->digest = xstrdup("sha256:1");
+	on_top->layers = xcalloc(1, sizeof(char *));
+	on_top->layers[on_top->n_layers++] = xstrdup(image->layers[0]);
+	on_top->workdir = xstrdup("/");
+	on_top->user = xstrdup("");
+	cr_assert_eq(image_record_write(fake.dir, on_top, &err), 0, "%s", err.msg);
+	image_unref(on_top);
+	images_remove(images, "y:1", on_refused, &code);
+	cr_assert(turn(5000));
+	cr_assert_eq(code, -EBUSY);
+}
+
 Test(takeover, commands_that_are_known_already_are_told_at_once)
 {
 	struct fake_box *b = silent_init();
