@@ -29,6 +29,7 @@ struct export {
 	struct buf head;       /* that rollout as JSON */
 	int64_t position, key; /* of the last message written */
 	uint64_t n;            /* of this query */
+	bool still;            /* the rollout at hand was found again */
 	bool ended;
 };
 
@@ -93,6 +94,28 @@ static bool on_message(void *arg, const struct record_message *m)
 	return x->out.len < PIECE_BYTES;
 }
 
+static void on_again(void *arg, const struct record_rollout *o)
+{
+	struct export *x = arg;
+
+	x->still = o->key == x->rollout && o->ordinal == x->ordinal;
+}
+
+/* Between two pieces retention may take the rollout at hand, and the database then gives its key to whoever's comes next.
+ * Its place in the run is never given again. */
+static int find_again(struct export *x, struct store_reader *r)
+{
+	if (!x->rollout)
+		return 0;
+	x->still = false;
+	int e = store_rollouts(r, x->run, x->ordinal, false, 1, on_again, x, &x->err);
+	if (e == 0 && !x->still) {
+		x->rollout = 0;
+		x->ordinal++;
+	}
+	return e;
+}
+
 /* One query's worth. */
 static int step(struct export *x, struct store_reader *r)
 {
@@ -117,6 +140,7 @@ static void on_work(void *arg, struct store_reader *r)
 	struct export *x = arg;
 	int e = x->run ? 0 : store_run_find(r, x->namespace_id, x->id, on_run, x, &x->err);
 
+	e = e < 0 ? e : find_again(x, r);
 	while (e == 0 && !x->ended && x->out.len < PIECE_BYTES)
 		e = step(x, r);
 }
