@@ -111,7 +111,8 @@ struct store_environment *api_owned(struct api *api, struct http_req *req, struc
 void api_environment_saved(struct api *a, struct http_req *req, struct store_environment *e, int status);
 /* Ends the writer and answers with what it wrote into b. */
 void api_send(struct http_req *req, int status, struct json_writer *w, const struct buf *b);
-/* Answers with what the writer wrote into b when every change made so far is on disk. Takes what b holds. */
+/* Answers with what the writer wrote into b when every change made so far is on disk. Takes what b holds. The request's
+ * on_close runs as ever. */
 void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b);
 /* For the audit log: NAME of ns is what it is about, and which members of body were given (NULL = none), not their values. */
 void api_audit_note(struct http_req *req, const struct store_namespace *ns, const char *name, json_t *body);

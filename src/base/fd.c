@@ -185,6 +185,15 @@ static int sync_parent(const char *path, struct err *err)
 	return fsync(fd) < 0 && errno != EINVAL ? err_sys(err, "sync %s", dir) : 0;
 }
 
+int fd_sync_names(const char *path, struct err *err)
+{
+	const char *slash = strrchr(path, '/');
+	auto_free char *folder = slash ? strndup(path, (size_t)(slash - path)) : NULL;
+	int r = sync_parent(path, err);
+
+	return r < 0 || !folder || !*folder ? r : sync_parent(folder, err);
+}
+
 static int write_aside(const char *tmp, const void *p, size_t len, mode_t mode, struct err *err)
 {
 	auto_fd fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);

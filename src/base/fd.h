@@ -51,6 +51,8 @@ MUST_CHECK int fd_put_text(int dir, const char *path, const char *text);
 /* Written aside (in the same folder), synced and renamed, the folder synced: after a power cut there is the old content
  * or the new, never a part. The file gets exactly this mode whatever the umask. Nothing is left behind on failure. */
 MUST_CHECK int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, struct err *err);
+/* The names that lead to path are on the disk: its own in its folder, and that folder's in the one above. */
+MUST_CHECK int fd_sync_names(const char *path, struct err *err);
 
 #define FD_PASS_MAX 8 /* descriptors in one message */
 

@@ -14,6 +14,7 @@ struct git_export {
 	struct git *git;
 	char *repository, *branch, *commit, *subdirectory, *path, *part;
 	struct buf notes;
+	struct err err; /* the worker's */
 	git_exported_fn *done;
 	void *arg;
 };
@@ -52,22 +53,42 @@ static bool failed(struct git_export *x, const struct err *err)
 	return err;
 }
 
+static int place(struct git_export *x, struct err *err)
+{
+	auto_fd fd = open(x->part, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0 || fsync(fd) < 0)
+		return err_sys(err, "sync %s", x->part);
+	if (rename(x->part, x->path) < 0)
+		return err_sys(err, "rename %s", x->part);
+	return fd_sync_names(x->path, err);
+}
+
+/* A deployment that is on its way when the machine ends is built again from this: by then it is whole. */
+static void on_place(void *arg)
+{
+	struct git_export *x = arg;
+
+	x->err.code = place(x, &x->err);
+}
+
+static void on_placed(void *arg)
+{
+	struct git_export *x = arg;
+
+	finish(x, x->err.code ? &x->err : NULL);
+}
+
 static void on_lfs(void *arg, int status, const char *out, const char *said, const struct err *err)
 {
 	struct git_export *x = arg;
-	struct err own;
 
 	(void)said;
 	if (failed(x, err))
 		return;
 	if (status == 0 && *out)
 		(void)!buf_puts(&x->notes, "files in Git LFS are not fetched: the build sees their pointers\n");
-	if (rename(x->part, x->path) < 0) {
-		err_sys(&own, "rename %s", x->part);
-		finish(x, &own);
-		return;
-	}
-	finish(x, NULL);
+	loop_work(x->git->loop, LOOP_LANE_ANY, on_place, on_placed, x);
 }
 
 static void on_submodules(void *arg, int status, const char *out, const char *said, const struct err *err)

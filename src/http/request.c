@@ -197,6 +197,12 @@ void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg)
 	r->close_arg = arg;
 }
 
+http_close_fn *http_req_close_fn(const struct http_req *r, void **ret_arg)
+{
+	*ret_arg = r->close_arg;
+	return r->close_fn;
+}
+
 void http_req_watch_peer(struct http_req *r)
 {
 	r->ends_on_rdhup = true;

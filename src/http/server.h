@@ -113,6 +113,8 @@ struct loop *http_req_loop(const struct http_req *r);
 /* Called once, last, whatever happened. complete = the whole answer was given to the kernel. */
 typedef void http_close_fn(struct http_req *r, bool complete, void *arg);
 void http_req_on_close(struct http_req *r, http_close_fn *fn, void *arg);
+/* The one that is set, for who takes its place for a while and calls it, or sets it again. NULL = none. */
+http_close_fn *http_req_close_fn(const struct http_req *r, void **ret_arg);
 
 /* From now on a peer that shuts its side down is taken for gone, as those of event streams always are: for exchanges
  * that cost while they last. A client that half-closes and still waits for its answer loses it. */

@@ -54,6 +54,8 @@ void api_audit_note(struct http_req *req, const struct store_namespace *ns, cons
 
 struct saved { /* lives until the store has it */
 	struct http_req *req; /* NULL = the client is gone */
+	http_close_fn *close_fn; /* whoever had the request before */
+	void *close_arg;
 	int status;
 	struct buf body;
 };
@@ -63,7 +65,7 @@ static void on_saved(void *arg, const struct err *err)
 	auto_free struct saved *s = arg;
 
 	if (s->req) {
-		http_req_on_close(s->req, NULL, NULL);
+		http_req_on_close(s->req, s->close_fn, s->close_arg);
 		if (err)
 			api_reply_err(s->req, err);
 		else
@@ -74,11 +76,13 @@ static void on_saved(void *arg, const struct err *err)
 	buf_done(&s->body);
 }
 
-static void on_saved_gone(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
+static void on_saved_gone(struct http_req *req, bool complete, void *arg)
 {
 	struct saved *s = arg;
 
 	s->req = NULL;
+	if (s->close_fn)
+		s->close_fn(req, complete, s->close_arg);
 }
 
 void api_send_saved(struct api *a, struct http_req *req, int status, struct json_writer *w, struct buf *b)
@@ -90,6 +94,7 @@ void api_send_saved(struct api *a, struct http_req *req, int status, struct json
 	struct saved *s = NEW(struct saved);
 	*s = (struct saved){ .req = req, .status = status, .body = *b };
 	*b = (struct buf){ 0 };
+	s->close_fn = http_req_close_fn(req, &s->close_arg);
 	http_req_on_close(req, on_saved_gone, s);
 	store_sync(a->store, on_saved, s);
 }

@@ -20,6 +20,8 @@ struct upload {
 	struct buf pending; /* arrived, not yet given to the worker */
 	struct buf writing; /* the worker's */
 	bool is_writing, ended, freed, told;
+	bool durable;       /* all is synced with the last write */
+	bool last;          /* that one was given to the worker */
 	int write_error;    /* negative errno; the worker's until is_writing is over */
 	struct err err;
 	upload_done_fn *done;
@@ -75,11 +77,20 @@ static void tell(struct upload *u)
 	u->done(u->arg, u->size, u->err.code ? &u->err : NULL); /* may free u */
 }
 
+static int sync_all(const struct upload *u)
+{
+	struct err err = ERR_INIT;
+
+	return fsync(u->fd) < 0 ? -errno : fd_sync_names(u->path, &err);
+}
+
 static void on_write(void *arg)
 {
 	struct upload *u = arg;
 
 	u->write_error = fd_write_all(u->fd, u->writing.data, u->writing.len);
+	if (!u->write_error && u->durable && u->last)
+		u->write_error = sync_all(u);
 }
 
 static void go_on(struct upload *u);
@@ -106,6 +117,7 @@ static void start_write(struct upload *u)
 	u->writing = u->pending;
 	u->pending = b;
 	u->is_writing = true;
+	u->last = u->ended;
 	loop_work(u->loop, LOOP_LANE_ANY, on_write, on_written, u);
 }
 
@@ -115,7 +127,7 @@ static void go_on(struct upload *u)
 		return;
 	if (u->err.code) {
 		tell(u);
-	} else if (u->pending.len >= PIECE_BYTES || (u->ended && u->pending.len)) {
+	} else if (u->pending.len >= PIECE_BYTES || (u->ended && (u->pending.len || (u->durable && !u->last)))) {
 		start_write(u);
 		if (!u->ended)
 			http_req_resume(u->req);
@@ -166,8 +178,8 @@ static struct upload *begin(struct http_req *req, int fd, uint64_t max_bytes, up
 	return u;
 }
 
-int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes, upload_done_fn *done,
-		 void *arg, struct err *err)
+static int start(struct upload **ret, struct http_req *req, const char *path, bool durable, uint64_t max_bytes,
+		 upload_done_fn *done, void *arg, struct err *err)
 {
 	int r = check_length(req, max_bytes, err);
 
@@ -178,9 +190,22 @@ int upload_start(struct upload **ret, struct http_req *req, const char *path, ui
 		return err_sys(err, "making %s", path);
 	struct upload *u = begin(req, fd, max_bytes, done, arg);
 	u->path = xstrdup(path);
+	u->durable = durable;
 	*ret = u;
 	http_req_stream(req, on_body, u);
 	return 0;
+}
+
+int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes, upload_done_fn *done,
+		 void *arg, struct err *err)
+{
+	return start(ret, req, path, false, max_bytes, done, arg, err);
+}
+
+int upload_start_durable(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes, upload_done_fn *done,
+			 void *arg, struct err *err)
+{
+	return start(ret, req, path, true, max_bytes, done, arg, err);
 }
 
 int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done, void *arg,

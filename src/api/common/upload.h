@@ -14,8 +14,11 @@ typedef void upload_done_fn(void *arg, uint64_t size_bytes, const struct err *er
 /* path must not exist. Nothing is asked of the peer when this fails (100-continue is not sent). */
 MUST_CHECK int upload_start(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes,
 			    upload_done_fn *done, void *arg, struct err *err);
-/* The same from where fd stands, which is taken, on failure too. The file stays, whatever becomes of the upload, with what
- * arrived of it. */
+/* The same; when done is told, the file and its folder are on the disk, which takes a worker its time. */
+MUST_CHECK int upload_start_durable(struct upload **ret, struct http_req *req, const char *path, uint64_t max_bytes,
+				    upload_done_fn *done, void *arg, struct err *err);
+/* The same as upload_start() from where fd stands, which is taken, on failure too. The file stays, whatever becomes of the
+ * upload, with what arrived of it. */
 MUST_CHECK int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done,
 			       void *arg, struct err *err);
 /* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed.

@@ -149,7 +149,7 @@ static void reply_deployed(struct arrival *a)
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
 	write_deployment(&w, d, false);
-	api_send(a->req, 201, &w, &b);
+	api_send_saved(a->api, a->req, 201, &w, &b);
 }
 
 static int deploy(struct arrival *a, struct err *err)
@@ -180,6 +180,7 @@ static void on_uploaded(void *arg, uint64_t size_bytes, const struct err *upload
 		return;
 	if (size_bytes == 0)
 		r = err_set(&err, -EINVAL, "the body is empty: expected a tar of the folder to build");
+	r = r < 0 ? r : store_check_room(a->api->store, &err);
 	r = r < 0 ? r : make_target(a, &err);
 	r = r < 0 ? r : deploy(a, &err);
 	if (r < 0)
@@ -193,12 +194,13 @@ static int start_arrival(struct arrival *a, struct err *err)
 	int r = find_target(a, err);
 
 	r = r < 0 ? r : parse_size(a, err);
+	r = r < 0 ? r : store_check_room(a->api->store, err);
 	if (r < 0)
 		return r;
 	if (mkdir(a->folder, 0750) < 0)
 		return err_sys(err, "making %s", a->folder);
 	auto_free char *tar = tar_of(a);
-	return upload_start(&a->upload, a->req, tar, a->api->upload_max_bytes, on_uploaded, a, err);
+	return upload_start_durable(&a->upload, a->req, tar, a->api->upload_max_bytes, on_uploaded, a, err);
 }
 
 static void on_deploy(struct http_req *req, void *arg)
@@ -301,6 +303,17 @@ static void reply_whole(struct http_req *req, const struct store_deployment *d)
 	api_send(req, 200, &w, &b);
 }
 
+static void reply_changed(struct api *api, struct http_req *req, const struct store_deployment *d)
+{
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	write_deployment(&w, d, true);
+	api_send_saved(api, req, 200, &w, &b);
+}
+
 static void on_get(struct http_req *req, void *arg)
 {
 	const struct store_deployment *d = deployment(arg, req);
@@ -325,7 +338,7 @@ static void on_cancel(struct http_req *req, void *arg)
 	else if (envs_cancel(api->envs, d, "cancelled", &err) < 0)
 		api_reply_err(req, &err);
 	else
-		reply_whole(req, d);
+		reply_changed(api, req, d);
 }
 
 /* POST .../rollback, body {"deployment_id"} or nothing = the one that served before. */
@@ -352,7 +365,7 @@ static void on_rollback_body(struct http_req *req, const char *data, size_t len,
 	if (r < 0)
 		api_reply_err(req, &err);
 	else
-		reply_whole(req, d);
+		reply_changed(api, req, d);
 }
 
 static void on_rollback(struct http_req *req, void *arg)

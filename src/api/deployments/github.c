@@ -345,6 +345,24 @@ static void write_settings(struct api *a, struct json_writer *w, const struct st
 	json_close(w);
 }
 
+static void write_link(struct api *a, struct json_writer *w, const struct store_environment *e, const char *deployment)
+{
+	json_open_object(w);
+	json_kv_str(w, "environmentId", e->id);
+	json_key(w, "githubRepoId");
+	if (e->origin.github_id)
+		json_i64(w, e->origin.github_id);
+	else
+		json_write_null(w);
+	json_kv_str(w, "fullName", *e->origin.github_repo ? e->origin.github_repo : NULL);
+	json_kv_str(w, "branch", e->origin.branch);
+	json_kv_str(w, "subdirectory", *e->origin.subdirectory ? e->origin.subdirectory : NULL);
+	write_settings(a, w, e);
+	if (deployment)
+		json_kv_str(w, "deploymentId", deployment);
+	json_close(w);
+}
+
 static void reply_link(struct api *a, struct http_req *req, const struct store_environment *e, const char *deployment)
 {
 	struct json_writer w;
@@ -352,21 +370,8 @@ static void reply_link(struct api *a, struct http_req *req, const struct store_e
 
 	buf_init(&b, 64 * 1024);
 	json_write_begin(&w, &b);
-	json_open_object(&w);
-	json_kv_str(&w, "environmentId", e->id);
-	json_key(&w, "githubRepoId");
-	if (e->origin.github_id)
-		json_i64(&w, e->origin.github_id);
-	else
-		json_write_null(&w);
-	json_kv_str(&w, "fullName", *e->origin.github_repo ? e->origin.github_repo : NULL);
-	json_kv_str(&w, "branch", e->origin.branch);
-	json_kv_str(&w, "subdirectory", *e->origin.subdirectory ? e->origin.subdirectory : NULL);
-	write_settings(a, &w, e);
-	if (deployment)
-		json_kv_str(&w, "deploymentId", deployment);
-	json_close(&w);
-	api_send(req, 200, &w, &b);
+	write_link(a, &w, e, deployment);
+	api_send_saved(a, req, 200, &w, &b);
 }
 
 /* -- a deployment from a linked repository ------------------------------------------------------------------------------ */
@@ -495,9 +500,15 @@ static void on_connect(struct http_req *req, void *arg)
 static void on_get(struct http_req *req, void *arg)
 {
 	const struct store_environment *e = by_id(arg, req);
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
 
-	if (e)
-		reply_link(arg, req, e, NULL);
+	if (!e)
+		return;
+	buf_init(&b, 64 * 1024);
+	json_write_begin(&w, &b);
+	write_link(arg, &w, e, NULL);
+	api_send(req, 200, &w, &b);
 }
 
 static void on_put_body(struct http_req *req, const char *data, size_t len, void *arg)

@@ -24,6 +24,9 @@ int source_begin(struct api *a, struct store_environment *e, const char *source,
 
 	if (!a->envs)
 		return err_set(err, -EAGAIN, "deployments are not ready yet");
+	int r = store_check_room(a->store, err);
+	if (r < 0)
+		return r;
 	if (mkdir(folder, 0750) < 0)
 		return err_sys(err, "making %s", folder);
 	struct store_deployment *d = store_deployment_add(a->store, e, id, source);
