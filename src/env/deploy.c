@@ -13,8 +13,11 @@
 void deployment_move(struct envs *e, struct store_deployment *d, enum store_deployment_state to, const char *reason)
 {
 	struct err err = ERR_INIT;
-	if (store_deployment_move(e->store, d, to, reason, &err) == 0)
+	if (store_deployment_move(e->store, d, to, reason, &err) == 0) {
+		if (to == STORE_DEPLOYMENT_SUPERSEDED) /* no move leads out of it */
+			deployment_forget_source(e, d);
 		return;
+	}
 	e->counts.illegal_moves_total++;
 	struct deploy p = { .env = env_of(e, d->environment), .d = d, .log_fd = -1 };
 	list_init(&p.followers);
@@ -47,6 +50,7 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 		v->envs->counts.deployments_failed_total++;
 	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
 	deploy_over(p);
+	env_keep(v);
 	/* Who waits for one that was superseded gets the newer one, or hears of it from envs_stop(). */
 	if (v->serving || state == STORE_DEPLOYMENT_SUPERSEDED)
 		return;
@@ -256,7 +260,7 @@ static bool is_here(const struct env *v, const struct store_deployment *d)
 /* Whether it can be built again. */
 static bool has_source(const struct env *v, const struct store_deployment *d)
 {
-	auto_free char *path = xasprintf("%s/builds/%s/source.tar", v->envs->settings.data_dir, d->id);
+	auto_free char *path = deployment_source(v->envs, d);
 
 	return v->removing != d && store_deployment_may_move(d->state, STORE_DEPLOYMENT_QUEUED) && access(path, R_OK) == 0;
 }

@@ -206,6 +206,7 @@ int envs_new(struct envs **ret, struct loop *l, struct engine *engine, struct st
 	tally_init(&e->waiting);
 	list_init(&e->gone);
 	store_environments(store, reconcile_environment, e);
+	envs_tidy_sources(e);
 	loop_timer_init(&e->tick, l, envs_tick, e);
 	engine->full = envs_full;
 	engine->full_arg = e;

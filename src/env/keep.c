@@ -1,10 +1,15 @@
 /* env/keep.c: how many images of an environment are kept. Those beyond the setting go, one after another: first what never
  * served, then what served longest ago. What serves, what is on its way and what an instance or a sandbox runs from stays,
- * and is looked at again when the next deployment is ready or the next instance ends. */
+ * and is looked at again when the next deployment is over or the next instance ends. Of those that have no image as many keep
+ * their source, from which they can be built again. */
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/rmtree.h"
 #include "env/private.h"
 #include "image/image.h"
 #include "store/envset.h"
@@ -48,6 +53,62 @@ static struct store_deployment *next(const struct env *v, uint64_t keep)
 	return n > keep ? oldest : NULL;
 }
 
+/* -- sources ------------------------------------------------------------------------------------------------------- */
+
+char *deployment_source(const struct envs *e, const struct store_deployment *d)
+{
+	return xasprintf("%s/builds/%s/source.tar", e->settings.data_dir, d->id);
+}
+
+void deployment_forget_source(const struct envs *e, const struct store_deployment *d)
+{
+	auto_free char *source = deployment_source(e, d);
+
+	unlink(source);
+}
+
+static bool has_source_alone(const struct env *v, const struct store_deployment *d)
+{
+	auto_free char *source = deployment_source(v->envs, d);
+
+	return !*d->image && (d->state == STORE_DEPLOYMENT_FAILED || d->state == STORE_DEPLOYMENT_STOPPED) && !is_needed(v, d) &&
+	       access(source, F_OK) == 0;
+}
+
+/* The list has the newest first. */
+static void keep_sources(const struct env *v, uint64_t keep)
+{
+	uint64_t n = 0;
+
+	list_foreach(&v->record->deployments, struct store_deployment, of_environment, d)
+		if (has_source_alone(v, d) && ++n > keep)
+			deployment_forget_source(v->envs, d);
+}
+
+static bool is_id(const char *name)
+{
+	return strlen(name) == STORE_ID_LEN - 1 && strspn(name, "0123456789abcdef-") == STORE_ID_LEN - 1;
+}
+
+void envs_tidy_sources(struct envs *e)
+{
+	auto_free char *path = xasprintf("%s/builds", e->settings.data_dir);
+	DIR *dir = opendir(path);
+
+	if (!dir)
+		return;
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		const struct store_deployment *d = store_deployment_by_id(e->store, entry->d_name);
+		if (d && d->state == STORE_DEPLOYMENT_SUPERSEDED)
+			deployment_forget_source(e, d);
+		else if (!d && is_id(entry->d_name))
+			(void)!rmtree(dirfd(dir), entry->d_name);
+	}
+	closedir(dir);
+}
+
+/* -- images -------------------------------------------------------------------------------------------------------- */
+
 static void on_removed(void *arg, const struct err *err)
 {
 	struct env *v = arg;
@@ -55,8 +116,7 @@ static void on_removed(void *arg, const struct err *err)
 
 	if (err && err->code != -ENOENT)
 		return; /* a sandbox runs from it, say; later again */
-	auto_free char *source = xasprintf("%s/builds/%s/source.tar", v->envs->settings.data_dir, d->id);
-	unlink(source);
+	deployment_forget_source(v->envs, d);
 	store_set_str(&d->image, "");
 	store_deployment_save(v->envs->store, d);
 	env_keep(v);
@@ -69,6 +129,8 @@ void env_on_keep(struct loop_timer *t UNUSED, void *arg)
 	uint64_t keep = envset_number_or(v->record, ENVSET_KEEP_IMAGES, e->settings.keep_images);
 	struct store_deployment *d = v->removing || !e->settings.images || !keep ? NULL : next(v, keep);
 
+	if (keep)
+		keep_sources(v, keep);
 	if (!d)
 		return;
 	v->removing = d;

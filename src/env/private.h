@@ -144,6 +144,11 @@ bool env_has_instance(const struct envs *e, const struct store_deployment *d);
 /* keep.c */
 void env_on_keep(struct loop_timer *t, void *env);
 void env_keep(struct env *v); /* in the next turn of the loop removes images beyond the setting; called when there may be some */
+char *deployment_source(const struct envs *e, const struct store_deployment *d); /* its path; malloc'ed */
+void deployment_forget_source(const struct envs *e, const struct store_deployment *d);
+/* At the start, before there can be uploads: folders that no record knows, of which a kill left the upload, and sources of
+ * superseded deployments, which nothing builds again. */
+void envs_tidy_sources(struct envs *e);
 int64_t deployment_ready_ms(const struct store_deployment *d); /* when it last became READY; 0 = never */
 
 /* waits.c */
