@@ -97,7 +97,8 @@ struct backup_restored {
 	uint64_t imageless; /* environments that served, and whose source is not kept: somebody must deploy them again */
 };
 
-/* Whether a data directory holds nothing but a lock and what a restore that was broken off left. -ENOENT: there is none. */
+/* Whether a data directory holds nothing but a lock and what a restore that was broken off left, also while it moved things into
+ * their place. -ENOENT: there is none. */
 MUST_CHECK int backup_is_empty(const char *data_dir, bool *ret, struct err *err);
 /* Reads all of the file and checks it, then once more into DATA/.restore, brings the database to this program's schema, and
  * moves everything into its place. After a failure DATA is as empty as before. Deployments that served or were on their way

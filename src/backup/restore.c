@@ -18,6 +18,10 @@
 #include "store/store.h"
 
 #define ASIDE ".restore"
+#define MOVING "moving" /* in it, on the disk before the first of these leaves it */
+
+/* In the order in which they move; the database, which makes it a platform, is the last. */
+static const char *const moved[] = { "git", "builds", "buckets", "secrets.key", "admin.key", BACKUP_DATABASE_FILE };
 
 struct restore {
 	const struct backup_restore *s;
@@ -30,14 +34,27 @@ struct restore {
 
 /* -- the target ---------------------------------------------------------------------------------------------------- */
 
-static bool may_be_there(const char *name)
+static bool is_one_of(const char *name, const char *const *names, size_t n)
 {
-	static const char *const names[] = { ".", "..", "lock", "lost+found", ASIDE };
-
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+	for (size_t i = 0; i < n; i++)
 		if (str_eq(name, names[i]))
 			return true;
 	return false;
+}
+
+/* A restore that was killed while it moved: what is there is its own. With the database it is a platform, which somebody may
+ * have used since. */
+static bool is_half(int data)
+{
+	return faccessat(data, ASIDE "/" MOVING, F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       faccessat(data, BACKUP_DATABASE_FILE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+}
+
+static bool may_be_there(const char *name, bool half)
+{
+	static const char *const names[] = { ".", "..", "lock", "lost+found", ASIDE };
+
+	return is_one_of(name, names, ARRAY_LEN(names)) || (half && is_one_of(name, moved, ARRAY_LEN(moved)));
 }
 
 int backup_is_empty(const char *data_dir, bool *ret, struct err *err)
@@ -46,9 +63,10 @@ int backup_is_empty(const char *data_dir, bool *ret, struct err *err)
 
 	if (!d)
 		return err_sys(err, "%s", data_dir);
+	bool half = is_half(dirfd(d));
 	*ret = true;
 	for (struct dirent *e; (e = readdir(d));)
-		*ret &= may_be_there(e->d_name);
+		*ret &= may_be_there(e->d_name, half);
 	closedir(d);
 	return 0;
 }
@@ -266,7 +284,10 @@ static int mend_database(struct restore *x, struct backup_restored *ret, struct 
 	}
 	store_free(m.store);
 	loop_free(m.loop);
-	return r == 0 && m.err.code ? err_set(err, m.err.code, "%s", m.err.msg) : r;
+	if (r == 0 && m.err.code)
+		r = err_set(err, m.err.code, "%s", m.err.msg);
+	/* The file alone moves: what the end of the store could not put into it would be lost with the log. */
+	return r < 0 ? r : store_settle(path, err);
 }
 
 /* Before anything is written. The database may grow a little while it is brought to this program's schema. */
@@ -290,19 +311,46 @@ static int check_room(const struct restore *x, const struct backup_info *i, stru
 
 /* -- the whole ----------------------------------------------------------------------------------------------------- */
 
-/* Everything is on the disk before anything is in its place, and the database, which makes it a platform, comes last. */
+static int remove_moved(int data, struct err *err)
+{
+	for (size_t i = 0; i < ARRAY_LEN(moved); i++) {
+		int r = rmtree(data, moved[i]);
+		if (r < 0)
+			return err_sys_code(err, r, "removing %s", moved[i]);
+	}
+	return fsync(data) < 0 ? err_sys(err, "writing to the disk") : 0;
+}
+
+static int mark(const struct restore *x, struct err *err)
+{
+	auto_fd fd = openat(x->aside, MOVING, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	return fd < 0 ? err_sys(err, "making " ASIDE "/" MOVING) : 0;
+}
+
+static int move_one(const struct restore *x, int data, const char *name, struct err *err)
+{
+	/* The database is there, whatever happens to the machine, only where all others are. */
+	if (str_eq(name, BACKUP_DATABASE_FILE) && fsync(data) < 0)
+		return err_sys(err, "writing to the disk");
+	if (renameat(x->aside, name, data, name) < 0 && errno != ENOENT)
+		return err_sys(err, "moving %s to its place", name);
+	return 0;
+}
+
+/* Everything is on the disk before anything is in its place. */
 static int move_in(const struct restore *x, int data, struct err *err)
 {
-	static const char *const names[] = { "git", "builds", "buckets", "secrets.key", "admin.key", BACKUP_DATABASE_FILE };
-	int r = syncfs(x->aside) < 0 ? err_sys(err, "writing to the disk") : 0;
+	int r = mark(x, err);
 
-	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
-		if (renameat(x->aside, names[i], data, names[i]) < 0 && errno != ENOENT)
-			r = err_sys(err, "moving %s to its place", names[i]);
+	if (r == 0 && syncfs(x->aside) < 0)
+		r = err_sys(err, "writing to the disk");
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(moved); i++)
+		r = move_one(x, data, moved[i], err);
 	if (r == 0 && fsync(data) < 0)
 		r = err_sys(err, "writing to the disk");
-	for (size_t i = 0; r < 0 && i < ARRAY_LEN(names); i++)
-		(void)!rmtree(data, names[i]);
+	if (r < 0)
+		(void)!remove_moved(data, NULL);
 	return r;
 }
 
@@ -319,13 +367,16 @@ static int extract(struct restore *x, int file, int data, struct backup_restored
 {
 	const struct backup_sink sink = { on_member, on_content, x };
 	struct backup_info again;
+	int r = is_half(data) ? remove_moved(data, err) : 0;
 
+	if (r < 0)
+		return r;
 	if (rmtree(data, ASIDE) < 0 || mkdirat(data, ASIDE, 0700) < 0)
 		return err_sys(err, "making %s/" ASIDE, x->s->data_dir);
 	x->aside = openat(data, ASIDE, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (x->aside < 0)
 		return err_sys(err, "opening %s/" ASIDE, x->s->data_dir);
-	int r = read_backup(x, file, &sink, &again, err);
+	r = read_backup(x, file, &sink, &again, err);
 	r = r < 0 ? r : mend_database(x, ret, err);
 	r = r < 0 ? r : own_database(x, err);
 	return r < 0 ? r : move_in(x, data, err);
