@@ -27,7 +27,17 @@ struct push_event {
 	int64_t repo;
 	const char *ref;
 	unsigned started;
+	struct err err; /* of the first that was not deployed */
 };
+
+static void write_status(struct json_writer *w, struct buf *b, const char *text, unsigned started)
+{
+	json_write_begin(w, b);
+	json_open_object(w);
+	json_kv_str(w, "status", text);
+	json_kv_i64(w, "deployments", started);
+	json_close(w);
+}
 
 static void reply(struct http_req *req, int status, const char *text, unsigned started)
 {
@@ -35,11 +45,7 @@ static void reply(struct http_req *req, int status, const char *text, unsigned s
 	auto_buf struct buf b = { 0 };
 
 	buf_init(&b, 4096);
-	json_write_begin(&w, &b);
-	json_open_object(&w);
-	json_kv_str(&w, "status", text);
-	json_kv_i64(&w, "deployments", started);
-	json_close(&w);
+	write_status(&w, &b, text, started);
 	api_send(req, status, &w, &b);
 }
 
@@ -68,10 +74,13 @@ static bool on_environment(void *arg, struct store_environment *e)
 	int64_t entry = audit(p, e);
 	int r = github_deploy(p->api, e, &d, &err);
 	store_audit_status(p->api->store, entry, r < 0 ? api_status_of(err.code) : 202);
-	if (r < 0)
-		log_event(LOG_WARN, "github", LOG_KV("environment", e->name), "a push was not deployed: %s", err.msg);
-	else
+	if (r == 0) {
 		p->started++;
+		return true;
+	}
+	log_event(LOG_WARN, "github", LOG_KV("environment", e->name), "a push was not deployed: %s", err.msg);
+	if (!p->err.code)
+		p->err = err;
 	return true;
 }
 
@@ -90,9 +99,20 @@ static int parse(json_t *body, struct push_event *ret, bool *ret_deleted, struct
 	return r;
 }
 
+/* Not before the deployments and the delivery are on disk. */
+static void reply_taken(const struct push_event *p)
+{
+	struct json_writer w;
+	auto_buf struct buf b = { 0 };
+
+	buf_init(&b, 4096);
+	write_status(&w, &b, p->started ? "deploying" : "ignored", p->started);
+	api_send_saved(p->api, p->req, p->started ? 202 : 200, &w, &b);
+}
+
 static void take_push(struct http_req *req, struct api *a, const char *delivery, const char *data, size_t len)
 {
-	struct push_event p = { .api = a, .req = req, .delivery = delivery };
+	struct push_event p = { .api = a, .req = req, .delivery = delivery, .err = ERR_INIT };
 	auto_json body = NULL;
 	bool deleted = false;
 	struct err err;
@@ -101,10 +121,14 @@ static void take_push(struct http_req *req, struct api *a, const char *delivery,
 		api_reply_err(req, &err);
 		return;
 	}
-	store_delivery_add(a->store, delivery);
 	if (!deleted)
 		store_environments(a->store, on_environment, &p);
-	reply(req, p.started ? 202 : 200, p.started ? "deploying" : "ignored", p.started);
+	if (p.err.code) { /* the delivery counts as none, or nothing would come of it when it is sent again */
+		http_reply_error(req, p.err.code == -EAGAIN ? 503 : 507, "not deployed: %s", p.err.msg);
+		return;
+	}
+	store_delivery_add(a->store, delivery);
+	reply_taken(&p);
 }
 
 static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
