@@ -91,6 +91,7 @@ bool git_is_subdirectory(const char *s)
 /* -- making and renaming ------------------------------------------------------------------------------------------- */
 
 struct making {
+	struct git *git;
 	char *path, *aside;
 	git_made_fn *done;
 	void *arg;
@@ -104,13 +105,39 @@ static bool is_whole(const char *path)
 	return access(head, F_OK) == 0 && access(objects, F_OK) == 0;
 }
 
+/* What git init leaves to the kernel: without HEAD it is no repository, whatever is pushed to it. */
+static int sync_file(const struct making *m, const char *name, struct err *err)
+{
+	auto_free char *path = xasprintf("%s/%s", m->aside, name);
+	auto_fd fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	return fd < 0 || fsync(fd) < 0 ? err_sys(err, "sync %s", path) : 0;
+}
+
 /* What is in the way is a twin's, which was faster, or no repository: git init writes HEAD first, and a full disk ends it. */
 static int put_in_place(const struct making *m, struct err *err)
 {
+	static const char *const written[] = { "HEAD", "config", "objects", "refs", "." };
+	int r = 0;
+
 	if (is_whole(m->path))
 		return 0;
-	int r = rmtree(AT_FDCWD, m->path);
-	return r == 0 && rename(m->aside, m->path) == 0 ? 0 : err_sys_code(err, r < 0 ? r : -errno, "putting %s in place", m->path);
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(written); i++)
+		r = sync_file(m, written[i], err);
+	if (r < 0)
+		return r;
+	r = rmtree(AT_FDCWD, m->path);
+	if (r < 0 || (rename(m->aside, m->path) < 0 && !is_whole(m->path)))
+		return err_sys_code(err, r < 0 ? r : -errno, "putting %s in place", m->path);
+	return fd_sync_names(m->path, err);
+}
+
+static void on_place(void *arg)
+{
+	struct making *m = arg;
+
+	(void)!put_in_place(m, &m->err);
+	(void)!rmtree(AT_FDCWD, m->aside);
 }
 
 static void over(struct making *m)
@@ -121,24 +148,26 @@ static void over(struct making *m)
 	free(m);
 }
 
+static void on_there(void *arg)
+{
+	over(arg);
+}
+
 static void on_init_over(void *arg, int status, const char *out, const char *said, const struct err *err)
 {
 	struct making *m = arg;
 
 	(void)out;
+	if (!err && !status) {
+		loop_work(m->git->loop, LOOP_LANE_ANY, on_place, on_there, m);
+		return;
+	}
 	if (err)
 		m->err = *err;
-	else if (status)
-		err_set(&m->err, -EIO, "making a repository: %s", said);
 	else
-		(void)!put_in_place(m, &m->err);
+		err_set(&m->err, -EIO, "making a repository: %s", said);
 	(void)!rmtree(AT_FDCWD, m->aside);
 	over(m);
-}
-
-static void on_there(void *arg)
-{
-	over(arg);
 }
 
 void git_make(struct git *g, const char *path, const char *branch, git_made_fn *done, void *arg)
@@ -148,7 +177,8 @@ void git_make(struct git *g, const char *path, const char *branch, git_made_fn *
 	auto_free char *option = xasprintf("--initial-branch=%s", branch);
 
 	*m = (struct making){
-		.path = xstrdup(path), .aside = xasprintf("%s/.making/%llu", g->root, ++g->n_made), .done = done, .arg = arg,
+		.git = g, .path = xstrdup(path), .aside = xasprintf("%s/.making/%llu", g->root, ++g->n_made),
+		.done = done, .arg = arg,
 	};
 	const char *argv[] = { "init", "--quiet", "--bare", "--template=", option, m->aside, NULL };
 	struct git_command c = { .argv = argv, .stdout_fd = -1 };

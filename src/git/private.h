@@ -9,6 +9,9 @@
 
 #define GIT_KILL_AFTER_MS 3000 /* between SIGTERM, at which git removes its temporary files, and SIGKILL */
 #define GIT_HOOK_FD 3
+/* What a push was answered for is there after a power cut: git would leave loose objects and refs to the kernel. Before 2.36 it
+ * does not know the name; what it knew then, core.fsyncObjectFiles, has the newer ones print a warning. */
+#define GIT_FSYNC "objects,derived-metadata,reference"
 
 struct git {
 	struct loop *loop;

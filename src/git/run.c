@@ -10,7 +10,7 @@
 #include "git/private.h"
 
 #define OUT_MAX (64u * 1024)
-#define WORDS_MAX 32
+#define WORDS_MAX 40
 
 struct stream {
 	struct loop_io io;
@@ -120,7 +120,8 @@ static void on_not_started(void *arg)
 /* No configuration of a repository may matter but what git itself keeps there. */
 static const char *const run_config[] = { "-c", "core.hooksPath=/dev/null", "-c", "gc.autoDetach=false",
 					  "-c", "http.followRedirects=false", "-c", "http.lowSpeedLimit=1000",
-					  "-c", "http.lowSpeedTime=60", "-c", "fetch.fsckObjects=true" };
+					  "-c", "http.lowSpeedTime=60", "-c", "fetch.fsckObjects=true",
+					  "-c", ("core.fsync=" GIT_FSYNC) };
 
 static int start(struct git_run *r, const struct git_command *c, struct err *err)
 {

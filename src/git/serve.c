@@ -337,6 +337,7 @@ static void put_config(struct variables *v, const struct git *g)
 	const char *const rows[][2] = {
 		{ "http.receivepack", "true" }, { "receive.maxInputSize", max }, { "transfer.fsckObjects", "true" },
 		{ "core.hooksPath", hooks }, { "gc.autoDetach", "false" }, { "receive.keepAlive", "5" },
+		{ "core.fsync", GIT_FSYNC },
 	};
 	char name[32], count[8];
 
