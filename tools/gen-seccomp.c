@@ -4,7 +4,10 @@
  *
  * The list follows what container runtimes allow a process with Docker's default capabilities. Beyond that are blocked:
  * io_uring, kexec, keyrings, perf, bpf, userfaultfd, module loading, every call of the mount family, other namespaces,
- * and socket families other than unix, inet, inet6, netlink and packet. clone3 does not exist (its arguments are out of a
+ * and socket families other than unix, inet, inet6, netlink and packet, with few protocols: what netlink queues is in no limit
+ * of memory, device events are the host's, and an unknown protocol has the host look for a module. Sockets take no filters, whose
+ * compiled programs have one limit for the whole machine (net.core.bpf_jit_limit); beyond it no sandbox could load this one. btrfs
+ * makes no subvolumes, which would not count for the one around them. clone3 does not exist (its arguments are out of a
  * filter's sight; every C library then uses clone), nor does Linux AIO (its contexts are counted for the whole machine, so
  * one sandbox could have them all; databases fall back). Leases are refused: one on a file that others have as well, which
  * a bucket mounted read-only is enough for, makes them wait for it. What is known but not allowed fails with EPERM; what
@@ -21,8 +24,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/btrfs.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdbool.h>
@@ -31,13 +37,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
 #define NUMBERS 512 /* above every number that is known; x32's and what is newer lies beyond */
 #define PROGRAM_MAX 1024
 
-enum fate { UNKNOWN, DENY, ALLOW, NO_SYS, CLONE, FCNTL, PERSONALITY, PRLIMIT, SETRLIMIT, SOCKET, KEY_OR_NO_SYS, KEY_OR_DENY };
+enum fate { UNKNOWN, DENY, ALLOW, NO_SYS, CLONE, FCNTL, PERSONALITY, PRLIMIT, SETRLIMIT, SOCKET, SETSOCKOPT, IOCTL, KEY_OR_NO_SYS, KEY_OR_DENY };
 
 #define KEYED_MAX 2 /* fates of the last kind */
 #define KEY_PARTS 4
@@ -88,7 +95,7 @@ static const struct {
 	{ "clone", CLONE }, { "clone3", KEY_OR_NO_SYS }, { "fcntl", FCNTL }, { "io_cancel", NO_SYS }, { "io_destroy", NO_SYS },
 	{ "io_getevents", NO_SYS }, { "io_pgetevents", NO_SYS }, { "io_setup", NO_SYS }, { "io_submit", NO_SYS },
 	{ "personality", PERSONALITY }, { "prlimit64", PRLIMIT }, { "sethostname", KEY_OR_DENY }, { "setrlimit", SETRLIMIT },
-	{ "socket", SOCKET },
+	{ "socket", SOCKET }, { "setsockopt", SETSOCKOPT }, { "ioctl", IOCTL },
 };
 
 /* Numbers that the library may be too old for; the same on every architecture. */
@@ -222,10 +229,48 @@ static void emit_limit(size_t n, bool may_ask)
 	emit_return(SECCOMP_RET_ALLOW);
 }
 
+/* RET otherwise when the loaded value is one of these, else RET ALLOW. */
+static void emit_none_of(const uint32_t *values, size_t n, uint32_t otherwise)
+{
+	for (size_t i = 0; i < n; i++)
+		emit_equal(values[i], (uint8_t)(n - i), 0);
+	emit_return(SECCOMP_RET_ALLOW);
+	emit_return(otherwise);
+}
+
+static void emit_protocols(const uint32_t *protocols, size_t n)
+{
+	emit_load_arg(2);
+	emit_one_of(protocols, n, SECCOMP_RET_ERRNO | EPROTONOSUPPORT);
+}
+
+/* The family is argument 0, the protocol argument 2. */
+static void emit_socket(void)
+{
+	static const uint32_t netlink[] = { NETLINK_ROUTE, NETLINK_SOCK_DIAG };
+	static const uint32_t inet[] = { IPPROTO_IP, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6, IPPROTO_UDPLITE, IPPROTO_MPTCP };
+	enum { N_NETLINK = sizeof(netlink) / sizeof(netlink[0]), N_INET = sizeof(inet) / sizeof(inet[0]) };
+
+	emit_load_arg(0);
+	emit_equal(AF_UNIX, 5, 0); /* to ALLOW */
+	emit_equal(AF_PACKET, 4, 0);
+	emit_equal(AF_NETLINK, 4, 0);
+	emit_equal(AF_INET, N_NETLINK + 6, 0);
+	emit_equal(AF_INET6, N_NETLINK + 5, 0);
+	emit_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+	emit_return(SECCOMP_RET_ALLOW);
+	emit_protocols(netlink, N_NETLINK);
+	emit_protocols(inet, N_INET);
+}
+
 static void emit_fate(enum fate fate)
 {
 	static const uint32_t personalities[] = { 0, 8, 0x20000, 0x20008, 0xffffffff };
-	static const uint32_t families[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET };
+	static const uint32_t filters[] = { SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF };
+	static const uint32_t subvolumes[] = {
+		(uint32_t)BTRFS_IOC_SUBVOL_CREATE, (uint32_t)BTRFS_IOC_SUBVOL_CREATE_V2, (uint32_t)BTRFS_IOC_SNAP_CREATE,
+		(uint32_t)BTRFS_IOC_SNAP_CREATE_V2,
+	};
 	const uint32_t spaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
 				CLONE_NEWPID | CLONE_NEWNET;
 
@@ -259,8 +304,18 @@ static void emit_fate(enum fate fate)
 		emit_limit(0, false);
 		break;
 	case SOCKET:
-		emit_load_arg(0);
-		emit_one_of(families, sizeof(families) / sizeof(families[0]), SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+		emit_socket();
+		break;
+	case SETSOCKOPT:
+		emit_load_arg(1);
+		emit_equal(SOL_SOCKET, 1, 0);
+		emit_return(SECCOMP_RET_ALLOW);
+		emit_load_arg(2);
+		emit_none_of(filters, sizeof(filters) / sizeof(filters[0]), SECCOMP_RET_ERRNO | ENOPROTOOPT);
+		break;
+	case IOCTL:
+		emit_load_arg(1);
+		emit_none_of(subvolumes, sizeof(subvolumes) / sizeof(subvolumes[0]), SECCOMP_RET_ERRNO | EPERM);
 		break;
 	case KEY_OR_NO_SYS:
 		emit_key(SECCOMP_RET_ERRNO | ENOSYS);

@@ -184,7 +184,7 @@ attempt('take the loopback down', rtnetlink)
 # Without effect where they are let through: the kernel's own answer is another than the filter's.
 HARMLESS = {"mount", "fsopen", "open_tree", "bpf", "bpf, a program", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "keyctl", "add_key",
             "syslog size", "open_by_handle_at", "fanotify_init", "kcmp", "personality", "unshare mount", "io_setup", "socket raw", "socket packet"}
-POLICY = {"EPERM", "ENOSYS", "EAFNOSUPPORT", "EACCES"}
+POLICY = {"EPERM", "ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EACCES"}
 
 
 def on_the_host(program: str, *wrapper: str) -> dict:

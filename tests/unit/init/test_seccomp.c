@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -187,6 +189,68 @@ Test(seccomp, socket_families)
 	}
 	/* The kernel takes an int: high bits can't smuggle a family past the filter, nor keep a good one out. */
 	cr_assert_eq(fate(SYS_socket, (1ull << 32) | 40), ERRNO(EAFNOSUPPORT));
+}
+
+static uint32_t socket_fate(int family, uint64_t protocol)
+{
+	struct seccomp_data d = { .nr = SYS_socket, .arch = NATIVE, .args = { (uint64_t)family, SOCK_RAW, protocol } };
+
+	return run(&d);
+}
+
+Test(seccomp, socket_protocols)
+{
+	static const uint64_t inet[] = { IPPROTO_IP, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6, IPPROTO_UDPLITE, 262 };
+
+	for (uint64_t protocol = 0; protocol < 512; protocol++) {
+		bool good = false;
+
+		for (size_t i = 0; i < ARRAY_LEN(inet); i++)
+			good |= inet[i] == protocol;
+		cr_assert_eq(socket_fate(AF_INET, protocol), good ? SECCOMP_RET_ALLOW : ERRNO(EPROTONOSUPPORT), "%lu", (unsigned long)protocol);
+		cr_assert_eq(socket_fate(AF_INET6, protocol), good ? SECCOMP_RET_ALLOW : ERRNO(EPROTONOSUPPORT), "%lu", (unsigned long)protocol);
+		good = protocol == NETLINK_ROUTE || protocol == NETLINK_SOCK_DIAG;
+		cr_assert_eq(socket_fate(AF_NETLINK, protocol), good ? SECCOMP_RET_ALLOW : ERRNO(EPROTONOSUPPORT), "%lu",
+			     (unsigned long)protocol);
+		cr_assert_eq(socket_fate(AF_UNIX, protocol), SECCOMP_RET_ALLOW);
+		cr_assert_eq(socket_fate(AF_PACKET, protocol), SECCOMP_RET_ALLOW);
+	}
+	cr_assert_eq(socket_fate(AF_INET, 1ull << 32 | IPPROTO_SCTP), ERRNO(EPROTONOSUPPORT));
+}
+
+Test(seccomp, sockets_take_no_filter)
+{
+	struct seccomp_data d = { .nr = SYS_setsockopt, .arch = NATIVE, .args = { 3, SOL_SOCKET } };
+
+	for (uint64_t option = 0; option < 100; option++) {
+		bool bad = option == SO_ATTACH_FILTER || option == SO_ATTACH_BPF || option == SO_ATTACH_REUSEPORT_CBPF ||
+			   option == SO_ATTACH_REUSEPORT_EBPF;
+
+		d.args[1] = SOL_SOCKET;
+		d.args[2] = option;
+		cr_assert_eq(run(&d), bad ? ERRNO(ENOPROTOOPT) : SECCOMP_RET_ALLOW, "%lu", (unsigned long)option);
+		d.args[1] = 1ull << 32 | SOL_SOCKET;
+		cr_assert_eq(run(&d), bad ? ERRNO(ENOPROTOOPT) : SECCOMP_RET_ALLOW, "%lu", (unsigned long)option);
+		d.args[1] = IPPROTO_TCP;
+		cr_assert_eq(run(&d), SECCOMP_RET_ALLOW, "%lu", (unsigned long)option);
+	}
+}
+
+Test(seccomp, no_subvolumes)
+{
+	static const uint64_t bad[] = { 0x5000940e, 0x50009418, 0x50009401, 0x50009417 }, good[] = { 0, 0x5401, 0x40049409, 0x4020940d };
+	struct seccomp_data d = { .nr = SYS_ioctl, .arch = NATIVE };
+
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		d.args[1] = bad[i];
+		cr_assert_eq(run(&d), ERRNO(EPERM), "0x%lx", (unsigned long)bad[i]);
+		d.args[1] |= 1ull << 32;
+		cr_assert_eq(run(&d), ERRNO(EPERM));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		d.args[1] = good[i];
+		cr_assert_eq(run(&d), SECCOMP_RET_ALLOW, "0x%lx", (unsigned long)good[i]);
+	}
 }
 
 Test(seccomp, personalities)
