@@ -70,7 +70,7 @@ struct wire_head {
 	X(JOB_DONE, 13)    /* event: ID, STATUS as waitpid gives it, REASON (timeout, cancelled) or none */             \
 	X(JOB_CANCEL, 14)  /* ID -> OK when nothing of it is left alive */                                               \
 	X(SHUTDOWN, 15)    /* ends everything; answered by OK just before the spawner exits */                           \
-	X(GONE, 16)        /* event: ID, REASON ("lease", "killed", "deadline"): a sandbox ended by itself */            \
+	X(GONE, 16)        /* event: ID, REASON ("lease", "killed", "deadline", "netlink"): it ended by itself */        \
 	X(OK, 17)                                                                                                        \
 	X(FAILED, 18)      /* STAGE ("mount overlay"), ERRNO, PATH?, TEXT? */                                            \
 	X(LEAKS, 19)       /* -> OK with TEXT: one line per thing of ours that no living object owns; "" = none */       \

@@ -343,6 +343,7 @@ static void box_give(struct box *b)
 	b->hard_at_ms = due(time_now_ms(), b->hard_ms);
 	box_prolong(b, b->lease_ms);
 	weights_watch(b->sp);
+	unread_watch(b->sp);
 	box_tell_made(b, b->maker);
 }
 

@@ -104,6 +104,7 @@ static int start(struct spawner *sp, struct err *err)
 	pool_init(sp);
 	nets_init(sp);
 	blanks_init(sp);
+	unread_init(sp);
 	random_uuid(sp->boot);
 	sp->out_buf = out_buf;
 	sp->wake_ms = UINT64_MAX;
@@ -143,6 +144,7 @@ static void tick(struct spawner *sp)
 	pool_tick(sp, now);
 	blanks_tick(sp, now);
 	weights_tick(sp, now);
+	unread_tick(sp, now);
 	space_tick(sp, now);
 	jobs_tick(sp, now);
 	egress_tick(sp, now);

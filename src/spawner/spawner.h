@@ -147,6 +147,15 @@ struct space {
 	} told;
 };
 
+/* Who leaves too much unread (unread.c). */
+struct unread {
+	struct child child;       /* looks */
+	int out;                  /* it says the numbers of sandboxes; -1 = there is none */
+	uint64_t next_ms;         /* when to look at the machine's memory again */
+	uint64_t looked_ms;       /* when a child was last begun */
+	uint64_t most;            /* bytes: the machine's free memory was so much since */
+};
+
 /* The whole program. Zeroed at the start; main() makes its parts in the order of their need and ends them in reverse. */
 struct spawner {
 	struct options opt;
@@ -163,6 +172,7 @@ struct spawner {
 	uint64_t look_at_ms;      /* when to look at that again */
 	struct nets nets;
 	struct space space;
+	struct unread unread;
 	struct list conns, boxes, jobs;
 	struct source accept;
 	uint64_t accept_at_ms;    /* not before, for lack of descriptors; 0 = at once */
@@ -183,6 +193,7 @@ static inline void spawner_wake(struct spawner *sp, uint64_t at_ms)
 	sp->wake_ms = MIN(sp->wake_ms, at_ms);
 }
 
+#define LOW_MEMORY_PERCENT 10 /* of memory available: less is a shortage */
 /* Sets `pressed`, once a second at the most. What cannot be read is no shortage. */
 void spawner_look_at_memory(struct spawner *sp, uint64_t now_ms);
 /* One line to stderr. */
@@ -272,6 +283,11 @@ void confine_forget(struct box *b);             /* it is over, or about to be */
 /* Somebody has a sandbox. */
 void weights_watch(struct spawner *sp);
 void weights_tick(struct spawner *sp, uint64_t now_ms);
+
+/* -- unread.c ----------------------------------------------------------------------------------------------------- */
+void unread_init(struct spawner *sp);
+void unread_watch(struct spawner *sp);
+void unread_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- space.c ----------------------------------------------------------------------------------------------------- */
 void space_init(struct spawner *sp);

@@ -1,6 +1,9 @@
 """What root inside can take of memory without a process that has it, and of inodes: it is the sandbox's own that ends."""
+import concurrent.futures
+import contextlib
 import json
 import os
+import time
 
 import pytest
 
@@ -89,6 +92,44 @@ def test_memory_that_no_process_has(platform, box, client, what):
         alive(platform, s)
 
 
+# What was asked of the kernel is answered into each socket's queue, which nobody reads. 8 MiB is what one may hold here.
+UNREAD = r'''
+ask, held = struct.pack('=IHHIIBBHiII', 32, 18, 1, 1, 0, 0, 0, 0, 1, 0, 0), []
+for i in range(400):
+    held.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+    held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
+    held[-1].bind((0, 0))
+    try:
+        for _ in range(5000): held[-1].send(ask)
+    except OSError: pass
+    if i % 10 == 0: print(i, flush=True)
+print('held', flush=True); __import__('time').sleep(20)
+'''
+
+
+def unread_mib(pid) -> int:
+    with contextlib.suppress(OSError):
+        return sum(int(line.split()[4]) for line in lines_of(f"/proc/{pid}/net/netlink")[1:]) // MIB
+    return 0
+
+
+def test_memory_of_netlink_queues(platform, box, client):
+    """It is in nobody's limit. Who takes the host's so ends, whatever it had of its own."""
+    with client.sandbox(settings(machine_size="0.5:0.5")) as s, concurrent.futures.ThreadPoolExecutor(1) as beside:
+        pid, free, most = init_of(s), host_free_mib(), 0
+        s.run(f"cat > /tmp/u.py <<'E'\nimport struct\n{PRELUDE}{UNREAD}\nE")
+        filled = beside.submit(s.run, "python3 /tmp/u.py", timeout=60)
+        while not filled.done():
+            most = max(most, unread_mib(pid))
+            time.sleep(0.05)
+        with pytest.raises(Exception, match="netlink"):
+            filled.result()
+        assert 16 <= most < 3000 and free - host_free_mib() < 1000, most  # the control: some of it may be had
+        with pytest.raises(Exception, match="netlink"):
+            s.run("true")
+        alive(platform, box)
+
+
 # -- inodes -------------------------------------------------------------------------------------------------------------
 
 INODES = r'''
@@ -142,5 +183,3 @@ def test_inodes_of_the_disk(few_files):
         assert before - free() < 200000
         alive(few_files, beside)
         assert beside.run("touch /tmp/one && echo yes").output == "yes"
-
-

@@ -44,6 +44,8 @@ void sandbox_explain(const struct sandboxes *s, const char *reason, struct err *
 	else if (str_eq(reason, "killed") || str_eq(reason, "exited")) /* process 1, which nothing inside can end */
 		err_set(ret, -EIDRM, "the sandbox has ended: its first process %s (outcome infra)",
 			str_eq(reason, "killed") ? "was killed from outside" : "exited");
+	else if (str_eq(reason, "netlink"))
+		err_set(ret, -EIDRM, "the sandbox has ended: it left netlink messages unread that took the host's memory");
 	else if (str_eq(reason, "away"))
 		err_set(ret, -EIDRM, "the sandbox has ended while the server was away: of its lease or by itself");
 	else
