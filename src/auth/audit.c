@@ -58,6 +58,12 @@ static void on_answer(int status, void *arg)
 	store_audit_status(seen->auth->store, seen->audit_id, status);
 }
 
+/* On a full disk changes are refused one after another, and each would leave its entry in memory. */
+int auth_audit_check(struct auth *a, struct http_req *req, struct err *err)
+{
+	return is_change(http_req_method(req), http_req_path(req)) ? store_check_queue(a->store, err) : 0;
+}
+
 /* Before what it is about: an entry is on disk whenever its change is. */
 void auth_audit_begin(struct auth *a, struct http_req *req, struct auth_seen *seen)
 {

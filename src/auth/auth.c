@@ -214,6 +214,7 @@ int auth_request_optional(struct auth *a, struct http_req *req, const struct aut
 	seen->caller = caller;
 	if (first) {
 		r = on_first_sight(a, req, &caller, err);
+		r = r < 0 ? r : auth_audit_check(a, req, err);
 		if (r == 0) /* what came too often was not looked at, and would fill the log */
 			auth_audit_begin(a, req, seen);
 	}

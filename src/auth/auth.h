@@ -38,7 +38,8 @@ struct auth_caller {
 /* Reads `X-API-Key: KEY` (any case), or `Authorization: Bearer KEY`, or the password of `Authorization: Basic`, as git sends
  * it (any user name). -EKEYREJECTED (401) when there is none or it is not
  * valid, expired or revoked; the message does not say which keys exist and never repeats the key. -EPERM (403): its role is
- * reader, and this request does more than read, whatever it is about. -EUSERS (429): it has sent too many requests. */
+ * reader, and this request does more than read, whatever it is about. -EUSERS (429): it has sent too many requests.
+ * -ENOSPC (507): a change that the audit log has no room for (store_check_queue). */
 MUST_CHECK int auth_request(struct auth *a, struct http_req *req, const struct auth_caller **ret, struct err *err);
 /* The user name of `Authorization: Basic`, which no key depends on; alive as long as the request. NULL or "": none. */
 const char *auth_basic_user(struct http_req *req);

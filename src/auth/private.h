@@ -25,5 +25,8 @@ struct auth_seen {
 /* limits.c: one request of a key. -EUSERS (429). */
 MUST_CHECK int auth_take_token(struct auth *a, struct store_key *k, struct err *err);
 
-/* audit.c: writes an entry where the request asks for a change; the answer's status follows by itself. */
+/* audit.c: whether there is room for an entry where the request asks for a change. -ENOSPC (507): nothing can be written, and too
+ * much waits for it already. */
+MUST_CHECK int auth_audit_check(struct auth *a, struct http_req *req, struct err *err);
+/* Writes it; the answer's status follows by itself. */
 void auth_audit_begin(struct auth *a, struct http_req *req, struct auth_seen *seen);

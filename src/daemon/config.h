@@ -95,6 +95,7 @@ struct config {
 	uint64_t rollout_max_messages;  /* of one namespace; 0 = no limit */
 
 	uint64_t audit_keep_days;       /* 0 = for ever */
+	uint64_t audit_pending;         /* changes that wait while nothing can be written; 0 = no limit */
 
 	/* builds */
 	uint64_t build_concurrency;

@@ -202,6 +202,8 @@ const struct config_key config_keys[] = {
 
 	{ "audit.keep_days", CONFIG_COUNT, AT(audit_keep_days), "400", 0, 36500,
 	  "Entries that are older are removed. 0: none is." },
+	{ "audit.pending", CONFIG_COUNT, AT(audit_pending), "10000", 0, 10000000,
+	  "Changes that wait in memory while the disk takes none; beyond it calls that leave an entry get a 507. 0: no limit." },
 
 	{ "builds.concurrency", CONFIG_COUNT, AT(build_concurrency), "1", 1, 64,
 	  "Builds at once; those of one environment always follow each other." },

@@ -179,6 +179,11 @@ static void set_limits(struct daemon *d)
 	auth_set_limits(d->auth, &limits);
 }
 
+static void on_lost(void *arg UNUSED, size_t n, const struct err *err)
+{
+	log_error("store", "%zu changes are lost: %s", n, err->msg);
+}
+
 static int open_store(struct daemon *d, struct err *err)
 {
 	auto_free char *db = xasprintf("%s/openreward.db", d->config->data);
@@ -188,8 +193,11 @@ static int open_store(struct daemon *d, struct err *err)
 	umask(0077); /* for the database and its journals; other files say their own mode */
 	int r = store_open(&d->store, d->loop, db, err);
 	r = r < 0 ? r : auth_new(&d->auth, d->store, err);
-	if (r == 0)
+	if (r == 0) {
+		store_limit_queue(d->store, d->config->audit_pending);
+		store_on_lost(d->store, on_lost, NULL);
 		set_limits(d);
+	}
 	r = r < 0 ? r : auth_first_start(d->auth, key_path, key, err);
 	explicit_bzero(key, sizeof(key));
 	umask(0027);

@@ -35,6 +35,7 @@ struct store_waiter {
 struct store_batch {
 	struct store *store; /* NULL = the store is gone: only free */
 	struct list ops;     /* struct store_op */
+	size_t n;            /* of them */
 	struct list waiters; /* struct store_waiter */
 	bool retry;          /* out: the failure may pass (disk full), so the changes are tried again with the next batch */
 	struct err err;      /* out: code 0 = committed */
@@ -79,6 +80,11 @@ struct store {
 	struct list in_flight;     /* the batch that the writer has: one at most */
 	bool due;                  /* the open batch is to follow the one in flight */
 	struct loop_timer again;   /* tries what could not be written once more */
+	bool waits;                /* for that: nothing is submitted before */
+	struct err failure;        /* of the last batch, where it is tried again; code 0 = it was written */
+	size_t queue_max;          /* store_limit_queue(); 0 = no limit */
+	store_lost_fn *lost;
+	void *lost_arg;
 	struct store_flush *flush; /* the deferred submission of the open batch; NULL = none */
 	pthread_mutex_t lock;      /* of n_writing */
 	pthread_cond_t idle;

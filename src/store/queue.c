@@ -2,15 +2,17 @@
  *
  * One batch is open at a time, and one with the writer. The first change of a turn opens it and defers its submission, so
  * that everything a handler changes becomes one transaction. A batch that failed for a reason that may pass (disk full) gives
- * its changes to the front of the next one, which goes after some seconds at the latest: memory and disk meet again by
- * themselves. Were there two with the writer, the later one could be written and the earlier one, tried again, undo it. */
+ * its changes to the front of the next one, which goes after a pause, however many changes come meanwhile: memory and disk
+ * meet again by themselves, and what waits is not tried once for each change that comes. Were there two with the writer, the
+ * later one could be written and the earlier one, tried again, undo it. */
 #include "store/internal.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/mem.h"
 
-#define AGAIN_MS 3000 /* after a failure, unless another change comes first */
+#define AGAIN_MS 1000 /* after a failure; whoever waits for a change waits so long */
 
 static struct store_batch *batch_new(struct store *s)
 {
@@ -67,6 +69,8 @@ static void requeue(struct store *s, struct store_batch *b)
 		list_remove(last);
 		list_push_front(&next->ops, last);
 	}
+	next->n += b->n;
+	b->n = 0;
 }
 
 static void tell(struct store_batch *b)
@@ -86,8 +90,11 @@ static void on_done(void *arg)
 
 	if (s) {
 		list_remove(&b->all);
+		s->failure = (struct err)ERR_INIT;
 		if (b->err.code && b->retry) {
 			requeue(s, b);
+			s->failure = b->err;
+			s->waits = true;
 			loop_timer_start(&s->again, AGAIN_MS);
 		}
 		tell(b);
@@ -100,10 +107,9 @@ static void on_done(void *arg)
 static void submit(struct store *s)
 {
 	s->due = s->open && !list_empty(&s->in_flight);
-	if (!s->open || s->due)
+	if (!s->open || s->due || s->waits)
 		return;
 	struct store_batch *b = STEAL(s->open);
-	loop_timer_stop(&s->again);
 	list_push_back(&s->in_flight, &b->all);
 	pthread_mutex_lock(&s->lock);
 	s->n_writing++;
@@ -113,7 +119,10 @@ static void submit(struct store *s)
 
 static void on_again(struct loop_timer *t UNUSED, void *arg)
 {
-	submit(arg);
+	struct store *s = arg;
+
+	s->waits = false;
+	submit(s);
 }
 
 void store_queue_init(struct store *s)
@@ -164,6 +173,7 @@ struct store_op *store_op_new(struct store *s, const char *sql)
 
 	op->sql = sql;
 	list_push_back(&open_batch(s)->ops, &op->all);
+	s->open->n++;
 	flush_soon(s);
 	return op;
 }
@@ -183,6 +193,27 @@ void store_op_blob(struct store_op *op, const void *p, size_t len)
 	op->v[op->n++] = (struct store_value){ .type = STORE_BLOB, .p = xmemdup(p, len), .len = len };
 }
 
+void store_limit_queue(struct store *s, uint64_t n)
+{
+	s->queue_max = n;
+}
+
+int store_check_queue(const struct store *s, struct err *err)
+{
+	const struct store_batch *b = list_first(&s->in_flight, struct store_batch, all);
+	size_t n = (s->open ? s->open->n : 0) + (b ? b->n : 0);
+
+	if (!s->failure.code || !s->queue_max || n < s->queue_max)
+		return 0;
+	return err_set(err, -ENOSPC, "%zu changes wait to be written: %.300s", n, s->failure.msg);
+}
+
+void store_on_lost(struct store *s, store_lost_fn *fn, void *arg)
+{
+	s->lost = fn;
+	s->lost_arg = arg;
+}
+
 void store_queue_finish(struct store *s)
 {
 	pthread_mutex_lock(&s->lock);
@@ -200,6 +231,8 @@ void store_queue_finish(struct store *s)
 		s->flush->store = NULL;
 	if (s->open) {
 		store_db_write(s, s->open);
+		if (s->open->err.code && s->open->retry && s->lost)
+			s->lost(s->lost_arg, s->open->n, &s->open->err);
 		s->open = batch_free(s->open);
 	}
 }

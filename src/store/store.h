@@ -52,6 +52,15 @@ void store_sync(struct store *s, store_done_fn *done, void *arg);
 #define STORE_ROOM_BYTES (8u << 20)
 MUST_CHECK int store_check_room(const struct store *s, struct err *err);
 
+/* While nothing can be written, at most about so many changes wait for it; 0 = no limit. Where that many wait, store_check_queue()
+ * says -ENOSPC, with the reason: whoever would queue something that is no change of a record, and may come as often as it likes,
+ * asks before. */
+void store_limit_queue(struct store *s, uint64_t n);
+MUST_CHECK int store_check_queue(const struct store *s, struct err *err);
+/* Called by store_free(), where the last changes could not be written: how many, and why. */
+typedef void store_lost_fn(void *arg, size_t n, const struct err *err);
+void store_on_lost(struct store *s, store_lost_fn *fn, void *arg);
+
 /* Replaces *field (malloc'ed) by a copy of value; NULL becomes "". */
 void store_set_str(char **field, const char *value);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store/store.h"
@@ -505,4 +506,86 @@ Test(store, a_removed_user_leaves_nothing_that_is_found)
 	cr_assert_not_null(store_namespace_find(s, "Alice"));
 	cr_assert_null(store_key_by_hash(s, hash[1]));
 	store_free(s);
+}
+
+/* -- what waits for the disk ------------------------------------------------------------------------------------------- */
+
+static void many(struct store *s, int n)
+{
+	for (int i = 0; i < n; i++)
+		store_setting_put(s, "node", "x");
+}
+
+Test(store, no_more_than_a_number_of_changes_wait_for_the_disk)
+{
+	struct store *s = open_store();
+	struct err err = ERR_INIT;
+
+	signal(SIGXFSZ, SIG_IGN);
+	store_limit_queue(s, 50);
+	cr_assert_eq(sync_store(s).code, 0);
+	many(s, 100);
+	cr_assert_eq(store_check_queue(s, &err), 0, "nothing has failed");
+	limit_files(0);
+	cr_assert_lt(sync_store(s).code, 0);
+	cr_assert_eq(store_check_queue(s, &err), -ENOSPC);
+	cr_assert(strstr(err.msg, "100 changes") && strstr(err.msg, path), "%s", err.msg);
+	limit_files(RLIM_INFINITY);
+	cr_assert_eq(sync_store(s).code, 0);
+	cr_assert_eq(store_check_queue(s, &err), 0);
+	store_free(s);
+}
+
+static void on_change(struct loop_timer *t, void *arg)
+{
+	many(arg, 1);
+	loop_timer_start(t, 10);
+}
+
+/* Under load nothing is tried for each change that comes. */
+Test(store, what_failed_is_tried_again_after_a_pause_whatever_comes_meanwhile)
+{
+	struct store *s = open_store();
+	struct timespec before, after;
+	struct loop_timer change;
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(sync_store(s).code, 0);
+	many(s, 1);
+	limit_files(0);
+	cr_assert_lt(sync_store(s).code, 0);
+	limit_files(RLIM_INFINITY);
+	loop_timer_init(&change, loop, on_change, s);
+	loop_timer_start(&change, 1);
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	cr_assert_eq(sync_store(s).code, 0);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	loop_timer_stop(&change);
+	cr_assert_geq((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000, 500);
+	store_free(s);
+}
+
+static size_t lost;
+
+static void on_lost(void *arg, size_t n, const struct err *err)
+{
+	(void)arg;
+	cr_assert(strstr(err->msg, path), "%s", err->msg);
+	lost += n;
+}
+
+Test(store, what_is_lost_at_the_end_is_told)
+{
+	struct store *s = open_store();
+
+	signal(SIGXFSZ, SIG_IGN);
+	cr_assert_eq(sync_store(s).code, 0);
+	store_on_lost(s, on_lost, NULL);
+	many(s, 3);
+	limit_files(0);
+	cr_assert_lt(sync_store(s).code, 0);
+	many(s, 2);
+	store_free(s);
+	limit_files(RLIM_INFINITY);
+	cr_assert_eq(lost, 5);
 }
