@@ -317,7 +317,7 @@ static int each_of_data(struct writer *w, const char *name, wanted_fn *wanted, f
 
 static bool is_namespace(const char *name)
 {
-	return !str_eq(name, ".hooks") && !str_eq(name, ".making");
+	return !str_eq(name, ".hooks") && !str_eq(name, ".making") && !str_eq(name, ".renamed");
 }
 
 static bool is_repository(const char *name)

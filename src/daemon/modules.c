@@ -147,6 +147,8 @@ static int open_git(struct daemon *d, struct err *err)
 	struct github_settings hub = { .api_url = c->github_api_url, .url = c->github_url, .token = c->github_token };
 	int r = git_new(&d->git, d->loop, &s, err);
 
+	if (r == 0)
+		git_settle_renames(d->git, d->store);
 	return r < 0 ? r : github_new(&d->github, d->loop, d->git, &hub, err);
 }
 

@@ -7,6 +7,7 @@
  *   DATA/git/<namespace>/<name>.git   bare; what is pushed and fetched
  *   DATA/git/.github/<id>.git         bare; what is fetched from a linked repository, for the environment with this id; no
  *                                     name begins with a dot, so no request reaches it
+ *   DATA/git/.renamed/<id>            which names the repository of this environment had and got, since the last start
  *   DATA/git/.making/<n>              what git init has not finished; it is renamed into its place
  *   DATA/git/.hooks/post-receive      the only hook: see git_serve() */
 #pragma once
@@ -18,6 +19,7 @@
 #include "base/err.h"
 #include "http/server.h"
 #include "loop/loop.h"
+#include "store/store.h"
 
 struct git;
 
@@ -80,8 +82,13 @@ void git_serve(struct git *g, struct http_req *req, const char *namespace, const
 /* Makes a bare repository whose HEAD is branch, unless it is there. err NULL = it is there. */
 typedef void git_made_fn(void *arg, const struct err *err);
 void git_make(struct git *g, const char *path, const char *branch, git_made_fn *done, void *arg);
-/* -EBUSY while somebody pushes to or fetches from it. Nothing to do where there is none. */
-MUST_CHECK int git_rename(struct git *g, const char *namespace, const char *old_name, const char *new_name, struct err *err);
+/* -EBUSY while somebody pushes to or fetches from it. Nothing to do where there is none. The environment's record follows; a note
+ * is on the disk before, for git_settle_renames(). */
+MUST_CHECK int git_rename(struct git *g, const char *environment_id, const char *namespace, const char *old_name,
+			  const char *new_name, struct err *err);
+/* At the start, before anybody is served: a repository that got a new name, or was to, whose environment's record says
+ * otherwise, gets the name that this has. */
+void git_settle_renames(struct git *g, struct store *s);
 
 /* -- a commit as a tar ---------------------------------------------------------------------------------------------- */
 /* notes: what the pusher should know ("submodules are not fetched: ..."), lines; "" = nothing. Live for the call. */

@@ -40,6 +40,10 @@ void git_child_unlimit(struct git_child *c); /* no time limit any more */
 void git_child_forget(struct git_child *c);
 void git_children_kill(struct git *g); /* all, at the end: waits */
 
+/* serve.c: -EBUSY while somebody pushes to or fetches from either of them. */
+MUST_CHECK int serve_check_rename(const struct git *g, const char *namespace, const char *old_name, const char *new_name,
+				  struct err *err);
+
 /* push.c: our side of the hook's descriptor. */
 MUST_CHECK int push_new(struct git_push **ret, struct git *g, const struct git_push_events *ev, void *arg, int *ret_child_fd,
 			struct err *err);

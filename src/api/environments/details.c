@@ -100,7 +100,7 @@ static int rename_to(struct api *a, struct store_environment *e, const char *nam
 {
 	if (str_empty(name) || str_eq(name, e->name))
 		return 0;
-	int r = a->git ? git_rename(a->git, e->ns->name, e->name, name, err) : 0;
+	int r = a->git ? git_rename(a->git, e->id, e->ns->name, e->name, name, err) : 0;
 	return r < 0 ? r : store_environment_rename(a->store, e, name, err);
 }
 
