@@ -145,6 +145,7 @@ void store_record_finish(struct store *s); /* nothing is with a worker afterward
 /* What an event is known by. kind: 'r' a rollout's id, 'm' a message's. */
 void store_record_key(const char *namespace_id, char kind, const char *id, unsigned char ret[RECORD_KEY_LEN]);
 int store_record_apply(struct store *s, struct list *batches);
+void store_record_tidy(struct store *s); /* record_trim.c: at the opening, before anybody reads */
 int store_record_trim_piece(struct store *s, const struct record_limits *limits, bool *ret_more);
 
 /* statement.c: what is prepared once */

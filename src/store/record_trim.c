@@ -191,6 +191,17 @@ static char *next_namespace(struct trim *t, const char *after)
 	return found;
 }
 
+/* Of tasks of which no rollout is left. While anybody has summed up an environment's tasks he must hear that one is empty, and
+ * versions must grow; of those that ran before nobody remembers any. On a full disk it is done another time. */
+void store_record_tidy(struct store *s)
+{
+	static const char sql[] = "DELETE FROM task_change WHERE NOT EXISTS (SELECT 1 FROM task_reward AS t"
+				  " WHERE t.environment_id = task_change.environment_id AND t.split = task_change.split"
+				  " AND t.variant = task_change.variant AND t.task_index = task_change.task_index)";
+
+	(void)sqlite3_exec(s->db, sql, NULL, NULL, NULL);
+}
+
 int store_record_trim_piece(struct store *s, const struct record_limits *limits, bool *ret_more)
 {
 	struct trim t = {

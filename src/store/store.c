@@ -245,6 +245,7 @@ int store_open(struct store **ret, struct loop *l, const char *path, struct err 
 		r = store_load(s, err);
 	if (r < 0)
 		return r;
+	store_record_tidy(s);
 	*ret = STEAL(s);
 	return 0;
 }

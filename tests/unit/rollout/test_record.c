@@ -458,6 +458,37 @@ Test(record, those_of_a_removed_user_go)
 	cr_assert_str_eq(others, "run a 1 2 0.5\n1 in all\n");
 }
 
+static void put_change(void *arg, const char *split, const char *variant, int64_t task_index)
+{
+	put(arg, "%s:%s:%lld ", split, variant, (long long)task_index);
+}
+
+static void look_at_changes(struct seen *s, struct store_reader *r)
+{
+	int64_t version;
+
+	cr_assert_eq(store_task_changes(r, ENV, 0, put_change, s, &version, &s->err), 0);
+}
+
+Test(record, tasks_without_rollouts_are_forgotten_by_the_next_start)
+{
+	post_rollout("r1", "a", 4);
+	auto_free char *other = xasprintf("{\"eventType\": \"rollout\", \"eventId\": \"r2\", \"timestamp\": 1, \"runName\": \"a\","
+					  " \"split\": \"train\", \"rollout_info\": {\"task_index\": 6}}");
+	auto_free char *text = message("r2", "m", 0, 0.5);
+	post(NS, other);
+	post(NS, text);
+	auto_free char *both = see(NS, look_at_changes);
+	cr_assert_str_eq(both, "train::5 train::6 ");
+	trim((struct record_limits){ .max_messages = 1 });
+	auto_free char *kept = see(NS, look_at_changes);
+	cr_assert_str_eq(kept, "train::6 train::5 ", "who has summed them up must hear of it");
+	close_it();
+	open_it();
+	auto_free char *left = see(NS, look_at_changes);
+	cr_assert_str_eq(left, "train::6 ");
+}
+
 /* -- the audit log ------------------------------------------------------------------------------------------------- */
 
 static void put_entry(void *arg, const struct audit_entry *e)
