@@ -11,7 +11,7 @@ static struct api api;
 static struct http_router *router;
 static struct http_server *front;
 static sem_t gate;
-static bool over;
+static bool synced;
 
 static void on_hold(void *arg UNUSED)
 {
@@ -20,7 +20,12 @@ static void on_hold(void *arg UNUSED)
 
 static void on_held(void *arg UNUSED)
 {
-	over = true;
+}
+
+static void on_synced(void *arg UNUSED, const struct err *err)
+{
+	cr_assert_null(err);
+	synced = true;
 }
 
 /* Nothing is written to the database until the gate opens. */
@@ -110,8 +115,8 @@ FAKE_TEST(deploying, of_a_client_that_leaves_goes_on)
 	close(fd);
 	run_for(20);
 	sem_post(&gate);
-	run_until(over);
-	run_for(5);
+	store_sync(store, on_synced, NULL);
+	run_until(synced);
 	auto_free char *tar = xasprintf("%s/builds/%s/source.tar", dir, newest()->id);
 	cr_assert_eq(access(tar, R_OK), 0);
 	close_front();
