@@ -242,6 +242,11 @@ static int run_forget(struct job *j, char **a, struct err *err)
 	return job_forget(j, a[0], err);
 }
 
+static int run_sweep(struct job *j, char **a, struct err *err)
+{
+	return job_sweep(j, a, err);
+}
+
 static int run_prune(struct job *j, char **a, struct err *err)
 {
 	(void)a;
@@ -288,6 +293,7 @@ static const struct kind {
 	{ "import", 2, 2, run_import, "PATH NAME", 256 },
 	{ "remove", 1, 1, run_remove, "NAME", 0 },
 	{ "forget", 1, 1, run_forget, "OWNER/NAME", 0 },
+	{ "sweep", 0, IMAGE_SWEEP_MAX, run_sweep, "[DIGEST...]", 0 },
 	{ "prune", 0, 0, run_prune, "", 0 },
 	{ "build", 2, 4, run_build, "DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]", 256 },
 	{ "clean", 1, 1, run_clean, "OWNER/NAME", 0 },
@@ -341,6 +347,15 @@ static int run(const struct kind *k, const char *data, char **args, struct err *
 	return r;
 }
 
+static int status_of(const struct kind *k, int code)
+{
+	if (code == -EDQUOT)
+		return JOB_TO_CLEAN;
+	if (code == -EBUSY)
+		return IMAGE_JOB_BUSY;
+	return code == -ENOENT && str_eq(k->name, "remove") ? IMAGE_JOB_GONE : 1;
+}
+
 int job_main(int argc, char **argv)
 {
 	struct err err = ERR_INIT;
@@ -357,5 +372,5 @@ int job_main(int argc, char **argv)
 	if (run(k, data, argv + 2, &err) == 0)
 		return 0;
 	job_say("%s", err.msg[0] ? err.msg : "failed without a reason");
-	return err.code == -EDQUOT ? JOB_TO_CLEAN : err.code == -EBUSY ? IMAGE_JOB_BUSY : 1;
+	return status_of(k, err.code);
 }

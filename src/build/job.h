@@ -2,13 +2,14 @@
  * a pid and mount namespace and a cgroup of its own; killing its process 1 ends all of it at any moment.
  *
  * Output: lines of progress on stdout, and what the tools print on both; on failure the last line is the reason, whole,
- * for people, and the exit status is 1, JOB_TO_CLEAN when `clean` is to follow, or IMAGE_JOB_BUSY when what it was to remove is
- * needed. A job is one process, single-threaded, and aborts on out-of-memory.
+ * for people, and the exit status is 1, JOB_TO_CLEAN when `clean` is to follow, IMAGE_JOB_BUSY when what it was to remove is
+ * needed, or IMAGE_JOB_GONE when that is not here. A job is one process, single-threaded, and aborts on out-of-memory.
  *
  *   bootstrap NAME                                 a base image from Debian packages
  *   pull NAME                                      from its registry, into the store of bases
  *   import PATH NAME                               docker-archive, oci-archive or an OCI folder
- *   remove NAME                                    the record, then what only it used of its store
+ *   remove NAME                                    the record, if any, then what only it used of its store
+ *   sweep [DIGEST...]                              the bases that were replaced, but for those, which are used
  *   forget OWNER/NAME                              the store of an environment, unless an image of it has a record
  *   prune                                          what no record uses; only while no sandbox runs
  *   build DEPLOYMENT OWNER/NAME [FILE [SUBDIR]]    FILE relative to SUBDIR, "." = the top; source in DATA/builds/DEPLOYMENT;
@@ -91,6 +92,7 @@ MUST_CHECK int job_bootstrap(struct job *j, const char *name, struct err *err);
 MUST_CHECK int job_pull(struct job *j, const char *name, struct err *err);
 MUST_CHECK int job_import(struct job *j, const char *path, const char *name, struct err *err);
 MUST_CHECK int job_remove(struct job *j, const char *name, struct err *err);
+MUST_CHECK int job_sweep(struct job *j, char *const *used, struct err *err);
 MUST_CHECK int job_prune(struct job *j, struct err *err);
 MUST_CHECK int job_forget(struct job *j, const char *env, struct err *err);
 MUST_CHECK int job_build(struct job *j, const char *deployment, const char *env, const char *file, const char *subdir,

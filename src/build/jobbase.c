@@ -328,42 +328,127 @@ static int remove_record(struct job *j, const char *name, struct err *err)
 	return unlink(path) < 0 && errno != ENOENT ? err_sys(err, "remove %s", path) : 0;
 }
 
+/* A removal that was killed, or failed, has left it in the store without a record. */
+static int find(struct job *j, const char *store, const char *name, struct image **ret, struct err *err)
+{
+	auto_free char *path = image_record_path(j->data, name);
+
+	int r = image_record_read(ret, path, err);
+	if (r == -ENOENT)
+		r = cstore_read(ret, j->images, store, name, err);
+	return r == -ENOENT ? err_set(err, r, "image %s is not here", name) : r;
+}
+
+/* The tool fails where it can't take a base along that has no name any more, after it removed the image. */
+static int remove_name(struct job *j, const char *store, const char *name, struct err *err)
+{
+	AUTO(image_freep) struct image *left = NULL;
+
+	int r = rmi(j, store, (const char *const[]){ name, NULL }, err);
+	return r < 0 && cstore_read(&left, j->images, store, name, NULL) == -ENOENT ? 0 : r;
+}
+
 /* With the locks held, so that neither a pull of the same name nor a build comes in between. */
 static int remove_locked(struct job *j, const char *store, const char *name, struct err *err)
 {
-	auto_free char *path = image_record_path(j->data, name);
 	AUTO(image_freep) struct image *i = NULL;
 
-	int r = image_record_read(&i, path, err);
-	if (r == -ENOENT)
-		return err_set(err, r, "image %s is not here", name);
+	int r = find(j, store, name, &i, err);
 	/* In an environment's own store the tool itself keeps what other images need, under no name. */
 	if (r == 0 && str_eq(store, CSTORE_BASES))
 		r = refuse_shared(j, i, err);
 	if (r == 0)
 		r = remove_record(j, name, err);
 	if (r == 0)
-		r = rmi(j, store, (const char *const[]){ name, NULL }, err);
-	/* A record without its image would be a lie; an image without its record is found by prune. */
+		r = remove_name(j, store, name, err);
+	/* A record without its image would be a lie; an image without its record can be removed once more. */
 	return r;
 }
 
 int job_remove(struct job *j, const char *ref, struct err *err)
 {
+	AUTO(image_freep) struct image *here = NULL;
 	auto_free char *name = NULL;
 	auto_fd used = -1, lock = -1;
 
 	int r = begin(j, ref, &name, err);
 	if (r < 0)
 		return r;
-	auto_free char *path = image_record_path(j->data, name), *store = store_of(name);
-	if (access(path, F_OK) < 0)
-		return err_set(err, -ENOENT, "image %s is not here", name);
+	auto_free char *store = store_of(name);
+	r = find(j, store, name, &here, err);
+	if (r < 0)
+		return r;
 	/* In this order: whoever waits for the store's lock while builds are stopped stops them for as long. */
 	r = lock_store(j, store, &lock, err);
 	if (r == 0 && str_eq(store, CSTORE_BASES))
 		r = stop_builds(j, name, &used, err);
 	return r < 0 ? r : remove_locked(j, store, name, err);
+}
+
+/* -- sweep ----------------------------------------------------------------------------------------------------------- */
+static bool shares_layer(const struct image *a, const struct image *b)
+{
+	for (size_t k = 0; k < a->n_layers; k++)
+		for (size_t l = 0; l < b->n_layers; l++)
+			if (str_eq(a->layers[k], b->layers[l]))
+				return true;
+	return false;
+}
+
+static bool is_held(struct job *j, const struct image *i, char *const *used)
+{
+	for (char *const *u = used; *u; u++)
+		if (str_eq(i->digest, *u))
+			return true;
+	return refuse_shared(j, i, NULL) < 0;
+}
+
+/* The tool takes what has no name away with the last that lies on it, so what only shares a layer with one that must stay does,
+ * too. */
+static bool is_needed(const struct image *i, struct image *const *list, const bool *held, size_t n)
+{
+	for (size_t k = 0; k < n; k++)
+		if (held[k] && shares_layer(list[k], i))
+			return true;
+	return false;
+}
+
+/* With the locks held. What can't be removed may have gone with another; the next time tells. */
+static int sweep_locked(struct job *j, char *const *used, struct err *err)
+{
+	struct image **list = NULL;
+	size_t n = 0;
+
+	int r = cstore_nameless(&list, &n, j->images, CSTORE_BASES, err);
+	auto_free bool *held = xcalloc(n + 1, sizeof(*held));
+	for (size_t k = 0; k < n; k++)
+		held[k] = is_held(j, list[k], used);
+	for (size_t k = 0; k < n; k++) {
+		const char *id = list[k]->digest + strlen("sha256:");
+		if (is_needed(list[k], list, held, n))
+			continue;
+		job_say("removing %s, which was replaced", list[k]->digest);
+		(void)!rmi(j, CSTORE_BASES, (const char *const[]){ id, NULL }, NULL);
+	}
+	image_list_free(list, n);
+	return r;
+}
+
+int job_sweep(struct job *j, char *const *used, struct err *err)
+{
+	auto_free char *bases = xasprintf("%s/%s/overlay-images/images.json", j->images, CSTORE_BASES);
+	auto_fd stopped = -1, lock = -1;
+
+	if (access(bases, F_OK) < 0)
+		return 0;
+	int r = job_tmp(j, err);
+	if (r == 0)
+		r = job_tool_files(j, err);
+	if (r == 0)
+		r = lock_store(j, CSTORE_BASES, &lock, err);
+	if (r == 0)
+		r = stop_builds(j, "that was replaced", &stopped, err);
+	return r < 0 ? r : sweep_locked(j, used, err);
 }
 
 /* -- prune -------------------------------------------------------------------------------------------------------- */

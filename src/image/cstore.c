@@ -205,25 +205,58 @@ static int read_chain(struct image *i, const char *images_dir, const char *store
 	return r;
 }
 
-int cstore_read(struct image **ret, const char *images_dir, const char *store, const char *name, struct err *err)
+static int read_list(json_t **ret, const char *images_dir, const char *store, struct err *err)
 {
-	auto_free char *dir = xasprintf("%s/%s", images_dir, store),
-		       *path = xasprintf("%s/overlay-images/images.json", dir);
-	AUTO(image_freep) struct image *i = image_new();
-	auto_json list = NULL;
+	auto_free char *path = xasprintf("%s/%s/overlay-images/images.json", images_dir, store);
 
-	int r = read_json(&list, path, err);
-	if (r < 0)
-		return r;
-	json_t *entry = find_by_name(list, name);
-	if (!entry)
-		return err_set(err, -ENOENT, "image %s is not in the store %s", name, store);
+	return read_json(ret, path, err);
+}
+
+static int read_entry(struct image **ret, const char *images_dir, const char *store, json_t *entry, const char *name,
+		      struct err *err)
+{
+	auto_free char *dir = xasprintf("%s/%s", images_dir, store);
+	AUTO(image_freep) struct image *i = image_new();
+
 	i->name = xstrdup(name);
-	r = read_config(i, dir, text_of(entry, "id"), err);
+	int r = read_config(i, dir, text_of(entry, "id"), err);
 	if (r == 0)
 		r = read_chain(i, images_dir, store, entry, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(i);
+	return 0;
+}
+
+int cstore_read(struct image **ret, const char *images_dir, const char *store, const char *name, struct err *err)
+{
+	auto_json list = NULL;
+
+	int r = read_list(&list, images_dir, store, err);
+	if (r < 0)
+		return r;
+	json_t *entry = find_by_name(list, name);
+	if (!entry)
+		return err_set(err, -ENOENT, "image %s is not in the store %s", name, store);
+	return read_entry(ret, images_dir, store, entry, name, err);
+}
+
+int cstore_nameless(struct image ***ret, size_t *ret_n, const char *images_dir, const char *store, struct err *err)
+{
+	auto_json list = NULL;
+	json_t *entry;
+	size_t k, n = 0;
+
+	int r = read_list(&list, images_dir, store, err);
+	if (r < 0)
+		return r;
+	struct image **found = xcalloc(json_array_size(list) + 1, sizeof(*found));
+	json_array_foreach(list, k, entry) {
+		if (json_array_size(json_object_get(entry, "names")) == 0 &&
+		    read_entry(&found[n], images_dir, store, entry, "", NULL) == 0)
+			n++;
+	}
+	*ret = found;
+	*ret_n = n;
 	return 0;
 }

@@ -15,3 +15,6 @@
  * there: config, digest, and layers relative to images_dir. -ENOENT: no such name in this store. */
 MUST_CHECK int cstore_read(struct image **ret, const char *images_dir, const char *store, const char *name,
 			   struct err *err);
+/* Those of the store that have no name any more, with "" as such; what can't be read is left out. -ENOENT: there is no store.
+ * Free *ret with image_list_free(). */
+MUST_CHECK int cstore_nameless(struct image ***ret, size_t *ret_n, const char *images_dir, const char *store, struct err *err);

@@ -27,7 +27,7 @@ struct fetch {
 	char *name;            /* normalised, aliases followed */
 	char *path;            /* of the archive; NULL = the kind has none */
 	uint64_t job;
-	bool started;          /* it waits for a removal of the image otherwise */
+	bool started;          /* it waits for a removal of the image otherwise, or a sweep */
 	struct list waiters;
 	struct loop_timer limit;
 	struct err err; /* why the job could not start */
@@ -115,6 +115,8 @@ static void fetch_done(void *arg, int status, const struct err *err)
 		list_remove(&f->in_images);
 		if (!status && !err)
 			uses_set(f->images->uses, f->name, time_wall_ms());
+		if (f->path)
+			images_sweep_soon(f->images);
 		images_gc_soon(f->images);
 		fetch_answer(f, !status && !err ? NULL : err && err->msg[0] ? err->msg : "the job gave no reason");
 	}
@@ -157,6 +159,21 @@ bool images_is_fetched(struct images *s, const char *name)
 	return false;
 }
 
+bool images_is_importing(const struct images *s)
+{
+	list_foreach((struct list *)&s->fetches, struct fetch, in_images, f)
+		if (f->path && f->started)
+			return true;
+	return false;
+}
+
+/* The jobs of one store wait for each other in no order: a removal that comes after the pull would leave nothing of it, and a
+ * sweep that knows nothing of the image which the import replaces would take that. */
+static bool must_wait(const struct images *s, const struct fetch *f)
+{
+	return images_is_going(s, f->name) || (f->path && s->sweeping);
+}
+
 static void fetch_start(struct fetch *f)
 {
 	const char *argv[] = { f->path ? f->path : f->name, f->path ? f->name : NULL, NULL };
@@ -175,16 +192,15 @@ void images_go_on(struct images *s, const char *name)
 	list_foreach(&s->fetches, struct fetch, in_images, f) {
 		AUTO(image_freep) struct image *here = NULL;
 
-		if (f->started || !str_eq(f->name, name) || images_is_going(s, name))
+		if (f->started || (name && !str_eq(f->name, name)) || must_wait(s, f))
 			continue;
-		if (!f->path && images_load(s, name, &here, NULL) == 0)
+		if (!f->path && images_load(s, f->name, &here, NULL) == 0)
 			fetch_done(f, 0, NULL);
 		else
 			fetch_start(f);
 	}
 }
 
-/* The jobs of one store wait for each other in no order: a removal that comes after the pull would leave nothing of it. */
 static void fetch_join(struct images *s, const char *kind, const char *name, const char *path, struct waiter *w)
 {
 	struct fetch *f = fetch_find(s, kind, name, path);
@@ -200,7 +216,7 @@ static void fetch_join(struct images *s, const char *kind, const char *name, con
 		loop_timer_init(&f->limit, s->loop, on_limit, f);
 		if (s->limit_ms)
 			loop_timer_start(&f->limit, s->limit_ms);
-		if (!images_is_going(s, name))
+		if (!must_wait(s, f))
 			fetch_start(f);
 	}
 	list_push_back(&f->waiters, &w->in_fetch);

@@ -213,6 +213,9 @@ void images_on_look(struct loop_timer *t, void *arg)
 void images_budget(struct images *s, const struct images_budget *budget)
 {
 	s->budget = *budget;
+	s->boxes_known = true;
+	if (s->to_sweep)
+		images_sweep_soon(s);
 	if (budget->bytes)
 		loop_timer_start(&s->look, SOON_MS);
 }

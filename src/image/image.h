@@ -35,8 +35,11 @@ MUST_CHECK int image_normalise(char **ret, const char *ref, struct err *err);
 
 /* Runs a root job for the image module: the daemon wires this to the spawner's JOB. argv after the kind; input: a file that
  * becomes its standard input, borrowed, -1 = none; lines of output go to progress; done gets the exit status (0 = success)
- * and, on failure, the last line of output as err, whose code is -EBUSY where the status is IMAGE_JOB_BUSY. */
+ * and, on failure, the last line of output as err, whose code is -EBUSY where the status is IMAGE_JOB_BUSY,
+ * -ENOENT where it is IMAGE_JOB_GONE. */
 #define IMAGE_JOB_BUSY 4
+#define IMAGE_JOB_GONE 5
+#define IMAGE_SWEEP_MAX 60 /* arguments of the job that removes what was replaced */
 struct image_jobs {
 	int (*start)(struct image_jobs *j, const char *kind, const char *const *argv, int input, engine_progress_fn *line,
 		     void (*done)(void *arg, int status, const struct err *err), void *arg, uint64_t *ret_job, struct err *err);

@@ -31,6 +31,7 @@ int images_new(struct images **ret, struct loop *l, const char *data_dir, const 
 	list_init(&s->collections);
 	s->uses = uses_open(l, data_dir);
 	loop_timer_init(&s->look, l, images_on_look, s);
+	loop_timer_init(&s->sweep_timer, l, images_on_sweep, s);
 	*ret = s;
 	return 0;
 }
@@ -51,7 +52,7 @@ static struct cached *cached_free(struct cached *c)
 	return NULL;
 }
 
-static void drop_unused(struct cached *c)
+void cached_drop_unused(struct cached *c)
 {
 	size_t kept = 0;
 
@@ -71,17 +72,17 @@ static void keep_old(struct cached *c, struct image *i)
 
 static void cached_replace(struct cached *c, struct image *i, const struct stat *seen)
 {
-	drop_unused(c);
+	cached_drop_unused(c);
 	if (c->image)
 		keep_old(c, c->image);
 	c->image = i;
 	c->seen = *seen;
-	drop_unused(c);
+	cached_drop_unused(c);
 }
 
 static bool cached_busy(struct cached *c)
 {
-	drop_unused(c);
+	cached_drop_unused(c);
 	return c->n_old > 0 || (c->image && c->image->refs > 1);
 }
 
@@ -129,6 +130,7 @@ struct image *images_adopt(struct images *s, struct image *i)
 			return image_ref(c->old[k]);
 		}
 	keep_old(c, image_ref(i));
+	images_sweep_soon(s); /* when its box has ended */
 	return i;
 }
 
@@ -269,6 +271,7 @@ static void removal_finish(void *arg)
 		if (!x->err.code) {
 			images_forget(x->images, x->name);
 			uses_forget(x->images->uses, x->name);
+			images_sweep_soon(x->images); /* it may have lain on one */
 		}
 		if (x->running)
 			images_go_on(x->images, x->name);
@@ -282,7 +285,9 @@ static void removal_done(void *arg, int status, const struct err *err)
 {
 	struct removal *x = arg;
 
-	if (status || err)
+	if (err && err->code == -ENOENT)
+		err_copy(&x->err, err);
+	else if (status || err)
 		err_set(&x->err, err && err->code == -EBUSY ? -EBUSY : -EIO, "image %s could not be removed: %s",
 			x->name, err ? err->msg : "its job failed");
 	removal_finish(x);
@@ -304,7 +309,7 @@ static bool is_below_old(const struct images *s, const struct image *i)
 	while (map_next(s->cache, &it)) {
 		struct cached *c = it.value;
 
-		drop_unused(c);
+		cached_drop_unused(c);
 		for (size_t n = 0; n < c->n_old; n++)
 			for (size_t k = 0; k < i->n_layers; k++)
 				if (has_layer(c->old[n], i->layers[k]))
@@ -313,21 +318,48 @@ static bool is_below_old(const struct images *s, const struct image *i)
 	return false;
 }
 
+static bool any_old(const struct images *s)
+{
+	struct map_iter it = { 0 };
+
+	while (map_next(s->cache, &it)) {
+		struct cached *c = it.value;
+
+		cached_drop_unused(c);
+		if (c->n_old > 0)
+			return true;
+	}
+	return false;
+}
+
+/* Without a record, what an earlier removal left of it may be in the store still: its job looks. Of which layers it is nobody
+ * knows here, so not while anything is used that was replaced. */
+static int check_removal(struct images *s, const char *name, struct err *err)
+{
+	AUTO(image_freep) struct image *i = NULL;
+
+	if (images_is_going(s, name))
+		return err_set(err, -ENOENT, "image %s is being removed", name);
+	int r = images_load(s, name, &i, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	struct cached *c = map_get(s->cache, name);
+	bool below = i ? is_below_old(s, i) : any_old(s);
+	i = image_unref(i);
+	if ((c && cached_busy(c)) || (below && r == 0))
+		return err_set(err, -EBUSY, "image %s is used by a sandbox or an instance", name);
+	return below ? r : 0;
+}
+
 static int removal_start(struct removal *x)
 {
 	struct images *s = x->images;
-	const char *argv[] = { NULL, NULL };
-	AUTO(image_freep) struct image *i = NULL;
+	const char *argv[] = { x->name, NULL };
 
-	int r = images_load(s, x->name, &i, &x->err);
+	int r = check_removal(s, x->name, &x->err);
 	if (r < 0)
 		return r;
-	struct cached *c = map_get(s->cache, x->name);
-	bool below = is_below_old(s, i);
-	i = image_unref(i);
-	if (below || cached_busy(c))
-		return err_set(&x->err, -EBUSY, "image %s is used by a sandbox or an instance", x->name);
-	argv[0] = x->name;
+	x->err.code = 0;
 	x->running = true;
 	return s->jobs->start(s->jobs, "remove", argv, -1, NULL, removal_done, x, &x->job, &x->err);
 }
@@ -357,6 +389,7 @@ struct images *images_free(struct images *s)
 	}
 	images_cancel_fetches(s);
 	images_cancel_gc(s);
+	images_cancel_sweep(s);
 	loop_timer_stop(&s->look);
 	uses_close(s->uses);
 	while (map_next(s->cache, &it))

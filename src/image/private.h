@@ -30,6 +30,11 @@ struct images {
 	struct loop_timer look;      /* at the budget; armed from images_budget() on */
 	struct gc *gc;               /* the collection under way, NULL = none */
 	struct list collections;     /* struct gc: those that wait for it */
+	bool boxes_known;            /* images_budget() was called: what is used is known */
+	bool to_sweep;               /* there may be images that were replaced and that nobody uses */
+	size_t old_at_sweep;         /* of those that were used when the last sweep began */
+	struct loop_timer sweep_timer;
+	struct sweep *sweeping;      /* its job, NULL = none runs */
 };
 
 /* Loads the record of a normalised name, no aliases. -ENOENT: not here. *ret is counted. */
@@ -39,10 +44,16 @@ MUST_CHECK int images_resolve(struct images *s, const char *ref, char **ret, str
 bool images_is_busy(struct images *s, const char *name);   /* something runs from it, or from an older one of this name */
 bool images_is_moving(struct images *s, const char *name); /* it is being brought or removed */
 bool images_is_going(const struct images *s, const char *name); /* it is being removed */
-void images_go_on(struct images *s, const char *name); /* a removal is over: who waited for it to bring the image begins */
+/* A removal of name is over, or for NULL a sweep: who waited for it to bring an image begins. */
+void images_go_on(struct images *s, const char *name);
+bool images_is_importing(const struct images *s);
+void cached_drop_unused(struct cached *c); /* of old */
 void images_cancel_fetches(struct images *s); /* waiters are forgotten without a call */
 bool images_is_fetched(struct images *s, const char *name);
 void images_on_look(struct loop_timer *t, void *arg);
+void images_sweep_soon(struct images *s); /* not before images_budget() */
+void images_on_sweep(struct loop_timer *t, void *arg);
+void images_cancel_sweep(struct images *s);
 void images_cancel_gc(struct images *s); /* its caller is forgotten without a call */
 
 /* When each image was last used: DATA/image-uses.json, {NAME: ms since 1970}, written now and then and at the end. What

@@ -70,6 +70,11 @@ static int exit_status(const struct job *j)
 	return WIFSIGNALED(j->wait_status) ? 128 + WTERMSIG(j->wait_status) : 255;
 }
 
+static int code_of(int status)
+{
+	return status == IMAGE_JOB_BUSY ? -EBUSY : status == IMAGE_JOB_GONE ? -ENOENT : -EIO;
+}
+
 static void explain(const struct job *j, int status, struct err *ret)
 {
 	if (j->cancelled || str_eq(j->reason, "cancelled"))
@@ -77,7 +82,7 @@ static void explain(const struct job *j, int status, struct err *ret)
 	else if (str_eq(j->reason, "timeout"))
 		err_set(ret, -ETIME, "it took too long%s%s", j->last ? "; last: " : "", j->last ? j->last : "");
 	else if (j->last)
-		err_set(ret, status == IMAGE_JOB_BUSY ? -EBUSY : -EIO, "%s", j->last);
+		err_set(ret, code_of(status), "%s", j->last);
 	else if (status > 128)
 		err_set(ret, -EIO, "the job was killed by signal %d and said nothing", status - 128);
 	else

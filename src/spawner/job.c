@@ -318,7 +318,7 @@ static bool is_safe(const char *s, size_t max)
 
 static bool is_kind(const char *kind)
 {
-	static const char *const kinds[] = { "bootstrap", "pull", "import", "remove", "build", "prune", "clean", "forget" };
+	static const char *const kinds[] = { "bootstrap", "pull", "import", "remove", "build", "prune", "clean", "forget", "sweep" };
 
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
 		if (strcmp(kinds[i], kind) == 0)
@@ -329,7 +329,7 @@ static bool is_kind(const char *kind)
 static bool removes_images(const char *kind)
 {
 	return strcmp(kind, "remove") == 0 || strcmp(kind, "prune") == 0 || strcmp(kind, "clean") == 0 ||
-	       strcmp(kind, "forget") == 0;
+	       strcmp(kind, "forget") == 0 || strcmp(kind, "sweep") == 0;
 }
 
 static int read_request(struct launch *l, const struct wire_in *in, const char **ret_id, struct err *err)
@@ -341,7 +341,7 @@ static int read_request(struct launch *l, const struct wire_in *in, const char *
 		return err_set(err, -EINVAL, "job: id \"%s\", expected 1..%d of A-Z, a-z, 0-9, . _ -", id ? id : "",
 			       JOB_ID_MAX - 1);
 	if (!kind || !is_kind(kind))
-		return err_set(err, -EINVAL, "job: kind \"%s\", expected bootstrap, pull, import, remove, build, prune, clean or forget",
+		return err_set(err, -EINVAL, "job: kind \"%s\", expected bootstrap, pull, import, remove, build, prune, clean, forget or sweep",
 			       kind ? kind : "");
 	if (n > ARGS_MAX)
 		return err_set(err, -EINVAL, "job: %zu arguments, expected at most %d", n, ARGS_MAX);

@@ -112,6 +112,27 @@ def test_a_deployment_keeps_its_image_and_its_base(platform, base_images, tmp_pa
         assert client.environments.get(name).list_tasks("train")
 
 
+def test_what_an_import_replaced_goes(base_images, tmp_path):
+    with base_images.platform() as p:
+        store = os.path.join(p.data, "images", "bases", "store", "overlay")
+
+        def layers() -> set[str]:
+            return {d for d in os.listdir(store) if len(d) == 64}
+
+        before = layers()
+        with p.client() as client:
+            bring(p, tmp_path, "first:1", 1)
+            bring(p, tmp_path, "first:1", 2)
+            wait_until(lambda: len(layers() - before) == 1, 60, "the replaced one gone")
+            assert set(here(p)) == {"first:1", "python:3.11-slim"}
+            with client.sandbox(settings(image="python:3.11-slim")) as s:
+                assert s.run("echo alive").output.strip() == "alive"
+        assert p.cli("image", "rm", "first:1").returncode == 0
+        assert layers() == before
+        status, _, answer = p.request("DELETE", "/v1/images?name=first:1")
+        assert status == 404 and b"docker.io/library/first:1 is not here" in answer, answer
+
+
 def test_a_registry_that_says_nothing_holds_up_nobody_for_ever(base_images):
     """It accepts and is silent: who waits for its image is told so after a time, and so is the next one."""
     with base_images.platform("images: {timeout: 2s}\n") as p, socket.create_server(("127.0.0.1", 0)) as silent:

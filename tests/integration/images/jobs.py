@@ -139,13 +139,13 @@ def special(name, kind):
     return info
 
 
-def docker_archive(path, repo_tag, env="A=b"):
+def docker_archive(path, repo_tag, env="A=b", text="hi\n"):
     """What `docker save` writes, with one tiny layer."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         info = tarfile.TarInfo("hello.txt")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"hi\n"))
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text.encode()))
     layer = layer.getvalue()
     diff = "sha256:" + hashlib.sha256(layer).hexdigest()
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Env": [env], "Cmd": ["/x"]},

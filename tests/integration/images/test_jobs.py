@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jobs import (BASE, PROGRAM, Registry, cgroups, digest_of, docker_archive, kill_hard, link, mounts_under, processes_under, special,
+from jobs import (BASE, PROGRAM, Data, Registry, cgroups, digest_of, docker_archive, kill_hard, link, mounts_under, processes_under, special,
                   wait_until)
 
 IMAGE = "localhost/env/alice/hello:"
@@ -413,7 +413,44 @@ def test_import_and_remove(data, tmp_path):
     assert r.status == 0, r
     assert not os.path.exists(layer)
     r = data.job("remove", "tiny:1")
-    assert r.status == 1 and "is not here" in r.last
+    assert r.status == 5 and "is not here" in r.last
+
+
+def layers_in(d):
+    return {name for name in os.listdir(f"{d.images}/bases/store/overlay") if len(name) == 64}
+
+
+def test_what_an_import_replaced_goes(tmp_path):
+    d, made = Data(tmp_path / "data"), []
+    for text in ("a", "b"):
+        docker_archive(tmp_path / f"{text}.tar", "x:1", text=text)
+        assert d.job("import", str(tmp_path / f"{text}.tar"), "x:1").status == 0
+        made.append(d.record("docker.io/library/x:1"))
+        if text == "a":
+            assert d.build("onx", "FROM x:1\nCOPY y /y\n", {"y": "y"}).status == 0
+    first, second = ({i["layers"][0].split("/")[3]} for i in made)
+    assert layers_in(d) == first | second
+    r = d.job("sweep")
+    assert r.status == 0 and layers_in(d) == first | second, "a build lies on it"
+    assert d.job("remove", IMAGE + "onx").status == 0
+    r = d.job("sweep", made[0]["digest"])
+    assert r.status == 0 and layers_in(d) == first | second, "a sandbox uses it"
+    r = d.job("sweep")
+    assert r.status == 0 and layers_in(d) == second, r
+    assert d.job("remove", "x:1").status == 0
+    assert not layers_in(d)
+    clean(d)
+
+
+def test_a_removal_that_was_killed_is_done_again(data, tmp_path):
+    docker_archive(tmp_path / "x.tar", "half:1", text="half")
+    assert data.job("import", str(tmp_path / "x.tar"), "half:1").status == 0
+    layer = os.path.join(data.images, data.record("docker.io/library/half:1")["layers"][0])
+    os.unlink(os.path.join(data.images, "records/docker.io+library+half=1.json"))
+    r = data.job("remove", "half:1")
+    assert r.status == 0, r
+    assert not os.path.exists(layer)
+    assert data.job("remove", "half:1").status == 5
 
 
 def test_images_of_the_same_layers_do_not_hold_each_other(data, tmp_path):

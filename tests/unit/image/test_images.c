@@ -300,9 +300,13 @@ Test(images, what_is_used_is_not_removed)
 	struct answer a = { 0 };
 	struct image *i = NULL;
 
+	struct err gone = { .code = -ENOENT, .msg = "is not here" };
+
 	images_remove(images, "python:3.11-slim", on_done, &a);
-	turn();
+	cr_assert_str_eq(fake.kind, "remove", "what a former removal left may be there");
+	fake.done(fake.arg, IMAGE_JOB_GONE, &gone);
 	cr_assert_eq(a.err.code, -ENOENT);
+	fake.started = 0;
 	put_record(PYTHON, "sha256:1");
 	cr_assert_eq(images_find(images, PYTHON, &i, NULL), 0);
 	images_remove(images, "python:3.11-slim", on_done, &a);
@@ -345,6 +349,36 @@ Test(images, what_lies_on_one_that_was_replaced_stays_while_that_is_used)
 	images_remove(images, "y:1", on_done, &a);
 	cr_assert_eq(fake.started, 1);
 	fake.done(fake.arg, 0, NULL);
+	images_free(images);
+}
+
+Test(images, what_was_replaced_goes_when_nobody_uses_it)
+{
+	const struct images_budget budget = { .bytes = 0 };
+	struct answer a = { 0 }, b = { 0 };
+	struct image *i = NULL;
+
+	images_budget(images, &budget);
+	put_record("docker.io/library/x:1", "sha256:1");
+	cr_assert_eq(images_find(images, "x:1", &i, NULL), 0);
+	images_import(images, "/a.tar", "x:1", NULL, on_image, &a);
+	put_record("docker.io/library/x:1", "sha256:22");
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(a.calls, 1);
+	image_unref(a.image);
+	while (fake.started < 2)
+		turn();
+	cr_assert_str_eq(fake.kind, "sweep");
+	cr_assert_str_eq(fake.args[0], "sha256:1");
+	images_import(images, "/b.tar", "x:1", NULL, on_image, &b);
+	turn();
+	cr_assert_eq(fake.started, 2, "it knows nothing of what that would replace");
+	fake.done(fake.arg, 0, NULL);
+	cr_assert_eq(fake.started, 3);
+	cr_assert_str_eq(fake.kind, "import");
+	fake.done(fake.arg, 0, NULL);
+	image_unref(b.image);
+	image_unref(i);
 	images_free(images);
 }
 
