@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "base/str.h"
+#include "http/private.h"
 #include "unit/http/harness.h"
 
 #define SIZE (3u << 20)
@@ -52,13 +53,28 @@ static void begin(void)
 
 TestSuite(send, .init = begin, .fini = harness_end, .timeout = 30);
 
-static int ask(void)
+/* As a listening socket accepts it: into one that was handed over nothing is spliced. */
+static int connect_accepted(void)
 {
-	int fd = connect_pair();
+	const struct sockaddr peer = { .sa_family = AF_UNIX };
+	struct err err = ERR_INIT;
+	int p[2];
 
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p), 0);
+	cr_assert_eq(conn_begin(conn_new(server, p[0], 0, &peer, 0), &err), 0, "%s", err.msg);
+	return p[1];
+}
+
+static int ask_over(int fd)
+{
 	cr_assert_eq(write(fd, GET, strlen(GET)), (ssize_t)strlen(GET));
 	run_for(30);
 	return fd;
+}
+
+static int ask(void)
+{
+	return ask_over(connect_accepted());
 }
 
 static int open_pipes(void)
@@ -131,10 +147,19 @@ Test(send, a_short_one_needs_no_pipe)
 	cr_expect_eq(memcmp(got, content, 200000), 0);
 }
 
+Test(send, bytes_over_a_connection_that_somebody_may_hold)
+{
+	int before = open_pipes(), fd = ask_over(connect_pair());
+
+	cr_expect_eq(open_pipes(), before);
+	cr_assert_eq(take(fd), SIZE);
+	cr_expect_eq(memcmp(got, content, SIZE), 0);
+}
+
 Test(send, bytes_where_there_are_no_descriptors_for_a_pipe)
 {
 	struct rlimit limit;
-	int fd = connect_pair(), next = dup(fd);
+	int fd = connect_accepted(), next = dup(fd);
 
 	close(next);
 	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
