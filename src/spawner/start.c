@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -193,6 +194,19 @@ static int step_folders(struct start *s)
 	return r;
 }
 
+/* Another effective id takes all effective capabilities away. Ubuntu's AppArmor (kernel.apparmor_restrict_unprivileged_userns)
+ * gives a user namespace whose maker has no CAP_SYS_ADMIN a profile that denies everything. */
+static int stay_admin(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &head, caps) < 0)
+		return -1;
+	caps[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective = CAP_TO_MASK(CAP_SYS_ADMIN) & caps[CAP_TO_INDEX(CAP_SYS_ADMIN)].permitted;
+	return (int)syscall(SYS_capset, &head, caps);
+}
+
 /* The effective id only, and back: the permitted capabilities stay as long as one of the three ids is 0. */
 static pid_t clone_as_first(struct start *s)
 {
@@ -203,7 +217,7 @@ static pid_t clone_as_first(struct start *s)
 	};
 	pid_t pid;
 
-	if (setegid(s->first) < 0 || seteuid(s->first) < 0)
+	if (setegid(s->first) < 0 || seteuid(s->first) < 0 || stay_admin() < 0)
 		return -1;
 	pid = sys_clone3(&args);
 	if (pid != 0 && (seteuid(0) < 0 || setegid(0) < 0))
