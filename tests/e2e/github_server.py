@@ -21,6 +21,8 @@ class GitHub:
     def __init__(self) -> None:
         self.token, self.secret = "ghp_" + uuid.uuid4().hex, uuid.uuid4().hex
         self.valid = True
+        self.answers = threading.Event()  # what is asked about one repository waits for it
+        self.answers.set()
         self.folder = tempfile.TemporaryDirectory()
         self.repos: dict[int, dict] = {}
         self.seen: list[str] = []
@@ -110,6 +112,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             page = int(dict(p.split("=") for p in query.split("&"))["page"])
             repos = sorted(self.github.repos.values(), key=lambda r: r["id"])
             return self.json(200, repos[(page - 1) * 100:page * 100])
+        if path.startswith("/repositories/"):
+            self.github.answers.wait(25)
         if path.startswith("/repositories/") and int(path.rsplit("/", 1)[1]) in self.github.repos:
             return self.json(200, self.github.repos[int(path.rsplit("/", 1)[1])])
         return self.json(404, {"message": "Not Found", "documentation_url": "https://docs.github.com/rest", "status": "404"})

@@ -1,5 +1,6 @@
 """`orwd create`, `get`, `list`, `update`, `link`, `update-link`, `deployments`, `logs`, `unlink` as they come, and webhooks,
 against a small GitHub of the suite's own."""
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -100,6 +101,28 @@ def test_link_deploys_a_private_repository(server, github, name):
     out = orwd(server, "get", f"local/{name}")
     assert "GitHub:      connected" in out and f"Repo:        {github.url}/acme/{name}" in out
     assert "Compute:     2.0 CPU, 4.0 GB" in out and "Concurrency: 7" in out and "Max Scale:   3" in out
+
+
+@pytest.mark.parametrize("lost", ["environment", "key"])
+def test_who_lost_it_while_github_thinks_links_nothing(server, github, name, lost):
+    number = github.add(f"acme/{name}")
+    github.commit(number, Dockerfile=FAILS)
+    made = call(server, "POST", "/v1/keys", {"namespace": "local", "role": "admin", "name": name})[1]
+    before = set(os.listdir(os.path.join(server.data, "builds")))
+    github.answers.clear()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            link = pool.submit(server.request, "POST", f"/v1/github/environments/local/{name}/connect",
+                               json.dumps({"githubRepoId": number}).encode(), key=made["key"])
+            wait_until(lambda: f"/repositories/{number}" in github.seen, 20, "the question")
+            gone = f"/v1/environments/local/{name}" if lost == "environment" else f"/v1/keys/{made['id']}"
+            assert call(server, "DELETE", gone)[0] in (200, 204)
+            github.answers.set()
+            assert link.result()[0] == (404 if lost == "environment" else 401)
+    finally:
+        github.answers.set()
+    assert set(os.listdir(os.path.join(server.data, "builds"))) == before
+    assert lost == "environment" or not json.loads(orwd(server, "get", f"local/{name}", "-o", "json"))["has_github_connection"]
 
 
 def test_update_link_and_unlink(server, github, linked, name):

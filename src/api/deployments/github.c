@@ -386,8 +386,8 @@ static void on_fetched(void *arg, const char *commit, const struct err *err)
 	auto_free struct fetching *f = arg;
 	auto_free char *repository = git_github_repository(f->api->git, f->d->environment->id);
 
-	if (err) {
-		envs_reject(f->api->envs, f->d, STORE_DEPLOYMENT_FAILED, err->msg);
+	if (err || f->d->environment->removing) {
+		envs_reject(f->api->envs, f->d, STORE_DEPLOYMENT_FAILED, err ? err->msg : SOURCE_DELETED);
 		return;
 	}
 	store_set_str(&f->d->commit, commit);
@@ -442,6 +442,9 @@ static void on_repository(void *arg, int status, const char *body, size_t len, c
 	struct err err;
 
 	k->call = NULL;
+	/* Asked again: while GitHub thought, the key may have been revoked, and the environment deleted. */
+	if (!permitted(k->api, k->req) || !changeable(k->api, k->req, k->e))
+		return;
 	int r = check_answer(status, body, len, call_err, &err);
 	r = r < 0 ? r : json_read_object(&repo, body, len, &err);
 	r = r < 0 ? r : link_to(k->api, k->e, repo, k->body, &err);

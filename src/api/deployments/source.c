@@ -54,6 +54,8 @@ static void on_exported(void *arg, const char *notes, const struct err *export_e
 
 	if (export_err)
 		err_copy(&err, export_err);
+	else if (e->removing)
+		err_set(&err, -ENOENT, SOURCE_DELETED);
 	else if (!newest)
 		err_set(&err, -ESTALE, "a newer deployment was begun meanwhile");
 	if (err.code) {

@@ -4,6 +4,8 @@
 
 #include "api/api.h"
 
+#define SOURCE_DELETED "the environment was deleted meanwhile"
+
 /* A record in state queued, and its folder DATA/builds/<id>. source: "git" or "github". commit "" = not known yet. */
 MUST_CHECK int source_begin(struct api *a, struct store_environment *e, const char *source, const char *branch,
 			    const char *commit, struct store_deployment **ret, struct err *err);
