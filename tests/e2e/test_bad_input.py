@@ -142,6 +142,20 @@ def test_environment_calls(platform, hello):
     assert (status, json.loads(answer)) == (200, {"secrets": []})
 
 
+def test_a_description_that_is_too_long_makes_nothing(platform):
+    def ask(method, path, body=None):
+        status, _, answer = platform.request(method, path, None if body is None else json.dumps(body).encode())
+        return status, json.loads(answer)
+
+    status, answer = ask("POST", "/v1/environments", {"name": "described", "description": "x" * 65000})
+    assert status == 400 and answer["message"] == "description: a text of 65000 bytes: expected at most 8192"
+    assert ask("GET", "/v1/environments/local/described")[0] == 404
+    assert ask("POST", "/v1/environments", {"name": "described", "description": "\x01" * 8192})[0] == 201
+    status, answer = ask("PUT", "/v1/environments/local/described/details", {"new_description": "é" * 4097, "new_name": "other"})
+    assert status == 400 and "new_description: a text of 8194 bytes" in answer["message"]
+    assert ask("GET", "/v1/environments/local/described")[1]["description"] == "\x01" * 8192
+
+
 def test_task_of_another_sandbox_is_unknown(platform, client):
     with client.sandbox(settings()) as a, client.sandbox(settings()) as b:
         _, _, answer = platform.request("POST", "/run", b'{"cmd": "echo mine"}', headers={"X-Session-ID": a.sid})

@@ -17,13 +17,21 @@
 #include "base/time.h"
 #include "env/env.h"
 
+#define ANSWER_MAX (8u * 1024 * 1024)
+#define TRANSITIONS_MAX 1000 /* in one answer, which each rollback would make longer for ever */
+
 static void write_transitions(struct json_writer *w, const struct store_deployment *d)
 {
 	char at[TIME_ISO_LEN];
+	size_t n = 0;
 
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t)
+		n++;
 	json_key(w, "transitions");
 	json_open_array(w);
 	list_foreach(&d->transitions, struct store_transition, of_deployment, t) {
+		if (n-- > TRANSITIONS_MAX)
+			continue;
 		json_open_object(w);
 		json_kv_str(w, "from", t->from == t->to ? NULL : store_deployment_state_name(t->from));
 		json_kv_str(w, "to", store_deployment_state_name(t->to));
@@ -230,14 +238,12 @@ static void on_deploy(struct http_req *req, void *arg)
 
 /* -- lists ----------------------------------------------------------------------------------------------------- */
 
-#define LIST_MAX (8u * 1024 * 1024)
-
 static void reply_list(struct http_req *req, const struct store_environment *e)
 {
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
-	buf_init(&b, LIST_MAX);
+	buf_init(&b, ANSWER_MAX);
 	json_write_begin(&w, &b);
 	json_open_array(&w);
 	list_foreach(&e->deployments, struct store_deployment, of_environment, d)
@@ -297,7 +303,7 @@ static void reply_whole(struct http_req *req, const struct store_deployment *d)
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
-	buf_init(&b, 64 * 1024);
+	buf_init(&b, ANSWER_MAX);
 	json_write_begin(&w, &b);
 	write_deployment(&w, d, true);
 	api_send(req, 200, &w, &b);
@@ -308,7 +314,7 @@ static void reply_changed(struct api *api, struct http_req *req, const struct st
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
-	buf_init(&b, 64 * 1024);
+	buf_init(&b, ANSWER_MAX);
 	json_write_begin(&w, &b);
 	write_deployment(&w, d, true);
 	api_send_saved(api, req, 200, &w, &b);

@@ -11,6 +11,7 @@
 
 #define BODY_MAX (64u * 1024)
 #define URL_MAX 2000
+#define DESCRIPTION_MAX 8192 /* bytes: a list has hundreds */
 
 /* -- branch and subdirectory ------------------------------------------------------------------------------------------ */
 
@@ -64,6 +65,16 @@ void details_write(struct json_writer *w, const struct store_environment *e)
 
 /* -- PUT .../details ---------------------------------------------------------------------------------------------------- */
 
+int details_check_description(json_t *body, const char *key, struct err *err)
+{
+	const char *text = NULL;
+	int r = json_get_str(body, key, &text, err);
+
+	if (r < 0 || !text || strlen(text) <= DESCRIPTION_MAX)
+		return r;
+	return err_set(err, -EINVAL, "%s: a text of %zu bytes: expected at most %d", key, strlen(text), DESCRIPTION_MAX);
+}
+
 static int check_url(json_t *body, const char *key, struct err *err)
 {
 	const char *url = NULL;
@@ -89,7 +100,7 @@ static int check(const struct store_environment *e, json_t *body, struct err *er
 	r = r < 0 ? r : json_get_str(body, "new_name", &text, err);
 	if (r == 0 && !str_empty(text))
 		r = store_environment_check(e->ns, e, "new_name", text, err);
-	r = r < 0 ? r : json_get_str(body, "new_description", &text, err);
+	r = r < 0 ? r : details_check_description(body, "new_description", err);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(urls); i++)
 		r = check_url(body, urls[i], err);
 	return r < 0 ? r : details_check_origin(body, err);

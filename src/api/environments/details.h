@@ -8,5 +8,7 @@
 MUST_CHECK int details_origin(struct store *s, struct store_environment *e, json_t *body, struct err *err);
 /* The same, without changing anything. */
 MUST_CHECK int details_check_origin(json_t *body, struct err *err);
+/* A text of body that describes an environment: absent, or not too long. -EINVAL names it. */
+MUST_CHECK int details_check_description(json_t *body, const char *key, struct err *err);
 /* The members of an environment that origin holds. */
 void details_write(struct json_writer *w, const struct store_environment *e);

@@ -12,6 +12,8 @@
 #define BODY_MAX (64u * 1024)
 #define PAGE_DEFAULT 50
 #define PAGE_MAX 500
+#define ANSWER_MAX (1024u * 1024)
+#define LIST_MAX (64u * 1024 * 1024) /* a page of the longest descriptions, all of it escapes */
 
 static const struct store_deployment *serving(const struct store_environment *e)
 {
@@ -87,6 +89,7 @@ static int create(struct api *a, const struct auth_caller *c, json_t *body, stru
 	r = r < 0 ? r : json_get_bool(body, "isHarbor", &is_harbor, err);
 	if (r == 0 && is_harbor)
 		r = err_set(err, -EINVAL, "isHarbor: true: this server does not support Harbor environments yet");
+	r = r < 0 ? r : details_check_description(body, "description", err);
 	r = r < 0 ? r : details_check_origin(body, err);
 	r = r < 0 ? r : find_namespace(a, c, namespace, &ns, err);
 	r = r < 0 ? r : store_environment_add(a->store, ns, name, &e, err);
@@ -104,7 +107,7 @@ void api_environment_saved(struct api *a, struct http_req *req, struct store_env
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
-	buf_init(&b, 64 * 1024);
+	buf_init(&b, ANSWER_MAX);
 	json_write_begin(&w, &b);
 	write_environment(a, &w, e);
 	api_send_saved(a, req, status, &w, &b);
@@ -175,7 +178,7 @@ static void on_list(struct http_req *req, void *arg)
 		api_reply_err(req, &err);
 		return;
 	}
-	buf_init(&b, 16 * 1024 * 1024);
+	buf_init(&b, LIST_MAX);
 	json_write_begin(&l.w, &b);
 	json_open_object(&l.w);
 	json_key(&l.w, "environments");
@@ -211,7 +214,7 @@ static void on_get(struct http_req *req, void *arg)
 
 	if (!e)
 		return;
-	buf_init(&b, 1024 * 1024);
+	buf_init(&b, ANSWER_MAX);
 	json_write_begin(&w, &b);
 	write_environment(arg, &w, e);
 	api_send(req, 200, &w, &b);

@@ -5,6 +5,7 @@
 
 #include "api/api.h"
 #include "http/router.h"
+#include "store/internal.h"
 #include "unit/env/lives.h"
 
 static struct api api;
@@ -164,5 +165,39 @@ FAKE_TEST(deploying, cancelled_and_rolled_back_are_answered_when_that_is_on_disk
 	run_until(answered(fd));
 	cr_assert_eq(strncmp(answer, "HTTP/1.1 200", 12), 0, "%s", answer);
 	close(fd);
+	close_front();
+}
+
+/* As many rollbacks make them, none of which may be the last that can be answered. */
+static void move_often(struct store_deployment *d, size_t n, size_t reason_bytes)
+{
+	auto_free char *reason = xcalloc(reason_bytes + 1, 1);
+
+	memset(reason, 'r', reason_bytes);
+	for (size_t i = 0; i < n; i++)
+		store_transition_attach(d, STORE_DEPLOYMENT_READY, STORE_DEPLOYMENT_DRAINING, reason);
+}
+
+static void assert_200(const char *method, const char *path)
+{
+	int fd = send_request(method, path, "");
+
+	run_until(answered(fd));
+	cr_assert_eq(strncmp(answer, "HTTP/1.1 200", 12), 0, "%s %s: %s", method, path, answer);
+	close(fd);
+}
+
+FAKE_TEST(deploying, a_long_history_is_answered_still)
+{
+	open_front();
+	struct store_deployment *first = built();
+	built();
+	auto_free char *path = xasprintf("/v1/deployments/%s", first->id);
+
+	move_often(first, 300, 250);
+	assert_200("GET", path);
+	assert_200("POST", "/v1/environments/alice/counter/rollback");
+	move_often(first, 5000, 2000);
+	assert_200("GET", path);
 	close_front();
 }
