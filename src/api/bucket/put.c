@@ -4,7 +4,8 @@
  *
  *   RESERVING  the bucket is asked for room, which may mean counting it.   bucket_put_handler()
  *   RECEIVING  the body goes to a file aside.                              on_reserved()
- *   PLACING    a worker syncs it and renames it into place.                on_received()
+ *   PLACING    a worker syncs it and renames it into place,                on_received()
+ *              and out again where the environment was deleted meanwhile.  on_placed()
  *
  * Whatever ends it before the rename leaves the old file as it was. With Content-Range, the file aside belongs to the URL
  * and not to the request, so that a later one goes on where this one stopped. */
@@ -129,10 +130,42 @@ static void on_place(void *arg)
 		p->old = 0;
 }
 
+static int check_environment(const struct store_environment *e, struct err *err)
+{
+	return e && !e->removing ? 0 : err_set(err, -ENOENT, "the environment is gone");
+}
+
+static void on_unplace(void *arg)
+{
+	struct put *p = arg;
+	uint64_t files, bytes;
+
+	/* -ENOENT: its removal came later, or another upload's end. */
+	(void)!bucket_remove_folder(buckets_fd(p->api->bucket.buckets), p->e->id, "", &files, &bytes, &p->err);
+}
+
+static void on_unplaced(void *arg)
+{
+	struct put *p = arg;
+
+	p->busy = false;
+	if (!p->req) {
+		put_free(p);
+		return;
+	}
+	(void)!check_environment(p->e, &p->err);
+	api_reply_file_err(p->req, &p->err);
+}
+
 static void on_placed(void *arg)
 {
 	struct put *p = arg;
 
+	/* Deleted while a worker synced: the file may have made the folder anew after it was removed, and is the last to know. */
+	if (p->e->removing) {
+		loop_work(p->api->loop, LOOP_LANE_ANY, on_unplace, on_unplaced, p);
+		return;
+	}
 	p->busy = false;
 	if (!p->err.code) {
 		buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved, (int64_t)p->size - (int64_t)p->old);
@@ -144,11 +177,6 @@ static void on_placed(void *arg)
 		api_reply_file_err(p->req, &p->err);
 	else
 		reply_done(p);
-}
-
-static int check_environment(const struct store_environment *e, struct err *err)
-{
-	return e && !e->removing ? 0 : err_set(err, -ENOENT, "the environment is gone");
 }
 
 /* Its environment may have been deleted while the bytes came: a file that got its place now would make the folder anew, and
