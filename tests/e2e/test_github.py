@@ -142,6 +142,23 @@ def test_update_link_and_unlink(server, github, linked, name):
     assert "is not linked" in orwd(server, "unlink", f"local/{name}")
 
 
+def test_null_leaves_alone_what_it_is_not_said_to_clear(server, github, name):
+    details = f"/v1/environments/local/{name}/details"
+    assert call(server, "PUT", details, {"branch": "dev", "subdirectory": "sub", "new_arxiv_url": "https://arxiv.org/abs/1"})[0] == 200
+    status, env = call(server, "PUT", details, {"new_name": name + "x", "new_description": None, "branch": None, "new_arxiv_url": None})
+    assert status == 200 and env["name"] == name + "x"
+    assert (env["description"], env["branch"], env["subdirectory"], env["arxiv_url"]) == ("one of mine", "dev", "sub", None)
+    status, link = call(server, "PUT", f"/v1/github/environments/{env['id']}", {"branch": None, "subdirectory": None})
+    assert status == 200 and (link["branch"], link["subdirectory"]) == ("dev", None)
+    number = github.add(f"acme/{name}", "trunk")
+    github.commit(number, Dockerfile=FAILS)
+    status, link = call(server, "POST", f"/v1/github/environments/local/{name}x/connect", {"githubRepoId": number, "branch": None})
+    assert status == 200 and link["branch"] == "trunk"
+    status, answer = call(server, "PATCH", f"/v1/environments/local/{name}x/settings", {"branch": None})
+    assert status == 200 and answer["settings"]["branch"] == "main"
+    settled(server, name + "x")
+
+
 @pytest.mark.parametrize("settings", [{"cpuMemory": "huge"}, {"maxScale": -1}, {"concurrency": "x"}, {"minScale": -1}])
 def test_wrong_settings_change_nothing(server, linked, name, settings):
     env = json.loads(orwd(server, "get", f"local/{name}", "-o", "json"))

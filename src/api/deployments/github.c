@@ -423,7 +423,7 @@ static int link_to(struct api *a, struct store_environment *e, json_t *repo, jso
 			    name, branch);
 	if (r < 0)
 		return r;
-	if (!json_object_get(body, "branch"))
+	if (!json_is_string(json_object_get(body, "branch"))) /* null is as good as absent */
 		json_object_set_new(body, "branch", json_string(branch));
 	r = apply(a, e, body, err);
 	if (r < 0)

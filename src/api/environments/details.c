@@ -38,11 +38,11 @@ int details_origin(struct store *s, struct store_environment *e, json_t *body, s
 
 	if (r < 0)
 		return r;
-	if (branch)
-		store_set_str(&e->origin.branch, json_is_string(branch) ? json_string_value(branch) : STORE_BRANCH_DEFAULT);
+	if (json_is_string(branch))
+		store_set_str(&e->origin.branch, json_string_value(branch));
 	if (subdirectory)
 		store_set_str(&e->origin.subdirectory, json_string_value(subdirectory)); /* NULL = "" */
-	if (branch || subdirectory)
+	if (json_is_string(branch) || subdirectory)
 		store_origin_save(s, e);
 	return 0;
 }
@@ -115,6 +115,7 @@ static int rename_to(struct api *a, struct store_environment *e, const char *nam
 	return r < 0 ? r : store_environment_rename(a->store, e, name, err);
 }
 
+/* null and "" clear it. */
 static void set_text(json_t *body, const char *key, char **field)
 {
 	json_t *v = json_object_get(body, key);
@@ -132,7 +133,8 @@ static int change(struct api *a, struct store_environment *e, json_t *body, stru
 	r = r < 0 ? r : details_origin(a->store, e, body, err);
 	if (r < 0)
 		return r;
-	set_text(body, "new_description", &e->description);
+	if (json_is_string(json_object_get(body, "new_description")))
+		set_text(body, "new_description", &e->description);
 	set_text(body, "new_arxiv_url", &e->origin.arxiv_url);
 	set_text(body, "new_external_github_url", &e->origin.github_url);
 	set_text(body, "new_external_hf_url", &e->origin.hf_url);

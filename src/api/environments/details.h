@@ -3,8 +3,8 @@
 
 #include "api/api.h"
 
-/* "branch" and "subdirectory" of body into e's origin; null means the default, absent leaves it. Saved when anything was
- * there. -EINVAL names the member. */
+/* "branch" and "subdirectory" of body into e's origin; absent leaves it, and so does null, which clears "subdirectory". Saved
+ * when anything was there. -EINVAL names the member. */
 MUST_CHECK int details_origin(struct store *s, struct store_environment *e, json_t *body, struct err *err);
 /* The same, without changing anything. */
 MUST_CHECK int details_check_origin(json_t *body, struct err *err);

@@ -44,7 +44,8 @@ static int change_all(struct api *a, struct store_environment *e, json_t *body, 
 		json_t *v = json_object_get(body, origins[i].name);
 		if (!v)
 			continue;
-		json_object_set_new(from, origins[i].name, str_eq(json_string_value(v), "") ? json_null() : json_incref(v));
+		bool back = json_is_null(v) || str_eq(json_string_value(v), "");
+		json_object_set_new(from, origins[i].name, back ? json_string(origins[i].fallback) : json_incref(v));
 		json_object_del(body, origins[i].name);
 	}
 	int r = details_check_origin(from, err);
