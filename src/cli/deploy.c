@@ -233,9 +233,9 @@ static int resolve_name(struct deploy *d, const char *given, struct err *err)
 		r = cli_own_namespace(&d->target, &d->owner, err);
 	if (r < 0)
 		return r;
-	if (!str_is_name(d->owner, 100) || !str_is_name(d->name, 100))
-		return err_set(err, -EINVAL, "--name: \"%s/%s\": expected NAMESPACE/NAME, each of letters, digits, '.', '_' and '-', first a"
-					     " letter or digit", d->owner, d->name);
+	if (!str_is_name(d->owner, 64) || !str_is_name(d->name, 64))
+		return err_set(err, -EINVAL, "--name: \"%s/%s\": expected NAMESPACE/NAME, each of 1 to 64 letters, digits, '.', '_' and '-',"
+					     " first a letter or digit", d->owner, d->name);
 	return 0;
 }
 

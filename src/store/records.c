@@ -36,14 +36,15 @@ int store_check_room(const struct store *s, struct err *err)
 		       (unsigned long long)fs.f_bavail * fs.f_frsize >> 10, STORE_ROOM_BYTES >> 10);
 }
 
+/* For a name that is given now. */
 static int check_name(const char *what, const char *name, struct err *err)
 {
-	if (str_is_name(name, STORE_NAME_MAX))
+	if (str_is_name(name, STORE_NAME_NEW_MAX))
 		return 0;
 	return err_set(err, -EINVAL,
 		       "%s: \"%.120s\": expected 1 to %d ASCII letters, digits, '.', '_' and '-', the first a letter or digit",
 		       what,
-		       name ? name : "", STORE_NAME_MAX);
+		       name ? name : "", STORE_NAME_NEW_MAX);
 }
 
 static int taken(const char *what, const char *name, const char *by, struct err *err)
@@ -230,6 +231,8 @@ int store_environment_check(const struct store_namespace *ns, const struct store
 {
 	int r = check_free(ns, self, name, err);
 
+	if (r == 0 && self && str_eq(self->name, name)) /* however long: it stays */
+		return 0;
 	return r < 0 ? r : check_name(field, name, err);
 }
 

@@ -19,6 +19,7 @@
 
 #define STORE_ID_LEN 37       /* ids are UUIDs in text, with NUL */
 #define STORE_NAME_MAX 100    /* bytes of a namespace's or environment's name; str_is_name() */
+#define STORE_NAME_NEW_MAX 64 /* of one that is given now: what image_env_dir() takes; older databases have longer ones */
 #define STORE_HASH_LEN 32     /* SHA-256 */
 #define STORE_ENVSET_MAX 48   /* settings that an environment may have; store/envset.h names them */
 

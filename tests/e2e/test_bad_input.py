@@ -156,6 +156,18 @@ def test_a_description_that_is_too_long_makes_nothing(platform):
     assert ask("GET", "/v1/environments/local/described")[1]["description"] == "\x01" * 8192
 
 
+def test_a_name_that_no_image_could_have_is_refused(platform):
+    def create(name):
+        status, _, answer = platform.request("POST", "/v1/environments", json.dumps({"name": name}).encode())
+        return status, answer.decode()
+
+    status, answer = create("a" * 65)
+    assert status == 400 and "name: " in errors_of(answer) and "1 to 64" in errors_of(answer)
+    assert create("a" * 64)[0] == 201
+    status, _, answer = platform.request("POST", f"/v1/environments/local/{'b' * 65}/deployments", b"")
+    assert status == 400 and "1 to 64" in errors_of(answer)
+
+
 def test_task_of_another_sandbox_is_unknown(platform, client):
     with client.sandbox(settings()) as a, client.sandbox(settings()) as b:
         _, _, answer = platform.request("POST", "/run", b'{"cmd": "echo mine"}', headers={"X-Session-ID": a.sid})

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/mem.h"
+#include "base/str.h"
 #include "store/store.h"
 
 static char dir[64], path[96];
@@ -206,6 +208,39 @@ Test(store, names_and_twins_are_refused)
 	cr_assert_eq(store_namespace_add(s, "local", "org", &ns, &err), -EEXIST);
 	cr_assert_null(other);
 	cr_assert_null(ns);
+	store_free(s);
+}
+
+/* An image's name has room for 64; what an older program took is still there. */
+Test(store, new_names_have_64_bytes_and_old_ones_stay)
+{
+	static const char old[] = "ooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooo";
+	struct store *s = open_store();
+	struct store_environment *e = make_environment(s), *other = NULL;
+	struct store_namespace *ns = NULL;
+	char name[66] = "";
+	struct err err = ERR_INIT;
+	sqlite3 *db;
+
+	memset(name, 'a', 65);
+	cr_assert_eq(store_environment_add(s, e->ns, name, &other, &err), -EINVAL);
+	cr_assert_not_null(strstr(err.msg, "1 to 64"), "%s", err.msg);
+	cr_assert_eq(store_environment_rename(s, e, name, &err), -EINVAL);
+	cr_assert_eq(store_namespace_add(s, name, "org", &ns, &err), -EINVAL);
+	name[64] = '\0';
+	cr_assert_eq(store_environment_add(s, e->ns, name, &other, &err), 0, "%s", err.msg);
+	cr_assert_eq(store_namespace_add(s, name, "org", &ns, &err), 0, "%s", err.msg);
+	store_free(s);
+	cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
+	auto_free char *sql = xasprintf("UPDATE environment SET name = '%s' WHERE name = 'hello'", old);
+	cr_assert_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+
+	s = open_store();
+	e = store_environment_find(s, "local", old);
+	cr_assert_not_null(e);
+	cr_assert_eq(store_environment_check(e->ns, e, "new_name", old, &err), 0, "%s", err.msg);
+	cr_assert_eq(store_environment_rename(s, e, "short", &err), 0, "%s", err.msg);
 	store_free(s);
 }
 
