@@ -44,6 +44,7 @@ struct put {
 	bool claimed;         /* the part is ours alone */
 	uint64_t reserved, size, old;
 	uint64_t here;        /* of a part, when this began: it counts, and room is asked for the rest only */
+	bool left;            /* a file aside, which is no part */
 	bool busy;            /* on_reserved() or on_placed() will come */
 	struct upload *upload;
 	struct err err;
@@ -66,10 +67,9 @@ static uint64_t part_bytes(const struct put *p)
 static void put_over(void *arg)
 {
 	struct put *p = arg;
-	auto_free char *path = aside_path(p);
 
-	if (!p->range.given)
-		unlink(path);
+	if (p->left)
+		upload_remove(p->api->loop, aside_path(p), false);
 	buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved,
 		       p->claimed ? (int64_t)part_bytes(p) - (int64_t)p->here : 0);
 	if (p->claimed)
@@ -168,6 +168,7 @@ static void on_placed(void *arg)
 	}
 	p->busy = false;
 	if (!p->err.code) {
+		p->left = false;
 		buckets_settle(p->api->bucket.buckets, p->e->id, p->reserved, (int64_t)p->size - (int64_t)p->old);
 		p->reserved = 0;
 	}
@@ -281,8 +282,11 @@ static int receive(struct put *p, struct err *err)
 	auto_free char *path = aside_path(p);
 	int fd = -1, r;
 
-	if (!p->range.given)
-		return upload_start(&p->upload, p->req, path, p->max_bytes, on_received, p, err);
+	if (!p->range.given) {
+		r = upload_start(&p->upload, p->req, path, p->max_bytes, on_received, p, err);
+		p->left = r == 0;
+		return r;
+	}
 	r = open_part(p, path, &fd, err);
 	if (r != 0)
 		return r;

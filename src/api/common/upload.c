@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -30,6 +31,43 @@ struct upload {
 	void *gone_arg;
 };
 
+/* -- removing -------------------------------------------------------------------------------------------------- */
+
+struct removing {
+	char *path;
+	bool folder;
+};
+
+static void on_remove(void *arg)
+{
+	struct removing *x = arg;
+
+	unlink(x->path);
+	if (x->folder) {
+		*strrchr(x->path, '/') = '\0';
+		rmdir(x->path);
+	}
+}
+
+static void on_removed(void *arg)
+{
+	struct removing *x = arg;
+
+	free(x->path);
+	free(x);
+}
+
+void upload_remove(struct loop *l, char *path, bool folder)
+{
+	struct removing *x = NEW(struct removing);
+
+	*x = (struct removing){ .path = path, .folder = folder };
+	loop_work(l, LOOP_LANE_ANY, on_remove, on_removed, x);
+}
+
+/* -- life ------------------------------------------------------------------------------------------------------ */
+
+/* Closed before it is removed: the last of both gives the disk's blocks back. */
 static void destroy(struct upload *u)
 {
 	loop_fn *gone = u->gone;
@@ -37,7 +75,7 @@ static void destroy(struct upload *u)
 
 	fd_close(u->fd);
 	if (u->path && (!u->told || u->err.code))
-		unlink(u->path);
+		upload_remove(u->loop, STEAL(u->path), false);
 	buf_done(&u->pending);
 	buf_done(&u->writing);
 	free(u->path);
@@ -72,8 +110,6 @@ static void tell(struct upload *u)
 	if (u->told)
 		return;
 	u->told = true;
-	if (u->path && u->err.code)
-		unlink(u->path);
 	u->done(u->arg, u->size, u->err.code ? &u->err : NULL); /* may free u */
 }
 

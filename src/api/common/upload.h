@@ -7,8 +7,8 @@
 
 struct upload;
 
-/* err NULL = the whole body is in the file, size bytes of it; else the file is gone. Once, unless upload_free comes
- * before; the caller may answer or free from inside. -EMSGSIZE: above max_bytes. -ENOSPC: the disk is full. */
+/* err NULL = the whole body is in the file, size bytes of it; else the file goes with the upload. Once, unless upload_free
+ * comes before; the caller may answer or free from inside. -EMSGSIZE: above max_bytes. -ENOSPC: the disk is full. */
 typedef void upload_done_fn(void *arg, uint64_t size_bytes, const struct err *err);
 
 /* path must not exist. Nothing is asked of the peer when this fails (100-continue is not sent). */
@@ -21,8 +21,12 @@ MUST_CHECK int upload_start_durable(struct upload **ret, struct http_req *req, c
  * upload, with what arrived of it. */
 MUST_CHECK int upload_start_fd(struct upload **ret, struct http_req *req, int fd, uint64_t max_bytes, upload_done_fn *done,
 			       void *arg, struct err *err);
-/* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed.
- * NULL is allowed; returns NULL. */
+/* Ends it, also in the middle of a write (which is left to finish on its own); an unfinished file of upload_start() is removed,
+ * by a worker. NULL is allowed; returns NULL. */
 struct upload *upload_free(struct upload *u);
 /* The same; fn runs when nothing writes to the file any more: at once, or later from the loop. */
 void upload_free_then(struct upload *u, loop_fn *fn, void *arg);
+
+/* Removes a file that nobody has open any more, and then, where `folder`, the one that it alone lies in: on a worker, as the
+ * kernel takes its time for GiBs. What is not there is not missed. Takes path. */
+void upload_remove(struct loop *l, char *path, bool folder);

@@ -83,24 +83,24 @@ static char *tar_of(const struct arrival *a)
 	return xasprintf("%s/source.tar", a->folder);
 }
 
-static void arrival_free(struct arrival *a)
+/* Nothing writes to the folder any more. */
+static void arrival_over(void *arg)
 {
-	auto_free char *tar = tar_of(a);
+	struct arrival *a = arg;
 
-	upload_free(a->upload);
-	if (!a->kept) {
-		unlink(tar);
-		rmdir(a->folder);
-	}
+	if (!a->kept)
+		upload_remove(a->api->loop, tar_of(a), true);
 	free(a->folder);
 	free(a);
 }
 
 static void on_arrival_close(struct http_req *req, bool complete, void *arg)
 {
+	struct arrival *a = arg;
+
 	(void)req;
 	(void)complete;
-	arrival_free(arg);
+	upload_free_then(STEAL(a->upload), arrival_over, a);
 }
 
 /* The environment to deploy to, or NULL when it is to be made once the folder is here. */
