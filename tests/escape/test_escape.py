@@ -16,7 +16,7 @@ import pytest
 from orw import settings, wait_until
 from table import attempts_of
 
-# Prelude of every program inside. attempt() prints one JSON line: what came back, or the error's name.
+# Prelude of every program inside. attempt() prints one JSON line: what came back, the error's name, or that the attempt itself is broken.
 PRELUDE = r'''
 import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -25,8 +25,17 @@ def call(*a):
     r = libc.syscall(*[ctypes.c_long(x) if isinstance(x, int) else x for x in a])
     if r < 0: raise OSError(ctypes.get_errno(), '')
     return r
+def create(path):
+    """Where a name is not, an attempt is to make it. Some file systems (/proc) make nothing by any name: there the folder is touched, which
+    shows whether it lies on a mount that may be written to."""
+    try: return os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        folder = os.path.dirname(path)
+        while not os.path.isdir(folder): folder = os.path.dirname(folder)
+        os.utime(folder)
+        raise
 def write(path, text):
-    fd = os.open(path, os.O_WRONLY)
+    fd = create(path)
     try: return os.write(fd, text if isinstance(text, bytes) else text.encode())
     finally: os.close(fd)
 def read(path, n=200):
@@ -35,8 +44,9 @@ def read(path, n=200):
     finally: os.close(fd)
 def attempt(name, fn):
     try: r = ['done', fn()]
-    except OSError as e: r = ['refused', errno.errorcode.get(e.errno, str(e))]
-    except Exception as e: r = ['refused', type(e).__name__]
+    except TimeoutError: r = ['refused', 'ETIMEDOUT']
+    except OSError as e: r = ['refused', errno.errorcode[e.errno]] if e.errno in errno.errorcode else ['broken', repr(e)]
+    except Exception as e: r = ['broken', repr(e)]
     print(json.dumps([name] + r, default=str), flush=True)
 '''
 
@@ -57,13 +67,15 @@ def inside(sandbox, program, timeout=60):
 
 
 def judge(found, own=()):
-    """Names beginning with '+' are controls and must have worked; all others must have been refused, and are in README.md's table
-    for the test that calls this. own: parts of names that only this machine has."""
+    """Names beginning with '+' are controls and must have worked; all others must have been refused by the kernel, and are in README.md's
+    table for the test that calls this. own: parts of names that only this machine has."""
     assert any(name.startswith("+") for name in found), "no control ran"
     broken = {n: v for n, v in found.items() if n.startswith("+") and v[0] != "done"}
     assert not broken, f"controls failed: {broken}"
     escaped = {n: v for n, v in found.items() if not n.startswith("+") and v[0] != "refused"}
     assert not escaped, escaped
+    absent = [n for n, v in found.items() if n.startswith("write ") and v[1] == "ENOENT"]
+    assert not absent, f"what is not there refuses nothing: {absent}"
     test = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0].split("[")[0]
     tried = {n for n in found if not n.startswith("+") and not any(part in n for part in own)}
     assert tried == attempts_of(test), f"not in README.md: {tried - attempts_of(test)}; not tried: {attempts_of(test) - tried}"
@@ -226,9 +238,23 @@ attempt('give a file to a user of the host', lambda: os.chown('/tmp/mine', 1 << 
 attempt('+give a file to a user of the sandbox', lambda: os.chown('/tmp/mine', 1000, 1000))
 attempt('trusted attribute', lambda: os.setxattr('/tmp/mine', 'trusted.overlay.redirect', b'/etc'))
 attempt('+user attribute', lambda: os.setxattr('/tmp/mine', 'user.x', b'y'))
-def inject(terminal):
-    fcntl.ioctl(terminal, 0x5412, b'x')
-attempt('push input into a terminal that is not ours', lambda: inject(os.open('/dev/tty', os.O_RDWR)))
+def inject(own):
+    """By a process that has a terminal, without which the kernel looks no further."""
+    mine, other, (r, w) = os.openpty(), os.openpty(), os.pipe()
+    if os.fork() == 0:
+        code = 255
+        try:
+            os.setsid(); fcntl.ioctl(mine[1], 0x540e, 0); os.close(os.open('/dev/tty', os.O_RDWR))
+            try: code = fcntl.ioctl((mine if own else other)[1], 0x5412, b'x') and 0
+            except OSError as e: code = e.errno
+        finally:
+            os.write(w, bytes([code])); os._exit(0)
+    os.wait()
+    code = os.read(r, 1)[0]
+    for fd in (*mine, *other, r, w): os.close(fd)
+    if code and not (own and code == errno.EIO): raise OSError(code, '')  # EIO: dev.tty.legacy_tiocsti is 0, nobody may
+attempt('+push input into the own terminal', lambda: inject(True))
+attempt('push input into a terminal that is not ours', lambda: inject(False))
 def neighbours():
     mine = set(os.listdir('/proc'))
     if any(p.isdigit() and b'openreward-spawner' in open(f'/proc/{p}/cmdline', 'rb').read() for p in mine): return 'the spawner is visible'

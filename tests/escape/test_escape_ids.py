@@ -30,7 +30,7 @@ def child(fn):
         code = 0
         try: fn()
         except OSError as e: code = e.errno
-        except BaseException: code = errno.EBADMSG
+        except BaseException: code = 255  # no error of the kernel's
         os.write(w, bytes([code])); os._exit(0)
     os.wait()
     code = os.read(r, 1)[0]
@@ -66,7 +66,10 @@ attempt('enter the user namespace of process 1', lambda: child(lambda: call(308,
 try: write('/proc/self/projid_map', '0 0 1\n')  # anybody may, and it helps nothing
 except OSError: pass
 attempt('another project', lambda: fcntl.ioctl(os.open('/tmp/own', 0), 0x401c5820, struct.pack('<IIIII8x', 0, 0, 0, 7, 0)))
-attempt('message credentials of the host', lambda: socket.socketpair()[0].sendmsg([b'x'], [(1, 2, struct.pack('iII', 1, 65536, 65536))]))
+pair = socket.socketpair()
+def credentials(id_): return pair[0].sendmsg([b'x'], [(1, 2, struct.pack('iII', os.getpid(), id_, id_))])
+attempt('+message credentials of its own', lambda: credentials(0))
+attempt('message credentials of the host', lambda: credentials(65536))
 '''
 
 
