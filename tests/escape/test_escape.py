@@ -454,7 +454,7 @@ which = os.environ['WHAT']
 if which == 'processes':
     def forker():
         if os.fork() == 0:
-            time.sleep(3); os._exit(0)
+            time.sleep(3); os._exit(0)  # and is counted as before: nobody waits for it
     print(until_refused(forker, 100000), flush=True)
 elif which == 'descriptors':
     print(until_refused(lambda: held.append(os.open('/dev/null', 0))), flush=True)
@@ -464,22 +464,41 @@ elif which == 'pipes':
     print(until_refused(pipe), flush=True)
 elif which == 'ports':
     def listener():
-        s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(4096); held.append(s)
+        s = socket.socket(); s.bind(('127.0.0.1', 2000 + len(held))); s.listen(4096); held.append(s)
     print(until_refused(listener, 30000), flush=True)
 elif which == 'questions':
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setblocking(False)
-    for i in range(20000):
-        try: s.sendto(struct.pack('>HHHHHH', i & 65535, 256, 1, 0, 0, 0) + b'\x01x\x07invalid\0\0\1\0\1', ('192.0.2.53', 53))
-        except OSError: pass
-    print(1, flush=True)
+    def ask(i):
+        try: return s.sendto(struct.pack('>HHHHHH', i & 65535, 256, 1, 0, 0, 0) + b'\x01x\x07invalid\0\0\1\0\1', ('192.0.2.53', 53)) > 0
+        except OSError: return False
+    print(sum(ask(i) for i in range(20000)), flush=True)
+    while True: ask(0)
 elif which == 'connections':
     for i in range(3000):
         try:
             s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.9', 80)); held.append(s)
         except OSError: break
     print(len(held), flush=True)
-time.sleep(1)
+while True: signal.pause()
 '''
+LEAST = {"processes": 1000, "descriptors": 10000, "pipes": 1000, "ports": 10000, "questions": 1000, "connections": 1000}
+
+
+@contextlib.contextmanager
+def exhausted(platform, sandbox, what):
+    """Something in it holds all of this that can be had, the whole time."""
+    runs = f"/v1/sandboxes/{sandbox.sid}/runs"
+    status, _, answer = platform.request("POST", runs, json.dumps({"cmd": f"WHAT={what} exec python3 /tmp/e.py"}).encode())
+    assert status == 201, answer
+    run = f"{runs}/{json.loads(answer)['id']}"
+
+    def said():
+        return platform.request("GET", f"{run}/output")[2].decode()
+    wait_until(lambda: said().endswith("\n"), 120, f"as many {what} as can be had")
+    assert int(said()) >= LEAST[what], (what, said())
+    yield
+    assert json.loads(platform.request("GET", run)[2])["state"] == "running", f"nobody held {what} any more"
+    assert platform.request("DELETE", run)[0] == 200
 
 
 def test_a_greedy_sandbox_starves_no_neighbour(client, box, platform):
@@ -490,12 +509,9 @@ def test_a_greedy_sandbox_starves_no_neighbour(client, box, platform):
         assert time.monotonic() - start < 30
     with client.sandbox(settings(machine_size="0.5:0.5")) as s:
         s.run(f"cat > /tmp/e.py <<'E'\n{PRELUDE}{EXHAUST}\nE")
-        for what in ("processes", "descriptors", "pipes", "ports", "questions", "connections"):
-            thread = threading.Thread(target=s.run, args=(f"WHAT={what} timeout -s KILL 4 python3 /tmp/e.py",), kwargs={"timeout": 5})
-            thread.start()
-            time.sleep(0.6)
-            beside()
-            thread.join()
+        for what in LEAST:
+            with exhausted(platform, s, what):
+                beside()
         beside()
         assert s.run("echo alive").output == "alive"
         name = "python3 -c \"import socket; print(socket.gethostbyname('openreward.internal'))\""
