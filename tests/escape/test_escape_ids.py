@@ -221,10 +221,18 @@ def test_an_end_amid_file_calls_of_others(platform, box, client):
     for n in range(4):
         with client.sandbox(settings(machine_size="0.5:0.5")) as s:
             s.run(f"printf {n} > /tmp/same")
-            threads = [threading.Thread(target=file_call, args=(platform, s, "read_file", "path=/tmp/same")) for _ in range(8)]
+            own, answers = (200, str(n).encode()), []
+
+            def read():
+                answers.append(file_call(platform, s, "read_file", "path=/tmp/same")[::2])
+
+            read()
+            assert answers == [own]  # the control
+            threads = [threading.Thread(target=read) for _ in range(8)]
             for t in threads:
                 t.start()
         assert file_call(platform, box, "read_file", "path=/tmp/same")[::2] == (200, b"box")
         assert file_call(platform, s, "read_file", "path=/tmp/same")[0] == 410
         for t in threads:
             t.join()
+        assert len(answers) == 9 and all(a == own or a[0] == 410 for a in answers), answers
