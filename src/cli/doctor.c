@@ -19,7 +19,7 @@
 
 static const char usage[] = "usage: openreward doctor [--leaks] [--data DIR]\n"
 			    "Checks what this machine needs; every line says OK or what to do. With --leaks: lists processes, mounts,\n"
-			    "cgroups, net namespaces and files of ours that no living object owns; ends with 1 when there are any.\n";
+			    "cgroups and folders of ours that no living object owns; ends with 1 when there are any.\n";
 
 PRINTF_LIKE(3, 0) static void say(const char *verdict, const char *what, const char *fmt, va_list ap)
 {
