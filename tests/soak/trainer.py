@@ -4,7 +4,7 @@
 
 A process of its own with the asynchronous SDK, so that it can be killed in the middle of everything. It prints {"ready": true}
 when it has loaded that, and begins when it has read until when (time.monotonic() in this machine). It prints a JSON line per
-rollout that ended: {"reward", "expected", "calls", "doubled", "seconds"} or {"error", "in"}; at SIGTERM it starts no more, waits for
+rollout that ended: {"reward", "expected", "calls", "doubled", "seconds"} or {"error", "causes", "in"}; at SIGTERM it starts no more, waits for
 those under way, and prints {"over": true}; at SIGUSR1 it breaks all of its connections."""
 import asyncio
 import contextlib
@@ -18,8 +18,10 @@ import sys
 import time
 import traceback
 
+import aiohttp
 from openreward import AsyncOpenReward, SandboxSettings
 from openreward.api.environments.client import ToolCallError
+from openreward.api.errors import MaxRetriesError
 
 GROUP = 16           # rollouts of one task
 PAUSE_S = 0.5        # of a model between two calls: the mean of an exponential distribution
@@ -131,6 +133,17 @@ def where(error: Exception) -> str:
     return " > ".join(f"{f.name}:{f.lineno}" for f in frames if f.filename == __file__ or "/openreward/" in f.filename)
 
 
+def causes_of(error: BaseException) -> list[str]:
+    """What was at the bottom of it, of each try where the SDK gave up after several: "connection", an answer's status, or the class."""
+    if isinstance(error, MaxRetriesError):
+        return sorted({cause for e in error.errors for cause in causes_of(e)})
+    if isinstance(error, aiohttp.ClientResponseError):
+        return [str(error.status)]
+    if isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)):
+        return ["connection"]
+    return causes_of(error.__cause__) if error.__cause__ else [type(error).__name__]
+
+
 class Trainer:
     def __init__(self, name: str, at_once: int, seed: str, sandbox_share: float) -> None:
         self.name, self.at_once, self.seed, self.sandbox_share = name, at_once, seed, sandbox_share
@@ -153,7 +166,7 @@ class Trainer:
                     return
             line = await rollout
         except Exception as e:  # pylint: disable=broad-except # whatever it is, it is a rollout that was lost
-            line = {"error": f"{type(e).__name__}: {e}"[:500], "in": where(e), "opened_at": one.opened_at}
+            line = {"error": f"{type(e).__name__}: {e}"[:500], "causes": causes_of(e), "in": where(e), "opened_at": one.opened_at}
         print(json.dumps({"rollout": number, "at": round(time.time(), 3), **line}), flush=True)
 
     async def lane(self) -> None:
