@@ -266,7 +266,7 @@ def pids() -> list[int]:
 
 def command_of(pid: int) -> list[str]:
     """Its words, the program's without folder; [] when it is gone."""
-    words = "\n".join(lines_of(f"/proc/{pid}/cmdline")).split("\0")
+    words = "\n".join(lines_of(f"/proc/{pid}/cmdline")).removesuffix("\0").split("\0")
     return [os.path.basename(words[0]), *words[1:]] if words[0] else []
 
 

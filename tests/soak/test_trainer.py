@@ -90,7 +90,7 @@ class Worker:
 
 
 class Faults:
-    """What may die, by name of its method; each returns when it is whole again."""
+    """What may die, by name of its method; each returns when it is whole again, and False when there was nothing to kill."""
 
     def __init__(self, platform, dice):
         self.platform, self.dice = platform, dice
@@ -142,8 +142,9 @@ class Faults:
             if p:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(p, signal.SIGKILL)
-                return
+                    return True
             time.sleep(0.02)
+        return False
 
     def spawner_is_killed(self):
         """Everything ends with it."""
@@ -198,6 +199,7 @@ class Team:
         listening = [w for w in self.living if w.lines]
         if listening:
             self.dice.choice(listening).process.send_signal(signal.SIGUSR1)
+        return bool(listening)
 
     def run(self):
         for _ in range(PROCESSES):
@@ -214,9 +216,10 @@ class Team:
             time.sleep(pause)
             # Each once, as far as there is time, before the dice say what is next.
             what = turn.pop(0) if turn else self.dice.choice(self.chaos)
-            self.times.append((round(time.time(), 1), what.__name__))
-            what()
-            self.done[what.__name__] += 1
+            at = round(time.time(), 1)
+            if what() is not False:
+                self.times.append((at, what.__name__))
+                self.done[what.__name__] += 1
         time.sleep(max(self.until - time.monotonic(), 0))
         for w in self.all:
             w.end(120)
