@@ -70,6 +70,8 @@ def measure(world, quick, say):
             found = client.pace(quiet, count // rounds)
             beside += found
             onset += found[:ONSET]
+            if json.loads(client.ask("GET", run))["state"] != "running":
+                raise WorkerError(f"the hog of {hog} ended while it was measured")
             client.ask("DELETE", run)
             client.delete(noisy)
             noisy = client.create()

@@ -48,6 +48,7 @@ def test_a_neighbour_hardly_notices(platform, client, hog):
             if beside > max(SLOWER * calm, FLOOR_S):
                 beside = min(beside, pace(quiet))
         assert platform.request("GET", "/health")[0] == 200
+        assert json.loads(platform.request("GET", run)[2])["state"] == "running", "the noise ended before"
         assert platform.request("DELETE", run)[0] == 200
         assert beside <= max(SLOWER * calm, FLOOR_S), (calm, beside)
         assert noisy.run("echo alive", timeout=30).output.strip() == "alive"
