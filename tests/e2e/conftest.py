@@ -47,7 +47,8 @@ def platform():
 
 
 class BaseImages:
-    """Further platforms with the base image that the first one made: copying it takes a second, making it half a minute."""
+    """Further platforms with the base image that the first one made: copying it takes a second, making it half a minute. At the end, each
+    must have stopped in order."""
 
     def __init__(self, data: str) -> None:
         self.data = data
@@ -55,13 +56,15 @@ class BaseImages:
     @contextlib.contextmanager
     def platform(self, config: str = "", images: bool = True):
         p = Platform(config)
+        status = 0
         try:
             if images:
                 copy_images(os.path.join(self.data, "images"), p.data)
             yield p.start()
         finally:
-            p.stop()
+            status = p.stop()
             p.remove()
+        assert status == 0, f"serve ended with {status}"
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from orw import OPENREWARD, settings, wait_until
+from orw import OPENREWARD, nothing_new, settings, wait_until
 
 
 def processes(wanted):
@@ -78,9 +78,10 @@ def own(base_images):
         assert groups(p)
         yield p
         assert p.leaks() == ""
-        p.stop()
+        assert p.stop() == 0
         assert p.leaks() == ""
         assert not groups(p) and os.listdir(p.data + "/sandboxes") == []
+        nothing_new(p)
 
 
 def test_egress_comes_back(own):

@@ -22,7 +22,7 @@ def own(base_images):
     with base_images.platform() as p:
         yield p
         assert p.leaks() == ""
-        p.stop()
+        assert p.stop() == 0
         assert os.listdir(p.data + "/sandboxes") == []
         nothing_new(p)
 
