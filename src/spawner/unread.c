@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "base/machine.h"
+#include "base/random.h"
 #include "base/time.h"
 #include "spawner/box.h"
 #include "spawner/sys.h"
@@ -17,10 +18,12 @@
 
 #define UNREAD_MAX (32ull << 20)       /* bytes of one sandbox: programs that read have kilobytes */
 #define LOOK_MS 500                    /* at the machine's memory */
+#define PAUSES 20                      /* so many times what a look at all took is the pause after it, */
+#define PAUSE_MAX_MS 5000              /* but no longer */
 #define STEP_SHARE 64                  /* when it has fallen by this part of all */
 #define STEP_MIN_BYTES (64ull << 20)
 #define PRESSED_MS 5000                /* or, while there is little of it, so long after the last look */
-#define CHILD_CPU_S 10                 /* the kernel goes through the sockets of all for each */
+#define CHILD_CPU_S 10                 /* the kernel goes through the sockets of all for each: it may not come to its end */
 
 /* Of the net namespace that a process is in. -errno: it is gone. */
 static int unread_of(pid_t pid, uint64_t *ret)
@@ -47,17 +50,30 @@ static bool is_asked(const struct box *b)
 	return b->state == BOX_READY && !b->spare && !b->owner;
 }
 
+/* Of those from the first'th on, or of those before it. */
+static void look_at_some(const struct spawner *sp, size_t first, bool before, int out)
+{
+	uint64_t bytes = 0;
+	size_t i = 0;
+
+	list_foreach((struct list *)&sp->boxes, struct box, link, b)
+		if ((i++ < first) == before && is_asked(b) && unread_of(b->init_pid, &bytes) == 0 && bytes > UNREAD_MAX)
+			(void)!write(out, &b->number, sizeof(b->number));
+}
+
 static NORETURN void child(const struct spawner *sp, pid_t parent, int out)
 {
 	const struct rlimit l = { CHILD_CPU_S, CHILD_CPU_S };
-	uint64_t bytes = 0;
+	size_t n = 1, first;
 
 	events_begin_helper(parent, "openreward-look");
 	close_others(&out, 1);
 	(void)setrlimit(RLIMIT_CPU, &l);
 	list_foreach((struct list *)&sp->boxes, struct box, link, b)
-		if (is_asked(b) && unread_of(b->init_pid, &bytes) == 0 && bytes > UNREAD_MAX)
-			(void)!write(out, &b->number, sizeof(b->number));
+		n++;
+	first = (size_t)(random_u64() % n); /* nobody is always the last one */
+	look_at_some(sp, first, false, out);
+	look_at_some(sp, first, true, out);
 	_exit(0);
 }
 
@@ -77,11 +93,13 @@ static void on_looked(void *arg, int status UNUSED)
 {
 	struct spawner *sp = arg;
 	struct unread *u = &sp->unread;
-	uint64_t number;
+	uint64_t number, now_ms;
 
 	while (read(u->out, &number, sizeof(number)) == sizeof(number))
 		end_box(sp, number);
 	u->out = fd_close(u->out);
+	now_ms = time_now_ms();
+	u->next_ms = MAX(u->next_ms, now_ms + MIN(PAUSES * (now_ms - u->looked_ms), (uint64_t)PAUSE_MAX_MS));
 	spawner_wake(sp, u->next_ms);
 }
 
