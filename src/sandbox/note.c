@@ -119,7 +119,7 @@ static struct image *image_of(struct local *e, const struct wire_in *in)
 	img->env = strv_dup(NULL);
 	img->entrypoint = strv_dup(NULL);
 	img->cmd = strv_dup(NULL);
-	return images_adopt(e->images, img);
+	return *name ? images_adopt(e->images, img) : img;
 }
 
 static void read_env(struct box *b, const struct wire_in *in)

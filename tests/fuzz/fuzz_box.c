@@ -26,6 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct loop *loop;
 static struct link link_;
 static struct engine *engine;
+static struct images *images;
 static struct image image;
 
 /* The other ends: what they were asked of late, to be answered, or not, or twice. */
@@ -505,7 +506,9 @@ static void begin(void)
 		peers[p] = (struct peer){ .fd = -1 };
 	peers[0].fd = pair[1];
 	check(chan_new(&link_.chan, loop, pair[0], 0, &events, &link_, NULL) == 0);
-	check(local_engine_new(&engine, loop, &link_, NULL, &(struct local_settings){ .data_dir = "/" }, NULL) == 0);
+	/* Where there is nothing, and nothing can be written. */
+	check(images_new(&images, loop, "/proc/nowhere", NULL, NULL, NULL) == 0);
+	check(local_engine_new(&engine, loop, &link_, images, &(struct local_settings){ .data_dir = "/" }, NULL) == 0);
 	memset(held, 0, sizeof(held));
 	questions = 0;
 }
@@ -527,6 +530,7 @@ static void end(void)
 	for (int i = 0; i < BOXES; i++)
 		check(!held[i].wanted && !held[i].box);
 	engine = local_engine_free(engine);
+	images = images_free(images);
 	link_.chan = chan_free(link_.chan);
 	loop = loop_free(loop);
 	check(image.refs == 1);
