@@ -429,8 +429,10 @@ static ssize_t fill(void *arg, char *p, size_t cap)
 	struct task_stream *st = arg;
 	ssize_t n;
 
-	if (!st->task)
-		return -ECANCELED; /* the sandbox went while its result was read */
+	if (!st->task) {
+		sse_error(st->sse, "the sandbox has ended while its result was read (outcome infra)");
+		return -ECANCELED; /* which the answer, over now, does not say any more */
+	}
 	n = st->task->result.read(st->task->result.arg, st->pos, p, cap);
 	if (n == 0)
 		was_read(st->task);
