@@ -44,7 +44,7 @@ struct put {
 	bool claimed;         /* the part is ours alone */
 	uint64_t reserved, size, old;
 	uint64_t here;        /* of a part, when this began: it counts, and room is asked for the rest only */
-	bool left;            /* a file aside, which is no part */
+	bool left;            /* a whole file aside, which is no part, and without a place yet */
 	bool busy;            /* on_reserved() or on_placed() will come */
 	struct upload *upload;
 	struct err err;
@@ -232,6 +232,7 @@ static void on_received(void *arg, uint64_t size, const struct err *err)
 	const struct range *r = &p->range;
 
 	p->size = size + (r->given ? r->from : 0);
+	p->left = !err && !r->given;
 	if (err) {
 		reply_upload_error(p, err);
 	} else if (r->given && size != r->to - r->from + 1) {
@@ -282,11 +283,8 @@ static int receive(struct put *p, struct err *err)
 	auto_free char *path = aside_path(p);
 	int fd = -1, r;
 
-	if (!p->range.given) {
-		r = upload_start(&p->upload, p->req, path, p->max_bytes, on_received, p, err);
-		p->left = r == 0;
-		return r;
-	}
+	if (!p->range.given)
+		return upload_start(&p->upload, p->req, path, p->max_bytes, on_received, p, err);
 	r = open_part(p, path, &fd, err);
 	if (r != 0)
 		return r;

@@ -30,23 +30,22 @@ struct push_event {
 	struct err err; /* of the first that was not deployed */
 };
 
-static void write_status(struct json_writer *w, struct buf *b, const char *text, unsigned started)
-{
-	json_write_begin(w, b);
-	json_open_object(w);
-	json_kv_str(w, "status", text);
-	json_kv_i64(w, "deployments", started);
-	json_close(w);
-}
-
-static void reply(struct http_req *req, int status, const char *text, unsigned started)
+/* changed: the answer waits until deployments and the delivery are on disk; NULL = nothing is to be. */
+static void reply(struct http_req *req, int status, const char *text, unsigned started, struct api *changed)
 {
 	struct json_writer w;
 	auto_buf struct buf b = { 0 };
 
 	buf_init(&b, 4096);
-	write_status(&w, &b, text, started);
-	api_send(req, status, &w, &b);
+	json_write_begin(&w, &b);
+	json_open_object(&w);
+	json_kv_str(&w, "status", text);
+	json_kv_i64(&w, "deployments", started);
+	json_close(&w);
+	if (changed)
+		api_send_saved(changed, req, status, &w, &b);
+	else
+		api_send(req, status, &w, &b);
 }
 
 /* Nobody's key asks for it: the repository does. Before the change, as every entry; what becomes of it follows. */
@@ -99,17 +98,6 @@ static int parse(json_t *body, struct push_event *ret, bool *ret_deleted, struct
 	return r;
 }
 
-/* Not before the deployments and the delivery are on disk. */
-static void reply_taken(const struct push_event *p)
-{
-	struct json_writer w;
-	auto_buf struct buf b = { 0 };
-
-	buf_init(&b, 4096);
-	write_status(&w, &b, p->started ? "deploying" : "ignored", p->started);
-	api_send_saved(p->api, p->req, p->started ? 202 : 200, &w, &b);
-}
-
 static void take_push(struct http_req *req, struct api *a, const char *delivery, const char *data, size_t len)
 {
 	struct push_event p = { .api = a, .req = req, .delivery = delivery, .err = ERR_INIT };
@@ -128,7 +116,7 @@ static void take_push(struct http_req *req, struct api *a, const char *delivery,
 		return;
 	}
 	store_delivery_add(a->store, delivery);
-	reply_taken(&p);
+	reply(req, p.started ? 202 : 200, p.started ? "deploying" : "ignored", p.started, a);
 }
 
 static void on_body(struct http_req *req, const char *data, size_t len, void *arg)
@@ -141,11 +129,11 @@ static void on_body(struct http_req *req, const char *data, size_t len, void *ar
 	else if (!str_is_name(delivery, DELIVERY_MAX))
 		http_reply_error(req, 400, "X-GitHub-Delivery: expected the delivery's id");
 	else if (store_delivery_known(a->store, delivery))
-		reply(req, 200, "duplicate", 0);
+		reply(req, 200, "duplicate", 0, NULL);
 	else if (str_eq(event, "push"))
 		take_push(req, a, delivery, data, len);
 	else
-		reply(req, 200, str_eq(event, "ping") ? "pong" : "ignored", 0);
+		reply(req, 200, str_eq(event, "ping") ? "pong" : "ignored", 0, NULL);
 }
 
 static void on_close(struct http_req *req UNUSED, bool complete UNUSED, void *arg)
