@@ -249,12 +249,16 @@ static void break_off(struct http_conn *c)
 	conn_break(c);
 }
 
-/* Thousands of requests may have come with one read: the others have their turn in between. */
+/* Thousands of requests may have come with one read: the next one has its turn later, after the others'. */
+static bool is_put_off(const struct http_conn *c)
+{
+	return c->n_started > HTTP_STARTS_A_TURN;
+}
+
 static bool may_start(struct http_conn *c)
 {
-	c->put_off = c->n_started >= HTTP_STARTS_A_TURN;
 	c->n_started++;
-	return !c->put_off;
+	return !is_put_off(c);
 }
 
 /* One step; false when nothing more can be done now. */
@@ -421,8 +425,8 @@ int conn_begin(struct http_conn *c, struct err *err)
 /* What a drain callback did inside conn_flush() is left to the next turn, which keeps connections fair. */
 static bool has_more_to_do(const struct http_conn *c)
 {
-	return c->failed || c->put_off || (c->req && c->req->aborted) || (c->out.len && !c->blocked) || (c->h2 && h2_has_more(c)) ||
-	       (c->tls && c->tls->pending && conn_wants_input(c));
+	return c->failed || is_put_off(c) || (c->req && c->req->aborted) || (c->out.len && !c->blocked) ||
+	       (c->h2 && h2_has_more(c)) || (c->tls && c->tls->pending && conn_wants_input(c));
 }
 
 void conn_advance(struct http_conn *c)
@@ -434,7 +438,6 @@ void conn_advance(struct http_conn *c)
 		c->rd_len = c->in.len;
 	}
 	c->advancing = true;
-	c->put_off = false;
 	c->n_started = 0;
 	while (c->state != CONN_CLOSED && c->state != CONN_LINGER && step(c))
 		continue;
@@ -442,7 +445,7 @@ void conn_advance(struct http_conn *c)
 	if (c->state == CONN_CLOSED)
 		return;
 	stash_input(c);
-	if (c->eof && c->state == CONN_OPEN && !c->put_off)
+	if (c->eof && c->state == CONN_OPEN && !is_put_off(c))
 		handle_eof(c);
 	if (c->state == CONN_CLOSED)
 		return;

@@ -126,8 +126,7 @@ struct http_conn {
 	uint64_t tag;
 	enum conn_state state;
 	bool advancing;     /* inside conn_advance(): what changes is seen by its loop */
-	bool put_off;       /* the next request has its turn later */
-	unsigned n_started; /* requests in this turn */
+	unsigned n_started; /* requests in this turn, with one that was put off */
 	bool eof;           /* recv gave 0 */
 	bool rdhup;         /* EPOLLRDHUP was seen: no longer asked for, it would fire for ever */
 	bool blocked;       /* the kernel's buffer is full, for out or a pipe: wait for EPOLLOUT; of a stream always */
