@@ -182,13 +182,13 @@ static void emit_load_arg(size_t n)
 	emit_load(offsetof(struct seccomp_data, args) + 8 * n);
 }
 
-/* RET ALLOW when the loaded value is one of these, else RET otherwise. */
-static void emit_one_of(const uint32_t *values, size_t n, uint32_t otherwise)
+/* RET match when the loaded value is one of these, else RET otherwise. */
+static void emit_one_of(const uint32_t *values, size_t n, uint32_t match, uint32_t otherwise)
 {
 	for (size_t i = 0; i < n; i++)
 		emit((struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, values[i], (uint8_t)(n - i), 0));
 	emit_return(otherwise);
-	emit_return(SECCOMP_RET_ALLOW);
+	emit_return(match);
 }
 
 /* The key's halves are compared in the order of the words in memory: low, high, low, high on these machines. */
@@ -229,19 +229,10 @@ static void emit_limit(size_t n, bool may_ask)
 	emit_return(SECCOMP_RET_ALLOW);
 }
 
-/* RET otherwise when the loaded value is one of these, else RET ALLOW. */
-static void emit_none_of(const uint32_t *values, size_t n, uint32_t otherwise)
-{
-	for (size_t i = 0; i < n; i++)
-		emit_equal(values[i], (uint8_t)(n - i), 0);
-	emit_return(SECCOMP_RET_ALLOW);
-	emit_return(otherwise);
-}
-
 static void emit_protocols(const uint32_t *protocols, size_t n)
 {
 	emit_load_arg(2);
-	emit_one_of(protocols, n, SECCOMP_RET_ERRNO | EPROTONOSUPPORT);
+	emit_one_of(protocols, n, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO | EPROTONOSUPPORT);
 }
 
 /* The family is argument 0, the protocol argument 2. */
@@ -295,7 +286,7 @@ static void emit_fate(enum fate fate)
 		break;
 	case PERSONALITY:
 		emit_load_arg(0);
-		emit_one_of(personalities, sizeof(personalities) / sizeof(personalities[0]), SECCOMP_RET_ERRNO | EPERM);
+		emit_one_of(personalities, sizeof(personalities) / sizeof(personalities[0]), SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO | EPERM);
 		break;
 	case PRLIMIT:
 		emit_limit(1, true);
@@ -311,11 +302,11 @@ static void emit_fate(enum fate fate)
 		emit_equal(SOL_SOCKET, 1, 0);
 		emit_return(SECCOMP_RET_ALLOW);
 		emit_load_arg(2);
-		emit_none_of(filters, sizeof(filters) / sizeof(filters[0]), SECCOMP_RET_ERRNO | ENOPROTOOPT);
+		emit_one_of(filters, sizeof(filters) / sizeof(filters[0]), SECCOMP_RET_ERRNO | ENOPROTOOPT, SECCOMP_RET_ALLOW);
 		break;
 	case IOCTL:
 		emit_load_arg(1);
-		emit_none_of(subvolumes, sizeof(subvolumes) / sizeof(subvolumes[0]), SECCOMP_RET_ERRNO | EPERM);
+		emit_one_of(subvolumes, sizeof(subvolumes) / sizeof(subvolumes[0]), SECCOMP_RET_ERRNO | EPERM, SECCOMP_RET_ALLOW);
 		break;
 	case KEY_OR_NO_SYS:
 		emit_key(SECCOMP_RET_ERRNO | ENOSYS);
