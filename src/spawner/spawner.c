@@ -10,6 +10,7 @@
 #include "base/time.h"
 
 #define LOOK_MS 1000
+#define LOW_PERCENT 10    /* of memory available: less is a shortage */
 #define PATIENCE_MS 20000 /* for removing what is left at the end; beyond it the next start does it */
 
 /* The daemon's user can make messages that end up here; they come escaped by their makers or not at all. */
@@ -38,7 +39,7 @@ void spawner_look_at_memory(struct spawner *sp, uint64_t now_ms)
 		return;
 	machine_here(&here);
 	available = machine_memory_free();
-	sp->pressed = here.memory_bytes != MACHINE_UNKNOWN && available < here.memory_bytes / 100 * LOW_MEMORY_PERCENT;
+	sp->pressed = here.memory_bytes != MACHINE_UNKNOWN && available < here.memory_bytes / 100 * LOW_PERCENT;
 	sp->look_at_ms = now_ms + LOOK_MS;
 }
 

@@ -154,6 +154,7 @@ struct unread {
 	uint64_t next_ms;         /* when to look at the machine's memory again */
 	uint64_t looked_ms;       /* when a child was last begun */
 	uint64_t most;            /* bytes: the machine's free memory was so much since */
+	uint64_t step;            /* bytes: when it is so much less than that, a child looks */
 };
 
 /* The whole program. Zeroed at the start; main() makes its parts in the order of their need and ends them in reverse. */
@@ -193,7 +194,6 @@ static inline void spawner_wake(struct spawner *sp, uint64_t at_ms)
 	sp->wake_ms = MIN(sp->wake_ms, at_ms);
 }
 
-#define LOW_MEMORY_PERCENT 10 /* of memory available: less is a shortage */
 /* Sets `pressed`, once a second at the most. What cannot be read is no shortage. */
 void spawner_look_at_memory(struct spawner *sp, uint64_t now_ms);
 /* One line to stderr. */

@@ -121,13 +121,11 @@ static void begin(struct spawner *sp)
 		events_child_add(&sp->ev, &sp->unread.child, pid);
 }
 
-static bool is_due(const struct unread *u, uint64_t now_ms, uint64_t available)
+static bool is_due(const struct spawner *sp, uint64_t now_ms, uint64_t available)
 {
-	struct machine here;
+	const struct unread *u = &sp->unread;
 
-	machine_here(&here);
-	return available + MAX(here.memory_bytes / STEP_SHARE, STEP_MIN_BYTES) < u->most ||
-	       (available < here.memory_bytes / 100 * LOW_MEMORY_PERCENT && now_ms - u->looked_ms >= PRESSED_MS);
+	return available + u->step < u->most || (sp->pressed && now_ms - u->looked_ms >= PRESSED_MS);
 }
 
 static void look(struct spawner *sp, uint64_t now_ms)
@@ -135,11 +133,12 @@ static void look(struct spawner *sp, uint64_t now_ms)
 	struct unread *u = &sp->unread;
 	uint64_t available = machine_memory_free();
 
+	spawner_look_at_memory(sp, now_ms);
 	u->next_ms = now_ms + LOOK_MS;
 	if (available == MACHINE_UNKNOWN)
 		return;
 	u->most = MAX(u->most, available);
-	if (!is_due(u, now_ms, available))
+	if (!is_due(sp, now_ms, available))
 		return;
 	u->most = available;
 	u->looked_ms = now_ms;
@@ -148,7 +147,12 @@ static void look(struct spawner *sp, uint64_t now_ms)
 
 void unread_init(struct spawner *sp)
 {
-	sp->unread = (struct unread){ .child = { .fn = on_looked, .arg = sp }, .out = -1 };
+	struct machine here;
+
+	machine_here(&here);
+	sp->unread = (struct unread){
+		.child = { .fn = on_looked, .arg = sp }, .out = -1, .step = MAX(here.memory_bytes / STEP_SHARE, STEP_MIN_BYTES),
+	};
 }
 
 void unread_watch(struct spawner *sp)
