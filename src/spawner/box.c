@@ -464,20 +464,9 @@ static int fork_builder(struct box *b, const struct plan *p, const struct box_in
 	return 0;
 }
 
-/* CONFIG, which nobody has to wait for: in the socket before init is there, or before the daemon has its end, it is read before
- * anything that the daemon sends. */
-static int send_config(struct box *b, const struct plan *p, const char *hostname)
-{
-	struct wire_out o;
-
-	conn_begin(b->sp, &o, WIRE_CONFIG, (struct waiter){ 0, 0 });
-	plan_put_config(hostname, p->hosts, p->workdir, &o);
-	return wire_send(b->control_fd, &o, NULL, 0);
-}
-
 static int configure(struct box *b, const struct plan *p)
 {
-	int r = p->workdir ? send_config(b, p, p->hostname) : 0;
+	int r = p->workdir ? box_send_config(b, p, p->hostname) : 0;
 
 	if (r == 0 && p->workdir)
 		snprintf(b->hostname, sizeof(b->hostname), "%s", p->hostname);
@@ -562,21 +551,9 @@ struct box *box_begin_blank(struct spawner *sp, const char *name, const struct c
 	return box_start(b, NULL) < 0 ? NULL : b;
 }
 
-static int send_plan(const struct box *b, const struct plan *p)
-{
-	struct wire_out o;
-	size_t len = 0;
-	int r;
-
-	conn_begin(b->sp, &o, WIRE_MAKE, (struct waiter){ 0, 0 });
-	plan_encode(p, &o);
-	r = wire_end(&o, &len);
-	return r < 0 ? r : fd_send(b->plan_fd, o.buf, len, NULL, 0);
-}
-
 bool box_fill(struct box *b, const struct plan *p, const struct wire_in *in, struct waiter to)
 {
-	if (b->state != BOX_STARTING || configure(b, p) < 0 || send_plan(b, p) < 0)
+	if (b->state != BOX_STARTING || configure(b, p) < 0 || box_send_plan(b, p) < 0)
 		return false;
 	b->spare = b->blank = false;
 	b->begun = true;
@@ -596,7 +573,7 @@ void box_claim(struct box *b, const struct plan *p, const struct wire_in *in, st
 	box_assign(b, p, to);
 	box_take_note(b, in);
 	/* Other hosts' names were not known to the spare. Where init can't be told of them, CONFIG is left to whoever gets it. */
-	if (b->hostname[0] && p->hosts && send_config(b, p, b->hostname) < 0)
+	if (b->hostname[0] && p->hosts && box_send_config(b, p, b->hostname) < 0)
 		b->hostname[0] = 0;
 	box_give(b);
 	box_register(b); /* a connection that comes first waits in its socket */

@@ -74,6 +74,11 @@ struct box_inner {
 /* The pairs of sockets and pipes between the box's init, its builder and the rest; what was made before a failure is in b
  * and in. */
 MUST_CHECK int box_channels(struct box *b, struct box_inner *in, struct err *err);
+/* CONFIG, which nobody has to wait for: in the socket before init is there, or before the daemon has its end, it is read before
+ * anything that the daemon sends. 0, or -errno: it is not told. */
+MUST_CHECK int box_send_config(const struct box *b, const struct plan *p, const char *hostname);
+/* To a blank's builder. 0, or -errno: it has not got it. */
+MUST_CHECK int box_send_plan(const struct box *b, const struct plan *p);
 
 /* Begins to make a box of this plan: a spare of shape, or what a MAKE (in) asks for when shape is NULL. */
 MUST_CHECK int box_begin(struct spawner *sp, const struct plan *p, struct shape *shape, const struct wire_in *in,

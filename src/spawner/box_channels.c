@@ -74,3 +74,24 @@ int box_channels(struct box *b, struct box_inner *in, struct err *err)
 		r = watched_pipe(b, &b->report, &in->report, err);
 	return r < 0 || !b->blank ? r : plan_channel(b, in, err);
 }
+
+int box_send_config(const struct box *b, const struct plan *p, const char *hostname)
+{
+	struct wire_out o;
+
+	conn_begin(b->sp, &o, WIRE_CONFIG, (struct waiter){ 0, 0 });
+	plan_put_config(hostname, p->hosts, p->workdir, &o);
+	return wire_send(b->control_fd, &o, NULL, 0);
+}
+
+int box_send_plan(const struct box *b, const struct plan *p)
+{
+	struct wire_out o;
+	size_t len = 0;
+	int r;
+
+	conn_begin(b->sp, &o, WIRE_MAKE, (struct waiter){ 0, 0 });
+	plan_encode(p, &o);
+	r = wire_end(&o, &len);
+	return r < 0 ? r : fd_send(b->plan_fd, o.buf, len, NULL, 0);
+}
