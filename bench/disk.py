@@ -4,7 +4,8 @@ import subprocess
 import time
 
 from noisy import Client
-from workers import WorkerError, percentile
+from stolen import Compared, Timer
+from workers import WorkerError
 
 GOAL = 2  # times the calm p99
 BLOCK = 1 << 20
@@ -19,29 +20,23 @@ def fill(client, files):
     return sid
 
 
-class Series:
-    def __init__(self):
-        self.creates, self.runs = [], []
-
-    def one(self, client, living):
-        """A sandbox and its end, then a run in one that lives."""
-        start = time.monotonic()
-        client.delete(client.create())
-        self.creates.append(time.monotonic() - start)
-        self.runs += client.pace(living, 1)
+def one(client, living, timer):
+    """A sandbox and its end, then a run in one that lives."""
+    timer.time("create", lambda: client.delete(client.create()))
+    client.pace(living, 1, timer)
 
 
 def measure(world, quick, say):
-    """(calm, beside): Series. They alternate, so that both see the same machine."""
+    """(calm, beside): Timers. They alternate, so that both see the same machine."""
     rounds, files, megabytes, count = (1, 20000, 150, 40) if quick else (5, 200000, 1536, 100)
-    client, calm, beside = Client(world.port, world.key), Series(), Series()
+    client, calm, beside = Client(world.port, world.key), Timer(), Timer()
     living, path = client.create(), f"{world.dir}/dirty"
     client.pace(living, 10)
     for n in range(rounds):
         full = fill(client, files)
         os.sync()
         for _ in range(count):
-            calm.one(client, living)
+            one(client, living, calm)
         writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={path}", f"bs={BLOCK}", f"count={megabytes}"], stderr=subprocess.DEVNULL,
                                   start_new_session=True)  # else the kernel has it share the client's part of the processors
         client.delete(full)
@@ -51,27 +46,23 @@ def measure(world, quick, say):
             writer.kill()
             writer.wait()
             os.unlink(path)
-        say(f"beside a busy disk: round {n + 1} of {rounds}, {len(beside.creates)} creates")
+        say(f"beside a busy disk: round {n + 1} of {rounds}, {len(beside.took) // 2} creates")
     client.delete(living)
     return calm, beside
 
 
-def busy(client, living, series, folder, writer, count):
+def busy(client, living, timer, folder, writer, count):
     """As long as it is being deleted, and at least so often."""
     end, n = time.monotonic() + 60, 0
     while n < count or os.path.exists(folder) or writer.poll() is None:
         if time.monotonic() > end:
             raise WorkerError(f"{folder} is still there after 60 s")
-        series.one(client, living)
+        one(client, living, timer)
         n += 1
 
 
 def tables(found, table, number):
-    calm, beside = found
-    t = table("ms", "calm p50", "calm p99", "beside p50", "beside p99", "p99, times", "goal", "reached")
-    for what, a, b in (("create and delete", calm.creates, beside.creates), ("/run of true", calm.runs, beside.runs)):
-        c, d = ([1000 * v for v in x] for x in (a, b))
-        times = percentile(d, 99) / percentile(c, 99)
-        t.add(what, number(percentile(c, 50)), number(percentile(c, 99)), number(percentile(d, 50)), number(percentile(d, 99)),
-              f"{times:.2f}", f"≤ {GOAL}", "yes" if times <= GOAL else "no")
+    t = table("ms", *Compared.HEADS)
+    for label, what in (("create and delete", "create"), ("/run of true", "run")):
+        t.add(label, *Compared(*found, what).cells(number, GOAL))
     return "### A busy disk: 1.5 GB dirty elsewhere, and a sandbox of 200,000 files being deleted\n\n" + t.text()

@@ -3,6 +3,7 @@ import http.client
 import json
 import time
 
+from stolen import Compared, Timer
 from workers import WorkerError, percentile
 from world import IMAGE
 
@@ -34,15 +35,16 @@ class Client:
     def delete(self, sid):
         self.ask("POST", "/delete_session", {}, sid)
 
-    def pace(self, sid, count):
-        """Seconds of each run of a command that does nothing."""
-        took = []
+    def run(self, sid):
+        """A command that does nothing."""
+        if b"event: end" not in self.ask("POST", "/run", {"cmd": "true"}, sid):
+            raise WorkerError("a run failed")
+
+    def pace(self, sid, count, timer=None):
+        timer = timer or Timer()
         for _ in range(count):
-            start = time.monotonic()
-            if b"event: end" not in self.ask("POST", "/run", {"cmd": "true"}, sid):
-                raise WorkerError("a run beside a hog failed")
-            took.append(time.monotonic() - start)
-        return took
+            timer.time("run", lambda: self.run(sid))
+        return timer
 
     def begin(self, sid, hog):
         """A run in the background, once it is at it; its path."""
@@ -57,26 +59,26 @@ class Client:
 
 
 def measure(world, quick, say):
-    """[(hog, calm, beside, onset)], samples in seconds. Calm and noise alternate, so that both see the same machine."""
+    """[(hog, calm, beside, onset)]: Timers, and seconds. Calm and noise alternate, so that both see the same machine."""
     count, rounds, out = (80, 2, []) if quick else (4000, 5, [])
     client = Client(world.port, world.key)
     quiet, noisy = client.create(), client.create()
     client.pace(quiet, 10)
     for hog in HOGS:
-        calm, beside, onset = [], [], []
-        for n in range(rounds):
-            calm += client.pace(quiet, count // rounds)
+        calm, beside, onset = Timer(), Timer(), []
+        for _ in range(rounds):
+            client.pace(quiet, count // rounds, calm)
             run = client.begin(noisy, hog)
-            found = client.pace(quiet, count // rounds)
-            beside += found
-            onset += found[:ONSET]
+            first = len(beside.took)
+            client.pace(quiet, count // rounds, beside)
+            onset += beside.of("run")[1][first:first + ONSET]
             if json.loads(client.ask("GET", run))["state"] != "running":
                 raise WorkerError(f"the hog of {hog} ended while it was measured")
             client.ask("DELETE", run)
             client.delete(noisy)
             noisy = client.create()
             time.sleep(0.2)  # what it left is cleared
-        say(f"beside a hog of {hog}: {len(beside)} runs")
+        say(f"beside a hog of {hog}: {len(beside.took)} runs")
         out.append((hog, calm, beside, onset))
     client.delete(quiet)
     client.delete(noisy)
@@ -84,11 +86,7 @@ def measure(world, quick, say):
 
 
 def tables(found, table, number):
-    t = table("/run of true, ms", "calm p50", "calm p99", "beside p50", "beside p99", "p99, times", "goal", "reached",
-              "p99 of the onset")
+    t = table("/run of true, ms", *Compared.HEADS, "p99 of the onset")
     for hog, calm, beside, onset in found:
-        c, b, o = [sorted(s * 1000 for s in x) for x in (calm, beside, onset)]
-        times = percentile(b, 99) / percentile(c, 99)
-        t.add(f"beside a hog of {hog}", number(percentile(c, 50)), number(percentile(c, 99)), number(percentile(b, 50)),
-              number(percentile(b, 99)), f"{times:.2f}", f"≤ {GOAL}", "yes" if times <= GOAL else "no", number(percentile(o, 99)))
+        t.add(f"beside a hog of {hog}", *Compared(calm, beside, "run").cells(number, GOAL), number(1000 * percentile(onset, 99)))
     return "### A noisy neighbour\n\n" + t.text()

@@ -161,8 +161,8 @@ def alone_table(rows):
     return "### Figures that stand alone\n\n" + t.text()
 
 
-def write(world, boxes, through, logged, alone, beside, shaken, load):
-    parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}."]
+def write(world, boxes, through, logged, alone, beside, shaken, load, held_up):
+    parts = [f"# Bench of {datetime.date.today()}", f"{machine()}. Load average before: {load[0]:.2f}. {held_up}"]
     if load[0] > 1:
         parts.append("**The machine was busy when this began: the ratios say something, the figures do not.**")
     if through:
