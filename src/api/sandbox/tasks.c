@@ -424,16 +424,29 @@ static void on_fate(void *arg, bool acked)
 
 /* -- streams ------------------------------------------------------------------------------------------------------------------ */
 
+/* The answer's last word: a failure of ours, never the command's. */
+static ssize_t lose(struct task_stream *st, const char *why, ssize_t error)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "%s (outcome infra)", why);
+	sse_error(st->sse, text);
+	return error;
+}
+
 static ssize_t fill(void *arg, char *p, size_t cap)
 {
 	struct task_stream *st = arg;
+	char why[128];
 	ssize_t n;
 
-	if (!st->task) {
-		sse_error(st->sse, "the sandbox has ended while its result was read (outcome infra)");
-		return -ECANCELED; /* which the answer, over now, does not say any more */
-	}
+	if (!st->task)
+		return lose(st, "the sandbox has ended while its result was read", -ECANCELED);
 	n = st->task->result.read(st->task->result.arg, st->pos, p, cap);
+	if (n < 0 && n != -EAGAIN) {
+		snprintf(why, sizeof(why), "the result could not be read: %s", strerror((int)-n));
+		return lose(st, why, n);
+	}
 	if (n == 0)
 		was_read(st->task);
 	return n;

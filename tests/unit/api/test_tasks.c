@@ -137,6 +137,62 @@ Test(tasks, a_result_whose_id_has_not_left_is_an_error_at_the_end)
 	close(fd);
 }
 
+static ssize_t read_without_end(void *arg UNUSED, uint64_t *pos, char *p, size_t cap)
+{
+	memset(p, 'x', cap);
+	*pos += cap;
+	return (ssize_t)cap;
+}
+
+static ssize_t read_in_vain(void *arg UNUSED, uint64_t *pos UNUSED, char *p UNUSED, size_t cap UNUSED)
+{
+	return -EIO;
+}
+
+/* What came last. */
+static const char *read_to_its_end(int fd)
+{
+	static char last[2048];
+	size_t kept = 0;
+
+	while (!memmem(last, kept, "\r\n0\r\n\r\n", 7)) {
+		run_for(1);
+		for (const char *text = read_now(fd); *text; text++) {
+			if (kept == sizeof(last) - 1)
+				memmove(last, last + 1024, kept -= 1024);
+			last[kept++] = *text;
+		}
+	}
+	last[kept] = 0;
+	return last;
+}
+
+Test(tasks, a_result_whose_sandbox_goes_while_it_is_read_is_lost_by_infra)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	task_finish(t, read_without_end);
+	run_for(20);
+	tasks = tasks_free(tasks, "the end");
+	cr_assert_not_null(strstr(read_to_its_end(fd),
+				  "event: error\ndata: the sandbox has ended while its result was read (outcome infra)\n\n"));
+	close(fd);
+}
+
+Test(tasks, a_result_that_cannot_be_read_is_lost_by_infra)
+{
+	struct task *t = make(key_a);
+	int fd = connect_pair();
+
+	attach(fd, t);
+	task_finish(t, read_in_vain);
+	cr_assert_not_null(strstr(read_to_its_end(fd),
+				  "event: error\ndata: the result could not be read: Input/output error (outcome infra)\n\n"));
+	close(fd);
+}
+
 Test(tasks, several_readers_get_the_same)
 {
 	struct task *t = make(key_a);
