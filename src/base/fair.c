@@ -35,6 +35,15 @@ void fair_push(struct fair *f, struct fair_item *it, const char *key)
 	list_push_back(&it->lane->items, &it->node);
 }
 
+void fair_push_first(struct fair *f, struct fair_item *it, const char *key)
+{
+	it->lane = lane_of(f, key);
+	f->len++;
+	list_push_front(&it->lane->items, &it->node);
+	list_remove(&it->lane->node);
+	list_push_front(&f->lanes, &it->lane->node);
+}
+
 static struct fair_item *first_of(const struct fair_lane *l)
 {
 	return container_of(l->items.next, struct fair_item, node); /* a lane is never empty */

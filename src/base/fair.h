@@ -23,6 +23,8 @@ struct fair_item {
 void fair_init(struct fair *f);
 /* key is copied. it must be in no queue: zeroed, or taken out before. */
 void fair_push(struct fair *f, struct fair_item *it, const char *key);
+/* As if it had never been taken out: the first of all. */
+void fair_push_first(struct fair *f, struct fair_item *it, const char *key);
 /* Who is next; NULL when it is empty. */
 struct fair_item *fair_first(const struct fair *f);
 /* Takes the first out: its key goes behind all others. */

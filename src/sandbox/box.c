@@ -27,6 +27,7 @@ static void box_release(void *arg)
 	free(b->hosts_extra);
 	free(b->end_reason);
 	free(b->note);
+	free(b->key);
 	free(b->plan);
 	for (size_t i = 0; i < ARRAY_LEN(b->bucket); i++)
 		free(b->bucket[i]);
@@ -298,6 +299,16 @@ int box_connect(struct box *b, int fd, struct err *err)
 	return chan_new(&b->init, b->local->loop, fd, INIT_TIMEOUT_MS, &events, b, err);
 }
 
+/* Their user ids come back a moment after they have ended: then there is room, or when others end. */
+static bool waits_again(struct box *b, const struct err *err)
+{
+	if (err->code != -EUSERS || b->state != BOX_MAKING)
+		return false;
+	b->state = BOX_WAITING;
+	room_again(&b->local->room, &b->place, b->key, "all places for sandboxes are in use, or being cleaned");
+	return true;
+}
+
 static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds, const struct err *err)
 {
 	struct box *b = arg;
@@ -308,6 +319,8 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 	if (err) {
 		if (err->code == -ECONNRESET)
 			return; /* the lost link ends it */
+		if (waits_again(b, err))
+			return;
 		err_copy(&b->err, err);
 		err_wrap(&b->err, err->code, "make the sandbox");
 		if (err->code == -EMFILE || err->code == -ETIMEDOUT)
@@ -316,6 +329,7 @@ static void on_made(void *arg, const struct wire_in *in, int *fds, size_t n_fds,
 			box_end(b, "host");
 		return;
 	}
+	free(STEAL(b->plan));
 	/* The process descriptor, too, is there for whoever wants it; the spawner's GONE tells enough. */
 	r = n_fds < 1 ? err_set(&e, -EPROTO, "the sandbox came without its socket") : 0;
 	b->local->counts.warm_total += wire_get_u64(in, WIRE_T_WARM, 0) != 0;
@@ -351,6 +365,17 @@ static int check_env(struct box *b, const struct engine_spec *spec, struct err *
 	return 0;
 }
 
+static uint64_t left_out(uint64_t lease_ms)
+{
+	return MIN((uint64_t)LOCAL_RENEW_MS, lease_ms / 4);
+}
+
+/* A use so soon after the last RENEW, or after the sandbox was made, is not told: it counts all the same. */
+static uint64_t with_left_out(uint64_t lease_ms)
+{
+	return lease_ms + left_out(lease_ms);
+}
+
 static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *err)
 {
 	struct local *e = b->local;
@@ -369,8 +394,8 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 		.id = b->id, .kind = spec->instance ? PLAN_INSTANCE : PLAN_SANDBOX,
 		.net = spec->block_network ? PLAN_NET_BLOCKED : PLAN_NET_OPEN, .n_layers = spec->image->n_layers,
 		.n_mounts = e->n_mounts, .hostname = b->hostname, .cpu_milli = spec->size.cpu_milli,
-		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max, .lease_ms = spec->lease_ms,
-		.hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
+		.memory_bytes = spec->size.memory_bytes, .pids_max = e->settings.pids_max,
+		.lease_ms = with_left_out(spec->lease_ms), .hard_ms = spec->hard_ms, .no_new_privs = e->settings.no_new_privs,
 		.disk_bytes = e->settings.disk_bytes, .disk_files = e->settings.disk_files,
 		.memory_upper = e->settings.memory_upper && !spec->instance,
 		.hosts = b->hosts_extra, .workdir = workdir_of(b->image),
@@ -418,6 +443,7 @@ static struct box *box_of_spec(struct local *e, const struct engine_spec *spec)
 			1, spec->size.cpu_milli + spec->beside_size.cpu_milli,
 			spec->size.memory_bytes + spec->beside_size.memory_bytes,
 		};
+	b->key = xstrdup(spec->key ? spec->key : "");
 	b->progress = spec->progress;
 	b->lease_ms = spec->lease_ms;
 	b->hard_ms = spec->hard_ms;
@@ -453,7 +479,6 @@ static int send_make(struct box *b, struct err *err)
 	r = chan_send(c, o, NULL, 0, on_made, b, err);
 	if (r < 0)
 		return r;
-	free(STEAL(b->plan));
 	if (!noted)
 		note_send(b);
 	return 0;
@@ -483,7 +508,7 @@ void local_create(struct engine *base, const struct engine_spec *spec, engine_cr
 	map_put(e->boxes, b->id, b);
 	if (*b->beside) /* its owner's place is for both */
 		room_take(&e->room, &b->place);
-	if (*b->beside || room_enter(&e->room, &b->place, spec->key ? spec->key : ""))
+	if (*b->beside || room_enter(&e->room, &b->place, b->key))
 		make(b);
 }
 
@@ -533,12 +558,11 @@ void local_renew(struct engine_box *base)
 	uint64_t now = loop_now_ms(b->local->loop);
 	struct wire_out *o;
 
-	if (!b->lease_ms || !box_lives(b) || !c || now - b->renewed_ms < MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4))
+	if (!b->lease_ms || !box_lives(b) || !c || now - b->renewed_ms < left_out(b->lease_ms))
 		return;
 	o = chan_begin(c, WIRE_RENEW, false);
 	wire_put_str(o, WIRE_T_ID, b->id);
-	/* What is left out in between counts too. */
-	wire_put_u64(o, WIRE_T_LEASE_MS, b->lease_ms + MIN((uint64_t)LOCAL_RENEW_MS, b->lease_ms / 4));
+	wire_put_u64(o, WIRE_T_LEASE_MS, with_left_out(b->lease_ms));
 	if (chan_send(c, o, NULL, 0, NULL, NULL, NULL) == 0)
 		b->renewed_ms = now;
 }

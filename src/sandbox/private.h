@@ -38,7 +38,8 @@ struct box {
 	uint64_t lease_ms, renewed_ms;
 	uint64_t asked_us;   /* CLOCK_MONOTONIC, when MAKE was sent */
 	struct room_item place;
-	struct plan *plan;   /* until MAKE is sent; it points into this object, the image and the engine's settings */
+	char *key;           /* whose turn it is while it waits */
+	struct plan *plan;   /* until MAKE is answered; it points into this object, the image and the engine's settings */
 	char *bucket[3];     /* the plan's: id, dir, target */
 	char beside[PLAN_ID_LEN]; /* the plan's; "" = it stands alone */
 	engine_progress_fn *progress; /* while WAITING; may be NULL */

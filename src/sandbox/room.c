@@ -40,6 +40,12 @@ static struct admit_output decide(struct room *r, const struct room_item *it)
 		.instance = it->instance,
 	};
 
+	if (loop_now_ms(r->loop) < r->shut_ms) {
+		struct admit_output shut = { .verdict = ADMIT_WAIT };
+
+		snprintf(shut.why, sizeof(shut.why), "%s", r->shut);
+		return shut;
+	}
 	in.machine.space_free_bytes = r->space_free_bytes;
 	return admit_decide(&in);
 }
@@ -168,6 +174,17 @@ bool room_enter(struct room *r, struct room_item *it, const char *key)
 	it->told = 0;
 	loop_timer_start(&r->look, 0);
 	return false;
+}
+
+void room_again(struct room *r, struct room_item *it, const char *key, const char *why)
+{
+	it->in = false;
+	subtract(&r->used[it->instance], &it->size);
+	fair_push_first(&r->waiting[it->instance], &it->fair, key);
+	it->told = 0;
+	r->shut_ms = loop_now_ms(r->loop) + ROOM_SHUT_MS;
+	snprintf(r->shut, sizeof(r->shut), "%s", why);
+	loop_timer_start(&r->look, 0);
 }
 
 void room_leave(struct room *r, struct room_item *it)

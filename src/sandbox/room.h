@@ -6,7 +6,8 @@
  *
  *   WAITING  in one of two queues, of sandboxes and of instances, each fair over keys and first come first served within one.
  *            A queue's first goes in when it fits, and nobody of its queue before it: a large one is not overtaken for ever.
- *   IN       counts against the room until it leaves.
+ *   IN       counts against the room until it leaves, or until it turns out that there was no place: then it waits again, the
+ *            first of all, and nobody goes in for ROOM_SHUT_MS.
  *
  * While both queues wait they take turns, so neither starves behind the other. Where the first sandbox does not fit, an
  * instance that does goes in: there are few, and their share bounds them. Where the first instance does not fit, sandboxes
@@ -22,6 +23,7 @@
 #include "sandbox/admit.h"
 
 #define ROOM_LOOK_MS 100
+#define ROOM_SHUT_MS 300  /* after one that was let in found no place */
 #define ROOM_TELL_MS 1000 /* between two times that those who wait are told their place */
 
 struct room_item {
@@ -50,6 +52,8 @@ struct room {
 	uint64_t space_free_bytes;        /* MACHINE_UNKNOWN = what boxes write goes there, too */
 	struct admit_machine machine;     /* as last seen */
 	uint64_t seen_ms, told_ms;        /* when; on the loop's clock */
+	uint64_t shut_ms;                 /* until when nobody goes in */
+	char shut[96];                    /* why */
 	struct admit_sum used[2];         /* sandboxes, instances */
 	struct fair waiting[2];           /* the same; struct room_item.fair */
 	bool instances_turn;
@@ -67,6 +71,8 @@ void room_done(struct room *r); /* the items are their owner's */
 
 /* Enters for key (copied), in front of nobody. True: it is IN; false: it waits. size, instance are set by the caller. */
 bool room_enter(struct room *r, struct room_item *it, const char *key);
+/* One that is IN found no place after all, for a reason that is no sum of the room's. */
+void room_again(struct room *r, struct room_item *it, const char *key, const char *why);
 /* It is there already, whatever there is room for: of a former daemon. */
 void room_take(struct room *r, struct room_item *it);
 /* Out of the queue, or out of the room; harmless on one that is neither. */

@@ -439,8 +439,11 @@ static int prepare(struct box *b, struct err *err)
 {
 	int r = ids_take(&b->sp->ids, &b->first);
 
-	if (r < 0)
+	if (r < 0) {
+		if (!b->spare)
+			pool_give_way(b->sp);
 		return err_set(err, r, "all %u id ranges are in use", IDS_RANGES);
+	}
 	/* The rest of cgroups and folders is the builder's: only what it is born into has to be there before. */
 	return cgroup_make_v2(&b->sp->host.cg, b->name, b->first, err);
 }

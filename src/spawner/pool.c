@@ -117,6 +117,15 @@ void pool_empty(struct spawner *sp)
 		shape_free(sp, s);
 }
 
+void pool_give_way(struct spawner *sp)
+{
+	list_foreach(&sp->pool.shapes, struct shape, link, s)
+		if (!list_empty(&s->ready)) {
+			drop_ready(&sp->pool, list_first(&s->ready, struct box, spare_link));
+			return;
+		}
+}
+
 /* -- how many ---------------------------------------------------------------------------------------------------- */
 static size_t wanted(const struct shape *s)
 {

@@ -262,6 +262,8 @@ void pool_set(struct spawner *sp, const struct wire_in *in); /* POOL */
 bool pool_take(struct spawner *sp, const struct plan *p, const struct wire_in *in, struct waiter to);
 /* Ends all spares and forgets what was wanted: images are about to go, or the spawner ends. */
 void pool_empty(struct spawner *sp);
+/* Somebody finds no ids while a spare has some: one ends, if there is one. */
+void pool_give_way(struct spawner *sp);
 void pool_tick(struct spawner *sp, uint64_t now_ms);
 
 /* -- blanks.c ----------------------------------------------------------------------------------------------------- */

@@ -99,3 +99,20 @@ Test(fair, removal_keeps_the_turns)
 	cr_assert_eq(pop(), 2);
 	cr_assert_null(fair_first(&queue));
 }
+
+Test(fair, who_comes_back_is_as_if_it_had_never_gone)
+{
+	fair_init(&queue);
+	push("a", 0);
+	push("b", 1);
+	push("a", 2);
+	cr_assert_eq(pop(), 0);
+	fair_push_first(&queue, &items[0].fair, "a");
+	cr_assert_eq(queue.len, 3);
+	cr_assert_eq(pop(), 0);
+	cr_assert_eq(pop(), 1);
+	cr_assert_eq(pop(), 2);
+	fair_push_first(&queue, &items[2].fair, "a"); /* of a key that waits no more */
+	cr_assert_eq(pop(), 2);
+	cr_assert_null(fair_first(&queue));
+}

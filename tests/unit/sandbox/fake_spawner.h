@@ -49,7 +49,7 @@ static struct {
 	int results;                  /* RESULTs that were answered */
 	int over;                     /* runs whose ends were told */
 	int connects;                 /* CONNECTs that were not answered */
-	uint64_t lease_ms;            /* of the last RENEW */
+	uint64_t lease_ms;            /* of the last MAKE or RENEW */
 	char config[4096];            /* HOSTNAME|HOSTS|RESOLV|DIR of the last CONFIG */
 	char old_id[PLAN_ID_LEN];     /* LIST tells of it beside those that were made: of a former daemon */
 	char ended_id[PLAN_ID_LEN];
@@ -319,6 +319,7 @@ static void fake_make(const struct wire_in *in)
 		i++;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		abort();
+	fake.lease_ms = p.lease_ms;
 	snprintf(fake.boxes[i].id, sizeof(fake.boxes[i].id), "%s", p.id);
 	fake.boxes[i].fd = pair[1];
 	fake.boxes[i].daemon = pair[0];

@@ -92,6 +92,40 @@ Test(local, beyond_the_room_they_wait_in_order)
 	cr_assert_eq(counts().waited_total, 3);
 }
 
+/* The spawner's ids: they come back after their sandbox has ended. */
+Test(local, a_sandbox_without_ids_waits_for_them)
+{
+	struct engine_spec spec = { .id = ID, .image = image, .key = "k", .progress = on_room };
+
+	snprintf(fake.fail_make, sizeof(fake.fail_make), "all id ranges are in use");
+	fake.fail_code = EUSERS;
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	for (int i = 0; i < 100 && !engine->ops->waiting(engine); i++)
+		turn(10);
+	cr_assert_not(turn(50));
+	cr_assert_str_eq(told, "waiting for room: 1 of 1 (all places for sandboxes are in use, or being cleaned)");
+	cr_assert_eq(n_created, 0);
+	__atomic_store_n(&fake.fail_make[0], 0, __ATOMIC_SEQ_CST);
+	cr_assert(turn(5000));
+	cr_assert_not_null(made);
+	cr_assert_eq(counts().boxes, 1);
+}
+
+Test(local, one_that_waits_for_ids_can_be_given_up)
+{
+	struct engine_spec spec = { .id = ID, .image = image };
+
+	snprintf(fake.fail_make, sizeof(fake.fail_make), "all id ranges are in use");
+	fake.fail_code = EUSERS;
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	for (int i = 0; i < 100 && !engine->ops->waiting(engine); i++)
+		turn(10);
+	cr_assert(engine->ops->uncreate(engine, ID));
+	cr_assert_eq(engine->ops->waiting(engine), 0);
+	cr_assert_eq(counts().boxes, 0);
+	cr_assert_eq(n_created, 0);
+}
+
 Test(local, a_plan_against_the_rules_never_leaves)
 {
 	free(image->layers[0]);
@@ -158,6 +192,9 @@ Test(local, leases_are_renewed_now_and_then)
 {
 	struct engine_box *b = create(ID);
 
+	/* 400 ms, and what is not told until the next RENEW. */
+	cr_assert_eq(fake.lease_ms, 500);
+	fake.lease_ms = 0;
 	for (int i = 0; i < 20; i++)
 		engine->ops->renew(b);
 	turn(30);

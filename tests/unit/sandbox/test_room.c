@@ -133,6 +133,26 @@ Test(room, keys_take_turns)
 	end();
 }
 
+Test(room, who_finds_no_place_waits_as_the_first_and_shuts_the_door)
+{
+	begin(10);
+	cr_assert(enter(0, "a", false));
+	cr_assert(enter(1, "a", false));
+	room_again(&room, &items[1].it, "a", "no ids");
+	items[1].order = 0;
+	cr_assert_not(items[1].it.in);
+	cr_assert_not(enter(2, "b", false));
+	turn();
+	cr_assert_str_eq(items[1].line, "waiting for room: 1 of 2 (no ids)");
+	cr_assert_str_eq(items[2].line, "waiting for room: 2 of 2 (no ids)");
+	cr_assert_eq(room.used[0].boxes, 1);
+	for (int i = 0; i < 500 && !items[2].order; i++)
+		turn();
+	cr_assert(items[1].order && items[1].order < items[2].order);
+	cr_assert_eq(room.used[0].boxes, 3);
+	end();
+}
+
 Test(room, who_leaves_the_queue_is_not_served_and_holds_nobody_up)
 {
 	begin(1);
