@@ -48,9 +48,13 @@ class Rate:
         self.key, self.group, self.label, self.worker = key, group, label, worker
         self.width, self.args, self.base = width, args, base
         self.rounds, self.failed = [], ""
+        self.sustained = None  # per second, over a longer time
 
     def measure(self, world, seconds):
         self.rounds.append(world.workers[self.worker].rate(self.width, seconds, self.args))
+
+    def measure_long(self, world, seconds):
+        self.sustained = world.workers[self.worker].rate(self.width, seconds, self.args)
 
     def per_second(self):
         return median(self.rounds)
@@ -184,8 +188,9 @@ def check_repeats(world, times=20):
         world.skipped["runs of equal commands"] = world.wrong
 
 
-def measure_all(world, cases, rate_list, rounds, seconds, say):
-    """Each round does everything once, in an order of its own, so that no case always follows the same other."""
+def measure_all(world, cases, rate_list, rounds, seconds, sustained, say):
+    """Each round does everything once, in an order of its own, so that no case always follows the same other. At last, what is to
+    last: our own rates for so many seconds."""
     rng = random.Random(1)
     for r in range(rounds):
         start = time.monotonic()
@@ -197,3 +202,6 @@ def measure_all(world, cases, rate_list, rounds, seconds, say):
             attempt(c, c.measure, world, seconds)
         check(world)
         say(f"round {r + 1} of {rounds}: {time.monotonic() - start:.1f} s")
+    for c in (c for c in rate_list if c.worker in ("runtime", "memory", "http")):
+        attempt(c, c.measure_long, world, sustained)
+        say(f"{c.label}, for {sustained} s: {'failed' if c.failed else format(c.sustained, '.0f')} a second")
