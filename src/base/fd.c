@@ -3,13 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/macros.h"
 #include "base/random.h"
 #include "base/str.h"
 
@@ -228,6 +234,8 @@ int fd_write_file(const char *path, const void *p, size_t len, mode_t mode, stru
 
 /* -- passing descriptors -------------------------------------------------------------------------------------- */
 
+#define HOLD_S 10 /* longer than anybody takes who is not stopped */
+#define HOLD_STACK 16384
 #define FD_SENT_MAX 253 /* SCM_MAX_FD of the kernel: descriptors that anybody can put in one message; unix(7) */
 
 union control {
@@ -265,10 +273,45 @@ bool fd_send_later(int r)
 	return r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS;
 }
 
-static void close_all(const int *fds, size_t n)
+static bool is_unix(int fd)
+{
+	int domain;
+	socklen_t len = sizeof(domain);
+
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+static bool any_unix(const int *fds, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
+		if (is_unix(fds[i]))
+			return true;
+	return false;
+}
+
+/* In memory that it shares with its maker, which waits for it. Should that one end before, it does not stay. */
+static int hold(void *arg UNUSED)
+{
+	const struct timespec t = { .tv_sec = HOLD_S };
+
+	syscall(SYS_ppoll, NULL, 0, &t, NULL, 0);
+	return 0;
+}
+
+void fd_close_sent(const int *fds, size_t n)
+{
+	_Alignas(16) char stack[HOLD_STACK];
+	int saved = errno;
+	pid_t child = any_unix(fds, n) ? clone(hold, stack + sizeof(stack), CLONE_VM | CLONE_UNTRACED, NULL) : 0;
+
+	for (size_t i = 0; i < n; i++)
 		fd_close_foreign(fds[i]);
+	if (child > 0) {
+		kill(child, SIGKILL);
+		while (waitpid(child, NULL, __WCLONE) < 0 && errno == EINTR)
+			;
+	}
+	errno = saved;
 }
 
 /* Room for all that can come: what has none is closed by the kernel, plainly. */
@@ -311,11 +354,11 @@ int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t
 		return -errno;
 	n_fds = take_fds(&msg, fds);
 	if (msg.msg_flags & MSG_TRUNC || n_fds > max_fds) {
-		close_all(fds, n_fds);
+		fd_close_sent(fds, n_fds);
 		return -EMSGSIZE;
 	}
 	if (msg.msg_flags & MSG_CTRUNC) {
-		close_all(fds, n_fds);
+		fd_close_sent(fds, n_fds);
 		*ret_len = (size_t)n;
 		return -EMFILE;
 	}
@@ -327,18 +370,45 @@ int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t
 	return 0;
 }
 
-/* One unread message. False = there is none: at the end of the stream recvmsg(2) says 0 as it does of an empty message, but without
- * the sender's credentials. */
-static bool drop_message(int sock)
+int fd_recv_foreign(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds)
+{
+	int r = fd_recv(sock, p, cap, ret_len, ret_fds, max_fds, ret_n_fds);
+
+	if (r < 0 || !any_unix(ret_fds, *ret_n_fds))
+		return r;
+	fd_close_sent(ret_fds, *ret_n_fds);
+	*ret_n_fds = 0;
+	return -EPROTO;
+}
+
+/* The descriptors of one unread message. False = there is none: at the end of the stream recvmsg(2) says 0 as it does of an empty
+ * message, but without the sender's credentials. */
+static bool drop_message(int sock, int ret[static FD_SENT_MAX], size_t *ret_n)
 {
 	union full_control control;
 	struct msghdr msg = { .msg_control = control.bytes, .msg_controllen = sizeof(control) };
-	int fds[FD_SENT_MAX];
 
+	*ret_n = 0;
 	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < 0)
 		return errno == EINTR;
-	close_all(fds, take_fds(&msg, fds));
+	*ret_n = take_fds(&msg, ret);
 	return msg.msg_controllen > 0;
+}
+
+/* Many at a time: each time may take a child. */
+static void drop_messages(int sock)
+{
+	int fds[4 * FD_SENT_MAX];
+	size_t n = 0, more = 0;
+
+	while (drop_message(sock, fds + n, &more)) {
+		n += more;
+		if (n <= 3 * FD_SENT_MAX)
+			continue;
+		fd_close_sent(fds, n);
+		n = 0;
+	}
+	fd_close_sent(fds, n + more);
 }
 
 int fd_close_channel(int sock)
@@ -347,8 +417,7 @@ int fd_close_channel(int sock)
 	int saved = errno;
 
 	if (sock >= 0 && shutdown(sock, SHUT_RDWR) == 0 && setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) == 0)
-		while (drop_message(sock))
-			;
+		drop_messages(sock);
 	errno = saved;
 	return fd_close(sock);
 }

@@ -29,6 +29,10 @@ static inline int fd_steal(int *fd)
 int fd_close_foreign(int fd);
 /* A TCP connection is broken off with an RST, and what was not sent is dropped. As above. */
 int fd_reset(int fd);
+/* Any that such a program sent. In a unix socket others can lie that were not received, and in those again: a process that
+ * closes the last of it closes all, and lingers. One that ends does not wait (inet_release() looks at PF_EXITING), so where there is
+ * such a one a child has them last. */
+void fd_close_sent(const int *fds, size_t n);
 /* A unix socket at whose other end such a program is: the descriptors in what was not read are closed as above, where close(2)
  * would close them plainly. Nothing more can be sent to it from here on. */
 int fd_close_channel(int sock);
@@ -66,6 +70,8 @@ bool fd_send_later(int r);
  * -EMSGSIZE when it did not fit (descriptors are closed), -EAGAIN, or another negative errno. -EMFILE: this process has no room for
  * its descriptors, which are closed; the message is there without them, and *ret_len is set. */
 MUST_CHECK int fd_recv(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds);
+/* From a program that is not trusted, which has no reason to send a unix socket: -EPROTO, and nothing of the message is there. */
+MUST_CHECK int fd_recv_foreign(int sock, void *p, size_t cap, size_t *ret_len, int *ret_fds, size_t max_fds, size_t *ret_n_fds);
 
 /* A memory file (memfd) that holds p; read position 0. name shows in /proc. */
 MUST_CHECK int fd_memfd(int *ret, const char *name, const void *p, size_t len, struct err *err);

@@ -136,7 +136,7 @@ static void on_message(struct loop_io *io, uint32_t events, void *arg)
 	for (int i = 0; i < MESSAGES_A_TURN && s->fd >= 0; i++) {
 		int fd = -1;
 		size_t len = 0, n_fds = 0;
-		int r = fd_recv(io->fd, s->egress->message, WIRE_MAX, &len, &fd, 1, &n_fds);
+		int r = fd_recv_foreign(io->fd, s->egress->message, WIRE_MAX, &len, &fd, 1, &n_fds);
 		if (r == -EAGAIN)
 			return;
 		if (r == -EMSGSIZE || r == -EMFILE)

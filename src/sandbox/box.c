@@ -294,9 +294,12 @@ int box_configure(struct box *b, chan_answer_fn *done, struct err *err)
 int box_connect(struct box *b, int fd, struct err *err)
 {
 	static const struct chan_events events = { .event = on_init_event, .lost = on_init_lost, .over = "the sandbox has ended" };
+	int r = chan_new(&b->init, b->local->loop, fd, INIT_TIMEOUT_MS, &events, b, err);
 
 	b->state = BOX_CONFIGURING;
-	return chan_new(&b->init, b->local->loop, fd, INIT_TIMEOUT_MS, &events, b, err);
+	if (r == 0)
+		chan_foreign(b->init);
+	return r;
 }
 
 /* Their user ids come back a moment after they have ended: then there is room, or when others end. */

@@ -45,6 +45,7 @@ struct chan {
 	size_t n_queued, n_told; /* in queue: requests; messages without an answer */
 	struct loop_timer deadline, retry;
 	struct wire_out out;
+	bool foreign; /* chan_foreign() was called */
 	bool dead;  /* freed, or lost */
 	bool freed; /* memory only; until the end of this turn */
 	bool failing; /* answers with an error are being told: some may be owed that are not in pending */
@@ -266,7 +267,7 @@ static bool receive(struct chan *c)
 	int fds[FD_PASS_MAX];
 	size_t len = 0, n_fds = 0;
 	struct wire_in in = { 0 };
-	int r = fd_recv(c->fd, in_buf, sizeof(in_buf), &len, fds, FD_PASS_MAX, &n_fds);
+	int r = (c->foreign ? fd_recv_foreign : fd_recv)(c->fd, in_buf, sizeof(in_buf), &len, fds, FD_PASS_MAX, &n_fds);
 
 	if (r == -EAGAIN)
 		return false;
@@ -331,6 +332,11 @@ int chan_new(struct chan **ret, struct loop *l, int fd, uint64_t timeout_ms, con
 	}
 	*ret = c;
 	return 0;
+}
+
+void chan_foreign(struct chan *c)
+{
+	c->foreign = true;
 }
 
 static void release(void *arg)

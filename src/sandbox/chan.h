@@ -30,6 +30,8 @@ struct chan_events {
  * timeout_ms: for each request; 0 = waits for ever. */
 MUST_CHECK int chan_new(struct chan **ret, struct loop *l, int fd, uint64_t timeout_ms, const struct chan_events *ev, void *arg,
 			struct err *err);
+/* The peer is not trusted: one that sends a unix socket, for which there is no reason, is lost (fd_recv_foreign()). */
+void chan_foreign(struct chan *c);
 /* Closes; open requests get no callback any more. Allowed inside callbacks; NULL is allowed; returns NULL. */
 struct chan *chan_free(struct chan *c);
 /* The same where nobody is to take the channel over from us: nothing passes in it any more, whoever else holds it. */

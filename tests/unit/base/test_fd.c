@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -339,6 +341,80 @@ Test(fd, what_lies_in_a_channel_is_closed_without_lingering)
 		cr_assert_not(is_reset(peer[i])); /* nor is it kept open */
 	cr_assert_eq(fd_send(p.s[0], "x", 1, NULL, 0), -EPIPE);
 	cr_assert_eq(fd_close_channel(-1), -1);
+}
+
+/* A unix socket in whose queue lies one in whose queue lies one that lingers; or a listening one, with an end that nobody accepted. */
+static int nested(int fd, bool listening)
+{
+	struct pair inner = seqpacket(), outer = seqpacket();
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(a);
+	int l = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), c = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (listening) {
+		cr_assert_eq(bind(l, (void *)&a, sizeof(a.sun_family)), 0);
+		cr_assert_eq(listen(l, 1), 0);
+		cr_assert_eq(getsockname(l, (void *)&a, &len), 0);
+		cr_assert_eq(connect(c, (void *)&a, len), 0);
+		cr_assert_eq(fd_send(c, "x", 1, &fd, 1), 0);
+	} else {
+		cr_assert_eq(fd_send(inner.s[0], "x", 1, &fd, 1), 0);
+		cr_assert_eq(fd_send(outer.s[0], "x", 1, &inner.s[1], 1), 0);
+	}
+	close(fd);
+	close(c);
+	for (int i = 0; i < 2; i++)
+		close(inner.s[i]);
+	close(outer.s[0]);
+	close(listening ? outer.s[1] : l);
+	return listening ? l : outer.s[1];
+}
+
+static uint64_t send_nested(struct pair *p)
+{
+	for (int i = 0; i < 4; i++) {
+		int fd, outer;
+
+		(void)lingering(&fd);
+		outer = nested(fd, i % 2);
+		cr_assert_eq(fd_send(p->s[0], "x", 1, &outer, 1), 0);
+		close(outer);
+	}
+	return time_now_ms();
+}
+
+Test(fd, what_lies_in_what_was_sent_lingers_nowhere)
+{
+	struct pair p = seqpacket();
+	uint64_t start_ms = send_nested(&p);
+	int got[FD_PASS_MAX];
+	size_t len, n_fds = 7;
+	char text[16];
+
+	for (int i = 0; i < 4; i++)
+		cr_assert_eq(fd_recv_foreign(p.s[1], text, sizeof(text), &len, got, FD_PASS_MAX, &n_fds), -EPROTO);
+	cr_assert_lt(time_now_ms() - start_ms, 500);
+	cr_assert_eq(n_fds, 0);
+	start_ms = send_nested(&p);
+	cr_assert_eq(fd_close_channel(p.s[1]), -1);
+	cr_assert_lt(time_now_ms() - start_ms, 500);
+	cr_assert_eq(waitpid(-1, NULL, __WALL | WNOHANG), -1, "no child is left");
+}
+
+Test(fd, what_is_not_a_unix_socket_is_received_as_ever)
+{
+	struct pair p = seqpacket();
+	int got[FD_PASS_MAX], null = open("/dev/null", O_RDWR | O_CLOEXEC), tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fds[] = { null, tcp };
+	size_t len, n_fds;
+	char text[16];
+
+	cr_assert_eq(fd_send(p.s[0], "x", 1, fds, 2), 0);
+	cr_assert_eq(fd_recv_foreign(p.s[1], text, sizeof(text), &len, got, FD_PASS_MAX, &n_fds), 0);
+	cr_assert(len == 1 && n_fds == 2);
+	cr_assert_eq(fd_send(p.s[0], "xy", 2, NULL, 0), 0);
+	cr_assert_eq(fd_recv_foreign(p.s[1], text, sizeof(text), &len, got, FD_PASS_MAX, &n_fds), 0);
+	cr_assert(len == 2 && n_fds == 0);
 }
 
 /* As many as the kernel lets anybody send, of which nobody expects more than eight. */

@@ -220,7 +220,7 @@ static void fake_connect(int fd, const struct wire_in *in)
 		fake_fail(fd, in->request, ECONNREFUSED, "nobody listens there");
 		return;
 	}
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, p) < 0 || write(p[1], "hello", 5) != 5)
+	if (pipe2(p, O_CLOEXEC) < 0 || write(p[1], "hello", 5) != 5)
 		abort();
 	fake_send(fd, &o, p, 1);
 	close(p[0]);
