@@ -108,7 +108,7 @@ def test_restart_logs_and_status(platform):
         assert (done.returncode, done.stdout) == (0, "serving\ntold to end\n"), done.stderr
         assert platform.cli("sandbox", "logs", "--sidecar", "db", sid).stdout == "serving\n"
         assert '"restarts": 1' in platform.cli("sandbox", "inspect", sid).stdout
-        # The pauses grow.
+        # And again, after a longer pause: tests/unit/api/test_sandbox_parts.c has how long.
         run(platform, sid, FETCH % "/end")
         wait_until(lambda: status_of(platform, sid)["restarts"] >= 2, what="another restart")
 

@@ -86,6 +86,11 @@ static void fake_destroy(struct engine_box *b UNUSED, const char *reason, engine
 	snprintf(fake.destroyed, sizeof(fake.destroyed), "%s", reason);
 }
 
+static void fake_usage(struct engine_box *b UNUSED, engine_usage_fn *done, void *arg)
+{
+	done(arg, &(struct engine_usage){ .runs = 0 }, NULL);
+}
+
 static void fake_renew(struct engine_box *b UNUSED)
 {
 	fake.renewed++;
@@ -173,7 +178,7 @@ static void fake_commit(struct engine_box *b UNUSED, const char *path UNUSED, co
 
 static const struct engine_ops ops = {
 	.exec_fetch = fake_fetch, .exec_input = fake_input, .exec_input_end = fake_input_end, .open = fake_open,
-	.commit = fake_commit,
+	.commit = fake_commit, .usage = fake_usage,
 	.adopt = fake_adopt, .left = fake_left, .claim = fake_claim,
 	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
 	.exec_read = fake_read, .exec_release = fake_release, .uncreate = fake_uncreate, .waiting = fake_waiting,

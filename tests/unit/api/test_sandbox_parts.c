@@ -16,6 +16,22 @@ static void image_fails(void)
 	done(fake.image_arg, NULL, &e);
 }
 
+/* The image fails, and is asked for again after a pause, on the loop's clock: not before, and the status says how long it takes. */
+static void pauses(uint64_t ms)
+{
+	uint64_t failed = loop_now_ms(loop);
+
+	image_fails();
+	const char *text = strstr(get(fd, "/v1/sandboxes/" OLD), "\"starts_in_s\":");
+	cr_assert_not_null(text);
+	double starts_in_s = strtod(text + strlen("\"starts_in_s\":"), NULL);
+	cr_assert(starts_in_s <= (double)ms / 1000, "%g s, of a pause of %llu ms", starts_in_s, (unsigned long long)ms);
+	while (!fake.image_done) /* or the suite's time is up */
+		run_for(10);
+	uint64_t after = loop_now_ms(loop) - failed;
+	cr_assert(after >= ms, "asked for again after %llu ms, not %llu", (unsigned long long)after, (unsigned long long)ms);
+}
+
 Test(sandbox_parts, a_sidecar_whose_image_can_not_be_had_is_tried_again_and_again)
 {
 	auto_free char *note = xasprintf("{\"namespace\": \"%s\", \"sidecars\": [{\"name\": \"db\", \"image\": \"x\"}]}",
@@ -23,13 +39,13 @@ Test(sandbox_parts, a_sidecar_whose_image_can_not_be_had_is_tried_again_and_agai
 
 	cr_assert(sandboxes_adopt(sandboxes, &old, note, strlen(note)));
 	sandboxes_taken_over(sandboxes);
-	image_fails();
-	run_for(600);
-	image_fails();
-	run_for(1100);
-	cr_assert_not_null(fake.image_done, "nobody asks for the image again");
+	fake.known(fake.heir);
+	fd = connect_pair();
+	for (uint64_t ms = 500; ms <= 2000; ms *= 2)
+		pauses(ms);
 	image_comes();
 	cr_assert_not_null(fake.create_done, "and made when its image is there");
+	close(fd);
 }
 
 /* -- input of a run in the background --------------------------------------------------------------------------------------- */
