@@ -11,6 +11,7 @@
 
 static struct {
 	engine_image_fn *image_done; /* asked for and not answered */
+	engine_progress_fn *image_progress;
 	void *image_arg;
 	engine_create_fn *create_done;
 	engine_end_fn *on_end;
@@ -45,9 +46,9 @@ static struct {
 	bool open_staged;            /* the last open named a file that is there */
 } fake;
 
-static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress UNUSED, engine_image_fn *done,
-			 void *arg)
+static void fake_prepare(struct engine *e UNUSED, const char *ref UNUSED, engine_progress_fn *progress, engine_image_fn *done, void *arg)
 {
+	fake.image_progress = progress;
 	fake.image_done = done;
 	fake.image_arg = arg;
 }
@@ -188,10 +189,11 @@ static struct engine engine = { .ops = &ops };
 static inline void image_comes(void)
 {
 	struct image *i = image_new();
+	engine_image_fn *done = fake.image_done;
 
 	i->name = xstrdup("x");
-	fake.image_done(fake.image_arg, i, NULL);
-	fake.image_done = NULL;
+	fake.image_done = NULL; /* a sidecar's may be asked for from inside */
+	done(fake.image_arg, i, NULL);
 }
 
 static inline void box_comes(void)

@@ -33,6 +33,38 @@ Test(sandbox, an_image_that_can_not_come_is_an_error_event)
 	close(fd);
 }
 
+static void all_are_told(const int *streams, size_t n, const char *line)
+{
+	auto_free char *want = xasprintf(": %s\n\n", line);
+
+	cr_assert_not_null(fake.image_progress);
+	fake.image_progress(fake.image_arg, line);
+	run_for(5);
+	for (size_t i = 0; i < n; i++)
+		cr_assert_not_null(strstr(read_now(streams[i]), want), "stream %zu: %s", i, line);
+}
+
+Test(sandbox, whoever_waits_is_told_how_far_the_images_have_come)
+{
+	int streams[] = { connect_pair(), connect_pair() };
+
+	fd = streams[0];
+	const char *id = strstr(post(fd, "/create_sandbox", NULL, NULL,
+				     "{\"image\": \"x\", \"sidecars\": [{\"name\": \"db\", \"image\": \"y\"}]}"), "data: ");
+	cr_assert_not_null(id);
+	auto_free char *body = xasprintf("{\"task_id\": \"%.36s\"}", id + 6);
+	cr_assert_not_null(strstr(post(streams[1], "/create_sandbox", NULL, NULL, body), "event: task_id"));
+	all_are_told(streams, 2, "pulling x: 3 of 7 MiB");
+	all_are_told(streams, 2, "pulling x: 7 of 7 MiB");
+	image_comes();
+	cr_assert_not_null(fake.image_done, "nobody asks for the sidecar's image");
+	all_are_told(streams, 2, "pulling y: 1 of 2 MiB");
+	image_comes();
+	box_comes();
+	close(streams[0]);
+	close(streams[1]);
+}
+
 Test(sandbox, a_delete_while_the_image_comes_is_answered_at_once)
 {
 	char sid[64] = "";
@@ -44,7 +76,8 @@ Test(sandbox, a_delete_while_the_image_comes_is_answered_at_once)
 	int other = connect_pair();
 	cr_assert_not_null(strstr(post(other, "/delete_session", sid, NULL, ""), "200 OK"));
 	cr_assert_not_null(strstr(read_now(fd), "event: error"));
-	image_comes(); /* finds nobody */
+	fake.image_progress(fake.image_arg, "finds nobody");
+	image_comes(); /* either */
 	cr_assert_str_eq(fake.id, "");
 	close(fd);
 	close(other);
