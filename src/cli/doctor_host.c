@@ -38,6 +38,7 @@
 #define CONNTRACK_WANTED 65536
 #define FILES_WANTED 262144
 #define TERMINALS_WANTED 4096
+#define WATCHES_WANTED 8192 /* the least that a kernel gives by itself */
 
 /* Runs fn in a child; its exit status, 0 = it worked. */
 static int in_child(int (*fn)(void))
@@ -413,6 +414,8 @@ void doctor_limits(struct doctor *d)
 	at_least(d, "terminals", "kernel.pty.max", sysctl("/proc/sys/kernel/pty/max", TERMINALS_WANTED), TERMINALS_WANTED);
 	at_least(d, "inotify instances per user", "fs.inotify.max_user_instances",
 		 sysctl("/proc/sys/fs/inotify/max_user_instances", 0), 128);
+	at_least(d, "inotify watches per user", "fs.inotify.max_user_watches", sysctl("/proc/sys/fs/inotify/max_user_watches", 0),
+		 WATCHES_WANTED);
 	/* Not there until connections are tracked: the first sandbox's rules bring it. */
 	at_least(d, "tracked connections", "net.netfilter.nf_conntrack_max",
 		 sysctl("/proc/sys/net/netfilter/nf_conntrack_max", CONNTRACK_WANTED), CONNTRACK_WANTED);

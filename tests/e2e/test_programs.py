@@ -221,6 +221,30 @@ def test_doctor_refuses_an_old_kernel():
     assert re.search(r"^FAIL +kernel: 2\.6\.\S+: expected 5\.19 or newer$", done.stdout, re.M), done.stdout
 
 
+HAVING = """ulimit -n 1024
+mount -t tmpfs none /proc/sys
+while read -r path value; do mkdir -p "/proc/sys/${path%/*}"; echo "$value" > "/proc/sys/$path"; done
+exec "$@" """
+
+
+def doctor_of(values):
+    """What doctor says where /proc/sys has these values and no others; nobody else sees them."""
+    lines = "".join(f"{key.replace('.', '/')} {value}\n" for key, value in values.items())
+    return subprocess.run(["unshare", "--mount", "bash", "-c", HAVING, "bash", OPENREWARD, "doctor"], input=lines, text=True,
+                          capture_output=True, timeout=60, check=False).stdout
+
+
+def test_doctor_checks_what_the_package_sets():
+    """It has a check for each key of packaging/sysctl.conf, which the value there passes."""
+    with open(os.path.join(ROOT, "packaging", "sysctl.conf"), encoding="utf-8") as f:
+        values = dict(re.findall(r"^(\S+) *= *(\d+)$", f.read(), re.M))
+    least = doctor_of(dict.fromkeys(values, 1))
+    assert set(re.findall(r"^FAIL .*`sysctl -w (\S+)=\d+`$", least, re.M)) == set(values) != set(), least
+    packaged = doctor_of(values)
+    for key, value in values.items():
+        assert re.search(rf"^OK .*: {value}$", packaged, re.M) and key not in packaged, packaged
+
+
 def test_images(platform):
     listed = platform.cli("image", "ls")
     assert "python:3.11-slim" in listed.stdout
