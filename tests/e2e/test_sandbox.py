@@ -247,28 +247,64 @@ def test_init_can_not_be_traced(sandbox):
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
-def test_upload_and_download(sandbox, tmp_path):
+class Awaited:
+    """A sandbox of the async client, whose calls are awaited here, one by one."""
+
+    def __init__(self, runner, sandbox):
+        self.runner, self.sandbox = runner, sandbox
+
+    def __getattr__(self, name):
+        return lambda *args, **kw: self.runner.run(getattr(self.sandbox, name)(*args, **kw))
+
+
+@pytest.fixture(params=["sync", "async"])
+def either(request, platform):
+    """A fresh sandbox through each of the SDK's clients."""
+    if request.param == "sync":
+        yield request.getfixturevalue("sandbox")
+        return
+    with asyncio.Runner() as runner:
+        s = platform.client(kind=AsyncOpenReward).sandbox(settings())
+        runner.run(s.start())
+        try:
+            yield Awaited(runner, s)
+        finally:
+            runner.run(s.stop())
+
+
+def test_check_run(either):
+    assert either.check_run("echo out; echo err >&2") == "out\nerr"
+    assert len(either.check_run("head -c 1000 /dev/zero | tr '\\0' x", max_bytes=100)) == 100
+    with pytest.raises(RuntimeError, match="(?s)exit 3.*said before"):
+        either.check_run("echo said before; exit 3")
+    with pytest.raises(RuntimeError, match="sleep 100"):
+        either.check_run("sleep 100", timeout=0.5)
+    assert either.check_run("echo alive") == "alive"
+
+
+def test_upload_and_download(either, tmp_path):
     content = os.urandom(3_000_000)
     (tmp_path / "a").write_bytes(content)
-    sandbox.upload(tmp_path / "a", "/tmp/with space")
-    assert sandbox.download("/tmp/with space") == content
-    assert sandbox.run("sha256sum < '/tmp/with space'").output.split()[0] == hashlib.sha256(content).hexdigest()
+    either.upload(tmp_path / "a", "/tmp/with space")
+    assert either.download("/tmp/with space") == content
+    assert either.run("sha256sum < '/tmp/with space'").output.split()[0] == hashlib.sha256(content).hexdigest()
 
 
-def test_upload_of_nearly_ten_megabytes(sandbox, tmp_path):
+def test_upload_of_nearly_ten_megabytes(either, tmp_path):
     content = os.urandom(10_000_000)  # 13 MB as the command that the SDK makes of it
     (tmp_path / "a").write_bytes(content)
-    sandbox.upload(tmp_path / "a", "/root/a")
-    assert sandbox.stat_file("/root/a", sha256=True) == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    either.upload(tmp_path / "a", "/root/a")
+    assert either.stat_file("/root/a", sha256=True) == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_upload_from_and_download_to(sandbox, tmp_path):
+def test_upload_from_and_download_to(either, tmp_path):
     content = os.urandom(30_000_000)
     (tmp_path / "a").write_bytes(content)
-    result = sandbox.upload_from(tmp_path / "a", "/data/deep/er/a")
+    result = either.upload_from(tmp_path / "a", "/data/deep/er/a")
     assert (result.size, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    sandbox.download_to("/data/deep/er/a", tmp_path / "b")
+    result = either.download_to("/data/deep/er/a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == content
+    assert (result.size, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -286,10 +322,29 @@ def test_pieces_of_any_size_far_into_a_file(platform, sandbox, again):
     assert sandbox.run("sha256sum </tmp/large").output.split()[0] == hashlib.sha256(content).hexdigest()
 
 
-def test_empty_file(sandbox, tmp_path):
+def test_empty_file(either, tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    sandbox.upload_from(tmp_path / "a", "/tmp/empty")
-    assert sandbox.stat_file("/tmp/empty")["size"] == 0 and sandbox.download("/tmp/empty") == b""
+    either.upload_from(tmp_path / "a", "/tmp/empty")
+    assert either.stat_file("/tmp/empty")["size"] == 0 and either.download("/tmp/empty") == b""
+
+
+def test_files_at_once(platform, tmp_path):
+    """Eight files there and back through the async client: their pieces come in between each other."""
+    contents = [os.urandom((i + 1) << 20) for i in range(8)]
+
+    async def one(s, i):
+        (tmp_path / f"{i}").write_bytes(contents[i])
+        await s.upload_from(tmp_path / f"{i}", f"/many/{i}", chunk_size=1 << 20)
+        await s.download_to(f"/many/{i}", tmp_path / f"{i}.back", chunk_size=700_000)
+        return (tmp_path / f"{i}.back").read_bytes() == contents[i], (await s.stat_file(f"/many/{i}", sha256=True))["sha256"]
+
+    async def main():
+        async with AsyncOpenReward().sandbox(settings()) as s:
+            return await asyncio.gather(*[one(s, i) for i in range(8)]), (await s.run("ls -A /many")).output
+
+    found, listed = asyncio.run(main())
+    assert found == [(True, hashlib.sha256(c).hexdigest()) for c in contents]
+    assert listed.split() == [str(i) for i in range(8)]
 
 
 def test_copy_between_sandboxes(platform):
@@ -312,10 +367,10 @@ def test_stat_refuses_what_is_no_regular_file(platform, sandbox, make, status, w
     assert got == status and word.encode() in body
 
 
-def test_download_follows_links_in_the_shell(sandbox):
-    sandbox.run("echo hello > /tmp/a; ln -s /tmp/a /tmp/b")
-    assert sandbox.download("/tmp/b") == b"hello\n"
-    assert sandbox.download("/proc/version").startswith(b"Linux")
+def test_download_follows_links_in_the_shell(either):
+    either.run("echo hello > /tmp/a; ln -s /tmp/a /tmp/b")
+    assert either.download("/tmp/b") == b"hello\n"
+    assert either.download("/proc/version").startswith(b"Linux")
 
 
 def test_read_past_the_end_and_failed_commit(platform, sandbox):
