@@ -1,6 +1,7 @@
 """What a sandbox may write: it is really filled, in every way that could escape the count; the others and the host do not notice."""
 import json
 import os
+import re
 
 import pytest
 
@@ -68,6 +69,17 @@ def test_a_full_one(small, two):
     # Room that is given back can be had again.
     assert a.run("rm -f /big /more; sync; echo gone").output.strip() == "gone"
     assert fill(a)[0] >= 40
+
+
+def test_a_file_that_is_there_outlives_a_full_disk(two, tmp_path):
+    """What an upload in its place finds no room for is a 413, and the file is as it was."""
+    a, _ = two
+    a.run("mkdir /there && printf 'old bytes' > /there/file && chmod 640 /there/file && chown 7:8 /there/file")
+    (tmp_path / "large").write_bytes(b"x" * (LIMIT + (1 << 20)))
+    with pytest.raises(Exception) as raised:
+        a.upload_from(tmp_path / "large", "/there/file")
+    assert raised.value.status == 413 and re.search(r"quota|space", str(raised.value)), raised.value
+    assert a.run("cat /there/file; stat -c ' %a %u:%g' /there/file").output == "old bytes 640 7:8"
 
 
 def run(small, s, cmd):
