@@ -71,15 +71,23 @@ def test_a_full_one(small, two):
     assert fill(a)[0] >= 40
 
 
+LOOK = "cat /there/file; stat -c ' %a %u:%g' /there/file; ls -A /there"
+
+
 def test_a_file_that_is_there_outlives_a_full_disk(two, tmp_path):
-    """What an upload in its place finds no room for is a 413, and the file is as it was."""
+    """What an upload in its place finds no room for is a 413, and the file is as it was; the next one that fits replaces it, and nothing
+    is left beside it."""
     a, _ = two
     a.run("mkdir /there && printf 'old bytes' > /there/file && chmod 640 /there/file && chown 7:8 /there/file")
     (tmp_path / "large").write_bytes(b"x" * (LIMIT + (1 << 20)))
     with pytest.raises(Exception) as raised:
         a.upload_from(tmp_path / "large", "/there/file")
     assert raised.value.status == 413 and re.search(r"quota|space", str(raised.value)), raised.value
-    assert a.run("cat /there/file; stat -c ' %a %u:%g' /there/file").output == "old bytes 640 7:8"
+    assert a.run(LOOK).output.splitlines() == ["old bytes 640 7:8", "file"]
+    (tmp_path / "small").write_bytes(b"new bytes")
+    a.upload_from(tmp_path / "small", "/there/file")
+    assert a.run(LOOK).output.splitlines() == ["new bytes 640 7:8", "file"]
+    assert fill(a)[0] >= 40, "what was sent in vain still takes room"
 
 
 def run(small, s, cmd):

@@ -206,12 +206,31 @@ static void piece_work(void *arg)
 		forget_digest(op->up);
 }
 
+/* For good: no client sends such a piece again, and what came before it would take room for as long as the sandbox lives. */
+static bool is_full(const struct err *err)
+{
+	return err->code == -ENOSPC || err->code == -EDQUOT || err->code == -EFBIG;
+}
+
+static void discard(struct write_op *op)
+{
+	struct upload *up = op->up;
+
+	if (!op->box || !up->tmp)
+		return;
+	op->s->engine->ops->discard(op->box, up->path, up->tmp);
+	free(up->tmp);
+	up->tmp = NULL;
+}
+
 static void piece_done(void *arg)
 {
 	struct write_op *op = arg;
 
 	if (!op->err.code)
 		op->s->counts.upload_bytes_total += op->len;
+	else if (is_full(&op->err))
+		discard(op);
 	op_over(op);
 }
 
