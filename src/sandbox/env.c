@@ -1,27 +1,14 @@
 /* sandbox/env.c: environment variables from several sources. */
 #include <string.h>
 
+#include "base/map.h"
 #include "base/mem.h"
 #include "sandbox/private.h"
 
-static size_t name_len(const char *kv)
-{
-	return strcspn(kv, "=");
-}
-
-/* The place of kv's name among the first n, or n. */
-static size_t place_of(char *const *env, size_t n, const char *kv)
-{
-	size_t len = name_len(kv);
-
-	for (size_t i = 0; i < n; i++)
-		if (name_len(env[i]) == len && !memcmp(env[i], kv, len))
-			return i;
-	return n;
-}
-
+/* An image may name more than a hundred thousand, so each name's place is looked up, not searched for. */
 char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes)
 {
+	AUTO(map_freep) struct map *places = map_new();
 	size_t count = 0, max = 1;
 	char **env;
 
@@ -31,11 +18,16 @@ char **env_merge(const char *const *const *lists, size_t n, size_t *ret_bytes)
 	env = xcalloc(max, sizeof(*env));
 	for (size_t i = 0; i < n; i++)
 		for (size_t j = 0; lists[i] && lists[i][j]; j++) {
-			size_t at = place_of(env, count, lists[i][j]);
+			const char *kv = lists[i][j];
+			size_t len = strcspn(kv, "=");
+			char **at = map_get_bytes(places, kv, len);
 
-			free(env[at]);
-			env[at] = xstrdup(lists[i][j]);
-			count += at == count;
+			if (!at) {
+				at = &env[count++];
+				map_put_bytes(places, kv, len, at);
+			}
+			free(*at);
+			*at = xstrdup(kv);
 		}
 	*ret_bytes = 0;
 	for (size_t i = 0; i < count; i++)

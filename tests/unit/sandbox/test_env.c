@@ -1,5 +1,7 @@
 #include <criterion/criterion.h>
 
+#include "base/mem.h"
+#include "base/str.h"
 #include "base/strv.h"
 #include "sandbox/private.h"
 
@@ -42,4 +44,25 @@ Test(env, nothing_gives_an_empty_list)
 	cr_assert_null(env[0]);
 	cr_assert_eq(bytes, 0);
 	strv_free(env);
+}
+
+/* The loop waits for it, however many an image names: the check of their size comes after. */
+Test(env, a_great_many_take_no_time, .timeout = 10)
+{
+	enum { MANY = 150000 };
+	char **image = xcalloc(MANY + 1, sizeof(*image));
+	const char *const box[] = { "V149999=last", "=no name", NULL };
+
+	for (size_t i = 0; i < MANY; i++)
+		image[i] = xasprintf("V%zu=", i);
+	const char *const *const lists[] = { (const char *const *)image, box };
+	size_t bytes;
+	char **env = env_merge(lists, 2, &bytes);
+
+	cr_assert_str_eq(env[0], "V0=");
+	cr_assert_str_eq(env[MANY - 1], "V149999=last");
+	cr_assert_str_eq(env[MANY], "=no name");
+	cr_assert_null(env[MANY + 1]);
+	strv_free(env);
+	strv_free(image);
 }
