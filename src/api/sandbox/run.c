@@ -261,6 +261,8 @@ static void hold(struct run_use *u, json_t *body, const unsigned char *key)
 	h->body = json_incref(body);
 	memcpy(h->key, key, TASK_KEY_LEN);
 	u->held = h;
+	/* One that has gone begins nothing, and takes no place of those who may wait: its client comes again. */
+	http_req_watch_peer(u->use.req);
 	loop_timer_init(&h->timer, s->loop, on_held, h);
 	loop_timer_start(&h->timer, s->settings.claim_ms);
 }

@@ -1,4 +1,6 @@
 /* Sandboxes: made, ended, seen; their commands; what the next daemon finds. */
+#include <openssl/evp.h>
+
 #include "unit/api/sandboxes.h"
 
 TestSuite(sandbox, .init = begin, .fini = end, .timeout = 60);
@@ -480,4 +482,44 @@ Test(sandbox, records_of_commands_that_went_with_their_sandbox_are_given_back_on
 	cr_assert_eq(state_of(slots[1]), 0);
 	unlink(tasks);
 	unlink(known);
+}
+
+/* A command that may or may not have been told of, and its body. */
+static void one_in_doubt(const char *body)
+{
+	static const char id[] = "22222222222222222222222222222222";
+	static struct engine_exec left = { .box = &old, .id = id };
+	auto_free char *tasks = xasprintf("%s/tasks", dir), *known = xasprintf("%s/sandbox", dir);
+	unsigned char label[TASK_LABEL_LEN] = "";
+	uint32_t slot;
+
+	start_on_what_was_left(tasks, &(const char *){ id }, &slot, 1);
+	slots_publish(&((struct task_record *)slots_at(sandboxes->task_records, slot))->state, TASK_USED);
+	take_over();
+	cr_assert_eq(EVP_Digest(body, strlen(body), label, NULL, EVP_sha256(), NULL), 1);
+	memcpy(label + TASK_KEY_LEN, &slot, sizeof(slot));
+	fake.left(fake.heir, &left, &(struct engine_left){ .label = label, .label_len = sizeof(label) });
+	fake.known(fake.heir);
+	unlink(tasks);
+	unlink(known);
+}
+
+/* Without the last word of a socket pair's end, as TCP has it: the far end is shut, and that is all. */
+Test(sandbox, a_repetition_that_goes_while_it_waits_leaves_its_place_to_the_next)
+{
+	static const char body[] = "{\"cmd\": \"c\"}";
+	int second = connect_pair();
+
+	fd = connect_pair();
+	one_in_doubt(body);
+	cr_assert_str_empty(post(fd, "/run", OLD, NULL, body));
+	run_for(100);
+	shutdown(fd, SHUT_WR);
+	run_for(20);
+	cr_assert_str_empty(post(second, "/run", OLD, NULL, body), "it waits in its turn");
+	run_for(3000);
+	cr_assert_eq(fake.runs, 0, "it was begun twice");
+	cr_assert_not_null(strstr(read_now(second), "event: task_id\ndata: 22222222222222222222222222222222"));
+	close(second);
+	close(fd);
 }
