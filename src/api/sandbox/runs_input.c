@@ -119,10 +119,23 @@ static void close_input(struct feed *f)
 
 /* -- writing --------------------------------------------------------------------------------------------------------------- */
 
-static void on_room(struct loop_io *io UNUSED, uint32_t events UNUSED, void *arg)
+/* Nobody reads any more: that is told again and again, whatever is asked for. */
+static void lost_reader(struct feed *f)
+{
+	shut(f);
+	/* A writer all of whose bytes went in goes on: more of its body is refused, its end is answered. */
+	if (f->writer && f->writer->rest.len > 0)
+		refuse_closed(f->writer);
+}
+
+static void on_room(struct loop_io *io UNUSED, uint32_t events, void *arg)
 {
 	struct feed *f = arg;
 
+	if (events & (EPOLLERR | EPOLLHUP)) {
+		lost_reader(f);
+		return;
+	}
 	loop_io_set(&f->io, 0);
 	push(f);
 }

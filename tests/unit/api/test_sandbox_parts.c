@@ -1,4 +1,6 @@
 /* What belongs to a sandbox and outlives a request: sidecars, input and output of its runs, uploads, records. */
+#include <time.h>
+
 #include "unit/api/sandboxes.h"
 
 TestSuite(sandbox_parts, .init = begin, .fini = end, .timeout = 60);
@@ -76,6 +78,98 @@ Test(sandbox_parts, input_is_asked_for_once_whoever_waits_for_it)
 	cr_assert_eq(read(p[0], text, sizeof(text)), 0, "nobody holds the input of a command open that was closed");
 	close(p[0]);
 	close(second);
+}
+
+static int left_given, left_end;
+
+/* A run whose input has been given out, to left_given; the path to write to. */
+static const char *run_with_input(int c)
+{
+	static char path[256];
+	int p[2];
+
+	fd = connect_pair();
+	ready(fd);
+	cr_assert_eq(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs", fake.id);
+	const char *run = strstr(post(fd, path, NULL, NULL, "{\"cmd\": \"cat\", \"stdin\": true}"), "\"id\":\"");
+	cr_assert_not_null(run);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs/%.32s/stdin", fake.id, run + 6);
+	cr_assert_str_empty(post(c, path, NULL, NULL, "hello"));
+	left_given = p[1];
+	left_end = p[0];
+	fake.input_done(fake.input_arg, p[1], NULL);
+	run_for(20);
+	cr_assert_not_null(strstr(read_now(c), "{\"offset\": 5}"));
+	return path;
+}
+
+static void command_closes_its_input(void)
+{
+	close(left_end);
+	run_for(20);
+	cr_assert_eq(fcntl(left_given, F_GETFD), -1, "it is looked at for ever");
+}
+
+static uint64_t cpu_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+Test(sandbox_parts, an_input_that_its_command_closed_keeps_nobody_busy)
+{
+	int c = connect_pair();
+	const char *path = run_with_input(c);
+	uint64_t before;
+
+	command_closes_its_input();
+	before = cpu_ms();
+	run_for(1000);
+	cr_assert_lt(cpu_ms() - before, 100);
+	const char *text = post(c, path, NULL, NULL, "more");
+	cr_assert_not_null(strstr(text, "has closed its standard input"), "%s", text);
+	cr_assert_not_null(strstr(post(c, path, NULL, NULL, ""), "{\"offset\": 5}"));
+	close(c);
+	close(fd);
+}
+
+static const char *write_part(int c, const char *path, const char *part)
+{
+	auto_free char *text = xasprintf("POST %s HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nTransfer-Encoding: chunked\r\n\r\n%s", path,
+					 key, part);
+
+	return talk(c, text);
+}
+
+Test(sandbox_parts, who_wrote_all_before_the_command_closed_its_input_is_told_so)
+{
+	int c = connect_pair();
+	const char *path = run_with_input(c);
+
+	cr_assert_str_empty(write_part(c, path, "2\r\nme\r\n"));
+	command_closes_its_input();
+	cr_assert_str_empty(read_now(c));
+	cr_assert_not_null(strstr(talk(c, "0\r\n\r\n"), "{\"offset\": 7}"));
+	close(c);
+	close(fd);
+}
+
+Test(sandbox_parts, who_waits_for_a_full_input_that_is_closed_is_refused)
+{
+	int c = connect_pair();
+	const char *path = run_with_input(c);
+	char full[4096] = "";
+
+	while (write(left_given, full, sizeof(full)) > 0)
+		;
+	cr_assert_str_empty(write_part(c, path, "2\r\nme\r\n"));
+	command_closes_its_input();
+	cr_assert_not_null(strstr(read_now(c), "has closed its standard input"));
+	close(c);
+	close(fd);
 }
 
 /* -- its output ------------------------------------------------------------------------------------------------------------ */
