@@ -78,25 +78,37 @@ void sidecars_put(struct json_writer *w, const struct sandbox *b)
 
 /* -- for a daemon that takes over ------------------------------------------------------------------------------------------ */
 
+/* Init tells of the command that runs and of the one before in any order: the label says which is which. */
+static void take_run(struct sidecar *c, struct brun *run, uint32_t restarts, uint64_t age_ms)
+{
+	bool older = c->run && restarts < c->restarts;
+
+	sidecar_run_free(c, c->previous);
+	c->previous = older ? run : c->run;
+	if (older)
+		return;
+	c->run = run;
+	c->started_ms = loop_now_ms(c->s->loop) - age_ms;
+	c->restarts = restarts;
+	c->state = SIDECAR_RUNNING;
+}
+
 static void on_left(void *arg, struct engine_exec *x, const struct engine_left *left)
 {
 	struct sidecar *c = arg;
 	struct sidecar_label label;
+	struct brun *run;
 
 	if (!c->b || left->label_len != sizeof(label) || memcmp(left->label, SIDECAR_LABEL, sizeof(label.magic)) != 0) {
 		c->s->engine->ops->exec_release(x);
 		return;
 	}
 	memcpy(&label, left->label, sizeof(label));
-	sidecar_run_free(c, c->previous);
-	c->previous = c->run;
-	c->run = sidecar_run_new(c);
-	snprintf(c->run->id, sizeof(c->run->id), "%s", x->id);
-	c->run->exec = x;
-	c->run->started_ms -= (int64_t)left->age_ms;
-	c->started_ms = loop_now_ms(c->s->loop) - left->age_ms;
-	c->restarts = label.restarts;
-	c->state = SIDECAR_RUNNING;
+	run = sidecar_run_new(c);
+	snprintf(run->id, sizeof(run->id), "%s", x->id);
+	run->exec = x;
+	run->started_ms -= (int64_t)left->age_ms;
+	take_run(c, run, label.restarts, left->age_ms);
 	c->s->engine->ops->exec_on_more(x, sidecar_on_more);
 	c->s->engine->ops->claim(x, sidecar_on_done, c);
 }

@@ -145,6 +145,10 @@ static void fake_claim(struct engine_exec *x UNUSED, engine_exec_fn *done, void 
 	fake.exec_arg = arg;
 }
 
+static void fake_on_more(struct engine_exec *x UNUSED, void (*more)(void *arg) UNUSED)
+{
+}
+
 static void fake_input(struct engine_exec *x UNUSED, engine_fd_fn *done, void *arg)
 {
 	fake.inputs++;
@@ -180,7 +184,7 @@ static void fake_commit(struct engine_box *b UNUSED, const char *path UNUSED, co
 static const struct engine_ops ops = {
 	.exec_fetch = fake_fetch, .exec_input = fake_input, .exec_input_end = fake_input_end, .open = fake_open,
 	.commit = fake_commit, .usage = fake_usage,
-	.adopt = fake_adopt, .left = fake_left, .claim = fake_claim,
+	.adopt = fake_adopt, .left = fake_left, .claim = fake_claim, .exec_on_more = fake_on_more,
 	.prepare_image = fake_prepare, .create = fake_create, .destroy = fake_destroy, .renew = fake_renew, .exec = fake_exec,
 	.exec_read = fake_read, .exec_release = fake_release, .uncreate = fake_uncreate, .waiting = fake_waiting,
 };

@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "unit/api/sandboxes.h"
+#include "api/sandbox/sidecars.h"
 
 TestSuite(sandbox_parts, .init = begin, .fini = end, .timeout = 60);
 
@@ -48,6 +49,64 @@ Test(sandbox_parts, a_sidecar_whose_image_can_not_be_had_is_tried_again_and_agai
 	image_comes();
 	cr_assert_not_null(fake.create_done, "and made when its image is there");
 	close(fd);
+}
+
+#define DB "00000000-0000-8000-8000-0123456789cd"
+
+static void tell_left(struct engine_exec *x, const char *id, uint32_t restarts)
+{
+	struct sidecar_label label = { .restarts = restarts };
+
+	memcpy(label.magic, SIDECAR_LABEL, sizeof(label.magic));
+	*x = (struct engine_exec){ .box = &old, .id = id };
+	fake.left(fake.heir, x, &(struct engine_left){ .label = &label, .label_len = sizeof(label), .age_ms = 1000 });
+}
+
+/* One that runs, and the one before it, which has ended; init tells of them in this order. */
+static void two_commands_left(const uint32_t restarts[2])
+{
+	static struct engine_box db = { .engine = &engine, .id = DB };
+	static const char note_of_db[] = "{\"sidecar_of\": \"" OLD "\", \"name\": \"db\"}";
+	static struct engine_exec x[2];
+	auto_free char *note = xasprintf("{\"namespace\": \"%s\", \"sidecars\": [{\"name\": \"db\", \"image\": \"x\"}]}",
+					 store_namespace_find(store, "local")->id);
+	struct engine_exec_result res = { .return_code = 3, .outcome = ENGINE_EXITED };
+
+	cr_assert(sandboxes_adopt(sandboxes, &old, note, strlen(note)));
+	fake.known(fake.heir);
+	cr_assert(sandboxes_adopt(sandboxes, &db, note_of_db, strlen(note_of_db)));
+	sandboxes_taken_over(sandboxes);
+	for (int i = 0; i < 2; i++)
+		tell_left(&x[i], restarts[i] ? "11111111111111111111111111111111" : "00000000000000000000000000000000", restarts[i]);
+	fake.exec_done(fake.exec_arg, &x[restarts[0] == 0 ? 0 : 1], &res, NULL);
+	fake.known(fake.heir);
+	run_for(700);
+}
+
+static void the_one_that_runs_goes_on(void)
+{
+	const struct sandbox *b = list_first(&sandboxes->all, struct sandbox, node);
+	const struct sidecar *c = list_first(&b->sidecars, struct sidecar, node);
+
+	cr_assert_eq(c->state, SIDECAR_RUNNING);
+	cr_assert_eq(c->restarts, 1);
+	cr_assert_str_eq(c->run->id, "11111111111111111111111111111111");
+	cr_assert_not(c->run->over);
+	cr_assert_eq(c->previous->res.return_code, 3);
+	cr_assert_null(fake.image_done, "it is begun a second time");
+	cr_assert_eq(fake.runs, 0);
+}
+
+Test(sandbox_parts, a_sidecar_that_runs_is_not_taken_for_the_one_before_it)
+{
+	two_commands_left((const uint32_t[]){ 1, 0 });
+	the_one_that_runs_goes_on();
+}
+
+Test(sandbox_parts, nor_when_the_one_before_is_told_of_first)
+{
+	two_commands_left((const uint32_t[]){ 0, 1 });
+	the_one_that_runs_goes_on();
 }
 
 /* -- input of a run in the background --------------------------------------------------------------------------------------- */
