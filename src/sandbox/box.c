@@ -462,7 +462,8 @@ static int prepare(struct box *b, const struct engine_spec *spec, struct err *er
 	if (map_get(b->local->boxes, b->id))
 		return err_set(err, -EEXIST, "a sandbox %s exists already", b->id);
 	r = check_env(b, spec, err);
-	return r < 0 ? r : fill_plan(b, spec, err);
+	r = r < 0 ? r : fill_plan(b, spec, err);
+	return r < 0 ? r : note_check(b, err);
 }
 
 static int send_make(struct box *b, struct err *err)

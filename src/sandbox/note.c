@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/strv.h"
@@ -15,50 +16,85 @@
 
 static _Alignas(8) char buf[WIRE_NOTE_MAX];
 
-static int encode(const struct box *b, size_t *ret_len)
+static void put_fixed(const struct box *b, struct wire_out *o)
+{
+	wire_begin(o, buf, sizeof(buf), WIRE_NOTE, 0);
+	wire_put_u64(o, WIRE_T_KIND, b->instance ? PLAN_INSTANCE : PLAN_SANDBOX);
+	wire_put_u64(o, WIRE_T_LEASE_MS, b->lease_ms);
+	wire_put_u64(o, WIRE_T_HARD_MS, b->hard_ms);
+	wire_put_u64(o, WIRE_T_CPU_MILLI, b->place.size.cpu_milli);
+	wire_put_u64(o, WIRE_T_MEMORY_BYTES, b->place.size.memory_bytes);
+	wire_put_str(o, WIRE_T_HOSTNAME, b->hostname);
+	wire_put_str(o, WIRE_T_TEXT, b->image->name ? b->image->name : "");
+	wire_put_str(o, WIRE_T_TEXT, b->image->digest ? b->image->digest : "");
+	wire_put_str(o, WIRE_T_USER, b->image->user);
+	wire_put_str(o, WIRE_T_CWD, b->image->workdir);
+	for (size_t i = 0; i < b->image->n_layers; i++)
+		wire_put_str(o, WIRE_T_LAYER, b->image->layers[i]);
+}
+
+/* At most; each with the head of a field, as env_merge() counts. */
+static size_t callers_bytes(const struct box *b)
+{
+	return b->env_bytes + (b->hosts_extra ? strlen(b->hosts_extra) + 16 : 0) + (b->note ? b->note_len + 16 : 0);
+}
+
+/* Overwrites buf. */
+static int too_long(const struct box *b, struct err *err)
+{
+	struct wire_out o;
+	size_t fixed = WIRE_NOTE_MAX;
+
+	put_fixed(b, &o);
+	(void)!wire_end(&o, &fixed);
+	return err_set(err, -EINVAL, "env, host_aliases and sidecars: %zu bytes, expected at most %zu", callers_bytes(b),
+		       WIRE_NOTE_MAX - fixed);
+}
+
+static int encode(const struct box *b, size_t *ret_len, struct err *err)
 {
 	struct wire_out o;
 
-	wire_begin(&o, buf, sizeof(buf), WIRE_NOTE, 0);
-	wire_put_u64(&o, WIRE_T_KIND, b->instance ? PLAN_INSTANCE : PLAN_SANDBOX);
-	wire_put_u64(&o, WIRE_T_LEASE_MS, b->lease_ms);
-	wire_put_u64(&o, WIRE_T_HARD_MS, b->hard_ms);
-	wire_put_u64(&o, WIRE_T_CPU_MILLI, b->place.size.cpu_milli);
-	wire_put_u64(&o, WIRE_T_MEMORY_BYTES, b->place.size.memory_bytes);
-	wire_put_str(&o, WIRE_T_HOSTNAME, b->hostname);
+	put_fixed(b, &o);
 	wire_put_str(&o, WIRE_T_HOSTS, b->hosts_extra);
-	wire_put_str(&o, WIRE_T_TEXT, b->image->name ? b->image->name : "");
-	wire_put_str(&o, WIRE_T_TEXT, b->image->digest ? b->image->digest : "");
-	wire_put_str(&o, WIRE_T_USER, b->image->user);
-	wire_put_str(&o, WIRE_T_CWD, b->image->workdir);
-	for (size_t i = 0; i < b->image->n_layers; i++)
-		wire_put_str(&o, WIRE_T_LAYER, b->image->layers[i]);
 	for (size_t i = 0; b->env && b->env[i]; i++)
 		wire_put_str(&o, WIRE_T_ENV, b->env[i]);
 	if (b->note)
 		wire_put(&o, WIRE_T_NOTE, b->note, b->note_len);
-	return wire_end(&o, ret_len);
+	return wire_end(&o, ret_len) < 0 ? too_long(b, err) : 0;
+}
+
+int note_check(const struct box *b, struct err *err)
+{
+	size_t len = 0;
+
+	return encode(b, &len, err);
 }
 
 bool note_put(const struct box *b, struct wire_out *o)
 {
 	size_t len = 0;
 
-	if (encode(b, &len) < 0 || len > INLINE_MAX)
+	if (encode(b, &len, NULL) < 0 || len > INLINE_MAX)
 		return false;
 	wire_put(o, WIRE_T_NOTE, buf, len);
 	return true;
 }
 
-/* One that does not fit, or is not sent, is missing when it is looked for: the box is ended then. */
+/* One that is not sent is missing when it is looked for: the box is ended then, or is what the note before says. */
 void note_send(const struct box *b)
 {
 	struct chan *c = link_chan(b->local->link);
 	struct wire_out *o;
+	struct err err = ERR_INIT;
 	size_t len = 0;
 
-	if (!c || encode(b, &len) < 0)
+	if (!c)
 		return;
+	if (encode(b, &len, &err) < 0) {
+		log_event(LOG_WARN, "sandbox", LOG_KV("sandbox", b->id), "its note is not kept: %s", err.msg);
+		return;
+	}
 	o = chan_begin(c, WIRE_NOTE, false);
 	wire_put_str(o, WIRE_T_ID, b->id);
 	wire_put(o, WIRE_T_NOTE, buf, len);

@@ -126,6 +126,8 @@ MUST_CHECK int box_connect(struct box *b, int fd, struct err *err);
 
 /* note.c */
 void local_note(struct engine_box *b, const void *note, size_t len);
+/* -EINVAL: it does not fit, and its box would not outlive the daemon. */
+MUST_CHECK int note_check(const struct box *b, struct err *err);
 /* Into o, as field NOTE; where it is too large for that, false: note_send() after MAKE. */
 bool note_put(const struct box *b, struct wire_out *o);
 void note_send(const struct box *b);

@@ -148,6 +148,34 @@ Test(local, too_many_variables)
 	free(big);
 }
 
+/* Each by itself is allowed; a daemon that takes over could not be told of them together. */
+Test(local, more_than_its_note_can_tell)
+{
+	char *big = xcalloc(1, LOCAL_ENV_MAX), *note = xcalloc(1, 64 << 10);
+	const char *const env[] = { big, NULL };
+	struct engine_spec spec = {
+		.id = ID, .image = image, .env = env, .lease_ms = 400, .note = note, .note_len = 64 << 10, .hosts_extra = "10.0.0.9 a\n",
+	};
+	size_t bytes = 0, max = 0;
+
+	memset(big, 'x', 80 << 10);
+	memcpy(big, "BIG=", 4);
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	cr_assert(turn(5000));
+	cr_assert_null(made);
+	cr_assert_eq(create_err.code, -EINVAL);
+	cr_assert_eq(sscanf(create_err.msg, "env, host_aliases and sidecars: %zu bytes, expected at most %zu", &bytes, &max), 2, "%s",
+		     create_err.msg);
+	cr_assert_gt(bytes, max);
+	cr_assert_eq(boxes(), 0);
+	spec.note_len -= bytes - max; /* as much as was said */
+	engine->ops->create(engine, &spec, on_created, on_end, NULL);
+	cr_assert(turn(5000));
+	cr_assert_not_null(made);
+	free(big);
+	free(note);
+}
+
 Test(local, destroy_tells_all_who_asked_and_then_is_over)
 {
 	struct engine_box *b = create(ID);
