@@ -15,7 +15,7 @@ void box_make(struct spawner *sp, const struct wire_in *in, struct waiter to)
 		conn_fail(sp, to, "check the plan", r, NULL, err.msg);
 	} else if (sp->closing_ms) {
 		conn_fail(sp, to, "make a sandbox", -ESHUTDOWN, NULL, "the spawner is ending");
-	} else if (box_find(sp, p.id) || clean_has(sp, p.id)) {
+	} else if (box_find(sp, p.id) || box_owns(sp, p.id) || clean_has(sp, p.id)) {
 		conn_fail(sp, to, "make a sandbox", -EEXIST, p.id, "a sandbox of this id exists");
 	} else if (!pool_take(sp, &p, in, to) && !blanks_take(sp, &p, in, to)) {
 		r = box_begin(sp, &p, NULL, in, to);

@@ -1,5 +1,6 @@
 """Blanks: sandboxes that are made as far as that goes before it is known what they are to be."""
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -90,6 +91,26 @@ def limits_of(pid):
                         text = limit.read().strip()
                     found[what] = 0 if text == "max" or int(text) > 1 << 60 else int(text)
     return found
+
+
+def cgroup_of(pid):
+    with open(f"/proc/{pid}/cgroup", encoding="ascii") as f:
+        return next(line for line in f if line.startswith("0:")).strip().split("/")[2]
+
+
+@pytest.mark.parametrize("field", ["BLANK", "WARM"])
+def test_the_name_it_keeps_is_nobody_elses(own, field):
+    s = own()
+    s.daemon.send("POOL", ("POOL_BLANKS", 3 if field == "BLANK" else 0), ("POOL_MAX", 4), ("POOL_BYTES", 64 << 20), KEEP)
+    b = s.make_of(field, kind=int(field == "BLANK"))
+    name = cgroup_of(b.pid)
+    assert name != b.id
+    s.daemon.send("POOL", ("POOL_BLANKS", 0), ("POOL_MAX", 0))  # else the next MAKE is given one that has a name already
+    m = s.daemon.call("MAKE", *s.plan(id=name))
+    assert m.kind == "FAILED" and m.number("ERRNO") == errno.EEXIST, m
+    assert b.run("echo alive")[1] == "alive\n"
+    s.end(b)
+    assert s.stop() == 0
 
 
 def test_limits_hold_right_after_the_take(blanks):
