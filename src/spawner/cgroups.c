@@ -12,9 +12,11 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "sandbox/wire.h"
 
 #define HOST_PIDS 2048
 #define DEPTH_MAX 8 /* below a sandbox's: two levels are all that init uses, the rest is for those who got into init */
+#define GROUPS_MAX (WIRE_ITEMS_MAX + 1024) /* below a sandbox's: as many as init can have runs, and what those leave behind */
 #define TCP_SHARE 4 /* v1: of a sandbox's memory, as much again for TCP's buffers */
 
 static const char *const tree_name[CGROUP_TREES] = { "cgroup2", "cpu", "memory", "pids" };
@@ -272,9 +274,10 @@ static int limit_tree(const struct cgroups *c, enum cgroup_tree t, int dir, cons
 	return r;
 }
 
+/* Not cgroup.subtree_control: init needs no controller below, and each would cost the host memory and time for each folder. */
 static int delegate(int dir, uid_t owner)
 {
-	static const char *const files[] = { ".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads" };
+	static const char *const files[] = { ".", "cgroup.procs", "cgroup.threads" };
 
 	for (size_t i = 0; i < ARRAY_LEN(files); i++)
 		if (fchownat(dir, files[i], owner, owner, 0) < 0)
@@ -285,8 +288,10 @@ static int delegate(int dir, uid_t owner)
 static int delegate_v2(int dir, uid_t owner)
 {
 	auto_fd runs = -1;
-	int r;
+	int r = write_u64(dir, "cgroup.max.descendants", GROUPS_MAX); /* else who got into init could make any number */
 
+	if (r < 0)
+		return r;
 	if (mkdirat(dir, "runs", 0755) < 0)
 		return -errno;
 	runs = open_dir(dir, "runs");

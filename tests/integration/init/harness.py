@@ -148,7 +148,9 @@ class Sandbox:
         for d in (top, f"{top}/runs"):
             os.mkdir(d)
             self.cgroups.append(d)
-            for f in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+            if d == top:
+                write(f"{d}/cgroup.max.descendants", 16384 + 1024)
+            for f in ("", "cgroup.procs", "cgroup.threads"):
                 os.chown(f"{d}/{f}", BASE, BASE)
         self.v2, self.dirs = top, {}
         for controller in ("memory", "pids"):

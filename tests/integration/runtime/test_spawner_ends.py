@@ -151,6 +151,38 @@ def test_groups_that_are_hidden_or_deep(own):
     assert s.leaks() == "" and s.stop() == 0
 
 
+def make_groups(folder, uid, limit):
+    """As this user, until it is refused or there are so many; the errno, or 0."""
+    pid = os.fork()
+    if pid == 0:
+        failed = 0
+        try:
+            os.chdir(folder)
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            for n in range(limit):
+                os.mkdir(f"x{n}")
+        except OSError as e:
+            failed = e.errno
+        finally:
+            os._exit(failed)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_groups_that_init_makes_are_bounded(own):
+    """Whoever got into an init has no more of them, and can't have controllers below."""
+    s = own()
+    a = s.make()
+    group = v2_group(s, a)
+    owner = os.stat(f"{group}/runs").st_uid
+    assert owner and {os.stat(f"{group}/{d}cgroup.subtree_control").st_uid for d in ("", "runs/")} == {0}
+    assert make_groups(f"{group}/runs", owner, 16384) == 0, "init may have so many runs"
+    assert make_groups(group, owner, 1024) == errno.EAGAIN
+    s.end(a)
+    assert settle(lambda: not os.path.exists(group), 60)
+    assert s.leaks() == "" and s.stop() == 0
+
+
 def test_removing_needs_no_descriptor_of_the_spawner(own):
     s = own()
     s.end(s.make())  # what is kept of it is there
