@@ -119,11 +119,14 @@ void pool_empty(struct spawner *sp)
 
 void pool_give_way(struct spawner *sp)
 {
-	list_foreach(&sp->pool.shapes, struct shape, link, s)
-		if (!list_empty(&s->ready)) {
-			drop_ready(&sp->pool, list_first(&s->ready, struct box, spare_link));
+	list_foreach(&sp->pool.shapes, struct shape, link, s) {
+		struct box *b = list_first(&s->ready, struct box, spare_link);
+
+		if (b) {
+			drop_ready(&sp->pool, b);
 			return;
 		}
+	}
 }
 
 /* -- how many ---------------------------------------------------------------------------------------------------- */
@@ -132,12 +135,25 @@ static size_t wanted(const struct shape *s)
 	return MAX(s->taken, (s->peak + FADE - 1) / FADE);
 }
 
+static size_t most(const struct pool *pool)
+{
+	return MIN(pool->max, pool->bytes / SPARE_BYTES);
+}
+
 static size_t room(const struct spawner *sp)
 {
-	const struct pool *pool = &sp->pool;
-	size_t all = pool->n_ready + pool->n_starting, most = MIN(pool->max, pool->bytes / SPARE_BYTES);
+	size_t all = sp->pool.n_ready + sp->pool.n_starting;
 
-	return sp->pressed || all >= most ? 0 : most - all;
+	return sp->pressed || all >= most(&sp->pool) ? 0 : most(&sp->pool) - all;
+}
+
+/* To what the settings allow, which may have become less; those in the making are looked at again when they are ready. */
+static void shrink(struct spawner *sp)
+{
+	const struct pool *pool = &sp->pool;
+
+	while (pool->n_ready && pool->n_ready + pool->n_starting > most(pool))
+		pool_give_way(sp);
 }
 
 static int begin_spare(struct spawner *sp, struct shape *s)
@@ -312,6 +328,7 @@ void pool_tick(struct spawner *sp, uint64_t now_ms)
 		spawner_look_at_memory(sp, now_ms);
 		list_foreach(&pool->shapes, struct shape, link, s)
 			end_second(sp, s, now_ms);
+		shrink(sp);
 		pool->second_at_ms = list_empty(&pool->shapes) ? 0 : now_ms + SECOND_MS;
 	}
 	if (pool->second_at_ms)
@@ -328,5 +345,6 @@ void pool_set(struct spawner *sp, const struct wire_in *in)
 	pool->bytes = wire_get_u64(in, WIRE_T_POOL_BYTES, pool->bytes);
 	if (pool->max == 0 || pool->bytes < SPARE_BYTES)
 		pool_empty(sp);
+	shrink(sp);
 	blanks_set(sp, wire_get_u64(in, WIRE_T_POOL_BLANKS, sp->blanks.max));
 }

@@ -261,6 +261,21 @@ def test_the_memory_given_is_the_limit(own):
     assert s.stop() == 0
 
 
+@pytest.mark.parametrize("less", [dict(POOL_MAX=1), dict(POOL_BYTES=MIB)])
+def test_less_than_there_are_ends_those_over(own, less):
+    s = own()
+    s.daemon.send("POOL", ("POOL_MAX", 8), ("POOL_KEEP_MS", 60000), ("POOL_BYTES", 64 * MIB))
+    boxes = [s.make() for _ in range(6)]
+    assert settle(lambda: spares(s) >= 3)
+    s.daemon.send("POOL", *less.items())
+    if spares(s) > 1:  # as some that were in the making are seen to a moment later; far less than what fades in that time
+        time.sleep(1.2)
+        assert spares(s) <= 1
+    for b in boxes:
+        s.end(b)
+    assert s.stop() == 0
+
+
 # -- net namespaces -----------------------------------------------------------------------------------------------------
 def test_a_net_namespace_without_a_packet_is_used_again(spawner):
     b = spawner.make()
