@@ -1,4 +1,5 @@
 """Files of environments: /v1/files, orwd upload, files and delete-file, /orwd_data, bucket_config."""
+import base64
 import contextlib
 import http.client
 import itertools
@@ -16,7 +17,8 @@ import pytest
 from openreward import SandboxBucketConfig
 
 from orw import settings, wait_until
-from tinyenv import TINY
+from tinyenv import TINY, TinySession, deploy_tiny
+from wire import events, result
 
 ORWD = os.path.join(os.path.dirname(sys.executable), "orwd")
 
@@ -24,13 +26,15 @@ ORWD = os.path.join(os.path.dirname(sys.executable), "orwd")
 class Files:
     """The files of one environment, by plain HTTP."""
 
-    def __init__(self, platform, name=None, private=False):
-        self.platform, self.name = platform, name or f"files-{uuid.uuid4().hex[:8]}"
+    def __init__(self, platform, name=None, private=False, owner="local", key=""):
+        """key: of a member of owner, "" = the admin's, of local."""
+        self.platform, self.name, self.key = platform, name or f"files-{uuid.uuid4().hex[:8]}", key
+        self.full = f"{owner}/{self.name}"
         if not name:
-            body = {"name": self.name, "namespace": "local", "description": "", "isPrivate": private}
-            status, _, data = platform.request("POST", "/v1/environments", json.dumps(body).encode())
+            body = {"name": self.name, "namespace": owner, "description": "", "isPrivate": private}
+            status, _, data = platform.request("POST", "/v1/environments", json.dumps(body).encode(), key=key)
             assert status == 201, data
-        status, _, data = platform.request("GET", f"/v1/environments/local/{self.name}")
+        status, _, data = platform.request("GET", f"/v1/environments/{self.full}", key=key)
         assert status == 200, data
         self.id = json.loads(data)["id"]
 
@@ -40,7 +44,7 @@ class Files:
 
     def url(self, name, kind="application/octet-stream", status=200, key=""):
         body = {"environmentId": self.id, "files": [{"fileName": name, "contentType": kind}]}
-        got, _, data = self.platform.request("POST", "/v1/files/upload-urls", json.dumps(body).encode(), key=key)
+        got, _, data = self.platform.request("POST", "/v1/files/upload-urls", json.dumps(body).encode(), key=key or self.key)
         assert got == status, data
         return json.loads(data)["urls"][0]["uploadUrl"] if got == 200 else json.loads(data)["message"]
 
@@ -501,3 +505,79 @@ def test_always_there_and_read_only(base_images, tmp_path):
         with looking(p, files.name, tmp_path, "root"):
             found = report_of(p, files.name)[-1]
             assert found["ls"] == [] and "Read-only" in found["error"]
+
+
+# -- whose files a session's key mounts ----------------------------------------------------------------------------------------
+
+class Visit:
+    """A guest's session in another owner's environment: `key` is the guest's own, `session_key` what that owner's code got."""
+
+    def __init__(self, platform):
+        self.platform, self.guest = platform, f"guest-{uuid.uuid4().hex[:8]}"
+        for argv in (("user", "create", self.guest), ("key", "create", "--user", self.guest)):
+            done = platform.cli(*argv)
+            assert done.returncode == 0, done.stderr
+        self.key = done.stdout.strip()
+        self.of_guest = self.marked("the guest's", owner=self.guest, key=self.key)
+        self.visited, self.beside = self.marked("the visited"), self.marked("the one beside")
+        self.private = self.marked("the private", private=True)
+        deploy_tiny(platform, self.visited.name)
+        secrets = base64.b64encode(json.dumps({"api_key": self.key}).encode()).decode()
+        self.session = TinySession(platform, f"local/{self.visited.name}", key=self.key, headers={"X-Secrets": secrets})
+        self.session_key = self.session.about()["secrets"]["api_key"]
+        assert self.session_key not in ("", self.key, platform.key)
+
+    def marked(self, mark, **kw):
+        files = Files(self.platform, **kw)
+        files.put("mark", mark.encode())
+        return files
+
+    def sees(self, key, environment=..., **config):
+        """What a sandbox reads of the mark in its mount, or why there is none; environment ... = the body has no such field."""
+        body = {"image": "python:3.11-slim", "machine_size": "0.5:0.5", "bucket_config": {"mount_path": "/data", **config}}
+        if environment is not ...:
+            body["environment"] = environment
+        status, _, answer = self.platform.request("POST", "/create_sandbox", json.dumps(body).encode(), key=key)
+        if status != 200:
+            return f"{status}: {json.loads(answer)['detail']}"
+        found = events(answer)
+        assert found[-1][0] == "end", found
+        head = {"X-Session-ID": found[0][1]}
+        status, _, answer = self.platform.request("POST", "/run", b'{"cmd": "cat /data/mark"}', head, key=key)
+        assert status == 200, answer
+        assert self.platform.request("POST", "/delete_session", b"", head, key=key)[0] == 200
+        return result(answer)["output"].decode()
+
+
+@pytest.fixture(scope="module")
+def visit(platform):
+    v = Visit(platform)
+    yield v
+    v.session.close()
+
+
+def test_a_sessions_key_mounts_what_its_environments_owner_has(visit):
+    """Whatever else is named, it is the session's own environment; never the guest's, whose files that code would read."""
+    others = ("local/no-such", f"no-one/{visit.beside.name}", visit.of_guest.full, visit.of_guest.name)
+    for name in (..., None, "", visit.visited.full, *others):
+        assert visit.sees(visit.session_key, name) == "the visited", name
+    assert visit.sees(visit.session_key, visit.beside.full) == "the one beside"
+    assert visit.sees(visit.session_key, visit.private.full) == "the private"
+
+
+def test_a_guests_own_key_mounts_what_it_names_and_may_read(visit):
+    assert visit.sees(visit.key, visit.of_guest.full) == visit.sees(visit.key, visit.of_guest.name) == "the guest's"
+    assert visit.sees(visit.key, visit.beside.full) == "the one beside"
+    for name in (..., "", "local/no-such", visit.private.full):
+        told = visit.sees(visit.key, name)
+        assert told.startswith(f"400: bucket_config: environment \"{'' if name is ... else name}\": expected OWNER/NAME"), told
+
+
+def test_a_sessions_key_makes_a_folder_in_its_owners_files_only(visit):
+    """The code is the owner's, so it may; the session's caller may not by a key of his own."""
+    told = visit.sees(visit.key, visit.visited.full, only_dir="by/guest")
+    assert told.startswith("400: ") and "only_dir" in told, told
+    told = visit.sees(visit.session_key, visit.of_guest.full, only_dir="by/session")
+    assert "No such file" in told, "the mount is there, and empty"
+    assert os.path.isdir(f"{visit.visited.path}/by/session") and not os.path.exists(f"{visit.visited.path}/by/guest")
+    assert not os.path.exists(f"{visit.of_guest.path}/by")
