@@ -3,6 +3,7 @@ import asyncio
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import time
 
@@ -10,6 +11,8 @@ import pytest
 from openreward import AsyncOpenReward
 
 from orw import settings, wait_until
+from test_runs import Runs
+from tinyenv import tiny_folder
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -394,6 +397,79 @@ def test_uploads_that_failed_take_no_place(platform, sandbox):
         assert platform.request("POST", f"/write_file?path=/tmp/{i}&commit=1&size=1", b"", headers)[0] == 409
     status, _, answer = platform.request("POST", "/write_file?path=/tmp/good&offset=0", b"x", headers)
     assert status == 200, answer
+
+
+# -- an image's own user and folder -----------------------------------------------------------------------------------
+
+AS_APP = """RUN useradd -u 1234 app && install -d -m 700 /rootly && echo secret > /rootly/file && chown app /app
+USER app
+CMD"""
+
+
+@pytest.fixture(scope="module")
+def as_app(platform):
+    """A sandbox of an image with USER app, whom WORKDIR /app belongs to, and a folder of root's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(tiny_folder(folder), "Dockerfile")
+        with open(path, encoding="utf-8") as f:
+            text = f.read()
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text.replace("CMD", AS_APP))
+        done = platform.cli("deploy", folder, "--name", "local/as-app")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    images = [json.loads(line)["name"] for line in platform.cli("image", "ls", "--json").stdout.splitlines()]
+    box = Runs(platform, image=next(i for i in images if i.startswith("localhost/env/local/as-app:")))
+    yield box
+    box.box.delete()
+
+
+def written(box, path, data, query=""):
+    """Status and answer of the first call that fails, or of the commit."""
+    status, _, answer = box.call(f"/write_file?path={path}&offset=0{query}", data)
+    if status == 200:
+        status, _, answer = box.call(f"/write_file?path={path}&commit=1&size={len(data)}", b"")
+    return status, json.loads(answer)
+
+
+def test_commands_are_the_images_users(as_app):
+    told = b"app app\n/app\n/home/app\n"
+    cmd = "echo $(id -un) $(id -gn); pwd; echo $HOME"
+    assert as_app.box.run(cmd)["output"] == as_app.box.run(cmd, shell="/bin/sh")["output"] == told
+    run = as_app.start(cmd)
+    assert as_app.wait(run)["return_code"] == 0 and as_app.output(run) == told
+    run = as_app.start(cmd, tty=True)
+    assert as_app.wait(run)["return_code"] == 0 and as_app.output(run).replace(b"\r", b"") == told
+    r = as_app.box.run("cat /rootly/file")
+    assert r["return_code"] == 1 and b"Permission denied" in r["output"]
+
+
+def test_files_are_the_images_users_and_begin_in_its_folder(as_app):
+    box = as_app.box
+    for path in ("sub/one", "/app/sub/two", "/tmp/three", "four"):
+        status, answer = written(box, path, path.encode(), "&mkdirs=1")
+        assert status == 200, answer
+    assert box.run("stat -c '%U %G %n' /app/sub /app/sub/* /tmp/three /app/four")["output"].decode().splitlines() == [
+        f"app app {path}" for path in ("/app/sub", "/app/sub/one", "/app/sub/two", "/tmp/three", "/app/four")]
+    for path in ("sub/one", "/app/sub/one"):
+        status, headers, data = box.call(f"/read_file?path={path}")
+        assert (status, data, headers["x-file-size"]) == (200, b"sub/one", "7")
+    status, _, data = box.call("/stat_file?path=server.py")
+    assert status == 200 and json.loads(data)["size"] == int(box.run("stat -c %s /app/server.py")["output"])
+    status, _, data = box.call("/read_file?path=tmp/three")
+    assert status == 404 and "tmp/three" in json.loads(data)["detail"]
+
+
+def test_what_is_roots_stays_roots(as_app):
+    """Reading and writing, in a folder that hides what it holds, in one that all may read, at the top."""
+    box = as_app.box
+    for call in ("stat_file", "read_file"):
+        for path in ("/rootly/file", "/rootly/none", "/etc/shadow"):
+            status, _, data = box.call(f"/{call}?path={path}")
+            assert status == 403 and json.loads(data)["detail"] == f"{path}: permission denied", (call, path, status, data)
+    for path in ("/rootly/file", "/rootly/new", "/etc/new", "/etc/passwd", "/newly/made"):
+        status, answer = written(box, path, b"x", "&mkdirs=1")
+        assert status == 403 and path.rpartition("/")[0] in answer["detail"] and "permission denied" in answer["detail"], answer
+    assert box.run("ls -d /etc/new /newly 2>/dev/null; grep -c ^root: /etc/passwd")["output"] == b"1\n"
 
 
 # -- life -------------------------------------------------------------------------------------------------------------
