@@ -1,10 +1,11 @@
-"""What the answer of /run has beyond what the SDK reads: stdout and stderr apart, counts, large results."""
+"""What the answer of /run has beyond what the SDK reads: stdout and stderr apart, counts, large results, what a run took."""
 import base64
 import hashlib
 import json
 
 import pytest
 
+from test_runs import Runs
 from wire import Sandbox, result
 
 
@@ -100,3 +101,61 @@ def test_unknown_keys_are_ignored_and_known_ones_are_not(platform):
     assert b"10.1.2.3 db cache.local" in box.run("cat /etc/hosts")["output"]
     assert box.run("getent hosts cache.local")["output"].split()[0] == b"10.1.2.3"
     box.delete()
+
+
+# -- what a run took -----------------------------------------------------------------------------------------------------
+
+BURN = """python3 -c "
+import time
+touched = b'x' * (50 << 20)
+while time.process_time() < 0.3:
+    pass
+"; echo done"""
+
+
+def test_processor_time_memory_and_duration(box):
+    """A child's count as the shell's own; waiting takes time and nothing else."""
+    nothing, waiting, busy = box.run("true"), box.run("sleep 0.5; true"), box.run(BURN)
+    assert busy["output"] == b"done\n"
+    assert busy["cpu_ms"] >= 300 and busy["peak_bytes"] >= 50 << 20
+    assert busy["duration_ms"] >= 300 and waiting["duration_ms"] >= 500
+    for r in (nothing, waiting, box.run("true")):  # the last comes behind the busy one, in the same sandbox
+        assert r["cpu_ms"] < busy["cpu_ms"] / 2 and 0 < r["peak_bytes"] < 25 << 20, (r, busy)
+
+
+# -- what the configuration limits ---------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def tight(base_images):
+    with base_images.platform("sandboxes:\n  pids: 64\n") as p:
+        runs = Runs(p)
+        yield runs
+        runs.box.delete()
+
+
+FORKS = """python3 -c "
+import os, signal, time
+children = []
+try:
+    while len(children) < 1000:
+        children.append(os.fork())
+        if not children[-1]:
+            time.sleep(1000)
+except BlockingIOError:
+    print(len(children))
+for pid in children:
+    os.kill(pid, signal.SIGKILL)
+    os.wait()
+raise SystemExit(7)
+" """
+
+
+def test_a_fork_that_the_limit_refused(tight):
+    """It is the agent's own doing, so it is trainable; the next command, which stays below the limit, hears nothing of it."""
+    r = tight.box.run(FORKS)
+    assert (r["outcome"], r["trainable"], r["return_code"], r["timed_out"]) == ("pids", True, 7, False), r
+    assert 32 < int(r["output"]) < 64
+    done = tight.wait(tight.start(FORKS))
+    assert (done["outcome"], done["trainable"], done["return_code"]) == ("pids", True, 7), done
+    r = tight.box.run("for i in 1 2 3 4; do sleep 0 & done; wait; exit 7")
+    assert (r["outcome"], r["return_code"]) == ("exited", 7), r
