@@ -127,7 +127,7 @@ def test_processor_time_memory_and_duration(box):
 
 @pytest.fixture(scope="module")
 def tight(base_images):
-    with base_images.platform("sandboxes:\n  pids: 64\n") as p:
+    with base_images.platform("sandboxes:\n  pids: 64\n  output: 1MiB\n") as p:
         runs = Runs(p)
         yield runs
         runs.box.delete()
@@ -159,3 +159,25 @@ def test_a_fork_that_the_limit_refused(tight):
     assert (done["outcome"], done["trainable"], done["return_code"]) == ("pids", True, 7), done
     r = tight.box.run("for i in 1 2 3 4; do sleep 0 & done; wait; exit 7")
     assert (r["outcome"], r["return_code"]) == ("exited", 7), r
+
+
+@pytest.mark.parametrize("max_bytes", [..., None])
+def test_output_without_a_limit_has_the_configurations(tight, max_bytes):
+    """A number of one's own goes before it, a larger one too."""
+    size, kept = 3 << 20, 1 << 20
+    cmd = f"head -c {kept} /dev/zero | tr '\\0' a; head -c {size - kept} /dev/zero | tr '\\0' b"
+    limit = {} if max_bytes is ... else {"max_bytes": max_bytes}
+    r = tight.box.run(cmd, **limit)
+    assert (r["output_bytes"], r["dropped_bytes"], r["outcome"]) == (kept, size - kept, "exited") and r["output"] == b"a" * kept
+    r, out, err = run(tight.box, cmd, **limit)
+    assert (r["output_bytes"], r["dropped_bytes"]) == (kept, size - kept) and out == b"a" * kept and err == b""
+    first = tight.start(cmd, **limit)
+    done = tight.wait(first)
+    assert (done["output_bytes"], done["dropped_bytes"], done["outcome"]) == (kept, size - kept, "exited")
+    assert tight.output(first) == b"a" * kept
+    last = tight.start(cmd, keep="last", **limit)
+    done, told = tight.wait(last), tight.output(last)
+    assert done["output_bytes"] + done["dropped_bytes"] == size and kept <= done["output_bytes"] <= 2 * kept
+    assert told == b"b" * done["output_bytes"]
+    r = tight.box.run(cmd, max_bytes=size - 1)
+    assert (r["output_bytes"], r["dropped_bytes"]) == (size - 1, 1) and len(r["output"]) == size - 1
