@@ -13,6 +13,7 @@ from openreward import AsyncOpenReward
 from orw import settings, wait_until
 from test_runs import Runs
 from tinyenv import tiny_folder
+from wire import Sandbox, events
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -482,6 +483,33 @@ def test_delete_answers_after_the_last_process_is_dead(platform, client):
     assert left == []
     status, _, body = platform.request("POST", "/run", b'{"cmd": "true"}', headers={"X-Session-ID": sid})
     assert status == 410 and b"delete" in body
+
+
+def test_the_longest_life_ends_one_that_is_busy(base_images):
+    """No ping, no command and no start of the server puts it off. It takes a minute, the least that may be configured."""
+    with base_images.platform("sandboxes:\n  lifetime: 1m\n") as p:
+        began = time.monotonic()
+        box = Sandbox(p)
+        while time.monotonic() - began < 30:
+            assert box.call("/ping")[0] == 200 and box.run("true")["return_code"] == 0
+            time.sleep(1)
+        p.process.kill()
+        p.process.wait()
+        p.listen = p.url.removeprefix("http://")
+        p.start()
+        answers = []
+        held = threading.Thread(target=lambda: answers.append(box.call("/run", {"cmd": "sleep 1000"}, timeout_s=120)))
+        held.start()
+        wait_until(lambda: box.call("/ping")[0] != 200, 120, "its end")
+        assert 60 <= time.monotonic() - began < 90, "from its beginning, not from the server's"
+        told = {"detail": "the sandbox has ended: it reached its longest life"}
+        for path in ("/ping", "/run", "/stat_file?path=/x", f"/v1/sandboxes/{box.id}/runs"):
+            status, _, answer = box.call(path, {"cmd": "true"})
+            assert status == 410 and told.items() <= json.loads(answer).items(), (path, status, answer)
+        held.join(60)
+        last = events(answers[0][2])[-1]
+        assert last[0] == "error" and last[1].startswith("the sandbox has ended"), last
+        assert box.delete()[0] == 200
 
 
 def open_or_empty(path):
