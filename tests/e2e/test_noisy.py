@@ -11,7 +11,7 @@ from orw import settings, wait_until
 
 RUNS = 30
 SLOWER = 8      # times, at most
-FLOOR_S = 0.25  # below that nobody counts
+FLOOR_S = 0.04  # below that nobody counts
 WORD = "print('begun', flush=True)\n"
 FORKS = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
 MEMORY = "import os\nwhile True:\n    if os.fork() == 0:\n        held = []\n        while True: held.append(b'x' * (64 << 20))\n    os.wait()"
