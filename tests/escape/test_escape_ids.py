@@ -2,14 +2,14 @@
 import http.client
 import json
 import os
+import socket
 import threading
 import time
-
 
 import pytest
 
 from orw import Census, lines_of, nothing_new, settings, wait_until
-from test_escape import file_call, inside, judge
+from test_escape import file_call, inside, judge, on_the_host
 from test_escape_limits import init_of
 
 
@@ -88,10 +88,16 @@ def test_id_maps(platform, box):
 
 # -- the protocol of process 1 --------------------------------------------------------------------------------------------
 
-FORGED = r'''
+# What is there, and where: the host's root reaches it with the very same lines.
+SOCKETS = r'''
+DATA, ABSTRACT = %r, %r
 def head(kind, body=b''): return struct.pack('<4sHHIQ', b'ORS1', 1, kind, 0, 7) + body
 def seqpacket(name):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5); s.connect(name); s.send(head(5))
+for name, path in (("the spawner's socket", DATA + '/run/spawner.sock'), ('an abstract socket of the host', '\0' + ABSTRACT)):
+    attempt(f'connect to {name}', lambda: seqpacket(path))
+'''
+FORGED = r'''
 def descriptors():
     for n in range(3, 4096):
         try: os.write(n, head(5)); return n
@@ -101,8 +107,7 @@ attempt('a message on a descriptor that was left', descriptors)
 pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 attempt('+a socket of the same kind', lambda: pair[0].send(head(5)))
 attempt('+an own listener by name', lambda: [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind('/tmp/sock-%d' % os.getpid())])
-for name in ('/run/openreward/spawner.sock', '/var/lib/openreward/run/spawner.sock', '\0openreward', '\0spawner', '/proc/1/fd/3', '/proc/1/fd/4'):
-    attempt(f'connect to {name!r}', lambda: seqpacket(name))
+for name in ('/proc/1/fd/3', '/proc/1/fd/4'): attempt(f'connect to {name!r}', lambda: seqpacket(name))
 attempt('open the control socket', lambda: os.open('/proc/1/fd/3', os.O_RDWR))
 attempt('take the control socket', lambda: call(438, os.pidfd_open(1), 3, 0))
 attempt('write into the control socket from outside', lambda: write('/proc/1/fd/3', head(5)))
@@ -126,7 +131,13 @@ attempt('call process 1 as its parent would', lambda: os.kill(0, 0) or os.waitid
 
 
 def test_forged_messages(platform, box):
-    judge(inside(box, FORGED))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as of_host:
+        of_host.bind(f"\0openreward-forged-{os.getpid()}")
+        of_host.listen()
+        sockets = SOCKETS % (platform.data, of_host.getsockname().decode().lstrip("\0"))
+        judge(inside(box, sockets + FORGED))
+        reached = on_the_host(sockets)
+    assert len(reached) == 2 and all(verdict == "done" for verdict, _ in reached.values()), reached
     name = "python3 -c \"import urllib.request as u; print(u.urlopen('http://openreward.internal/health', timeout=20).status)\""
     assert box.run(name, timeout=60).output == "200"
     assert platform.request("GET", "/health")[0] == 200
