@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from orw import settings, wait_until
+from orw import command_of, lines_of, pids, settings, wait_until
 from table import attempts_of
 
 # Prelude of every program inside. attempt() prints one JSON line: what came back, the error's name, or that the attempt itself is broken.
@@ -133,6 +133,82 @@ for _ in range(20000): os.kill(1, signal.SIGCHLD)
 def test_process_1_is_out_of_reach(box):
     judge(inside(box, PROCESS_1))
     assert box.run("echo alive; seq 1 100000 | tail -1").output == "alive\n100000"
+
+
+VICTIM = r'''
+import ctypes, os, sys, time
+here = ctypes.create_string_buffer(b'secret')
+print(ctypes.addressof(here), flush=True)
+os.fork()
+time.sleep(600)
+'''
+NEIGHBOUR = r'''
+PIDS, AT, MARK = %r, %r, '-'.join(%r)
+here = ctypes.create_string_buffer(b'secret')
+def copy(number, pid, at):
+    mine = ctypes.create_string_buffer(b'copied')
+    iov = [(ctypes.c_ulong * 2)(a, 6) for a in (ctypes.addressof(mine), at)]
+    return call(number, pid, iov[0], 1, iov[1], 1, 0)
+def attach(request, pid):
+    call(101, request, pid, 0, 0)
+    if request == 0x4206: call(101, 0x4207, pid, 0, 0)
+    os.waitpid(pid, 0x40000000)
+    call(101, 17, pid, 0, 0)
+def seen(words):
+    """Whose command line has these words, among all processes that there are."""
+    for p in filter(str.isdigit, os.listdir('/proc')):
+        try: shown = open(f'/proc/{p}/cmdline', 'rb').read()
+        except OSError: continue
+        if words.encode() in shown: return int(p)
+    raise OSError(errno.ESRCH, '')
+def any_of(pids, fn):
+    """It works on one of them; or each answers that there is no such process, or none for us."""
+    for pid in pids:
+        try: return fn(pid) or pid
+        except OSError as e:
+            if e.errno not in (errno.ESRCH, errno.EPERM): return f'{pid}: {e}'
+            last = e
+    raise last
+child = os.fork()
+if child == 0: time.sleep(60); os._exit(0)
+for name, pids, at, words, sign in (('an own child', [child], ctypes.addressof(here), 'python', '+'),
+                                    ('a neighbour', PIDS, AT, MARK, '')):
+    attempt(f'{sign}see {name}', lambda: seen(words))
+    attempt(f'{sign}attach to {name}', lambda: any_of(pids, lambda pid: attach(16, pid)))
+    attempt(f'{sign}seize {name}', lambda: any_of(pids, lambda pid: attach(0x4206, pid)))
+    attempt(f'{sign}copy memory of {name}', lambda: any_of(pids, lambda pid: copy(310, pid, at)))
+    attempt(f'{sign}change memory of {name}', lambda: any_of(pids, lambda pid: copy(311, pid, at)))
+    attempt(f'{sign}a descriptor of {name}', lambda: any_of(pids, lambda pid: os.close(os.pidfd_open(pid))))
+    attempt(f'{sign}stop {name}', lambda: any_of(pids, lambda pid: os.kill(pid, signal.SIGSTOP)))
+    attempt(f'{sign}kill {name}', lambda: any_of(pids, lambda pid: os.kill(pid, signal.SIGKILL)))
+'''
+
+
+def processes_of(sandbox):
+    """As the host numbers them, and their command lines."""
+    return {p: command_of(p) for p in pids() if any(sandbox.sid in line for line in lines_of(f"/proc/{p}/cgroup"))}
+
+
+def test_processes_of_a_neighbour_are_out_of_reach(client):
+    """By the host's numbers, and by all that can be seen; root of the host reaches them by the same numbers."""
+    words = ("victim", str(os.getpid()))
+    mark, small = "-".join(words), settings(machine_size="0.5:0.5")
+    with client.sandbox(small) as mine, client.sandbox(small) as neighbour:
+        neighbour.run(f"cat > /tmp/v.py <<'E'\n{VICTIM}\nE\npython3 /tmp/v.py {mark} >/tmp/where 2>&1 &")
+        wait_until(lambda: neighbour.run("cat /tmp/where").output.strip().isdigit(), what="the neighbour's processes")
+        at = int(neighbour.run("cat /tmp/where").output)
+        wait_until(lambda: len([c for c in processes_of(neighbour).values() if mark in c]) == 2, what="both of them")
+        there = processes_of(neighbour)
+        numbers = sorted(there, key=lambda p: mark not in there[p])
+        program = NEIGHBOUR % (numbers, at, words)
+        assert int(mine.run("echo $$").output) + 100 < min(numbers), "the control: no number is one of its own, too"
+        judge(inside(mine, program))
+        for p in numbers[:2]:
+            status = dict(line.split(":\t", 1) for line in lines_of(f"/proc/{p}/status"))
+            assert status["State"].startswith("S") and status["TracerPid"] == "0", status
+        reached = on_the_host(program)
+        assert len(reached) == 16 and all(verdict == "done" for verdict, _ in reached.values()), reached
+        wait_until(lambda: numbers[0] not in pids(), what="the end of what the host killed")
 
 
 def test_no_memory_trick_ends_process_1(client):
