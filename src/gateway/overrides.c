@@ -35,6 +35,20 @@ static int check(const char *name, json_t *value, bool owner, struct err *err)
 	return 0;
 }
 
+/* Else the owner's or the operator's key, which the instance has, would be sent to a stranger's server. */
+static int check_providers(json_t *env, struct err *err)
+{
+	static const char *const pairs[][2] = {
+		{ "OPENAI_BASE_URL", "OPENAI_API_KEY" }, { "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY" },
+	};
+
+	for (size_t k = 0; k < ARRAY_LEN(pairs); k++)
+		if (json_object_get(env, pairs[k][0]) && !json_object_get(env, pairs[k][1]))
+			return err_set(err, -EINVAL, "env.%s: only the environment's owner may set it without env.%s",
+				       pairs[k][0], pairs[k][1]);
+	return 0;
+}
+
 int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, const struct store_environment *of,
 		   struct err *err)
 {
@@ -43,6 +57,8 @@ int overrides_read(char ***ret, json_t *env, const struct auth_caller *caller, c
 	json_t *value;
 	struct strv vars = { 0 };
 
+	if (!owner && check_providers(env, err) < 0)
+		return -EINVAL;
 	json_object_foreach(env, name, value) {
 		int r = check(name, value, owner, err);
 		if (r < 0) {

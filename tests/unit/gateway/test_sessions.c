@@ -333,6 +333,34 @@ FAKE_TEST(sessions, a_stranger_sets_providers_alone)
 	hang_up(c);
 }
 
+/* It is the instance that asks the provider, and it has the owner's key where the session brings none. */
+FAKE_TEST(sessions, a_stranger_brings_the_key_for_an_address)
+{
+	struct store_namespace *other;
+	struct client *c = dial();
+
+	environment->is_private = false;
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"OPENAI_BASE_URL\":\"http://a\"}}");
+	run_until(has(c, "event: end")); /* the owner's to say */
+	hang_up(c);
+	c = dial();
+	cr_assert_eq(store_namespace_add(store, "bob", "user", &other, NULL), 0);
+	cr_assert_eq(auth_key_make(auth, other, STORE_ROLE_MEMBER, "b", key, NULL), 0);
+	ask(c, "POST", "/create_session", OPEN_SESSION,
+	    "{\"env\":{\"OPENAI_BASE_URL\":\"http://b\",\"ANTHROPIC_API_KEY\":\"x\"}}");
+	cr_assert_eq(status_of(c), 400);
+	cr_assert(has(c, "env.OPENAI_BASE_URL") && has(c, "env.OPENAI_API_KEY"), "%s", c->text);
+	ask(c, "POST", "/create_session", OPEN_SESSION, "{\"env\":{\"ANTHROPIC_BASE_URL\":\"http://b\"}}");
+	cr_assert_eq(status_of(c), 400);
+	cr_assert(has(c, "env.ANTHROPIC_BASE_URL") && has(c, "env.ANTHROPIC_API_KEY"), "%s", c->text);
+	cr_assert_eq(n_boxes, 1);
+	ask(c, "POST", "/create_session", OPEN_SESSION,
+	    "{\"env\":{\"OPENAI_BASE_URL\":\"http://b\",\"OPENAI_API_KEY\":\"x\"}}");
+	run_until(has(c, "event: end"));
+	cr_assert_eq(n_boxes, 2);
+	hang_up(c);
+}
+
 FAKE_TEST(sessions, a_client_that_goes_waits_no_longer)
 {
 	struct client *first = dial(), *own = dial(), *again = dial();
