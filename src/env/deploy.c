@@ -265,9 +265,15 @@ static bool has_source(const struct env *v, const struct store_deployment *d)
 	return v->removing != d && store_deployment_may_move(d->state, STORE_DEPLOYMENT_QUEUED) && access(path, R_OK) == 0;
 }
 
+/* Not the table's moves to DEPLOYING and QUEUED: what is on its way makes them, too. */
+static bool was_before(enum store_deployment_state s)
+{
+	return s == STORE_DEPLOYMENT_DRAINING || s == STORE_DEPLOYMENT_STOPPED || s == STORE_DEPLOYMENT_FAILED;
+}
+
 static bool is_kept(const struct env *v, const struct store_deployment *d)
 {
-	return has_image(v, d) && store_deployment_may_move(d->state, STORE_DEPLOYMENT_DEPLOYING);
+	return has_image(v, d) && was_before(d->state);
 }
 
 /* The one that served before what serves now. */
@@ -291,7 +297,7 @@ int envs_rollback(struct envs *e, struct store_environment *env, struct store_de
 		return err_set(err, -ENOENT, "%s/%s has no earlier revision whose image is kept", env->ns->name, env->name);
 	if (to->environment != env)
 		return err_set(err, -ENOENT, "%s/%s has no deployment %s", env->ns->name, env->name, to->id);
-	if (!store_deployment_may_move(to->state, STORE_DEPLOYMENT_DEPLOYING))
+	if (!was_before(to->state))
 		return err_set(err, -EALREADY, "the deployment is %s: expected one that is draining, stopped or failed",
 			       store_deployment_state_name(to->state));
 	bool here = has_image(v, to) && is_here(v, to);

@@ -1,4 +1,4 @@
-/* Deployments, over a stand-in for the engine: their moves, rollbacks, the images that are kept, the end. */
+/* Deployments, over a stand-in for the engine: their moves, the images that are kept, the end. */
 #include "env/private.h"
 #include "json/json.h"
 #include "store/envset.h"
@@ -389,84 +389,6 @@ FAKE_TEST(env, min_scale_waits_until_what_lives_is_taken_over)
 	cr_assert_eq(n_boxes, 0);
 	fake_take_over();
 	run_until(n_boxes == 1);
-}
-
-/* -- rollback ------------------------------------------------------------------------------------------------------ */
-
-FAKE_TEST(env, a_rollback_is_the_same_deployment_again)
-{
-	struct store_deployment *to = NULL, *first, *second;
-	struct err err = ERR_INIT;
-	struct got g;
-
-	fake_begin_envs(1000);
-	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT);
-	first = built();
-	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT);
-	acquire(&g);
-	run_until(g.calls);
-	second = built();
-	cr_assert_eq(envs_rollback(envs, environment, second, &to, &err), -EALREADY, "it serves");
-	cr_assert_eq(first->state, STORE_DEPLOYMENT_DRAINING, "a session is open");
-	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
-	cr_assert_eq(to, first);
-	cr_assert_eq(env_of(envs, environment)->serving, second, "until the other is ready");
-	run_until(first->state == STORE_DEPLOYMENT_READY);
-	cr_assert_eq(env_of(envs, environment)->serving, first);
-	run_until(second->state == STORE_DEPLOYMENT_STOPPED);
-	instance_release(g.instance); /* of its first life: its end changes nothing */
-	run_for(20);
-	cr_assert_eq(first->state, STORE_DEPLOYMENT_READY);
-	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), 0, "%s", err.msg);
-	cr_assert_eq(to, second, "there and back");
-	run_until(second->state == STORE_DEPLOYMENT_READY);
-}
-
-/* As after a restore from a backup, and after a build that failed. */
-FAKE_TEST(env, a_rollback_without_an_image_builds_the_kept_source)
-{
-	struct store_deployment *to = NULL, *first = NULL, *second;
-	struct err err = ERR_INIT;
-	unsigned job;
-
-	fake_begin_envs(1000);
-	first = deploy();
-	run_until(n_jobs == 1);
-	job_ends(&jobs[0], 1, "STEP 1: no such image");
-	run_until(first->state == STORE_DEPLOYMENT_FAILED);
-	second = built();
-	job = n_jobs;
-	cr_assert_eq(envs_rollback(envs, environment, NULL, &to, &err), -ENOENT, "it never served: only by its name");
-	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "%s", err.msg);
-	cr_assert_eq(to, first);
-	cr_assert_eq(first->state, STORE_DEPLOYMENT_QUEUED);
-	cr_assert_str_eq(first->reason, "");
-	cr_assert_eq(env_of(envs, environment)->serving, second, "until the other is ready");
-	run_until(n_jobs == job + 1);
-	job_succeeds(&jobs[job]);
-	run_until(first->state == STORE_DEPLOYMENT_READY);
-	cr_assert_eq(env_of(envs, environment)->serving, first);
-}
-
-FAKE_TEST(env, a_rollback_that_fails_leaves_what_serves)
-{
-	struct store_deployment *to = NULL, *first, *second;
-	struct err err = ERR_INIT;
-
-	fake_begin_envs(1000);
-	first = built();
-	second = built();
-	run_until(first->state == STORE_DEPLOYMENT_STOPPED);
-	fake_no_image = true;
-	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0);
-	run_until(first->state == STORE_DEPLOYMENT_FAILED);
-	cr_assert(strstr(first->reason, "is not here"), "%s", first->reason);
-	cr_assert_eq(env_of(envs, environment)->serving, second);
-	fake_no_image = false;
-	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "another try may succeed");
-	cr_assert_eq(envs_cancel(envs, first, "cancelled", &err), 0);
-	run_for(20);
-	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
 }
 
 /* -- images that are kept -------------------------------------------------------------------------------------------- */
