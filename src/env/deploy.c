@@ -9,6 +9,14 @@
 #include "image/image.h"
 #include "store/envset.h"
 
+#define NEWER_CAME "a newer one came"
+
+/* What may be rolled back to. Not the table's moves to DEPLOYING and QUEUED: what is on its way makes them, too. */
+static bool was_before(enum store_deployment_state s)
+{
+	return s == STORE_DEPLOYMENT_DRAINING || s == STORE_DEPLOYMENT_STOPPED || s == STORE_DEPLOYMENT_FAILED;
+}
+
 /* A move that the table does not have is a mistake of ours: the state stays, and the deployment's log tells it. */
 void deployment_move(struct envs *e, struct store_deployment *d, enum store_deployment_state to, const char *reason)
 {
@@ -40,10 +48,9 @@ static void deploy_over(struct deploy *p)
 	free(p);
 }
 
-static void deploy_fail(struct deploy *p, enum store_deployment_state state, const char *reason)
+static void deploy_end(struct deploy *p, enum store_deployment_state state, const char *reason)
 {
 	struct env *v = p->env;
-	struct err err = ERR_INIT;
 	store_set_str(&p->d->reason, reason);
 	set_state(p, state, reason);
 	if (state == STORE_DEPLOYMENT_FAILED)
@@ -51,8 +58,14 @@ static void deploy_fail(struct deploy *p, enum store_deployment_state state, con
 	deploy_log(p, "%s: %s", store_deployment_state_name(state), reason);
 	deploy_over(p);
 	env_keep(v);
-	/* Who waits for one that was superseded gets the newer one, or hears of it from envs_stop(). */
-	if (v->serving || state == STORE_DEPLOYMENT_SUPERSEDED)
+}
+
+static void deploy_fail(struct deploy *p, enum store_deployment_state state, const char *reason)
+{
+	struct env *v = p->env;
+	struct err err = ERR_INIT;
+	deploy_end(p, state, reason);
+	if (v->serving)
 		return;
 	err_set(&err, -EIO, "the deployment of %s/%s %s: %s", v->record->ns->name, v->record->name,
 		store_deployment_state_name(state), reason);
@@ -135,8 +148,8 @@ static void on_build_done(void *arg, struct image *img, const struct err *err)
 	}
 }
 
-/* Ends it before its time: nothing of its build or its instance reaches what comes next. */
-static void deploy_abandon(struct deploy *p, enum store_deployment_state state, const char *reason)
+/* It ends before its time: nothing of its build or its instance reaches what comes next. */
+static void deploy_abandon(struct deploy *p, const char *reason)
 {
 	if (p->call)
 		p->call->deploy = NULL;
@@ -144,12 +157,23 @@ static void deploy_abandon(struct deploy *p, enum store_deployment_state state, 
 		build_cancel(p->build);
 	if (p->instance) /* not wanted any more: no failed start */
 		instance_dismiss(STEAL(p->instance), reason);
-	deploy_fail(p, state, reason);
 }
 
+/* What a newer one makes of d, which is on its way: no move leads out of SUPERSEDED, and its source goes. One that had its end
+ * before, and was rolled back to or restored, keeps what it has, and may be rolled back to once more. */
+static enum store_deployment_state when_superseded(const struct store_deployment *d)
+{
+	list_foreach(&d->transitions, struct store_transition, of_deployment, t)
+		if (t->from == STORE_DEPLOYMENT_READY || was_before(t->from))
+			return STORE_DEPLOYMENT_STOPPED;
+	return STORE_DEPLOYMENT_SUPERSEDED;
+}
+
+/* Who waits for it gets the newer one, or hears of it from envs_stop(). */
 void deploy_supersede(struct deploy *p, const char *reason)
 {
-	deploy_abandon(p, STORE_DEPLOYMENT_SUPERSEDED, reason);
+	deploy_abandon(p, reason);
+	deploy_end(p, when_superseded(p->d), reason);
 }
 
 int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, struct err *err)
@@ -159,7 +183,8 @@ int envs_cancel(struct envs *e, struct store_deployment *d, const char *reason, 
 	if (!v->pending || v->pending->d != d)
 		return err_set(err, -EALREADY, "the deployment is %s: expected one that is queued, building or deploying",
 			       store_deployment_state_name(d->state));
-	deploy_abandon(v->pending, STORE_DEPLOYMENT_STOPPED, reason);
+	deploy_abandon(v->pending, reason);
+	deploy_fail(v->pending, STORE_DEPLOYMENT_STOPPED, reason);
 	return 0;
 }
 
@@ -196,7 +221,7 @@ static int start_build(struct deploy *p, struct err *err)
 static struct deploy *deploy_new(struct env *v, struct store_deployment *d)
 {
 	if (v->pending)
-		deploy_supersede(v->pending, "superseded by a newer deployment");
+		deploy_supersede(v->pending, NEWER_CAME);
 	struct deploy *p = NEW(struct deploy);
 	p->env = v;
 	p->d = d;
@@ -263,12 +288,6 @@ static bool has_source(const struct env *v, const struct store_deployment *d)
 	auto_free char *path = deployment_source(v->envs, d);
 
 	return v->removing != d && store_deployment_may_move(d->state, STORE_DEPLOYMENT_QUEUED) && access(path, R_OK) == 0;
-}
-
-/* Not the table's moves to DEPLOYING and QUEUED: what is on its way makes them, too. */
-static bool was_before(enum store_deployment_state s)
-{
-	return s == STORE_DEPLOYMENT_DRAINING || s == STORE_DEPLOYMENT_STOPPED || s == STORE_DEPLOYMENT_FAILED;
 }
 
 static bool is_kept(const struct env *v, const struct store_deployment *d)
@@ -346,7 +365,7 @@ bool deploys_resume(void *envs, struct store_environment *record)
 		if (v->pending && v->pending->d == d)
 			continue;
 		if (v->pending) /* newest first: a crash between two records left it */
-			deployment_move(envs, d, STORE_DEPLOYMENT_SUPERSEDED, NULL);
+			deployment_move(envs, d, when_superseded(d), NEWER_CAME);
 		else
 			resume(v, d);
 	}

@@ -13,9 +13,9 @@
  *   DEPLOYING   the image is here; its first instance starts and is asked for /health.         on_built(), envs_rollback()
  *   READY       new sessions go to it. Its instances may sleep (none runs) and start again.    deploy_instance_healthy()
  *   DRAINING    a newer one is READY; its open sessions end in their own time.                 env_retire()
- *   STOPPED     no session, no instance; the image is kept.                                    maybe_drained(), envs_cancel()
+ *   STOPPED     no session, no instance; the image is kept.       maybe_drained(), envs_cancel(), deploy_supersede()
  *   FAILED      with its reason; what served before goes on serving.                           deploy_fail()
- *   SUPERSEDED  a newer push came before it was READY.                                         deploy_supersede()
+ *   SUPERSEDED  a newer push came before it was READY; of a rollback this is STOPPED.          deploy_supersede()
  *
  * After a restart of the daemon, READY stays READY (with its instance, if that lives; else asleep), DRAINING goes on as long
  * as its instance has sessions and is STOPPED otherwise, what was on its way begins again: QUEUED and BUILDING ones from
@@ -62,7 +62,7 @@ void envs_taken_over(struct envs *e);
 struct envs *envs_free(struct envs *e); /* instances are destroyed by the engine's own end */
 
 /* Starts the deployment d (QUEUED) from DATA/builds/<d->id>/source.tar, which is whole. What is queued or building for the
- * same environment becomes SUPERSEDED. On failure d is FAILED with the reason. */
+ * same environment becomes SUPERSEDED, or STOPPED where it is a rollback. On failure d is FAILED with the reason. */
 MUST_CHECK int envs_deploy(struct envs *e, struct store_deployment *d, struct err *err);
 /* Ends d (QUEUED) whose source never came: FAILED or SUPERSEDED, with the reason, which is also its log. */
 void envs_reject(struct envs *e, struct store_deployment *d, enum store_deployment_state state, const char *reason);

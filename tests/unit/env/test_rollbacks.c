@@ -103,3 +103,80 @@ FAKE_TEST(env, no_rollback_to_what_is_on_its_way)
 	up_unhealthy = false;
 	run_until(d->state == STORE_DEPLOYMENT_READY);
 }
+
+/* What is rolled back to was good once, or has an image: a newer one puts it back where it came from. */
+FAKE_TEST(env, a_rollback_that_a_newer_deployment_ends_may_be_tried_again)
+{
+	struct store_deployment *to = NULL, *first, *second, *third;
+	struct err err = ERR_INIT;
+
+	fake_begin_envs(5000);
+	first = built();
+	second = built();
+	run_until(first->state == STORE_DEPLOYMENT_STOPPED);
+	auto_free char *source = deployment_source(envs, first);
+	unsigned job = n_jobs;
+	up_unhealthy = true;
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "%s", err.msg);
+	run_for(20);
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_DEPLOYING);
+	third = deploy();
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert_str_eq(first->reason, "a newer one came");
+	cr_assert_eq(access(source, R_OK), 0);
+	up_unhealthy = false;
+	run_until(n_jobs == job + 1);
+	job_ends(&jobs[job], 1, "STEP 1 failed");
+	run_until(third->state == STORE_DEPLOYMENT_FAILED);
+	cr_assert_eq(env_of(envs, environment)->serving, second);
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "%s", err.msg);
+	run_until(first->state == STORE_DEPLOYMENT_READY);
+}
+
+/* It never served: nothing does, and who waits is not told of what a newer one ended. */
+FAKE_TEST(env, a_failed_one_that_is_tried_again_keeps_its_image_and_who_waits_gets_the_newer)
+{
+	struct store_deployment *to = NULL, *first, *second;
+	struct err err = ERR_INIT;
+	struct got g;
+
+	fake_begin_envs(5000);
+	first = deploy();
+	fake_create_fails = true;
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(first->state == STORE_DEPLOYMENT_FAILED);
+	fake_create_fails = false;
+	up_unhealthy = true;
+	cr_assert_eq(envs_rollback(envs, environment, first, &to, &err), 0, "%s", err.msg);
+	acquire(&g);
+	run_for(20);
+	second = deploy();
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	cr_assert(*first->image);
+	up_unhealthy = false;
+	run_until(n_jobs == 2);
+	cr_assert_eq(g.calls, 0, "not an error: %s", g.err.msg);
+	job_succeeds(&jobs[1]);
+	run_until(g.calls);
+	cr_assert_not_null(g.instance, "%s", g.err.msg);
+	cr_assert_eq(g.instance->d, second);
+	instance_release(g.instance);
+}
+
+/* A crash between two records left both on their way. */
+FAKE_TEST(env, a_restart_stops_a_rollback_that_a_newer_deployment_ended)
+{
+	struct store_deployment *first = fake_ready_deployment(), *d;
+	struct err err = ERR_INIT;
+
+	first->state = STORE_DEPLOYMENT_STOPPED;
+	cr_assert_eq(store_deployment_move(store, first, STORE_DEPLOYMENT_DEPLOYING, NULL, &err), 0, "%s", err.msg);
+	d = new_deployment();
+	fake_open_envs(1000);
+	fake_take_over();
+	cr_assert_eq(first->state, STORE_DEPLOYMENT_STOPPED);
+	run_until(n_jobs == 1);
+	job_succeeds(&jobs[0]);
+	run_until(d->state == STORE_DEPLOYMENT_READY);
+}
