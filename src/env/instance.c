@@ -100,6 +100,7 @@ static void instance_ended(struct instance *i, const char *reason)
 	list_remove(&i->node);
 	i->env->envs->counts.instances--;
 	i->env->envs->counts.own -= i->own;
+	env_log_trim(i->env->envs, i->d, i->log_fd); /* on_renew() never comes for one that crashes at once, again and again */
 	i->uses++; /* keeps it through the calls below */
 	tell_watchers(i);
 	env_instance_ended(i);

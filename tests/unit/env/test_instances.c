@@ -1,4 +1,6 @@
 /* Instances, over a stand-in for the engine: how the first starts, and how they end. */
+#include <sys/stat.h>
+
 #include "unit/env/lives.h"
 
 /* -- the first instance -------------------------------------------------------------------------------------------- */
@@ -143,6 +145,28 @@ FAKE_TEST(env, a_crash_is_told_and_the_next_comer_gets_another)
 	cr_assert_neq(b.instance, a.instance);
 	instance_release(a.instance);
 	instance_release(b.instance);
+}
+
+/* Before its lease is renewed for the first time. */
+FAKE_TEST(env, the_log_of_one_that_crashes_at_once_is_cut)
+{
+	struct store_deployment *d = fake_ready_deployment();
+	auto_free char *path = xasprintf("%s/logs/%s", dir, d->id);
+	struct stat st;
+	struct got g;
+
+	fake_begin_envs(1000);
+	for (unsigned k = 0; k < 2; k++) {
+		acquire(&g);
+		run_until(g.calls);
+		cr_assert_eq(stat(path, &st), 0);
+		cr_assert_eq(truncate(path, st.st_size + (3 << 20)), 0); /* as if it had written so much */
+		fake_crash(&boxes[k], 1);
+		instance_release(g.instance);
+		cr_assert_eq(stat(path, &st), 0);
+		cr_assert_leq(st.st_size, 1 << 20);
+	}
+	cr_assert_geq(env_log_cut(d), 5 << 20);
 }
 
 /* The server is dead, its box is not yet: it must not be given to anybody. */
