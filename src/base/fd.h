@@ -30,8 +30,8 @@ int fd_close_foreign(int fd);
 /* A TCP connection is broken off with an RST, and what was not sent is dropped. As above. */
 int fd_reset(int fd);
 /* Any that such a program sent. In a unix socket others can lie that were not received, and in those again: a process that
- * closes the last of it closes all, and lingers. One that ends does not wait (inet_release() looks at PF_EXITING), so where there is
- * such a one a child has them last. */
+ * closes the last of it closes all, and lingers. One that ends does not wait (inet_release() looks at PF_EXITING), so where there
+ * is such a one a child has them last. */
 void fd_close_sent(const int *fds, size_t n);
 /* A unix socket at whose other end such a program is: the descriptors in what was not read are closed as above, where close(2)
  * would close them plainly. Nothing more can be sent to it from here on. */

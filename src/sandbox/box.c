@@ -391,8 +391,7 @@ static int fill_plan(struct box *b, const struct engine_spec *spec, struct err *
 
 	if (spec->image->n_layers > PLAN_LAYERS_MAX)
 		return err_set(err, -EINVAL, "image %s has %zu layers, expected at most %d", spec->image->name,
-			       spec->image->n_layers,
-			       PLAN_LAYERS_MAX);
+			       spec->image->n_layers, PLAN_LAYERS_MAX);
 	*p = (struct plan){
 		.id = b->id, .kind = spec->instance ? PLAN_INSTANCE : PLAN_SANDBOX,
 		.net = spec->block_network ? PLAN_NET_BLOCKED : PLAN_NET_OPEN, .n_layers = spec->image->n_layers,
