@@ -40,12 +40,8 @@ static struct admit_output decide(struct room *r, const struct room_item *it)
 		.instance = it->instance,
 	};
 
-	if (loop_now_ms(r->loop) < r->shut_ms) {
-		struct admit_output shut = { .verdict = ADMIT_WAIT };
-
-		snprintf(shut.why, sizeof(shut.why), "%s", r->shut);
-		return shut;
-	}
+	if (loop_now_ms(r->loop) < r->shut_ms)
+		return r->shut;
 	in.machine.space_free_bytes = r->space_free_bytes;
 	return admit_decide(&in);
 }
@@ -183,7 +179,8 @@ void room_again(struct room *r, struct room_item *it, const char *key, const cha
 	fair_push_first(&r->waiting[it->instance], &it->fair, key);
 	it->told = 0;
 	r->shut_ms = loop_now_ms(r->loop) + ROOM_SHUT_MS;
-	snprintf(r->shut, sizeof(r->shut), "%s", why);
+	r->shut.verdict = ADMIT_WAIT;
+	snprintf(r->shut.why, sizeof(r->shut.why), "%s", why);
 	loop_timer_start(&r->look, 0);
 }
 

@@ -52,8 +52,8 @@ struct room {
 	uint64_t space_free_bytes;        /* MACHINE_UNKNOWN = what boxes write goes there, too */
 	struct admit_machine machine;     /* as last seen */
 	uint64_t seen_ms, told_ms;        /* when; on the loop's clock */
-	uint64_t shut_ms;                 /* until when nobody goes in */
-	char shut[96];                    /* why */
+	uint64_t shut_ms;                 /* until when nobody goes in, */
+	struct admit_output shut;         /* and what each is told */
 	struct admit_sum used[2];         /* sandboxes, instances */
 	struct fair waiting[2];           /* the same; struct room_item.fair */
 	bool instances_turn;
