@@ -10,11 +10,14 @@
 #define OPEN_NAMES "OPENAI_BASE_URL, OPENAI_API_KEY, ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY"
 
 /* What says which model is asked, by whom: no more than that of another's environment is a stranger's to choose. */
+static const char *const providers[][2] = {
+	{ "OPENAI_BASE_URL", "OPENAI_API_KEY" }, { "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY" },
+};
+
 static bool is_open_to_all(const char *name)
 {
-	static const char *const names[] = { "OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY" };
-	for (size_t k = 0; k < ARRAY_LEN(names); k++)
-		if (str_eq(name, names[k]))
+	for (size_t k = 0; k < ARRAY_LEN(providers); k++)
+		if (str_eq(name, providers[k][0]) || str_eq(name, providers[k][1]))
 			return true;
 	return false;
 }
@@ -38,14 +41,10 @@ static int check(const char *name, json_t *value, bool owner, struct err *err)
 /* Else the owner's or the operator's key, which the instance has, would be sent to a stranger's server. */
 static int check_providers(json_t *env, struct err *err)
 {
-	static const char *const pairs[][2] = {
-		{ "OPENAI_BASE_URL", "OPENAI_API_KEY" }, { "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY" },
-	};
-
-	for (size_t k = 0; k < ARRAY_LEN(pairs); k++)
-		if (json_object_get(env, pairs[k][0]) && !json_object_get(env, pairs[k][1]))
+	for (size_t k = 0; k < ARRAY_LEN(providers); k++)
+		if (json_object_get(env, providers[k][0]) && !json_object_get(env, providers[k][1]))
 			return err_set(err, -EINVAL, "env.%s: only the environment's owner may set it without env.%s",
-				       pairs[k][0], pairs[k][1]);
+				       providers[k][0], providers[k][1]);
 	return 0;
 }
 
