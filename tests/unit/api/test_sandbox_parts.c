@@ -111,18 +111,27 @@ Test(sandbox_parts, nor_when_the_one_before_is_told_of_first)
 
 /* -- input of a run in the background --------------------------------------------------------------------------------------- */
 
-Test(sandbox_parts, input_is_asked_for_once_whoever_waits_for_it)
+/* A new sandbox and a run in it; the path of its input, with a query. */
+static const char *begin_input(const char *query)
 {
-	char text[16] = "", path[256];
-	int p[2], first = connect_pair(), second = connect_pair();
+	static char path[256];
 
 	fd = connect_pair();
 	ready(fd);
-	cr_assert_eq(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
-	snprintf(path, sizeof(path), "/v1/sandboxes/%s/runs", fake.id);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs", fake.id);
 	const char *run = strstr(post(fd, path, NULL, NULL, "{\"cmd\": \"cat\", \"stdin\": true}"), "\"id\":\"");
 	cr_assert_not_null(run);
-	snprintf(path, sizeof(path), "/v1/sandboxes/%s/runs/%.32s/stdin?close=1", fake.id, run + 6);
+	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs/%.32s/stdin%s", fake.id, run + 6, query);
+	return path;
+}
+
+Test(sandbox_parts, input_is_asked_for_once_whoever_waits_for_it)
+{
+	char text[16] = "";
+	int p[2], first = connect_pair(), second = connect_pair();
+	const char *path = begin_input("?close=1");
+
+	cr_assert_eq(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
 	cr_assert_str_empty(post(first, path, NULL, NULL, "lost"));
 	close(first); /* before init has answered */
 	run_for(20);
@@ -144,16 +153,10 @@ static int left_given, left_end;
 /* A run whose input has been given out, to left_given; the path to write to. */
 static const char *run_with_input(int c)
 {
-	static char path[256];
+	const char *path = begin_input("");
 	int p[2];
 
-	fd = connect_pair();
-	ready(fd);
 	cr_assert_eq(pipe2(p, O_CLOEXEC | O_NONBLOCK), 0);
-	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs", fake.id);
-	const char *run = strstr(post(fd, path, NULL, NULL, "{\"cmd\": \"cat\", \"stdin\": true}"), "\"id\":\"");
-	cr_assert_not_null(run);
-	snprintf(path, sizeof(path), "/v1/sandboxes/%.40s/runs/%.32s/stdin", fake.id, run + 6);
 	cr_assert_str_empty(post(c, path, NULL, NULL, "hello"));
 	left_given = p[1];
 	left_end = p[0];
