@@ -200,7 +200,7 @@ def leave_a_tree(platform, outside):
     """As an end in the middle leaves it: with rights of nobody, and links that lead elsewhere."""
     tree = f"{platform.data}/sandboxes/00000000-0000-4000-8000-000000000000"
     os.makedirs(tree + "/upper/a/b")
-    os.makedirs(tree + "/work/work")
+    os.makedirs(os.path.join(tree, "work", "work"))  # overlayfs' own
     with open(tree + "/upper/a/b/file", "wb") as f:
         f.write(b"x" * 100000)
     os.symlink(outside, tree + "/upper/link")
